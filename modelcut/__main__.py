@@ -1,0 +1,6 @@
+"""Runs `python -m modelcut`."""
+
+from modelcut.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""One family of exceptions: each carries what the user is told and how the process ends."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a `modelcut` process ends; documented in the README and in `--help`."""
+
+    OK = 0
+    """Done; every gate held."""
+    GATE = 1
+    """Done and written, but a gate failed."""
+    USAGE = 2
+    """Bad usage, or input that is broken or does not fit."""
+    UNSAFE = 3
+    """Refused: the input would run code, or read outside itself."""
+    RESOURCES = 4
+    """Out of disk, memory or another resource of the machine."""
+    INTERRUPTED = 130
+    """Interrupted (SIGINT)."""
+    TERMINATED = 143
+    """Terminated (SIGTERM)."""
+
+
+class ModelcutError(Exception):
+    """Base of all errors that a user can cause and mend.
+
+    Attributes:
+        message: one line: which file or layer, and what is wrong.
+        hint: one line: what to do about it; may be empty.
+        exit_code: how the process ends.
+    """
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(ModelcutError):
+    """A wrong call: options that do not go together, a file that is not there."""
+
+
+class InputError(ModelcutError):
+    """A file that is broken, or is not what it should be."""
+
+
+class RecipeError(ModelcutError):
+    """A recipe that does not hold: unknown keys, values out of range, steps that do not compose."""
+
+
+class UnsafeError(ModelcutError):
+    """A file that would run code or reach outside itself."""
+
+    exit_code = ExitCode.UNSAFE
+
+
+class ResourceError(ModelcutError):
+    """The machine has not enough of something: disk, memory, permission to write."""
+
+    exit_code = ExitCode.RESOURCES

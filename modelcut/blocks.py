@@ -1,0 +1,64 @@
+"""How a large array is walked: in blocks of rows, on all cores, results in order.
+
+NumPy and ISA-L release the interpreter lock, so threads are enough; partial results come back in
+the order of the blocks, so that sums do not depend on which thread was faster.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+BLOCK_BYTES = 4 << 20
+"""Bytes a block aims at: large enough to hide the call, small enough for the cache."""
+
+ALL = slice(None)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="modelcut")
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yields `function(item)` for each item, in order, computed on all cores.
+
+    At most two items a core are under way at a time, so that results do not pile up in memory.
+    `function` must not call `in_threads` itself.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    ahead = 2 * (os.cpu_count() or 1)
+    pending = [_pool().submit(function, item) for item in items[:ahead]]
+    try:
+        for item in items[ahead:]:
+            yield pending.pop(0).result()
+            pending.append(_pool().submit(function, item))
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def row_blocks(shape: Sequence[int], itemsize: int) -> list[slice]:
+    """Splits the first axis into slices of about `BLOCK_BYTES` (scalars: one `slice(None)`)."""
+    if not shape:
+        return [ALL]
+    row_bytes = max(1, itemsize * int(np.prod(shape[1:], dtype=np.int64)))
+    step = max(1, BLOCK_BYTES // row_bytes)
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+
+
+def map_rows(function: Callable[[slice], R], values: np.ndarray) -> list[R]:
+    """Calls `function(rows)` for each block of rows of `values`, on all cores, in order."""
+    return list(in_threads(function, row_blocks(values.shape, values.dtype.itemsize)))

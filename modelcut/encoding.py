@@ -1,0 +1,416 @@
+"""How a tensor's values are restricted and could be written: the single truth about it.
+
+An encoding is a set of permitted arrays. The trainer projects onto it, the packer writes codes
+from it, the report counts from it; none of them knows which step made it. Encodings compose:
+`Sparse(Codebook(...))` keeps zeros exactly zero and shares the values of the rest.
+
+Values are always held as the floats that the file stores; codes are recovered from them exactly.
+Arrays of parameters (`scale`, `zero_point`) broadcast against the tensor: each axis has length 1,
+the tensor's own length, or, on the grouped axis, one entry a group.
+
+Large tensors are walked in blocks of rows (axis 0): `rows` says which rows `values` are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from modelcut.blocks import ALL
+
+
+class Encoding(ABC):
+    """A restriction on the values of one tensor."""
+
+    kind: ClassVar[str]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that compose this encoding, outermost first: ("sparse", "affine")."""
+        return (self.kind,)
+
+    @property
+    def label(self) -> str:
+        """A few words for a table, such as "sparse, int8"."""
+        return self.kinds[0]
+
+    @property
+    def symbols(self) -> int | None:
+        """How many codes there are, or None where values are not coded."""
+        return None
+
+    @abstractmethod
+    def project(
+        self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The nearest permitted values, in the dtype of `values`; idempotent.
+
+        Args:
+            values: floats, the given rows of the tensor.
+            rows: which rows of axis 0 `values` are.
+            like: an array whose zeros are to be kept (by `Sparse`); None: `values` itself.
+        """
+
+    def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
+        """Unsigned codes, in 0 .. `symbols` - 1, of values that the encoding permits.
+
+        Raises:
+            TypeError: the encoding has no codes (`symbols` is None).
+        """
+        raise TypeError(f"{self.kind} values have no codes")
+
+    def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
+        """The inverse of `codes`, bit for bit in `dtype`."""
+        raise TypeError(f"{self.kind} values have no codes")
+
+    def bits(self, size: int, nonzeros: int, itemsize: int) -> int:
+        """Bits of a plain fixed-length writing, parameters counted.
+
+        Args:
+            size: number of values.
+            nonzeros: how many of them are not zero.
+            itemsize: bytes of one uncoded value.
+        """
+        del nonzeros
+        width = itemsize * 8 if self.symbols is None else _width(self.symbols)
+        return size * width + self.side_bits()
+
+    def side_bits(self) -> int:
+        """Bits of the parameters that go with the codes."""
+        return 0
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Plain data and small arrays, from which `from_record` makes the encoding again."""
+
+
+@dataclass(frozen=True)
+class Dense(Encoding):
+    """No restriction but the precision of a float type.
+
+    Attributes:
+        precision: "", "float16" or "bfloat16": the values are exact in that type.
+    """
+
+    kind: ClassVar[str] = "dense"
+    precision: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (self.precision or self.kind,)
+
+    def project(
+        self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        if not self.precision:
+            return values
+        return values.astype(_float_type(self.precision)).astype(values.dtype)
+
+    def bits(self, size: int, nonzeros: int, itemsize: int) -> int:
+        return size * (16 if self.precision else itemsize * 8)
+
+    def record(self) -> dict[str, Any]:
+        return {"kind": self.kind, "precision": self.precision}
+
+
+@dataclass(frozen=True)
+class Sparse(Encoding):
+    """Zeros stay zero; what is not zero follows `inner`.
+
+    The mask is not stored: it is where the tensor's values are zero.
+
+    Attributes:
+        inner: the encoding of the values that are kept.
+        pattern: how the zeros lie: "" (anywhere), "n:m", "block RxC", "rows", "columns".
+    """
+
+    kind: ClassVar[str] = "sparse"
+    inner: Encoding = field(default_factory=Dense)
+    pattern: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (self.kind, *self.inner.kinds)
+
+    @property
+    def label(self) -> str:
+        inner = "" if self.inner == Dense() else f", {self.inner.label}"
+        return f"sparse{f' {self.pattern}' if self.pattern else ''}{inner}"
+
+    @property
+    def symbols(self) -> int | None:
+        return None if self.inner.symbols is None else self.inner.symbols + 1
+
+    def project(
+        self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        kept = (values if like is None else like) != 0
+        projected = self.inner.project(values, rows)
+        # Not a product with the mask: that leaves -0.0 behind, which deflates worse.
+        return np.where(kept, projected, np.zeros((), values.dtype))
+
+    def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
+        codes = self.inner.codes(values, rows)
+        codes = codes.astype(np.result_type(codes.dtype, np.min_scalar_type(self.symbols or 0)))
+        return np.where(values != 0, codes + 1, 0).astype(codes.dtype)
+
+    def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
+        kept = codes != 0
+        inner = self.inner.decode(np.where(kept, codes, 1) - 1, dtype, rows)
+        return np.where(kept, inner, np.zeros((), dtype))
+
+    def bits(self, size: int, nonzeros: int, itemsize: int) -> int:
+        return size + self.inner.bits(nonzeros, nonzeros, itemsize)
+
+    def side_bits(self) -> int:
+        return self.inner.side_bits()
+
+    def record(self) -> dict[str, Any]:
+        return {"kind": self.kind, "inner": self.inner.record(), "pattern": self.pattern}
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Encoding):
+    """Values on a uniform grid: `scale * (code - zero_point)` (Jacob et al. 2018, eq. 1).
+
+    Attributes:
+        width: bits a code, 2 to 8.
+        scale: float32, broadcasts against the tensor (see the module); positive.
+        zero_point: int32, like `scale`; None: symmetric, codes centred on zero.
+        group: values a group along `group_axis`; 0: no groups.
+        group_axis: the axis cut into groups.
+    """
+
+    kind: ClassVar[str] = "affine"
+    width: int
+    scale: np.ndarray
+    zero_point: np.ndarray | None = None
+    group: int = 0
+    group_axis: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"int{self.width}" if self.zero_point is None else f"uint{self.width}"
+
+    @property
+    def symbols(self) -> int:
+        # The symmetric grid leaves out the lowest code, as int8 weights do in LiteRT.
+        return (1 << self.width) - (self.zero_point is None)
+
+    @property
+    def _half(self) -> int:
+        return (1 << (self.width - 1)) - 1
+
+    def _grid(self, values: np.ndarray, rows: slice) -> tuple[np.ndarray, Any]:
+        work = np.float64 if values.dtype == np.float64 else np.float32
+        scale = self._spread(self.scale, values.shape, rows).astype(work)
+        if self.zero_point is None:
+            return scale, self._half
+        return scale, self._spread(self.zero_point, values.shape, rows).astype(work)
+
+    def _spread(self, parameter: np.ndarray, shape: tuple[int, ...], rows: slice) -> np.ndarray:
+        """The part of a parameter that belongs to these rows, groups repeated."""
+        if parameter.ndim == 0 or not shape:
+            return parameter
+        axis = self.group_axis % len(shape)
+        if self.group and parameter.shape[axis] > 1:
+            if axis == 0:
+                start = rows.start or 0
+                return parameter[np.arange(start, start + shape[0]) // self.group]
+            parameter = np.repeat(parameter, self.group, axis=axis)
+            parameter = parameter[(slice(None),) * axis + (slice(0, shape[axis]),)]
+        return parameter if parameter.shape[0] == 1 else parameter[rows]
+
+    def _steps(self, values: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, Any]:
+        scale, zero = self._grid(values, rows)
+        steps = values.astype(scale.dtype) / scale
+        np.rint(steps, out=steps)
+        steps += zero
+        np.clip(steps, 0, self.symbols - 1, out=steps)
+        return steps, scale, zero
+
+    def project(
+        self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        steps, scale, zero = self._steps(values, rows)
+        steps -= zero
+        steps *= scale
+        # Zero times a scale may be -0.0, which deflates worse and compares badly.
+        steps += 0.0
+        return steps.astype(values.dtype, copy=False)
+
+    def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
+        return self._steps(values, rows)[0].astype(np.uint8)
+
+    def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
+        scale, zero = self._grid(np.empty(codes.shape, dtype), rows)
+        steps = codes.astype(scale.dtype)
+        steps -= zero
+        steps *= scale
+        steps += 0.0
+        return steps.astype(dtype, copy=False)
+
+    def side_bits(self) -> int:
+        zeros = 0 if self.zero_point is None else self.zero_point.size * self.width
+        return self.scale.size * 32 + zeros
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "width": self.width,
+            "scale": self.scale,
+            "zero_point": self.zero_point,
+            "group": self.group,
+            "group_axis": self.group_axis,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Binary(Encoding):
+    """Sums of signed scales: each value is one of the 2^k sums of ±scale[0] … ±scale[k-1].
+
+    Attributes:
+        scale: float32, shape (k, ...): k bases (1: plain sign and scale, Rastegari et al. 2016,
+            section 3.1), each of which broadcasts against the tensor.
+    """
+
+    kind: ClassVar[str] = "binary"
+    scale: np.ndarray
+
+    @property
+    def label(self) -> str:
+        return "binary" if self.scale.shape[0] == 1 else f"binary, {self.scale.shape[0]} bases"
+
+    @property
+    def symbols(self) -> int:
+        return int(1 << self.scale.shape[0])
+
+    def _level(self, code: int, shape: tuple[int, ...], rows: slice) -> np.ndarray:
+        """The value that a code stands for; bit i of the code is the sign of base i."""
+        level = np.zeros(())
+        for base in range(self.scale.shape[0]):
+            scale = self.scale[base]
+            if scale.ndim and shape and scale.shape[0] > 1:
+                scale = scale[rows]
+            level = level + (scale if code >> base & 1 else -scale).astype(np.float64)
+        return level
+
+    def project(
+        self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        return self.decode(self.codes(values, rows), values.dtype, rows)
+
+    def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
+        if self.symbols == 2:
+            return (values >= 0).astype(np.uint8)
+        best = np.full(values.shape, np.inf)
+        codes = np.zeros(values.shape, np.uint8)
+        for code in range(self.symbols):
+            distance = np.abs(values - self._level(code, values.shape, rows))
+            nearer = distance < best
+            codes[nearer] = code
+            best[nearer] = distance[nearer]
+        return codes
+
+    def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
+        values = np.empty(codes.shape, dtype)
+        for code in range(self.symbols):
+            level = self._level(code, codes.shape, rows).astype(dtype)
+            np.copyto(values, level, where=codes == code)
+        return values
+
+    def side_bits(self) -> int:
+        return self.scale.size * 32
+
+    def record(self) -> dict[str, Any]:
+        return {"kind": self.kind, "scale": self.scale}
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook(Encoding):
+    """Shared values: each is one of the centres (Han et al. 2016, section 3).
+
+    Attributes:
+        centres: float32 (float64 for float64 tensors), shape (k,), ascending, distinct, finite.
+    """
+
+    kind: ClassVar[str] = "codebook"
+    centres: np.ndarray
+
+    @property
+    def label(self) -> str:
+        return f"{self.symbols} shared values"
+
+    @property
+    def symbols(self) -> int:
+        return int(self.centres.size)
+
+    def project(
+        self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        return self.decode(self.codes(values, rows), values.dtype, rows)
+
+    def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
+        middles = (self.centres[1:].astype(np.float64) + self.centres[:-1]) / 2
+        codes = np.zeros(values.shape, np.min_scalar_type(max(0, self.symbols - 1)))
+        if self.symbols <= 32:
+            # Counting the middles below beats a binary search while they are few.
+            for middle in middles:
+                codes += values > middle.astype(values.dtype)
+            return codes
+        return np.searchsorted(middles.astype(values.dtype), values).astype(codes.dtype)
+
+    def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
+        return self.centres.astype(dtype)[codes]
+
+    def side_bits(self) -> int:
+        return self.centres.size * 32
+
+    def record(self) -> dict[str, Any]:
+        return {"kind": self.kind, "centres": self.centres}
+
+
+_KINDS: dict[str, type[Encoding]] = {
+    cls.kind: cls for cls in (Dense, Sparse, Affine, Binary, Codebook)
+}
+
+
+def from_record(record: Mapping[str, Any]) -> Encoding:
+    """The inverse of `Encoding.record`.
+
+    Raises:
+        ValueError: the record is of no known kind, or its fields do not fit.
+    """
+    fields = dict(record)
+    cls = _KINDS.get(str(fields.pop("kind", "")))
+    if cls is None:
+        raise ValueError(f"unknown encoding {record.get('kind')!r}")
+    if "inner" in fields:
+        fields["inner"] = from_record(fields["inner"])
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"encoding {cls.kind}: {error}") from None
+
+
+def with_inner(encoding: Encoding, inner: Encoding) -> Encoding:
+    """`inner` in place of what `encoding` says of the values, an outer `Sparse` kept."""
+    if isinstance(encoding, Sparse):
+        return Sparse(inner, encoding.pattern)
+    return inner
+
+
+def _width(symbols: int) -> int:
+    return max(1, (symbols - 1).bit_length())
+
+
+def _float_type(name: str) -> np.dtype:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

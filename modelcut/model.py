@@ -1,0 +1,252 @@
+"""The one data structure: layers with named tensors, and where they came from.
+
+A `Model` is immutable and lazy. A step returns a new model whose tensors carry deferred edits;
+nothing is computed until `Tensor.pull`, called by a writer, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelcut.architecture import Architecture, Node
+from modelcut.blocks import ALL, map_rows
+from modelcut.encoding import Dense, Encoding
+from modelcut.errors import ModelcutError
+from modelcut.measure import Meter, difference
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """How an edit rewrites one tensor, once it has seen it.
+
+    Attributes:
+        encoding: what the values are restricted to afterwards.
+        block: pure function from the values of some rows, and which rows of axis 0 they are, to
+            the new values, of the same shape. Called from several threads.
+        dtype: of the new values; None: unchanged.
+        whole: call `block` once with all rows (an edit that must see them at once).
+    """
+
+    encoding: Encoding
+    block: Callable[[np.ndarray, slice], np.ndarray]
+    dtype: np.dtype | None = None
+    whole: bool = False
+
+
+Edit = Callable[[np.ndarray, Encoding], Rewrite]
+"""Looks at a whole tensor and its encoding (neither may be changed) and plans its rewriting."""
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """An edit that waits for its tensor: which step asked for it, and what kinds it leads to."""
+
+    step: int
+    edit: Edit
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor's values are.
+
+    Attributes:
+        read: returns all values in a fresh, writable, C-contiguous array.
+        sample: returns a flat sample, spread over the tensor, of at least about the given number
+            of values without reading all; None where reading all is as cheap.
+    """
+
+    read: Callable[[], np.ndarray]
+    sample: Callable[[int], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One named array, loaded when asked for.
+
+    Attributes:
+        name: unique in the model: the layer's name, "/", the role.
+        role: the field's name for it, whatever the file calls it: kernel, bias, gamma …
+        kind: what it is for: kernel, bias, norm, embedding, recurrent, state … (`layers.py`);
+            kernels and recurrent kernels are what steps aim at by default.
+        shape: of the values.
+        dtype: of the values in the file.
+        source: where the values are.
+        out_axis: the axis of output channels, or None.
+        in_axis: the axis of inputs, or None.
+        encoding: what the values in the source are restricted to.
+        edits: deferred edits, in order.
+        key: where the tensor is in the file it was read from; "" for a new one.
+    """
+
+    name: str
+    role: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    source: Source
+    out_axis: int | None = None
+    in_axis: int | None = None
+    encoding: Encoding = field(default_factory=Dense)
+    edits: tuple[Deferred, ...] = ()
+    key: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in the source's dtype."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the encoding that the tensor will have after its edits."""
+        return self.edits[-1].kinds if self.edits else self.encoding.kinds
+
+    def then(self, step: int, edit: Edit, kinds: tuple[str, ...]) -> Tensor:
+        """This tensor with one more deferred edit; nothing is read."""
+        return replace(self, edits=(*self.edits, Deferred(step, edit, kinds)))
+
+    def pull(self, meter: Meter | None = None) -> tuple[np.ndarray, Encoding]:
+        """Reads the values and passes them through the edits, in place, block by block.
+
+        Peak memory is the tensor itself and some MB a core (twice the tensor for an edit that
+        changes the dtype or must see everything at once).
+
+        Raises:
+            ModelcutError: the source cannot be read, or an edit fails; it names step and tensor.
+        """
+        values, encoding = self.source.read(), self.encoding
+        if meter:
+            meter.read(values, encoding)
+        for deferred in self.edits:
+            try:
+                rewrite = deferred.edit(values, encoding)
+                values, parts = _apply(rewrite, values, measured=meter is not None)
+            except ModelcutError as error:
+                error.message = f"step {deferred.step + 1}, {self.name}: {error.message}"
+                raise
+            encoding = rewrite.encoding
+            if meter:
+                meter.edited(deferred.step, values, encoding, parts)
+        return values, encoding
+
+    def sample(self, count: int) -> np.ndarray:
+        """At least about `count` values spread over the tensor, or all, flat, edits applied."""
+        if not self.edits and self.source.sample and self.size > count:
+            return self.source.sample(count)
+        flat = self.pull()[0].ravel()
+        return flat[:: max(1, flat.size // count)]
+
+
+def _apply(
+    rewrite: Rewrite, values: np.ndarray, *, measured: bool
+) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
+    retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
+    result = np.empty(values.shape, rewrite.dtype) if retyped else values
+
+    def one(rows: slice) -> tuple[float, float, float]:
+        before = values[rows]
+        after = rewrite.block(before, rows)
+        part = difference(before, after) if measured else (0.0, 0.0, 0.0)
+        result[rows] = after
+        return part
+
+    parts = [one(ALL)] if rewrite.whole else map_rows(one, values)
+    return result, parts
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that may own tensors.
+
+    Attributes:
+        path: names from the outermost submodel down to the layer.
+        class_name: as the file writes it; "" where the file has no architecture.
+        config: the layer's configuration, not to be changed.
+        tensors: in the order in which Keras saves them.
+        node: its place in the architecture; None where the file has none.
+    """
+
+    path: tuple[str, ...]
+    class_name: str
+    config: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    node: Node | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, joined by "/"."""
+        return "/".join(self.path)
+
+    @property
+    def by_role(self) -> dict[str, Tensor]:
+        """The tensors by role."""
+        return {tensor.role: tensor for tensor in self.tensors}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from.
+
+    Attributes:
+        path: the file.
+        format: name of the module in `formats/` that read it.
+        dialect: "keras1", "keras2" or "keras3": who can load it, and which engine runs it.
+        writer: the version that the file says wrote it, such as "keras 2.2.4-tf".
+        weights_only: there is no architecture in the file.
+        dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
+        warnings: what a user should know about the file.
+        provenance: what an earlier modelcut wrote into the file; empty for none.
+        layout: the format's own knowledge, for its writer only.
+    """
+
+    path: Path
+    format: str
+    dialect: str
+    writer: str
+    weights_only: bool = False
+    dropped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    layout: Any = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """Layers, the architecture that joins them, and the origin of both."""
+
+    layers: tuple[Layer, ...]
+    architecture: Architecture | None
+    origin: Origin
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, in the order of the layers."""
+        for layer in self.layers:
+            yield from layer.tensors
+
+    def with_tensors(self, changed: Mapping[str, Tensor]) -> Model:
+        """This model with the tensors of these names replaced."""
+        layers = tuple(
+            replace(layer, tensors=tuple(changed.get(t.name, t) for t in layer.tensors))
+            if any(t.name in changed for t in layer.tensors)
+            else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=layers)
+
+    def with_layer(
+        self, path: tuple[str, ...], by: tuple[Layer, ...], architecture: Architecture
+    ) -> Model:
+        """This model with the layer at `path` replaced by others, in an edited architecture."""
+        layers = [new for old in self.layers for new in (by if old.path == path else (old,))]
+        return replace(self, layers=tuple(layers), architecture=architecture)

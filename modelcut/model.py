@@ -205,6 +205,7 @@ class Origin:
         weights_only: there is no architecture in the file.
         dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
         warnings: what a user should know about the file.
+        training: the training configuration as text, where it is not part of the architecture.
         provenance: what an earlier modelcut wrote into the file; empty for none.
         layout: the format's own knowledge, for its writer only.
     """
@@ -216,6 +217,7 @@ class Origin:
     weights_only: bool = False
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    training: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layout: Any = None
 

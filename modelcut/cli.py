@@ -1,0 +1,159 @@
+"""The commands, and the one place that catches.
+
+A command's module is imported when that command is called: `modelcut --help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+
+import typer
+
+from modelcut.errors import ExitCode, ModelcutError
+
+COMMANDS = {
+    "run": "Apply a recipe to a model, measure before and after, hold the gates.",
+    "prune": "Remove weights.",
+    "quantize": "Store weights in fewer bits.",
+    "factorize": "Split layers into products of smaller ones.",
+    "eval": "Measure a model on a CSV, alone or against another.",
+    "inspect": "Show what is in a model file.",
+    "recipe": "Check, describe and show recipes.",
+    "demo": "The whole job on a small model that comes with the package.",
+}
+
+ABOUT = """Make Keras models smaller and faster, and know what it cost.
+
+Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
+3 refused as unsafe; 4 out of disk, memory or the like; 130 interrupted; 143 terminated.
+"""
+
+
+class Terminated(BaseException):
+    """SIGTERM; like KeyboardInterrupt, nothing but the clean-up may stop it."""
+
+
+def build(wanted: str | None) -> typer.Typer:
+    """The app, with `wanted` built in full and the other commands by name only."""
+    app = typer.Typer(help=ABOUT, rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+    app.callback()(_options)
+    for name, summary in COMMANDS.items():
+        if name == wanted:
+            import_module(f"modelcut.commands.{name}").register(app, name)
+        else:
+            app.command(name, help=summary)(_elsewhere)
+    return app
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    del version  # handled before anything is built
+
+
+def _elsewhere() -> None:
+    """Stands for a command that was not called."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs modelcut.
+
+    Args:
+        argv: the arguments; None: the process's own.
+
+    Raises:
+        SystemExit: always, with one of `ExitCode`.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["--version"]:
+        from modelcut import __version__
+
+        print(f"modelcut {__version__}")
+        sys.exit(ExitCode.OK)
+    handler = _on_terminate()
+    try:
+        code = _call(arguments)
+        _flush()
+    except BaseException as error:
+        code = _told(error)
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+    sys.exit(code)
+
+
+def _call(arguments: list[str]) -> int:
+    app = build(arguments[0] if arguments and arguments[0] in COMMANDS else None)
+    return int(app(args=arguments, standalone_mode=False, prog_name="modelcut") or 0)
+
+
+def _told(error: BaseException) -> int:
+    """Says in one line what ended the process, and gives the exit code."""
+    if isinstance(error, ModelcutError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return _say("interrupted; nothing was written", ExitCode.INTERRUPTED)
+    if isinstance(error, Terminated):
+        return _say("terminated; nothing was written", ExitCode.TERMINATED)
+    if isinstance(error, MemoryError):
+        return _say("out of memory", ExitCode.RESOURCES)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has seen enough; the work itself is done and on disk.
+        _discard_output()
+        return ExitCode.OK
+    if isinstance(error, OSError):
+        scarce = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENOMEM, errno.EROFS}
+        scarce |= {errno.EACCES, errno.EPERM}
+        where = f"{error.filename}: " if error.filename else ""
+        code = ExitCode.RESOURCES if error.errno in scarce else ExitCode.USAGE
+        return _say(f"{where}{error.strerror or error}", code)
+    if hasattr(error, "format_message"):  # a usage error of Typer's own parser
+        text = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(text)
+            return ExitCode.USAGE
+        return _say(f"{text} (--help lists what there is)", ExitCode.USAGE)
+    if isinstance(error, SystemExit) or hasattr(error, "exit_code"):
+        code = getattr(error, "exit_code", None)
+        code = code if code is not None else getattr(error, "code", 0)
+        return int(code or 0)
+    raise error
+
+
+def _say(text: str, code: int) -> int:
+    """One line on stderr, whatever the text holds."""
+    from modelcut.safety import printable
+
+    line = printable(" ".join(text.split("\n")), 2000)
+    try:
+        print(f"modelcut: {line}", file=sys.stderr)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    return code
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """Lets the interpreter's last flush go nowhere."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _on_terminate() -> object:
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Terminated
+
+    try:
+        return signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: a test, or a program that calls us
+        return None

@@ -1,0 +1,141 @@
+"""What `run` and the one-step commands share: their options, and how a job ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut import flags
+from modelcut.data import DataOptions
+from modelcut.errors import ExitCode, UsageError
+from modelcut.gates import Gates
+from modelcut.recipe import Head, Recipe
+
+TRUST = (
+    flags.option("trust", "Run the code that the file carries (Lambda, custom).", kind=bool),
+    flags.option(
+        "custom_objects", "Your own layers: a .py file or a dotted module.", metavar="MODULE"
+    ),
+)
+
+SHOW = (
+    flags.option("summary", "Append the report as Markdown to this file.", metavar="FILE"),
+    flags.option("json", "Print the report as JSON on stdout.", kind=bool),
+    flags.option("quiet", "Print nothing but errors.", "--quiet", "-q", kind=bool),
+)
+
+MEASURE = (
+    *flags.of_models([DataOptions]),
+    flags.option("task", "auto, binary, multiclass, multilabel or regression."),
+    *flags.of_models([Gates]),
+)
+
+JOB = (
+    flags.option("output", "The file to write.", "--output", "-o", metavar="FILE"),
+    flags.option("in_place", "Replace the input by the result.", kind=bool),
+    flags.option("force", "Replace a file that modelcut did not write.", kind=bool),
+    flags.option("compression", "Of the written file.", metavar="none|fast|best"),
+    flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool),
+    flags.option("report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool),
+    flags.option("dry_run", "Plan and measure, write nothing.", kind=bool),
+    flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
+    flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
+    flags.option("train", "CSV for the steps that train.", metavar="CSV"),
+    flags.option("seed", "For everything random.", metavar="INT"),
+)
+
+
+def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
+    """A recipe's head with the flags that were given on top of it."""
+    fields = base.model_dump(exclude_unset=True) if base else {}
+    data = flags.fields_given(DataOptions, values)
+    gates = flags.fields_given(Gates, values)
+    if data:
+        fields["data"] = flags.build(DataOptions, {**fields.get("data", {}), **data})
+    if gates:
+        fields["gates"] = flags.build(Gates, {**fields.get("gates", {}), **gates})
+    for name in ("seed", "task"):
+        if values.get(name) is not None:
+            fields[name] = values[name]
+    head: Head = flags.build(Head, fields)
+    return head
+
+
+def path_of(value: str | None) -> Path | None:
+    """A path from a flag, or None."""
+    return Path(value) if value else None
+
+
+def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
+    """Runs a recipe as the flags say, shows the report, and ends with the exit code of the gates.
+
+    Raises:
+        UsageError: flags that do not go together.
+        typer.Exit: with the code, where it is not 0.
+    """
+    if values.get("print_recipe"):
+        typer.echo(recipe.to_yaml(), nl=False)
+        return
+    from modelcut import pipeline
+
+    trust = pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or "")
+    say = progress(values)
+    model = Path(values["model"])
+    if values.get("dry_run"):
+        _, report = pipeline.look(model, recipe, say)
+    else:
+        output = path_of(values.get("output")) or (model if values.get("in_place") else None)
+        if output is None:
+            raise UsageError("no output named", "add -o FILE, or --in-place")
+        compression = values.get("compression") or "fast"
+        if compression not in ("none", "fast", "best"):
+            raise UsageError(f"--compression: {compression!r} is not none, fast or best")
+        report = pipeline.run(
+            pipeline.Job(
+                model,
+                recipe,
+                output,
+                test=path_of(values.get("test")),
+                train=path_of(values.get("train")),
+                trust=trust,
+                force=bool(values.get("force")),
+                in_place=bool(values.get("in_place")),
+                compression=compression,
+                keep_optimizer=bool(values.get("keep_optimizer")),
+                report=values.get("report") is not False,
+            ),
+            say,
+        )
+    finish(report, values)
+
+
+def progress(values: Mapping[str, Any]) -> Any:
+    """Shows the current activity on a terminal's stderr, overwritten in place; else nothing."""
+    if values.get("quiet") or values.get("json") or not sys.stderr.isatty():
+        return lambda _: None
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"\r\x1b[2K{line} …" if line else "\r\x1b[2K")
+        sys.stderr.flush()
+
+    return say
+
+
+def finish(report: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Shows a report as the flags say, and ends with the code of its gates."""
+    from modelcut.report import render, terminal
+
+    progress(values)("")
+    if values.get("summary"):
+        with Path(values["summary"]).open("a", encoding="utf-8") as file:
+            file.write(render(report, "md") + "\n")
+    if values.get("json"):
+        typer.echo(render(report, "json"), nl=False)
+    elif not values.get("quiet"):
+        terminal.show(report)
+    if any(not gate["held"] for gate in report["gates"]):
+        raise typer.Exit(ExitCode.GATE)

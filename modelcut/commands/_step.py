@@ -1,0 +1,55 @@
+"""`modelcut prune | quantize | factorize`: a recipe of one step, its flags from the step itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from modelcut import flags, steps
+from modelcut.commands import _job
+from modelcut.recipe import Recipe
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command of one family of steps."""
+    methods = steps.methods(name)
+    default = steps.DEFAULT_METHOD[name]
+    parameters = [
+        flags.argument("model", "The model: .h5, .hdf5 or .keras."),
+        flags.option("method", f"Which one (default: {default}).", metavar="|".join(methods)),
+        *flags.of_models(steps.find(name, method) for method in methods),
+        *_job.JOB,
+        *_job.MEASURE,
+        *_job.TRUST,
+        *_job.SHOW,
+    ]
+
+    def body(**values: Any) -> None:
+        cls = steps.find(name, values.get("method") or default)
+        step = flags.build(cls, _fields(cls, values, methods, name))
+        _job.execute(Recipe((step,), _job.head_from(values), f"modelcut {name}"), values)
+
+    body.__doc__ = SUMMARIES[name]
+    app.command(name)(flags.command(parameters, body))
+
+
+SUMMARIES = {
+    "prune": "Remove weights.",
+    "quantize": "Store weights in fewer bits.",
+    "factorize": "Split layers into products of smaller ones.",
+}
+
+
+def _fields(cls: Any, values: dict[str, Any], methods: list[str], name: str) -> dict[str, Any]:
+    """The step's own fields, and those of other methods too, for pydantic to refuse."""
+    fields = flags.fields_given(cls, values)
+    for method in methods:
+        fields.update(
+            {
+                key: value
+                for key, value in flags.fields_given(steps.find(name, method), values).items()
+                if key not in fields
+            }
+        )
+    return fields

@@ -1,0 +1,43 @@
+"""`modelcut eval`: measures a model, alone or beside another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut import flags
+from modelcut.commands import _job
+from modelcut.errors import UsageError
+from modelcut.recipe import Recipe
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The model to measure."),
+        flags.option("test", "CSV to evaluate it on.", metavar="CSV"),
+        flags.option("against", "The model it is compared with.", metavar="FILE"),
+        *_job.MEASURE,
+        *_job.TRUST,
+        *_job.SHOW,
+    ]
+    app.command(name)(flags.command(parameters, evaluate))
+
+
+def evaluate(**values: Any) -> None:
+    """Measure a model on a CSV: accuracy, recall, F1, latency; alone or against another."""
+    if not values.get("test"):
+        raise UsageError("no test data named", "add --test FILE.csv")
+    from modelcut import pipeline
+
+    report = pipeline.assess(
+        Path(values["model"]),
+        _job.path_of(values.get("against")),
+        Path(values["test"]),
+        Recipe((), _job.head_from(values), "modelcut eval"),
+        pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+        _job.progress(values),
+    )
+    _job.finish(report, values)

@@ -1,0 +1,5 @@
+"""`modelcut quantize`: see `_step`."""
+
+from modelcut.commands._step import register
+
+__all__ = ["register"]

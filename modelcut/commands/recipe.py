@@ -1,0 +1,61 @@
+"""`modelcut recipe check | schema | show`."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut import flags
+from modelcut.errors import UsageError
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the three commands below `recipe`."""
+    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    app.add_typer(group, name=name, help="Check, describe and show recipes.")
+    check_parameters = [
+        flags.argument("recipe", "The recipe."),
+        flags.option("model", "Check it against this model too.", metavar="FILE"),
+    ]
+    group.command("check")(flags.command(check_parameters, check))
+    group.command("schema")(flags.command([], schema))
+    shown = [flags.argument("name", "Its name; none: lists them.", required=False)]
+    group.command("show")(flags.command(shown, show))
+
+
+def check(**values: Any) -> None:
+    """Find everything that is wrong with a recipe; nothing is written."""
+    from modelcut import formats, pipeline, safety
+    from modelcut.recipe import load
+
+    recipe = load(Path(values["recipe"]))
+    if values.get("model"):
+        safety.check_path(Path(values["model"]))
+        model = formats.open_model(Path(values["model"]))
+        pipeline.fold(model, recipe, lambda _: None)
+    typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps, no errors")
+
+
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    import json
+
+    from modelcut.recipe import schema as recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=1))
+
+
+def show(**values: Any) -> None:
+    """Print one of the recipes that come with modelcut."""
+    folder = resources.files("modelcut") / "demo" / "recipes"
+    names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir())
+    name = values.get("name")
+    if not name:
+        typer.echo("\n".join(names))
+        return
+    if name not in names:
+        raise UsageError(f"no recipe is called {name!r}", f"known: {', '.join(names)}")
+    typer.echo((folder / f"{name}.yaml").read_text(encoding="utf-8"), nl=False)

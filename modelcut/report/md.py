@@ -1,0 +1,82 @@
+"""The report as Markdown, for a CI job's summary or a pull request."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from modelcut.report.tables import Table, tables
+from modelcut.safety import printable
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Markdown text; what stood in the model or the CSV is escaped."""
+    parts = [f"<!-- {report['schema']} -->", f"# {_headline(report)}", ""]
+    parts += [_steps(report)] if report["steps"] else []
+    for table in tables(report, full=True):
+        parts += [f"## {table.title}", "", _table(table), ""]
+        if table.note:
+            parts += [f"_{_escape(table.note)}_", ""]
+    dropped = (report["output"] or {}).get("dropped") or []
+    if dropped:
+        parts += ["## Left out of the file", "", *(f"- {_escape(line)}" for line in dropped), ""]
+    if report["warnings"]:
+        parts += ["## Warnings", "", *(f"- {_escape(line)}" for line in report["warnings"]), ""]
+    parts += ["## Origin", "", *_origin(report), ""]
+    return "\n".join(parts)
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    name = _escape(str(report["input"]["path"]).rpartition("/")[2])
+    ratio = report["sizes"]["ratio"]
+    verdict = ""
+    if report["gates"]:
+        failed = sum(not gate["held"] for gate in report["gates"])
+        verdict = f" — {failed} gate(s) failed" if failed else " — all gates held"
+    return f"modelcut: {name}" + (f", {ratio:.1f}× smaller" if ratio else "") + verdict
+
+
+def _steps(report: Mapping[str, Any]) -> str:
+    lines = []
+    for step in report["steps"]:
+        fields = ", ".join(f"{key}: {value}" for key, value in step["parameters"].items())
+        lines.append(f"{step['step']}. **{_escape(step['title'])}** {_escape(fields)}")
+    return "\n".join([*lines, ""])
+
+
+def _table(table: Table) -> str:
+    align = [
+        "---" if index == 0 or column in table.left else "--:"
+        for index, column in enumerate(table.columns)
+    ]
+    rows = [table.columns, tuple(align), *table.rows]
+    return "\n".join(
+        "| " + " | ".join(cell if row is rows[1] else _escape(cell) for cell in row) + " |"
+        for row in rows
+    )
+
+
+def _origin(report: Mapping[str, Any]) -> list[str]:
+    source = report["input"]
+    lines = [
+        f"- input: `{_code(source['path'])}`, {source['format']}, written by "
+        f"{_escape(source['writer'])}, SHA-256 `{source['sha256']}`"
+    ]
+    if report["output"]:
+        output = report["output"]
+        lines.append(f"- output: `{_code(output['path'])}`, SHA-256 `{output['sha256']}`")
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines.append(f"- modelcut {report['modelcut']}, seed {report['seed']}, {versions}")
+    return lines
+
+
+def _escape(text: str) -> str:
+    text = html.escape(printable(str(text), 400), quote=False)
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, "\\" + mark)
+    return text
+
+
+def _code(text: str) -> str:
+    return printable(str(text), 400).replace("`", "'").replace("|", "\\|")

@@ -1,0 +1,218 @@
+"""The report as a few tables of short texts, for whatever shows tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelcut.safety import printable
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of text; the first is left-aligned, the others right-aligned unless named in `left`.
+
+    Attributes:
+        title: of the table.
+        columns: their headings.
+        rows: cells as text, as many as columns.
+        left: further columns that are aligned left.
+        note: a line below the table; may be empty.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    left: tuple[str, ...] = ()
+    note: str = ""
+
+
+def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
+    """All tables that the report has something for; `full` lists untouched tensors too."""
+    yield _summary(report)
+    if len(report["ledger"]) > 1:
+        yield _ledger(report)
+    yield _layers(report, full=full)
+    classes = _classes(report)
+    if classes.rows:
+        yield classes
+    if report["gates"]:
+        yield _gates(report)
+
+
+def _summary(report: Report) -> Table:
+    before, after = report["sizes"]["before"], report["sizes"]["after"]
+    rows: list[tuple[str, ...]] = []
+
+    def add(name: str, old: Any, new: Any, show: Callable[[Any], str], change: str = "") -> None:
+        if old is None and new is None:
+            return
+        if not change and isinstance(old, (int, float)) and isinstance(new, (int, float)):
+            change = _factor(old, new)
+        rows.append((name, _or_dash(old, show), _or_dash(new, show), change))
+
+    written = report["output"] is not None
+    add("file", before["file_bytes"], after["file_bytes"], size)
+    add("parameters as bytes", before["bytes"], after["bytes"] if written else None, size)
+    add("… after deflate", before["deflated_bytes"], after["deflated_bytes"], size)
+    add("parameters", before["parameters"], after["parameters"], count)
+    add("non-zero", before["nonzeros"], after["nonzeros"], count)
+    add("bits per weight", before["bits_per_weight"], after["bits_per_weight"], number)
+    add("multiply-accumulates", before["macs"], after["macs"], count)
+    evaluation = report["evaluation"] or {}
+    old = (evaluation.get("before") or {}).get("metrics", {})
+    new = (evaluation.get("after") or {}).get("metrics", {})
+    for key, name in _METRICS.items():
+        a, b = old.get(key), new.get(key)
+        drop = f"{b - a:+.4f}" if _is_number(a) and _is_number(b) else ""
+        add(name, a, b, lambda value: f"{value:.4f}", drop)
+    latency = [
+        ((evaluation.get(side) or {}).get("latency") or {}).get("median_ms")
+        for side in ("before", "after")
+    ]
+    add("latency, one row, this host", latency[0], latency[1], lambda value: f"{value:.3g} ms")
+    return Table("Summary", ("", "before", "after", "change"), rows)
+
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "precision_macro": "precision, macro",
+    "recall_macro": "recall, macro",
+    "f1_macro": "F1, macro",
+    "log_loss": "log loss",
+    "mae": "mean absolute error",
+    "rmse": "RMSE",
+    "r2": "R²",
+}
+
+
+def _ledger(report: Report) -> Table:
+    rows = [
+        (
+            row["stage"],
+            count(row["parameters"]),
+            percent(row["sparsity"]),
+            number(row["bits_per_weight"]),
+            size(row["bytes"]),
+            _or_dash(row["deflated_bytes"], size),
+        )
+        for row in report["ledger"]
+    ]
+    columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
+    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast level"
+    return Table("Stage by stage", columns, rows, note=note)
+
+
+def _layers(report: Report, *, full: bool) -> Table:
+    rows, alone = [], Counter[str]()
+    for layer in report["layers"]:
+        for tensor in layer["tensors"]:
+            touched = tensor["changes"] or tensor["new"] or layer.get("replaced")
+            if not (touched or full or not report["steps"]):
+                alone[tensor["left_alone"][0]["reason"] if tensor["left_alone"] else "-"] += 1
+                continue
+            rows.append(_tensor_cells(layer, tensor))
+        if full and not layer["tensors"] and layer.get("left_alone"):
+            reason = layer["left_alone"][0]["reason"]
+            rows.append((printable(layer["name"]), layer["class"], *["–"] * 4, reason))
+    columns = ("tensor", "class", "shape", "zeros", "error", "bytes", "encoding")
+    notes = [f"{many} tensors: {printable(why)}" for why, many in alone.most_common(4)]
+    note = "left alone: " + "; ".join(notes) if notes else ""
+    return Table("Layers", columns, rows, left=("class", "encoding"), note=note)
+
+
+def _tensor_cells(layer: Mapping[str, Any], tensor: Mapping[str, Any]) -> tuple[str, ...]:
+    after = tensor["after"]
+    name = printable(tensor["name"], 48)
+    shape = "×".join(str(n) for n in tensor["shape"]) or "scalar"
+    if after is None:
+        replaced = "replaced" if tensor["before"] else ""
+        return (name, layer["class"], shape, "–", "–", "–", replaced)
+    errors = [change["error"] for change in tensor["changes"]]
+    return (
+        name,
+        printable(layer["class"], 24),
+        shape,
+        percent(1 - after["nonzeros"] / after["size"]) if after["size"] else "–",
+        " ".join(f"{error:.3f}" for error in errors) or ("new" if tensor["new"] else "–"),
+        _or_dash(tensor["stored_bytes"], size),
+        tensor["encoding"],
+    )
+
+
+def _classes(report: Report) -> Table:
+    evaluation = report["evaluation"] or {}
+    before = ((evaluation.get("before") or {}).get("metrics") or {}).get("per_class") or []
+    after = ((evaluation.get("after") or {}).get("metrics") or {}).get("per_class") or []
+    old = {str(row["class"]): row for row in before}
+    rows = []
+    for row in after[:50]:
+        was = old.get(str(row["class"]), {})
+        rows.append(
+            (
+                printable(str(row["class"]), 32),
+                count(row["support"]),
+                _or_dash(was.get("recall"), lambda v: f"{v:.4f}"),
+                f"{row['recall']:.4f}",
+                _or_dash(was.get("f1"), lambda v: f"{v:.4f}"),
+                f"{row['f1']:.4f}",
+            )
+        )
+    columns = ("class", "rows", "recall before", "after", "F1 before", "after")
+    more = f"{len(after) - 50} more classes are in the JSON report" if len(after) > 50 else ""
+    return Table("Classes", columns, rows, note=more)
+
+
+def _gates(report: Report) -> Table:
+    rows = [
+        (
+            gate["name"],
+            f"{gate['limit']:g}",
+            "not measured" if gate["value"] is None else f"{gate['value']:.6g}",
+            "held" if gate["held"] else "FAILED",
+        )
+        for gate in report["gates"]
+    ]
+    return Table("Gates", ("gate", "limit", "value", ""), rows)
+
+
+def size(value: float) -> str:
+    """Bytes in SI units: 999 B, 12.3 kB, 1.23 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def count(value: float) -> str:
+    """A whole number with thin thousands: 1,234,567."""
+    return f"{value:,.0f}"
+
+
+def number(value: float) -> str:
+    """A number of about three digits."""
+    return f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * value:.1f} %"
+
+
+def _factor(old: float, new: float) -> str:
+    if old <= 0 or new <= 0 or old == new:
+        return "" if old != new else "="
+    return f"÷ {old / new:.2f}" if new < old else f"× {new / old:.2f}"
+
+
+def _or_dash(value: Any, show: Callable[[Any], str]) -> str:
+    return show(value) if _is_number(value) else "–"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

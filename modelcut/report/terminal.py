@@ -1,0 +1,62 @@
+"""The report on the terminal: Rich tables on a terminal, plain aligned text in a pipe or a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from modelcut.report.tables import Table, tables
+from modelcut.safety import printable
+
+
+def show(report: Mapping[str, Any], stream: TextIO | None = None) -> None:
+    """Prints the tables, what was left out, and the warnings."""
+    stream = stream or sys.stdout
+    draw = _rich if stream.isatty() else _plain
+    for table in tables(report):
+        if table.rows:
+            draw(table, stream)
+    for line in (report["output"] or {}).get("dropped") or []:
+        print(f"left out: {printable(line, 300)}", file=stream)
+    for line in report["warnings"]:
+        print(f"warning: {printable(line, 300)}", file=stream)
+
+
+def _rich(table: Table, stream: TextIO) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        left = index == 0 or column in table.left
+        drawn.add_column(column, justify="left" if left else "right", no_wrap=not left)
+    for row in table.rows:
+        # Text, not str: a layer named "[red]" is a name, not markup.
+        drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+    console = Console(file=stream)
+    console.print(drawn)
+    if table.note:
+        console.print(Text(table.note, style="dim"))
+        console.print()
+
+
+def _style(cell: str) -> str:
+    return {"FAILED": "bold red", "held": "green"}.get(cell, "")
+
+
+def _plain(table: Table, stream: TextIO) -> None:
+    rows = [table.columns, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    print(table.title, file=stream)
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i == 0 or column in table.left else cell.rjust(width)
+            for i, (cell, width, column) in enumerate(zip(row, widths, table.columns, strict=True))
+        ]
+        print("  " + "  ".join(cells).rstrip(), file=stream)
+    if table.note:
+        print(f"  ({table.note})", file=stream)
+    print(file=stream)

@@ -1,0 +1,399 @@
+"""HDF5 as it comes from strangers: what both Keras formats need to read and write it.
+
+Reading follows hard links only, and looks at every declared size before anything is allocated.
+Writing compresses chunks on all cores with ISA-L and hands them to HDF5 as they are
+(`write_direct_chunk`); the file carries HDF5's own deflate filter and opens anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+from isal import isal_zlib
+
+from modelcut.blocks import in_threads
+from modelcut.encoding import Encoding, from_record
+from modelcut.errors import InputError, UnsafeError
+from modelcut.model import Source
+from modelcut.safety import load_json, printable
+
+ATTRIBUTE_LIMIT = 64512
+"""Bytes of an attribute that fit the object header; Keras splits longer lists so."""
+
+_CHUNK_BYTES = 1 << 20
+_SMALL_BYTES = 4096
+_INDEX_BYTES = 4096
+"""About what HDF5 spends on the index of a chunked dataset: less is not worth saving."""
+_BOMB_BYTES = 256 << 20
+_BOMB_RATIO = 500
+_ENCODINGS = "modelcut/encodings"
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def open_file(file: Any, where: str) -> h5py.File:
+    """Opens HDF5 for reading.
+
+    Raises:
+        InputError: it is cut short, or no HDF5 at all.
+    """
+    try:
+        return h5py.File(file, "r")
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = "cut short or damaged" if "truncated" in str(error) else "not a sound HDF5 file"
+        raise InputError(f"{where}: {reason}", "copy it again from where it came") from None
+
+
+def child(parent: h5py.Group, path: str, where: str) -> h5py.Group | h5py.Dataset:
+    """The object at a relative path, through hard links only.
+
+    Raises:
+        InputError: it is not there, or the path climbs out of its group.
+        UnsafeError: the path leads outside the file.
+    """
+    current: Any = parent
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            raise InputError(f"{where}: the name {printable(path)!r} is not a plain path")
+        link = current.get(part, getlink=True) if isinstance(current, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise UnsafeError(
+                f"{where}: {printable(path)!r} is a link to another file", "copy the data into it"
+            )
+        if isinstance(link, h5py.SoftLink):
+            raise InputError(f"{where}: {printable(path)!r} is a soft link", "Keras writes none")
+        if link is None:
+            raise InputError(f"{where}: {printable(path)!r} is not there")
+        try:
+            current = current[part]
+        except (KeyError, OSError, RuntimeError) as error:
+            raise InputError(f"{where}: {printable(path)!r} cannot be read: {error}") from None
+    return current
+
+
+def dataset(parent: h5py.Group, path: str, where: str) -> h5py.Dataset:
+    """A dataset of a sound type and an honest size; see `child`.
+
+    Raises:
+        InputError: not a dataset, of a type that is no weight's, or far larger than what is stored.
+        UnsafeError: its values lie in another file.
+    """
+    found = child(parent, path, where)
+    name = printable(path)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{where}: {name!r} is a group, not a weight")
+    if found.external or found.is_virtual:
+        raise UnsafeError(f"{where}: the values of {name!r} lie in another file")
+    try:
+        dtype_of(found)
+    except TypeError as error:
+        raise InputError(f"{where}: {name!r} holds {error}, no weights") from None
+    declared, stored = found.nbytes, found.id.get_storage_size()
+    hollow = declared > 1 << 20 and stored == 0
+    if hollow or (declared > _BOMB_BYTES and declared > _BOMB_RATIO * stored):
+        raise InputError(
+            f"{where}: {name!r} declares {declared:.3g} bytes but the file stores {stored}"
+        )
+    if found.chunks is None and 0 < stored < declared:
+        raise InputError(f"{where}: {name!r} is cut short")
+    return found
+
+
+def dtype_of(found: h5py.Dataset) -> np.dtype:
+    """The dtype of a weight.
+
+    Raises:
+        TypeError: values that are no numbers; its message names them.
+    """
+    try:
+        dtype = found.dtype
+    except (TypeError, ValueError, KeyError) as error:
+        raise TypeError(f"values of an unknown type ({error})") from None
+    if dtype.kind == "V" and dtype.itemsize == 2 and found.attrs.get("dtype") == "bfloat16":
+        return _BFLOAT16
+    if dtype.kind in "iub" or (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)):
+        return dtype.newbyteorder("=")
+    raise TypeError(f"{dtype} values")
+
+
+def source(found: h5py.Dataset, where: str) -> Source:
+    """Reads a dataset when asked to."""
+    dtype = dtype_of(found)
+
+    def read() -> np.ndarray:
+        try:
+            values = _read(found, dtype)
+        except (OSError, RuntimeError, ValueError, zlib.error, isal_zlib.IsalError) as error:
+            raise InputError(f"{where}: {found.name}: cannot be read: {error}") from None
+        return values
+
+    def sample(count: int) -> np.ndarray:
+        if found.ndim == 0 or found.chunks is not None or dtype == _BFLOAT16:
+            flat = read().ravel()
+            return flat[:: max(1, flat.size // count)]
+        row = max(1, found.size // found.shape[0])
+        step = max(1, found.shape[0] // max(1, -(-count // row)))
+        values: np.ndarray = found[::step]
+        return values.ravel()
+
+    return Source(read, sample)
+
+
+def _read(found: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
+    values = np.empty(found.shape, dtype)
+    if values.size == 0:
+        return values
+    if dtype == _BFLOAT16:
+        values[...] = np.asarray(found[()]).view(_BFLOAT16)
+    elif found.chunks is None or not _plain_deflate(found):
+        found.read_direct(values)
+    else:
+        _inflate(found, values)
+    return values
+
+
+def _plain_deflate(found: h5py.Dataset) -> bool:
+    pipeline = found.id.get_create_plist()
+    filters = [pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters())]
+    full = found.id.get_num_chunks() == np.prod(
+        [-(-n // c) for n, c in zip(found.shape, found.chunks, strict=True)]
+    )
+    return filters == [h5py.h5z.FILTER_DEFLATE] and found.dtype.isnative and bool(full)
+
+
+def _inflate(found: h5py.Dataset, values: np.ndarray) -> None:
+    """Inflates plain deflate chunks on all cores; HDF5's own filter does it on one."""
+    chunk = found.chunks
+    nbytes = int(np.prod(chunk)) * values.dtype.itemsize
+
+    def place(index: int) -> None:
+        info = found.id.get_chunk_info(index)
+        mask, raw = found.id.read_direct_chunk(info.chunk_offset)
+        data = raw if mask else isal_zlib.decompressobj().decompress(raw, nbytes + 1)
+        if len(data) != nbytes:
+            raise ValueError("a chunk does not hold what it declares")
+        block = np.frombuffer(data, values.dtype).reshape(chunk)
+        target = tuple(
+            slice(start, min(start + length, size))
+            for start, length, size in zip(info.chunk_offset, chunk, found.shape, strict=True)
+        )
+        values[target] = block[tuple(slice(0, s.stop - s.start) for s in target)]
+
+    for _ in in_threads(place, range(found.id.get_num_chunks())):
+        pass
+
+
+def text_list(group: h5py.Group, name: str, where: str) -> list[str] | None:
+    """A list of names in an attribute, split over several where it was long; None if not there.
+
+    Raises:
+        InputError: the attribute is there and is no list of names.
+    """
+    if name in group.attrs:
+        parts = [group.attrs[name]]
+    else:
+        parts = []
+        while f"{name}{len(parts)}" in group.attrs:
+            parts.append(group.attrs[f"{name}{len(parts)}"])
+        if not parts:
+            return None
+    values = [value for part in parts for value in np.atleast_1d(np.asarray(part)).tolist()]
+    if not all(isinstance(value, (bytes, str)) for value in values):
+        raise InputError(f"{where}: the attribute {name} of {group.name} is no list of names")
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+
+
+def put_text_list(group: h5py.Group, name: str, values: Sequence[str]) -> None:
+    """The inverse of `text_list`, split as Keras does it."""
+    encoded = np.asarray([value.encode() for value in values] or np.zeros(0, "S1"))
+    pieces = 1
+    while any(p.nbytes > ATTRIBUTE_LIMIT for p in np.array_split(encoded, pieces)):
+        pieces += 1
+    for index, part in enumerate(np.array_split(encoded, pieces)):
+        group.attrs[name if pieces == 1 else f"{name}{index}"] = part
+
+
+def text(value: Any) -> str | None:
+    """A text attribute, whatever its type; None if it is no text."""
+    if isinstance(value, (bytes, np.bytes_)):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return text(value.ravel()[0])
+    return value if isinstance(value, str) else None
+
+
+def copy_attributes(old: h5py.Group, new: h5py.Group, leave: Iterable[str] = ()) -> None:
+    """Copies attributes, all but those whose name begins with one in `leave`."""
+    skipped = tuple(leave)
+    for name in old.attrs:
+        if not (skipped and name.startswith(skipped)):
+            new.attrs[name] = old.attrs[name]
+
+
+def write(
+    group: h5py.Group,
+    name: str,
+    values: np.ndarray,
+    compression: str,
+    attributes: Mapping[str, Any],
+) -> int:
+    """Writes one tensor.
+
+    Args:
+        group: to write into; groups on the way are made.
+        name: a relative path.
+        values: any shape; C-contiguous.
+        compression: none, fast or best; small tensors, and those that do not shrink, stay plain.
+        attributes: of the dataset.
+
+    Returns:
+        Bytes that the values take in the file.
+    """
+    parent, _, leaf = name.rpartition("/")
+    where = group.require_group(parent) if parent else group
+    bfloat16 = values.dtype == _BFLOAT16
+    raw = values.view("V2") if bfloat16 else values
+    made = None
+    if compression != "none" and raw.nbytes >= _SMALL_BYTES:
+        made = _write_deflated(where, leaf, raw, compression)
+    if made is None:
+        plain = where.create_dataset(leaf, raw.shape, raw.dtype, track_times=False)
+        if raw.size:
+            plain.write_direct(np.ascontiguousarray(raw)) if raw.ndim else plain.__setitem__(
+                (), raw
+            )
+        made = plain
+    for key, value in attributes.items():
+        made.attrs[key] = value
+    if bfloat16:
+        made.attrs["dtype"] = "bfloat16"
+    return int(made.id.get_storage_size())
+
+
+def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """A chunk of at most about 1 MiB: whole trailing axes, the leading ones cut."""
+    chunk = list(shape)
+    for axis in range(len(chunk)):
+        rest = itemsize * int(np.prod(chunk[axis + 1 :], dtype=np.int64))
+        chunk[axis] = max(1, min(chunk[axis], _CHUNK_BYTES // max(1, rest)))
+        if rest <= _CHUNK_BYTES:
+            break
+    return tuple(chunk)
+
+
+def _write_deflated(
+    group: h5py.Group, name: str, values: np.ndarray, compression: str
+) -> h5py.Dataset | None:
+    """A chunked dataset with HDF5's deflate filter; None where that would not pay."""
+    chunk = chunk_shape(values.shape, values.dtype.itemsize)
+    starts = list(
+        itertools.product(*(range(0, n, c) for n, c in zip(values.shape, chunk, strict=True)))
+    )
+    deflate = _deflater(compression)
+
+    def pack(start: tuple[int, ...]) -> bytes:
+        part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
+        if part.shape != chunk:  # HDF5 stores whole chunks
+            part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
+        return deflate(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
+
+    probe = starts[:: max(1, len(starts) // 4)][:4]
+    nbytes = int(np.prod(chunk)) * values.dtype.itemsize
+    share = sum(len(packed) for packed in in_threads(pack, probe)) / (nbytes * len(probe))
+    if share > 0.95 or (1 - share) * values.nbytes < _INDEX_BYTES:
+        return None
+    level = 9 if compression == "best" else 4
+    made = group.create_dataset(
+        name,
+        values.shape,
+        values.dtype,
+        chunks=chunk,
+        compression="gzip",
+        compression_opts=level,
+        track_times=False,
+    )
+    for start, packed in zip(starts, in_threads(pack, starts), strict=True):
+        made.id.write_direct_chunk(start, packed)
+    return made
+
+
+def _deflater(compression: str) -> Callable[[Any], bytes]:
+    if compression == "best":
+        return lambda data: zlib.compress(data, 9)
+    return lambda data: isal_zlib.compress(data, 1)
+
+
+def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
+    """Keeps the encodings of tensors, so that a later run knows what they are restricted to."""
+    records = {
+        name: _jsonable(encoding.record())
+        for name, encoding in encodings.items()
+        if encoding.kinds != ("dense",)
+    }
+    if records:
+        blob = zlib.compress(json.dumps(records, separators=(",", ":")).encode(), 9)
+        file.create_dataset(_ENCODINGS, data=np.frombuffer(blob, np.uint8), track_times=False)
+
+
+def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], list[str]]:
+    """The encodings kept in a file, and warnings about those that cannot be trusted."""
+    if "modelcut" not in file or not isinstance(file.get("modelcut", getlink=True), h5py.HardLink):
+        return {}, []
+    try:
+        raw = dataset(file, _ENCODINGS, where)
+        if raw.nbytes > 64 << 20:
+            raise InputError("too large")
+        data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
+        records = load_json(data.decode(), where=where, what="list of encodings")
+        return {str(k): from_record(_arrays(v)) for k, v in records.items()}, []
+    except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
+        return {}, ["the encodings kept in the file cannot be read; they are ignored"]
+
+
+def fits(encoding: Encoding, shape: tuple[int, ...]) -> bool:
+    """Whether the parameters of an encoding go with a tensor of this shape."""
+    inner = getattr(encoding, "inner", encoding)
+    for name in ("scale", "zero_point", "centres"):
+        array = getattr(inner, name, None)
+        if array is None:
+            continue
+        if not isinstance(array, np.ndarray) or not np.isfinite(array).all() or array.size == 0:
+            return False
+        if name == "centres":
+            if array.ndim != 1 or np.any(np.diff(array) <= 0):
+                return False
+            continue
+        own = array.shape[1:] if inner.kind == "binary" else array.shape
+        grouped = getattr(inner, "group", 0)
+        if len(own) not in (0, len(shape)):
+            return False
+        for axis, (mine, size) in enumerate(zip(own, shape, strict=False)):
+            groups = -(-size // grouped) if grouped and axis == inner.group_axis else size
+            if mine not in (1, groups):
+                return False
+    return True
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        packed = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+        return {"dtype": value.dtype.str, "shape": list(value.shape), "base64": packed}
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    return value
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"dtype", "shape", "base64"}:
+        raw = base64.b64decode(value["base64"])
+        return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
+    if isinstance(value, dict):
+        return {key: _arrays(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,264 @@
+"""Keras 3's weight store: an HDF5 tree by class names, in `.keras` and in `.weights.h5`.
+
+`layers/dense_1/vars/0`: the class name in snake case, counted in Keras's order of the layers, then
+the weights by number (keras/src/saving/saving_lib.py, `_save_container_state`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+
+from modelcut.architecture import Architecture, Path
+from modelcut.encoding import Encoding
+from modelcut.errors import InputError, UsageError
+from modelcut.formats import WriteOptions, _h5, _match
+from modelcut.model import Layer, Model, Tensor
+from modelcut.safety import printable
+
+OPTIMIZER = "optimizer"
+_RANKS = {"forward_layer": 0, "backward_layer": 1, "query_dense": 0, "key_dense": 1}
+_RANKS |= {"value_dense": 2, "output_dense": 3}
+
+
+def is_store(file: h5py.File) -> bool:
+    """Whether a file of bare weights is of this kind."""
+    return "layer_names" not in file.attrs and any(
+        isinstance(file.get(name, getlink=True), h5py.HardLink)
+        for name in ("layers", "vars", "_layer_checkpoint_dependencies")
+    )
+
+
+def read(file: h5py.File, architecture: Architecture | None, where: str) -> list[Layer]:
+    """The layers of a store, with their tensors.
+
+    Raises:
+        InputError: weights that the architecture does not have, or that are missing.
+        UnsafeError: values that lie outside the file.
+    """
+    stored = list(_weights(file, where))
+    if architecture is None:
+        return _without_architecture(stored)
+    places = architecture.store_paths()
+    prefix = _prefix(file)
+    by_place: dict[str, list[_match.Stored]] = {}
+    bases = {place.replace("layers/", prefix): path for path, place in places.items()}
+    for one in stored:
+        base = _longest(one.key, bases)
+        if base is None:
+            raise InputError(
+                f"{where}: the weight {printable(one.key)!r} belongs to none of the layers"
+            )
+        by_place.setdefault(base, []).append(one)
+    nodes = {node.path: node for node in architecture.nodes}
+    layers = {}
+    for base, path in bases.items():
+        mine = by_place.get(base, [])
+        layers[path] = _match.join([nodes[path]], mine, where, strict=True)[0]
+    rest = [node for node in architecture.nodes if node.path not in layers]
+    extra = {node.path: _match.join([node], [], where, strict=True)[0] for node in rest}
+    return [(layers | extra)[node.path] for node in architecture.nodes]
+
+
+def _prefix(file: h5py.File) -> str:
+    old = "_layer_checkpoint_dependencies"
+    return f"{old}/" if "layers" not in file and old in file else "layers/"
+
+
+def _longest(key: str, bases: dict[str, Path]) -> str | None:
+    parts = key.split("/")
+    for length in range(len(parts), 0, -1):
+        base = "/".join(parts[:length])
+        if base in bases:
+            return base
+    return None
+
+
+def _without_architecture(stored: list[_match.Stored]) -> list[Layer]:
+    groups: dict[tuple[str, ...], list[_match.Stored]] = {}
+    for one in stored:
+        path = tuple(part for part in one.key.split("/")[:-1] if part not in ("layers", "vars"))
+        groups.setdefault(path or ("model",), []).append(one)
+    return [
+        _match.make_layer(
+            path, "", None, [(_bare(one, index), one) for index, one in enumerate(part)]
+        )
+        for path, part in groups.items()
+    ]
+
+
+def _bare(one: _match.Stored, index: int) -> Any:
+    """A numbered weight: the first matrix of a layer is its kernel, by Keras's order."""
+    name = "kernel" if index == 0 and len(one.shape) >= 2 else f"weight{index}"
+    embedding = "embedding" in one.key
+    return _match.guess(
+        _match.Stored(
+            "embeddings" if embedding else name, one.key, one.shape, one.dtype, one.source
+        )
+    )
+
+
+def _weights(file: h5py.File, where: str) -> Iterator[_match.Stored]:
+    """All weights below the layers, in the order in which Keras counts them."""
+    for key in _keys(file, "", where):
+        if key.split("/")[0] in (OPTIMIZER, "metrics", "loss", "modelcut", "compile_metrics"):
+            continue
+        found = _h5.dataset(file, key, where)
+        yield _match.Stored(
+            key.replace("/vars/", "/"),
+            key,
+            found.shape,
+            _h5.dtype_of(found),
+            _h5.source(found, where),
+        )
+
+
+def _keys(group: h5py.Group, base: str, where: str) -> Iterator[str]:
+    seen: set[Any] = set()
+    stack = [(group, base)]
+    while stack:
+        current, path = stack.pop()
+        token = h5py.h5o.get_info(current.id).addr
+        if token in seen:
+            raise InputError(f"{where}: the group {printable(path)!r} contains itself")
+        seen.add(token)
+        below = []
+        for name in sorted(current, key=_rank):
+            if not path and name == "modelcut":
+                continue
+            item = _h5.child(current, name, where)
+            key = f"{path}/{name}" if path else name
+            if isinstance(item, h5py.Group):
+                below.append((item, key))
+            else:
+                yield key
+        stack.extend(reversed(below))
+
+
+def _rank(name: str) -> tuple[int, int, str]:
+    return _RANKS.get(name, 5), int(name) if name.isdigit() else -1, name
+
+
+def optimizer_bytes(file: h5py.File) -> int:
+    """Bytes of the optimizer's state."""
+    total = 0
+
+    def add(_: str, item: Any) -> None:
+        nonlocal total
+        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+
+    if isinstance(file.get(OPTIMIZER, getlink=True), h5py.HardLink):
+        file[OPTIMIZER].visititems(add)
+    return total
+
+
+def write(
+    model: Model, old: h5py.File | None, new: h5py.File, options: WriteOptions
+) -> tuple[dict[str, int], dict[str, Encoding]]:
+    """Writes the weights of a model as a store.
+
+    Args:
+        model: what to write.
+        old: the store it was read from, for what stands beside the weights; None for none.
+        new: an empty file.
+        options: how to write.
+
+    Returns:
+        Bytes stored, and final encodings, by tensor name.
+    """
+    moved = _new_keys(model, old)
+    if old is not None:
+        if options.keep_optimizer and any(t.name for t in model.tensors if t.key not in moved):
+            raise UsageError(
+                "--keep-optimizer: a layer changed its shape, so the optimizer's state no longer "
+                "fits", "leave the option out"
+            )  # fmt: skip
+        _copy_groups(model, old, new, keep_optimizer=options.keep_optimizer)
+    names = old is None or any("name" in old[k].attrs for k in _var_groups(old))
+    stored, encodings = {}, {}
+    for layer in model.layers:
+        for index, tensor in enumerate(layer.tensors):
+            key = moved.get(tensor.key) if tensor.key else None
+            key = key or _fresh_key(model, layer, index, old)
+            values, encodings[tensor.name] = tensor.pull(options.meter(tensor))
+            attributes = dict(old[tensor.key].attrs) if old is not None and tensor.key else {}
+            stored[tensor.name] = _h5.write(new, key, values, options.compression, attributes)
+            group = new[key.rpartition("/")[0]]
+            if names and "name" not in group.attrs:
+                group.attrs["name"] = layer.path[-1]
+    _h5.put_encodings(new, encodings)
+    return stored, encodings
+
+
+def _var_groups(file: h5py.File) -> list[str]:
+    found: list[str] = []
+    file.visit(lambda key: found.append(key) if key.endswith("/vars") else None)
+    return found
+
+
+def _renamed(model: Model, old: h5py.File) -> dict[str, str]:
+    """Old base -> new base of each layer, where an edit of the architecture moved the counters."""
+    if model.architecture is None or model.origin.layout is None:
+        return {}
+    before = model.origin.layout.architecture
+    if before is None or before.text == model.architecture.text:
+        return {}
+    prefix = _prefix(old)
+    now = model.architecture.store_paths()
+    return {
+        place.replace("layers/", prefix): now[path].replace("layers/", prefix)
+        for path, place in before.store_paths().items()
+        if path in now
+    }
+
+
+def _new_keys(model: Model, old: h5py.File | None) -> dict[str, str]:
+    """Key in the old file -> key in the new one, for tensors that came from it."""
+    if old is None:
+        return {}
+    bases = _renamed(model, old)
+    keys = {}
+    for tensor in model.tensors:
+        base = _longest(tensor.key, dict.fromkeys(bases, ())) if tensor.key else None
+        keys[tensor.key] = bases[base] + tensor.key[len(base) :] if base else tensor.key
+    keys.pop("", None)
+    return keys
+
+
+def _fresh_key(model: Model, layer: Layer, index: int, old: h5py.File | None) -> str:
+    assert model.architecture is not None
+    base = model.architecture.store_paths()[layer.path]
+    base = base.replace("layers/", _prefix(old)) if old is not None else base
+    inner = _INNER.get(layer.class_name, "")
+    return f"{base}/{inner}vars/{index}"
+
+
+_INNER = {"TimeDistributed": "layer/", "LSTM": "cell/", "GRU": "cell/", "SimpleRNN": "cell/"}
+
+
+def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer: bool) -> None:
+    """All groups with their attributes, and all datasets that are no weights of a layer."""
+    bases = _renamed(model, old)
+    weights = {tensor.key for tensor in model.origin.layout.tensors}
+    _h5.copy_attributes(old, new, ["modelcut"])
+
+    def copy(key: str, item: Any) -> None:
+        top = key.split("/")[0]
+        if top == "modelcut" or (top == OPTIMIZER and not keep_optimizer) or key in weights:
+            return
+        base = _longest(key, dict.fromkeys(bases, ()))
+        target = bases[base] + key[len(base) :] if base else key
+        if isinstance(item, h5py.Group):
+            _h5.copy_attributes(item, new.require_group(target))
+        else:
+            parent, _, name = target.rpartition("/")
+            old.copy(item, new.require_group(parent) if parent else new, name)
+
+    old.visititems(copy)
+
+
+def tensors_of(layers: list[Layer]) -> tuple[Tensor, ...]:
+    """All tensors, for the layout that the writer will want."""
+    return tuple(tensor for layer in layers for tensor in layer.tensors)

@@ -1,0 +1,369 @@
+"""Keras `.h5`/`.hdf5`: whole models and bare weights, of Keras 1, 2 and 3.
+
+A legacy file has the architecture in the attribute `model_config` and, in `model_weights`, a group
+a layer whose attribute `weight_names` lists its weights in the order in which Keras loads them
+(keras/src/legacy/saving/legacy_h5_format.py). Bare weights are the same without the architecture,
+or Keras 3's weight store (`_store`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from modelcut.architecture import Architecture, Dialect
+from modelcut.encoding import Encoding
+from modelcut.errors import InputError, UsageError
+from modelcut.formats import WriteOptions, Written, _h5, _match, _store
+from modelcut.model import Layer, Model, Origin, Tensor
+from modelcut.safety import load_json, printable
+
+NAME = "hdf5"
+SUFFIXES = (".h5", ".hdf5")
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_OPTIMIZER = "optimizer_weights"
+_PROVENANCE = "modelcut"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the writer must know of the file that was read.
+
+    Attributes:
+        file: open for reading.
+        weights: the group with the layers' groups, in a legacy file.
+        groups: per layer's group: (name, [(weight name, key)]), in order; None for a store.
+        architecture: as read.
+        tensors: as read.
+    """
+
+    file: h5py.File
+    weights: str
+    groups: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] | None
+    architecture: Architecture | None
+    tensors: tuple[Tensor, ...]
+
+
+def sniff(path: Path) -> bool:
+    """HDF5 begins with its signature, at 0 or at 512 · 2^n behind a user block."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        offset = 0
+        while offset <= 1 << 16:
+            file.seek(offset)
+            head = file.read(8)
+            if head == _SIGNATURE:
+                return True
+            if len(head) < 8:
+                return False
+            offset = offset * 2 or 512
+    return False
+
+
+def read(path: Path) -> Model:
+    """Reads a file; see `Format`."""
+    where = str(path)
+    file = _h5.open_file(str(path), where)
+    try:
+        return _read(file, path, where)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{where}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _read(file: h5py.File, path: Path, where: str) -> Model:
+    version = _h5.text(file.attrs.get("keras_version"))
+    config = file.attrs.get("model_config")
+    architecture = None
+    if config is not None:
+        text = _h5.text(config)
+        if text is None:
+            raise InputError(f"{where}: the attribute model_config is no text")
+        architecture = Architecture.parse(text, version, where)
+    elif "model_weights" in file:
+        raise InputError(
+            f"{where}: has no model_config, the architecture of the network",
+            "save the whole model, or the weights alone with save_weights",
+        )
+    groups = None
+    if architecture is None and _store.is_store(file):
+        layers = _store.read(file, None, where)
+        weights, dialect = "/", Dialect.KERAS3
+    else:
+        weights = "model_weights" if architecture is not None else "/"
+        root = _h5.child(file, weights, where) if architecture is not None else file
+        if not isinstance(root, h5py.Group):
+            raise InputError(f"{where}: model_weights is no group")
+        version = version or _h5.text(root.attrs.get("keras_version"))
+        groups, layers = _read_legacy(root, architecture, where)
+        dialect = architecture.dialect if architecture else _dialect(version)
+    encodings, warnings = _h5.get_encodings(file, where)
+    with_encodings, more = _match.with_encodings(layers, encodings)
+    optimizer = _optimizer_bytes(file)
+    dropped = (f"optimizer state, {optimizer:,} bytes",) if optimizer else ()
+    return Model(
+        with_encodings,
+        architecture,
+        Origin(
+            path=path,
+            format=NAME,
+            dialect=dialect.value,
+            writer=f"Keras {version or '1 or 2'}",
+            weights_only=architecture is None,
+            dropped=dropped,
+            warnings=(*warnings, *more),
+            training=_h5.text(file.attrs.get("training_config")) or "",
+            provenance=_provenance(file, where),
+            layout=Layout(file, weights, groups, architecture, _store.tensors_of(layers)),
+        ),
+    )
+
+
+def _dialect(version: str | None) -> Dialect:
+    if version is None:
+        return Dialect.KERAS1
+    return Dialect.KERAS3 if version.partition(".")[0] not in ("0", "1", "2") else Dialect.KERAS2
+
+
+def _provenance(file: h5py.File, where: str) -> dict[str, object]:
+    text = _h5.text(file.attrs.get(_PROVENANCE))
+    if text is None:
+        return {}
+    try:
+        value = load_json(text, where=where, what="provenance")
+    except InputError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _optimizer_bytes(file: h5py.File) -> int:
+    total = _store.optimizer_bytes(file)
+
+    def add(_: str, item: object) -> None:
+        nonlocal total
+        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+
+    if isinstance(file.get(_OPTIMIZER, getlink=True), h5py.HardLink):
+        file[_OPTIMIZER].visititems(add)
+    return total
+
+
+Groups = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+def _read_legacy(
+    root: h5py.Group, architecture: Architecture | None, where: str
+) -> tuple[Groups, list[Layer]]:
+    names = _h5.text_list(root, "layer_names", where)
+    if names is None:
+        raise InputError(
+            f"{where}: holds no Keras model (no layer_names)", "it may be another kind of HDF5 file"
+        )
+    prefix = root.name.strip("/")
+    groups, stored = [], {}
+    for name in names:
+        group = _h5.child(root, name, where)
+        weight_names = (
+            _h5.text_list(group, "weight_names", where) if isinstance(group, h5py.Group) else None
+        )
+        if weight_names is None:
+            raise InputError(f"{where}: layer {printable(name)!r} has no weight_names")
+        parts = []
+        for weight in weight_names:
+            found = _h5.dataset(group, weight, where)
+            key = "/".join(part for part in (prefix, name, weight) if part)
+            dtype = _h5.dtype_of(found)
+            one = _match.Stored(weight, key, found.shape, dtype, _h5.source(found, where))
+            parts.append(one)
+        stored[name] = parts
+        groups.append((name, tuple((one.name, one.key) for one in parts)))
+    if architecture is None:
+        layers = [
+            _match.make_layer((name,), "", None, [(_match.guess(one), one) for one in parts])
+            for name, parts in stored.items()
+        ]
+        return tuple(groups), layers
+    return tuple(groups), _join(architecture, stored, where)
+
+
+def _join(
+    architecture: Architecture, stored: dict[str, list[_match.Stored]], where: str
+) -> list[Layer]:
+    top = {node.path[0] for node in architecture.nodes}
+    for name in stored:
+        if name not in top:
+            raise InputError(
+                f"{where}: weights of a layer {printable(name)!r} that the architecture lacks"
+            )
+    strict = architecture.dialect is not Dialect.KERAS1
+    layers: dict[tuple[str, ...], Layer] = {}
+    for name in sorted(top):
+        leaves = architecture.leaves((name,))
+        for layer in _match.join(leaves, stored.get(name, []), where, strict=strict):
+            layers[layer.path] = layer
+    return [layers[node.path] for node in architecture.nodes if node.path in layers]
+
+
+def refusal(model: Model) -> str:
+    """Why `.h5` cannot hold this model: one that was never in an HDF5 or `.keras` file."""
+    if model.origin.format == NAME:
+        return ""
+    if model.origin.dialect == "keras3" and model.architecture is not None:
+        return ""
+    return f"a {model.origin.format} file written by {model.origin.writer} cannot become .h5"
+
+
+def write(model: Model, path: Path, options: WriteOptions) -> Written:
+    """Writes a file; see `Format`."""
+    layout = model.origin.layout if model.origin.format == NAME else None
+    with h5py.File(path, "w") as new:
+        old = layout.file if isinstance(layout, Layout) else None
+        if isinstance(layout, Layout) and layout.groups is None:
+            stored, encodings = _store.write(model, layout.file, new, options)
+        else:
+            stored, encodings = _write_legacy(model, layout, new, options)
+            _h5.put_encodings(new, encodings)
+        new.attrs[_PROVENANCE] = _short(options.provenance)
+        dropped = () if options.keep_optimizer or old is None else model.origin.dropped
+    return Written(stored, encodings, tuple(dropped))
+
+
+def _short(provenance: object) -> str:
+    """JSON that fits an attribute: of a long history, the latest entries."""
+    value = json.loads(json.dumps(provenance))
+    while len(text := json.dumps(value, separators=(",", ":"))) > _h5.ATTRIBUTE_LIMIT - 1024:
+        if len(value.get("history", [])) <= 1:
+            return json.dumps({"history": [{"modelcut": "the recipe is too long to be kept"}]})
+        value["history"].pop(0)
+    return text
+
+
+def _write_legacy(
+    model: Model, layout: Layout | None, new: h5py.File, options: WriteOptions
+) -> tuple[dict[str, int], dict[str, Encoding]]:
+    architecture = model.architecture
+    edited = layout is None or architecture is not layout.architecture
+    if edited and options.keep_optimizer and layout is not None:
+        raise UsageError(
+            "--keep-optimizer: a layer changed its shape, so the optimizer's state no longer fits",
+            "leave the option out",
+        )
+    root = new
+    if layout is not None:
+        leave = ["model_config"] if edited else []
+        _h5.copy_attributes(layout.file, new, [*leave, _PROVENANCE])
+        root = new.create_group(layout.weights) if layout.weights != "/" else new
+        _copy_beside(layout, new, root, keep_optimizer=options.keep_optimizer)
+        if layout.weights != "/":
+            leave = ["layer_names"] if edited else []
+            _h5.copy_attributes(layout.file[layout.weights], root, leave)
+    else:
+        root = _fresh_root(model, new)
+    if edited and architecture is not None:
+        new.attrs["model_config"] = architecture.text
+    plan = list(_plan(model, layout)) if edited else _as_read(model, layout)
+    if edited:
+        _h5.put_text_list(root, "layer_names", [name for name, _ in plan])
+    stored: dict[str, int] = {}
+    encodings: dict[str, Encoding] = {}
+    for name, parts in plan:
+        group = root.create_group(name)
+        source = _old_group(layout, name)
+        if source is not None:
+            _h5.copy_attributes(source, group, ["weight_names"] if edited else [])
+        if edited or source is None:
+            _h5.put_text_list(group, "weight_names", [weight for weight, _ in parts])
+        for weight, tensor in parts:
+            values, encodings[tensor.name] = tensor.pull(options.meter(tensor))
+            stored[tensor.name] = _h5.write(group, weight, values, options.compression, {})
+    return stored, encodings
+
+
+def _old_group(layout: Layout | None, name: str) -> h5py.Group | None:
+    if layout is None:
+        return None
+    root = layout.file[layout.weights]
+    return root[name] if name in root else None
+
+
+def _copy_beside(layout: Layout, new: h5py.File, root: h5py.Group, *, keep_optimizer: bool) -> None:
+    """Copies what other tools keep in the file, and what Keras keeps beside the layers."""
+    names = {name for name, _ in layout.groups or ()}
+    tops = {name.split("/")[0] for name in names}
+    for item in layout.file:
+        own = item in (layout.weights, _PROVENANCE) or (layout.weights == "/" and item in tops)
+        if not own and (item != _OPTIMIZER or keep_optimizer):
+            _copy(layout.file, item, new)
+    if layout.weights != "/":
+        weights = layout.file[layout.weights]
+        for item in weights:
+            if item not in tops:
+                _copy(weights, item, root)
+
+
+def _copy(parent: h5py.Group, name: str, target: h5py.Group) -> None:
+    """Copies an object; a link that is no hard one is left behind rather than followed."""
+    if isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        parent.copy(name, target, name)
+
+
+def _as_read(model: Model, layout: Layout | None) -> list[tuple[str, list[tuple[str, Tensor]]]]:
+    assert layout is not None
+    assert layout.groups is not None
+    by_key = {tensor.key: tensor for tensor in model.tensors}
+    return [(name, [(w, by_key[key]) for w, key in parts]) for name, parts in layout.groups]
+
+
+def _plan(model: Model, layout: Layout | None) -> Iterator[tuple[str, list[tuple[str, Tensor]]]]:
+    """Groups and weight names in the order in which Keras will load the edited architecture."""
+    architecture = model.architecture
+    assert architecture is not None
+    layers = {layer.path: layer for layer in model.layers}
+    old = {
+        key: weight for _, parts in (layout.groups or () if layout else ()) for weight, key in parts
+    }
+    suffix = "" if architecture.dialect is Dialect.KERAS3 else ":0"
+    for name in architecture.order():
+        leaves = [layers[leaf.path] for leaf in architecture.leaves((name,))]
+        tensors = _positional(leaves) if len(leaves) > 1 else list(leaves[0].tensors)
+        used: set[str] = set()
+        parts = []
+        for tensor in tensors:
+            owner = next(layer for layer in leaves if tensor in layer.tensors)
+            fresh = f"{owner.path[-1]}/{tensor.role}{suffix}"
+            if len(owner.path) > 1:
+                fresh = f"{owner.path[-2]}/{fresh}" if fresh in used else fresh
+            weight = old.get(tensor.key, fresh) if tensor.key else fresh
+            used.add(weight)
+            parts.append((weight, tensor))
+        yield name, parts
+
+
+def _positional(leaves: list[Layer]) -> list[Tensor]:
+    """A submodel's tensors as Keras lists them: all that are trained, then all that are not."""
+    trained, still = [], []
+    for layer in leaves:
+        frozen = layer.config.get("trainable") is False
+        for tensor in layer.tensors:
+            (still if frozen or tensor.kind == "state" else trained).append(tensor)
+    return [*trained, *still]
+
+
+def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
+    """The attributes of a legacy Keras 3 file, for a model that came from another format."""
+    architecture = model.architecture
+    assert architecture is not None
+    root = new.create_group("model_weights")
+    for group in (new, root):
+        group.attrs["keras_version"] = architecture.keras_version
+        group.attrs["backend"] = "tensorflow"
+    training = architecture.root.get("compile_config")
+    if isinstance(training, dict):
+        new.attrs["training_config"] = json.dumps(training)
+    root.create_group("top_level_model_weights").attrs["weight_names"] = []
+    return root

@@ -1,0 +1,253 @@
+"""Keras `.keras`: a zip of config.json, metadata.json and model.weights.h5.
+
+Written by Keras 3, and by Keras 2 from 2.12 on, with the weights in a store (`_store`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+
+from modelcut.architecture import Architecture
+from modelcut.errors import InputError, UnsafeError
+from modelcut.formats import WriteOptions, Written, _h5, _match, _store
+from modelcut.model import Model, Origin, Tensor
+from modelcut.safety import MAX_JSON_BYTES, load_json, printable
+
+NAME = "keras_zip"
+SUFFIXES = (".keras",)
+
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MAX_RATIO = 1100
+"""Deflate cannot expand further than 1032 times."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the writer must know of the archive that was read.
+
+    Attributes:
+        archive: open for reading.
+        file: its weights, open for reading.
+        metadata: parsed metadata.json.
+        architecture, tensors: as read.
+    """
+
+    archive: zipfile.ZipFile
+    file: h5py.File
+    metadata: dict[str, Any]
+    architecture: Architecture
+    tensors: tuple[Tensor, ...]
+
+
+def sniff(path: Path) -> bool:
+    """A zip with a config.json; a folder is none."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head == b"PK\x03\x04" or (path.suffix == ".keras" and zipfile.is_zipfile(path))
+
+
+def read(path: Path) -> Model:
+    """Reads an archive; see `Format`."""
+    where = str(path)
+    try:
+        archive = zipfile.ZipFile(path)
+        _check_members(archive, where)
+        config = _text(archive, _CONFIG, where)
+        metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
+        metadata = metadata if isinstance(metadata, dict) else {}
+        version = metadata.get("keras_version")
+        architecture = Architecture.parse(
+            config, version if isinstance(version, str) else None, where
+        )
+        file = _h5.open_file(_seekable(archive, where), f"{where}: {_WEIGHTS}")
+        layers = _store.read(file, architecture, where)
+        encodings, warnings = _h5.get_encodings(file, where)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+    found, more = _match.with_encodings(layers, encodings)
+    optimizer = _store.optimizer_bytes(file)
+    provenance = metadata.get("modelcut")
+    return Model(
+        found,
+        architecture,
+        Origin(
+            path=path,
+            format=NAME,
+            dialect=architecture.dialect.value,
+            writer=f"Keras {architecture.keras_version}",
+            dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
+            warnings=(*warnings, *more),
+            provenance=provenance if isinstance(provenance, dict) else {},
+            layout=Layout(archive, file, metadata, architecture, _store.tensors_of(layers)),
+        ),
+    )
+
+
+def _check_members(archive: zipfile.ZipFile, where: str) -> None:
+    seen: set[str] = set()
+    size = Path(str(archive.filename)).stat().st_size
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")
+        if name in seen:
+            raise InputError(f"{where}: holds {printable(name)!r} twice")
+        seen.add(name)
+        climbs = name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]
+        if climbs or "\\" in info.filename or (info.external_attr >> 16) & 0o170000 == 0o120000:
+            raise UnsafeError(
+                f"{where}: the member {printable(info.filename)!r} leads out of the archive"
+            )
+        if info.file_size > _MAX_RATIO * max(size, 1) or (
+            info.file_size > 1 << 20 and info.file_size > _MAX_RATIO * max(info.compress_size, 1)
+        ):
+            raise InputError(f"{where}: the member {printable(name)!r} lies about its size")
+    for name in (_CONFIG, _METADATA, _WEIGHTS):
+        if name not in seen:
+            raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is cut short")
+
+
+def _text(archive: zipfile.ZipFile, name: str, where: str) -> str:
+    if archive.getinfo(name).file_size > MAX_JSON_BYTES:
+        raise InputError(f"{where}: {name} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    with archive.open(name) as file:
+        raw = file.read(MAX_JSON_BYTES + 1)
+    return raw.decode("utf-8", "replace")
+
+
+def _seekable(archive: zipfile.ZipFile, where: str) -> IO[bytes]:
+    """The weights as a file that HDF5 can seek in."""
+    info = archive.getinfo(_WEIGHTS)
+    if info.compress_type == zipfile.ZIP_STORED:
+        file = archive.open(info)
+        if file.seekable():
+            return io.BufferedReader(_Member(str(archive.filename), info), 1 << 16)  # type: ignore[arg-type]
+    if info.file_size > 64 << 30:
+        raise InputError(f"{where}: {_WEIGHTS} declares {info.file_size:.3g} bytes")
+    spool: IO[bytes] = tempfile.TemporaryFile(prefix="modelcut-")  # noqa: SIM115
+    with archive.open(info) as file:
+        while piece := file.read(1 << 20):
+            spool.write(piece)
+    spool.seek(0)
+    return spool
+
+
+class _Member(io.RawIOBase):
+    """A stored member of a zip, read in place: no copy, and seeking costs nothing."""
+
+    def __init__(self, path: str, info: zipfile.ZipInfo) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._file.seek(info.header_offset)
+        header = self._file.read(30)
+        if header[:4] != b"PK\x03\x04":
+            raise zipfile.BadZipFile("a member does not begin where the directory says")
+        lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        self._start = info.header_offset + 30 + lengths
+        self._size = info.file_size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._start + self._at)
+        got = self._file.readinto(memoryview(buffer)[:length])
+        self._at += got
+        return got
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def refusal(model: Model) -> str:
+    """Why `.keras` cannot hold this model."""
+    if model.origin.format == NAME:
+        return ""
+    if model.architecture is None:
+        return "bare weights have no architecture to put into a .keras file; name it .h5"
+    if model.origin.dialect == "keras3":
+        return ""
+    return f"written by {model.origin.writer}, whose dialect only .h5 holds"
+
+
+def write(model: Model, path: Path, options: WriteOptions) -> Written:
+    """Writes an archive; see `Format`."""
+    layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
+    assert model.architecture is not None
+    metadata = dict(layout.metadata) if layout else {
+        "keras_version": model.architecture.keras_version,
+        "date_saved": "1980-01-01@00:00:00",
+    }  # fmt: skip
+    metadata["modelcut"] = options.provenance
+    weights = path.with_name(path.name + ".weights")
+    try:
+        with h5py.File(weights, "w") as new:
+            stored, encodings = _store.write(model, layout.file if layout else None, new, options)
+        with zipfile.ZipFile(path, "w") as archive:
+            members = layout.archive.infolist() if layout else []
+            names = [info.filename for info in members] or [_METADATA, _CONFIG, _WEIGHTS]
+            for name in names:
+                if name == _CONFIG:
+                    _put(archive, name, _config_text(model, layout).encode())
+                elif name == _METADATA:
+                    _put(archive, name, json.dumps(metadata).encode())
+                elif name == _WEIGHTS:
+                    _put_file(archive, name, weights)
+                elif layout is not None and not name.endswith("/"):
+                    _put(archive, name, layout.archive.read(name))
+    finally:
+        weights.unlink(missing_ok=True)
+    kept = options.keep_optimizer or layout is None
+    return Written(stored, encodings, () if kept else model.origin.dropped)
+
+
+def _config_text(model: Model, layout: Layout | None) -> str:
+    assert model.architecture is not None
+    if layout is not None or not model.origin.training:
+        return model.architecture.text
+    # A legacy .h5 keeps the training configuration in an attribute of its own.
+    training = load_json(model.origin.training, where=str(model.origin.path), what="training")
+    return json.dumps({**model.architecture.root, "compile_config": training})
+
+
+def _info(name: str, size: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    # HDF5 has deflated the weights already, chunk by chunk.
+    info.compress_type = zipfile.ZIP_STORED if name == _WEIGHTS else zipfile.ZIP_DEFLATED
+    info.external_attr = 0o644 << 16
+    info.file_size = size
+    return info
+
+
+def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(_info(name, len(data)), data)
+
+
+def _put_file(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    with path.open("rb") as source, archive.open(_info(name, path.stat().st_size), "w") as target:
+        while piece := source.read(1 << 20):
+            target.write(piece)

@@ -138,6 +138,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 )
             report["warnings"] = [
                 *warnings,
+                *(line for outcome in outcomes for line in outcome.warnings),
                 *build.value_warnings(passage),
                 *_data_warnings(report),
             ]
@@ -271,6 +272,7 @@ def look(
         report["warnings"] = [
             *model.origin.warnings,
             *safety.passengers(_architecture_text(model)),
+            *(line for outcome in outcomes for line in outcome.warnings),
             *build.value_warnings(passage),
         ]
     return model, report

@@ -48,11 +48,13 @@ class Outcome:
         facts: what was decided, as plain JSON data (thresholds, ranks); nothing that `measure`
             counts.
         skipped: tensor or layer name -> why it was left alone.
+        warnings: what a user should know, such as a setting that does nothing.
     """
 
     model: Model
     facts: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Step(BaseModel, ABC):
@@ -140,7 +142,6 @@ class Step(BaseModel, ABC):
                     f"{self.exclude} leave nothing to do",
                     "`modelcut inspect` lists the layers and roles",
                 )
-            context.say(f"{self.title}: the model has nothing that this step aims at")
         return chosen, skipped
 
     def _reason_against(self, layer: Layer, tensor: Tensor, matched: set[str]) -> str:
@@ -225,7 +226,11 @@ class TensorStep(Step):
                 skipped[tensor.name] = edit
             else:
                 edited[tensor.name] = tensor.then(context.index, edit, settings.kinds_after(tensor))
-        return Outcome(model.with_tensors(edited), facts, skipped)
+        return Outcome(model.with_tensors(edited), facts, skipped, self.warnings(chosen))
+
+    def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
+        """What a user should know of these settings on these tensors."""
+        return () if chosen else (f"{self.title}: the model has nothing that this step aims at",)
 
     def survey(
         self, targets: list[tuple[Tensor, Self]], context: Context

@@ -1,0 +1,1 @@
+"""Steps that split a layer into a product of smaller ones."""

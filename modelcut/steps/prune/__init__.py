@@ -1,0 +1,1 @@
+"""Steps that remove weights: their tensors end up `Sparse`, zeros exactly +0.0."""

@@ -1,0 +1,130 @@
+"""The exact k-th smallest magnitude of many values that are never held at once.
+
+A sample gives a bracket around the threshold; one pass counts what lies below the bracket and
+collects the few values inside; those are partitioned. A bracket that missed is widened and the
+pass repeated, so the result is exact whatever the distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelcut.blocks import map_rows
+
+_SAMPLE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Which values go: all with a smaller magnitude, and some of those that equal it.
+
+    Attributes:
+        magnitude: of the largest value that goes.
+        ties: how many values of just this magnitude go, the first ones in order; one number an
+            array of the pass.
+    """
+
+    magnitude: float
+    ties: tuple[int, ...]
+
+
+Pass = Callable[[], Iterable[np.ndarray]]
+"""Yields all values, array by array, in the same order at every call."""
+
+
+def smallest(passes: Pass, sample: np.ndarray, total: int, k: int) -> Threshold:
+    """Finds the threshold below which exactly `k` of `total` values lie.
+
+    Args:
+        passes: yields the arrays, of any float dtype; NaN counts as larger than all.
+        sample: some of the values, flat.
+        total: number of values that `passes` yields.
+        k: 0 <= k <= total.
+    """
+    if k <= 0:
+        return Threshold(-1.0, ())
+    magnitudes = np.abs(sample.astype(np.float64))
+    magnitudes = np.sort(magnitudes[~np.isnan(magnitudes)])
+    spread = 4e-3
+    while True:
+        low, high = _bracket(magnitudes, k / total, spread)
+        below, parts = _count(passes, low, high)
+        inside = np.concatenate(parts) if parts else np.zeros(0)
+        if below < k <= below + inside.size:
+            rank = k - below - 1
+            value = float(np.partition(inside, rank)[rank])
+            left = k - below - int(np.count_nonzero(inside < value))
+            return Threshold(value, tuple(_deal(left, parts, value)))
+        spread *= 8
+
+
+def _deal(left: int, parts: list[np.ndarray], value: float) -> Iterator[int]:
+    """Deals the ties out over the arrays, in order."""
+    for part in parts:
+        mine = min(left, int(np.count_nonzero(part == value)))
+        left -= mine
+        yield mine
+
+
+def _bracket(ordered: np.ndarray, share: float, spread: float) -> tuple[float, float]:
+    """Magnitudes between which the `share`-quantile lies almost surely; outwards at the ends."""
+    size = ordered.size
+    low = int(np.floor((share - spread) * size)) - 1
+    high = int(np.ceil((share + spread) * size)) + 1
+    return (
+        float(ordered[low]) if 0 <= low < size else -1.0,
+        float(ordered[high]) if 0 <= high < size else np.inf,
+    )
+
+
+def _count(passes: Pass, low: float, high: float) -> tuple[int, list[np.ndarray]]:
+    """How many magnitudes are below `low`, and, an array each, those in [low, high].
+
+    NaN is put at infinity.
+    """
+    below = 0
+    inside: list[np.ndarray] = []
+
+    for values in passes():
+
+        def look(rows: slice, values: np.ndarray = values) -> tuple[int, np.ndarray]:
+            block = np.abs(values[rows]).ravel()
+            small = int(np.count_nonzero(block < low))
+            if high == np.inf:
+                kept = np.nan_to_num(block, nan=np.inf, posinf=np.inf)
+                return small, kept[kept >= low]
+            return small, block[(block >= low) & (block <= high)]
+
+        found = map_rows(look, values)
+        below += sum(small for small, _ in found)
+        inside.append(np.concatenate([kept for _, kept in found]).astype(np.float64))
+    return below, inside
+
+
+def sample_of(values: np.ndarray) -> np.ndarray:
+    """A flat sample spread over an array."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, flat.size // _SAMPLE)]
+
+
+def first_ties(values: np.ndarray, magnitude: float, ties: int) -> int:
+    """Index behind the last of the first `ties` values of this magnitude, in flat order."""
+    if ties <= 0:
+        return 0
+    flat = values.reshape(-1)
+    step, seen = 1 << 20, 0
+    for start in range(0, flat.size, step):
+        hits = np.flatnonzero(_equal(flat[start : start + step], magnitude))
+        if seen + hits.size >= ties:
+            return start + int(hits[ties - seen - 1]) + 1
+        seen += hits.size
+    return flat.size
+
+
+def _equal(values: np.ndarray, magnitude: float) -> np.ndarray:
+    if np.isinf(magnitude):
+        return ~np.isfinite(values)
+    return np.abs(values) == magnitude

@@ -1,0 +1,1 @@
+"""Steps that restrict weights to few values: their tensors end up coded."""

@@ -1,0 +1,40 @@
+"""bfloat16: float32 with a mantissa of 7 bits, rounded to nearest, ties to even."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from modelcut.encoding import Dense, Encoding, with_inner
+from modelcut.model import Edit, Rewrite, Tensor
+from modelcut.step import Context, TensorStep
+from modelcut.steps.quantize.linear import CODED
+
+
+class Bfloat16(TensorStep):
+    """Round weights to bfloat16; they stay in a float32 dataset, which then deflates to half.
+
+    HDF5 has no bfloat16, and Keras 2 reads none, so the dtype in the file does not change.
+    """
+
+    refuses: ClassVar[dict[str, str]] = CODED
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ("bfloat16",)
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
+        del survey, context
+        if tensor.dtype.itemsize <= 2:
+            return f"is {tensor.dtype} already"
+
+        def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+            del values
+            after = with_inner(encoding, Dense("bfloat16"))
+            return Rewrite(after, after.project)
+
+        return plan
+
+    def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
+        return ("sparse", "bfloat16") if "sparse" in tensor.kinds else ("bfloat16",)

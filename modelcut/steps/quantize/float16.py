@@ -1,0 +1,47 @@
+"""Half precision: IEEE 754 binary16, stored in two bytes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from modelcut.encoding import Dense, Encoding, with_inner
+from modelcut.errors import RecipeError
+from modelcut.model import Edit, Rewrite, Tensor
+from modelcut.step import Context, TensorStep
+from modelcut.steps.quantize.linear import CODED
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class Float16(TensorStep):
+    """Store weights as 16-bit floats; values beyond ±65504 are an error, not infinity."""
+
+    refuses: ClassVar[dict[str, str]] = CODED
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ("float16",)
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
+        del survey, context
+        if tensor.dtype.itemsize <= 2:
+            return f"is {tensor.dtype} already"
+        title = self.title
+
+        def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+            peak = float(np.abs(values).max(initial=0, where=np.isfinite(values)))
+            if peak > _LARGEST:
+                raise RecipeError(
+                    f"{title}: values up to {peak:.3g} do not fit 16-bit floats",
+                    f"exclude {tensor.name.rpartition('/')[0]!r}, or use bfloat16",
+                )
+            after = with_inner(encoding, Dense("float16"))
+            half = np.dtype(np.float16)
+            return Rewrite(after, lambda part, _: part.astype(half) + half.type(0), half)
+
+        return plan
+
+    def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
+        return ("sparse", "float16") if "sparse" in tensor.kinds else ("float16",)

@@ -135,12 +135,9 @@ def _separable(rank: int) -> Callable[[Config], list[WeightSpec]]:
     return weights
 
 
-def _local(rank: int) -> Callable[[Config], list[WeightSpec]]:
-    def weights(config: Config) -> list[WeightSpec]:
-        bias = [WeightSpec("bias", "bias")] if get(config, "use_bias", "bias", default=True) else []
-        return [WeightSpec("kernel", "kernel", None, -1), *bias]
-
-    return weights
+def _local(config: Config) -> list[WeightSpec]:
+    bias = [WeightSpec("bias", "bias")] if get(config, "use_bias", "bias", default=True) else []
+    return [WeightSpec("kernel", "kernel", None, -1), *bias]
 
 
 def _embedding(config: Config) -> list[WeightSpec]:
@@ -258,6 +255,7 @@ _TABLE: dict[str, Callable[[Config], list[WeightSpec]]] = {
     "SimpleRNN": _recurrent(1),
     "LSTM": _recurrent(4),
     "GRU": _recurrent(3),
+    "SpectralNormalization": _one("vector_u", "state"),
     "CuDNNLSTM": _recurrent(4, cudnn=True),
     "CuDNNGRU": _recurrent(3, cudnn=True),
 }
@@ -276,7 +274,7 @@ for _rank in (1, 2, 3):
         _TABLE[_name] = _depthwise(_rank)
     for _name in (f"SeparableConv{_rank}D", f"SeparableConvolution{_rank}D"):
         _TABLE[_name] = _separable(_rank)
-    _TABLE[f"LocallyConnected{_rank}D"] = _local(_rank)
+    _TABLE[f"LocallyConnected{_rank}D"] = _local
     _TABLE[f"ConvLSTM{_rank}D"] = _conv_lstm(_rank)
     _TABLE[f"ConvLSTM{_rank}DCell"] = _conv_lstm(_rank)
 
@@ -299,11 +297,12 @@ _OTHERS = frozenset(
     """InputLayer Flatten Reshape Permute RepeatVector Input CenterCrop Resizing CategoryEncoding
     HashedCrossing Hashing Discretization IntegerLookup Cropping1D Cropping2D Cropping3D
     ZeroPadding1D ZeroPadding2D ZeroPadding3D UpSampling1D UpSampling2D UpSampling3D
-    MelSpectrogram STFTSpectrogram MixUp CutMix RandAugment AugMix Pipeline StackedRNNCells""".split()
+    MelSpectrogram STFTSpectrogram MixUp CutMix RandAugment AugMix Pipeline""".split()
 )
 _POOL = re.compile(r"^(Global|Adaptive)?(Max|Average)Pool(ing)?[123]D$")
 WRAPPERS = frozenset(
-    "TimeDistributed Bidirectional RNN ConvRNN2D Wrapper SpectralNormalization".split()
+    "TimeDistributed Bidirectional RNN ConvRNN2D Wrapper SpectralNormalization"
+    " StackedRNNCells".split()
 )
 MODELS = frozenset("Sequential Functional Model".split())
 
@@ -446,7 +445,7 @@ def output_shape(class_name: str, config: Config, inputs: Sequence[Shape | None]
     if class_name == "RepeatVector":
         return (integer(get(config, "n")), *first)
     if class_name == "Permute":
-        dims = config.get("dims")
+        dims = get(config, "dims", default=[])
         return tuple(first[d - 1] for d in dims) if _permutes(dims, len(first)) else None
     return _spatial(class_name, config, first)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from modelcut import layers
+from modelcut import layers, shapes
 from modelcut.errors import InputError, ModelcutError
 from modelcut.model import Model
 
@@ -37,25 +37,19 @@ def macs(model: Model) -> dict[str, int | None]:
         Layer name -> count, for layers with weights; None where it cannot be told without running
         the network (an unknown class, an input of unknown size).
     """
-    shapes = {}
+    given = {}
     if model.architecture is not None:
         try:
-            shapes = model.architecture.shapes()
+            given = model.architecture.input_shapes()
         except ModelcutError:
-            shapes = {}
+            given = {}
     counts: dict[str, int | None] = {}
     for layer in model.layers:
         if not layer.tensors:
             continue
-        known = bool(layer.class_name) and layers.is_known(layer.class_name)
+        node, weights = layer.node, [tensor.shape for tensor in layer.tensors]
+        known = node is not None and layers.is_known(layer.class_name)
         counts[layer.name] = (
-            layers.macs(
-                layer.class_name,
-                layer.config,
-                [tensor.shape for tensor in layer.tensors],
-                shapes.get(layer.path),
-            )
-            if known
-            else None
+            shapes.macs(node, weights, given.get(layer.path)) if node and known else None
         )
     return counts

@@ -280,8 +280,9 @@ for _rank in (1, 2, 3):
 
 _SAME = frozenset(
     """Activation ActivityRegularization AlphaDropout Dropout ELU Equalization GaussianDropout
-    GaussianNoise LeakyReLU Masking ReLU Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D
-    ThresholdedReLU UnitNormalization Rescaling RandomFlip RandomRotation RandomTranslation
+    GaussianNoise LeakyReLU Masking Normalization ReLU Softmax SpatialDropout1D SpatialDropout2D
+    SpatialDropout3D ThresholdedReLU UnitNormalization Rescaling
+    RandomFlip RandomRotation RandomTranslation
     RandomZoom RandomContrast RandomBrightness RandomWidth RandomHeight RandomCrop Identity
     AutoContrast RandomShear RandomSharpness RandomHue RandomSaturation RandomGrayscale
     RandomInvert RandomPosterization RandomGaussianBlur RandomErasing Solarization
@@ -358,28 +359,33 @@ def kind_of(role: str, rank: int) -> str:
 
 
 def macs(
-    class_name: str, config: Config, shapes: Sequence[Sequence[int]], output: Shape | None
+    class_name: str,
+    config: Config,
+    shapes: Sequence[Sequence[int]],
+    output: Shape | None,
+    given: Shape | None = None,
 ) -> int | None:
     """Multiply-accumulates of one sample, of the products with weights only.
 
     Args:
-        class_name: of the layer.
+        class_name: of the layer; wrappers are in `modelcut.shapes.macs`.
         config: its configuration.
         shapes: of its weights, in order.
         output: of its output without the batch axis, or None where unknown.
+        given: of its (first) input, likewise; an attention's other inputs count as equally long.
 
     Returns:
         The count; 0 for layers that multiply nothing with a matrix; None where it is unknown.
     """
     if class_name == "Embedding" or not any(len(shape) > 1 for shape in shapes):
         return 0
-    if output is None or any(n is None for n in output):
-        return None
-    sizes = [n for n in output if n is not None]
+    times = _positions(class_name, config, output, given)
     total = 0
     for spec, shape in zip(_named(class_name, config), shapes, strict=False):
         if spec.kind in ("kernel", "recurrent", "attention") and len(shape) > 1:
-            total += _product(shape) * _positions(class_name, config, sizes)
+            if times is None:
+                return None
+            total += _product(shape) * times
     return total
 
 
@@ -390,19 +396,52 @@ def _named(class_name: str, config: Config) -> list[WeightSpec]:
         return []
 
 
-def _positions(class_name: str, config: Config, output: Sequence[int]) -> int:
-    """How often a kernel is applied for one sample."""
-    if class_name.startswith("LocallyConnected"):
+_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU")
+
+
+def _positions(
+    class_name: str, config: Config, output: Shape | None, given: Shape | None
+) -> int | None:
+    """How often a kernel is applied for one sample; None where it is unknown."""
+    if class_name.startswith("LocallyConnected") or class_name.endswith("Cell"):
         return 1
-    if "Conv" in class_name:
-        first = (
-            config.get("data_format") in ("channels_first",) or config.get("dim_ordering") == "th"
-        )
-        return _product(output[1:] if first else output[:-1])
-    if class_name in ("SimpleRNN", "LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU"):
-        steps = output[0] if config.get("return_sequences") and len(output) > 1 else None
-        return steps or 1
-    return _product(output[:-1])
+    if class_name in _RECURRENT:
+        return given[0] if given else None
+    if class_name == "EinsumDense":
+        labels = _einsum_labels(config)
+        if labels is None or output is None:
+            return None
+        pairs = zip(labels[2][1:], output, strict=False)
+        return _whole([size for label, size in pairs if label not in labels[1]])
+    # A transposed convolution applies its kernel once for each position of its input.
+    back = "Transpose" in class_name or class_name.startswith("Deconvolution")
+    shape = given if back else output
+    if shape is None:
+        return None
+    steps = 1
+    if class_name.startswith("ConvLSTM"):
+        if not given or given[0] is None:
+            return None
+        steps, shape = given[0], shape[1:] if config.get("return_sequences") else shape
+    first = "Conv" in class_name or back
+    space = shape[1:] if first and _channels_first(config) else shape[:-1]
+    count = _whole(space)
+    return None if count is None else count * steps
+
+
+def _channels_first(config: Config) -> bool:
+    return config.get("data_format") == "channels_first" or config.get("dim_ordering") == "th"
+
+
+def _whole(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return _product(known) if len(known) == len(sizes) else None
+
+
+def _einsum_labels(config: Config) -> tuple[str, str, str] | None:
+    """The axes of input, kernel and output: "ab,bc->ac"; None with an ellipsis."""
+    found = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)", str(config.get("equation")))
+    return (found[1], found[2], found[3]) if found else None
 
 
 def _product(values: Sequence[int]) -> int:
@@ -435,7 +474,13 @@ def output_shape(class_name: str, config: Config, inputs: Sequence[Shape | None]
         return (*first[:-1], units(config))
     if class_name == "Embedding":
         return (*first, integer(config.get("output_dim")))
-    if class_name in ("SimpleRNN", "LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU"):
+    if class_name == "EinsumDense":
+        return _einsum_shape(config, first)
+    if class_name in ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention"):
+        return first if config.get("output_shape") is None else None
+    if class_name in ("Attention", "AdditiveAttention"):
+        return (*first[:-1], known[1][-1]) if len(known) > 1 and first and known[1] else None
+    if class_name in _RECURRENT:
         own = (units(config),)
         return (first[0], *own) if config.get("return_sequences") and first else own
     if class_name == "Flatten":
@@ -448,6 +493,16 @@ def output_shape(class_name: str, config: Config, inputs: Sequence[Shape | None]
         dims = get(config, "dims", default=[])
         return tuple(first[d - 1] for d in dims) if _permutes(dims, len(first)) else None
     return _spatial(class_name, config, first)
+
+
+def _einsum_shape(config: Config, shape: Shape) -> Shape | None:
+    labels, said = _einsum_labels(config), config.get("output_shape")
+    said = [said] if isinstance(said, int) else said
+    if labels is None or not isinstance(said, list) or len(labels[0]) != len(shape) + 1:
+        return None
+    sizes = dict(zip(labels[0][1:], shape, strict=True))
+    wanted = zip(labels[2][1:], said, strict=False)
+    return tuple(integer(n) if n is not None else sizes.get(label) for label, n in wanted)
 
 
 def _permutes(dims: Any, rank: int) -> bool:
@@ -492,10 +547,14 @@ _SPATIAL = re.compile(r"([123])D")
 def _spatial(class_name: str, config: Config, shape: Shape) -> Shape | None:
     """Convolutions, pooling, padding, cropping, upsampling: per spatial axis."""
     found = _SPATIAL.search(class_name)
-    if not found or len(shape) != int(found[1]) + 1 or "LSTM" in class_name:
+    if found and class_name.startswith("ConvLSTM") and len(shape) == int(found[1]) + 2:
+        inner = _spatial(f"Conv{found[1]}D", config, shape[1:])
+        keep = config.get("return_sequences")
+        return (shape[0], *inner) if inner and keep else inner
+    if not found or len(shape) != int(found[1]) + 1:
         return None
     rank = int(found[1])
-    first = config.get("data_format") == "channels_first" or config.get("dim_ordering") == "th"
+    first = _channels_first(config)
     channels, space = (shape[0], shape[1:]) if first else (shape[-1], shape[:-1])
     if _POOL.match(class_name) and class_name.startswith("Global"):
         keep = (1,) * rank if config.get("keepdims") else ()

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelcut import layers
 from modelcut.layers import Shape
-from modelcut.node import Node, Path, node_of
+from modelcut.node import Node, Path, node_of, specs
 from modelcut.topology import (
     Entry,
     Graph,
@@ -179,3 +179,34 @@ def _without_batch(shape: Any) -> Shape | None:
     if not all(n is None or (isinstance(n, int) and not isinstance(n, bool)) for n in shape):
         return None
     return tuple(n if n is None or n >= 0 else None for n in shape[1:])
+
+
+def macs(node: Node, weights: Sequence[Sequence[int]], given: Shape | None) -> int | None:
+    """Multiply-accumulates of one sample in one layer, wrapped ones too.
+
+    Args:
+        node: of the layer.
+        weights: the shapes of its weights, in the order of `specs`.
+        given: shape of what goes into it first, without the batch axis, or None where unknown.
+
+    Returns:
+        The count, of products with weights only; None where it is unknown.
+    """
+    name, parts = node.class_name, [inner for _, inner in node.wrapped]
+    if name not in layers.WRAPPERS or not parts:
+        output = None if given is None else _own_shape(node, [given])
+        return layers.macs(name, node.config, weights, output, given)
+    if any(inner.is_model for inner in parts):
+        return None
+    steps: int | None = 1
+    if name in ("TimeDistributed", "RNN"):
+        steps, given = (given[0], given[1:]) if given else (None, None)
+    total = 0
+    for inner in parts:
+        own = [spec for spec in specs(inner) if spec.kind != "state"]
+        count = macs(inner, weights[: len(own)], given)
+        weights = weights[len(own) :]
+        if count is None or steps is None:
+            return None
+        total += count * steps
+    return total

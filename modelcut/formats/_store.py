@@ -16,6 +16,7 @@ from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import WriteOptions, _h5, _match
 from modelcut.model import Layer, Model, Tensor
+from modelcut.node import Node, slots
 from modelcut.safety import printable
 
 OPTIMIZER = "optimizer"
@@ -55,11 +56,21 @@ def read(file: h5py.File, architecture: Architecture | None, where: str) -> list
     nodes = {node.path: node for node in architecture.nodes}
     layers = {}
     for base, path in bases.items():
-        mine = by_place.get(base, [])
+        mine = _in_order(nodes[path], base, by_place.get(base, []))
         layers[path] = _match.join([nodes[path]], mine, where, strict=True)[0]
     rest = [node for node in architecture.nodes if node.path not in layers]
     extra = {node.path: _match.join([node], [], where, strict=True)[0] for node in rest}
     return [(layers | extra)[node.path] for node in architecture.nodes]
+
+
+def _in_order(node: Node, base: str, stored: list[_match.Stored]) -> list[_match.Stored]:
+    """A layer's weights in the order of its specs, also where a wrapper files them by class."""
+    try:
+        found = slots(node)
+    except KeyError:
+        return stored
+    rank = {f"{base}/{place}": i for i, slot in enumerate(found) for place in slot.places}
+    return sorted(stored, key=lambda one: rank.get(one.key, len(found)))
 
 
 def _prefix(file: h5py.File) -> str:

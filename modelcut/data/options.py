@@ -1,0 +1,92 @@
+"""What a user may say about a CSV, and what a model says about its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+
+def _fraction(value: Any) -> Any:
+    """A number from text such as "1/255"."""
+    if isinstance(value, str) and value.count("/") == 1:
+        above, below = value.split("/")
+        try:
+            return float(above) / float(below)
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+Factor = Annotated[float, BeforeValidator(_fraction)]
+
+
+class DataOptions(BaseModel):
+    """How a CSV is read: which columns are what, and what is done with bad rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    label: int | str | list[int | str] | None = Field(
+        default=None,
+        description="Label column (name, or number from 0), or several; default: one named label, "
+        "target, class or y, else the last.",
+    )
+    classes: list[str] | None = Field(
+        default=None,
+        description="Class names in the order of the model's outputs, for text labels.",
+    )
+    inputs: dict[str, list[str] | str] | None = Field(
+        default=None, description="Columns (names, or a glob) of each model input, by its name."
+    )
+    scale: Factor | None = Field(default=None, description="Features are multiplied by it (1/255).")
+    header: bool | Literal["auto"] = Field(
+        default="auto", description="Whether the first line holds names; auto looks at it."
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(
+        default=",", description="Between cells."
+    )
+    clean: Literal["fail", "drop", "impute"] = Field(
+        default="fail",
+        description="Rows with missing, non-finite or unreadable cells: an error, left out, or "
+        "filled with the column's mean.",
+    )
+    outliers: Literal["keep", "clip", "drop"] = Field(
+        default="keep", description="What is done with values beyond outlier-z or outlier-range."
+    )
+    outlier_z: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Outliers: further than this many deviations from the mean."
+    )
+    outlier_range: tuple[float, float] | None = Field(
+        default=None, description="Outliers: outside [least, most], before scaling."
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Read at most so many rows."
+    )
+
+    @model_validator(mode="after")
+    def _outliers_are_defined(self) -> Self:
+        rules = [r for r in ("outlier_z", "outlier_range") if getattr(self, r) is not None]
+        if self.outliers != "keep" and len(rules) != 1:
+            raise ValueError("outliers needs one of outlier_z and outlier_range")
+        if self.outliers == "keep" and rules:
+            raise ValueError(f"{rules[0]} does nothing while outliers is keep; say clip or drop")
+        if self.outlier_range and self.outlier_range[0] > self.outlier_range[1]:
+            raise ValueError("outlier_range: the least is larger than the most")
+        return self
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model.
+
+    Attributes:
+        name: of the input.
+        shape: without the batch axis; None for an axis of any length.
+        dtype: such as float32, int32, string.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"

@@ -1,0 +1,155 @@
+"""The bytes of a CSV: what is let in, its first line, and the cell that an error is about."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from modelcut.errors import InputError
+from modelcut.safety import check_path, printable
+
+MAX_COLUMNS = 100_000
+MAX_LINE_BYTES = 8 << 20
+_BOMB_BYTES = 1 << 30
+_BOMB_RATIO = 200
+_NUMBER = re.compile(r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$", re.ASCII)
+_NONFINITE = re.compile(r"^\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Opens a CSV, inflating `.gz`.
+
+    Raises:
+        InputError: it is plainly something else.
+    """
+    check_path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a CSV")
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"\x1f\x8b":
+        if path.suffix != ".gz":
+            raise InputError(f"{path}: is compressed by gzip", f"name it {path.name}.gz")
+        return _Inflated(path)
+    if head[:2] == b"PK":
+        raise InputError(
+            f"{path}: is a zip archive (a spreadsheet?), not a CSV", "export it as CSV"
+        )
+    return path.open("rb")
+
+
+class _Inflated(io.RawIOBase):
+    """A gzip stream that stops where it expands as no table does."""
+
+    def __init__(self, path: Path) -> None:
+        from isal import igzip
+
+        self._name = str(path)
+        self._limit = max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size)
+        self._file = igzip.open(path, "rb")
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        try:
+            data = self._file.read(min(len(buffer), 1 << 20))
+        except (OSError, EOFError, ValueError) as error:
+            raise InputError(f"{self._name}: damaged gzip data: {error}") from None
+        self._read += len(data)
+        if self._read > self._limit:
+            raise InputError(f"{self._name}: expands to more than {self._limit:,} bytes")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def first_rows(path: Path, delimiter: str) -> tuple[list[str], list[str] | None]:
+    """The cells of the first line, and of the second if there is one.
+
+    Raises:
+        InputError: no text, no rows, a line or a table beyond the limits.
+    """
+    with open_bytes(path) as file:
+        reader = io.BufferedReader(file, 1 << 16) if isinstance(file, io.RawIOBase) else file
+        rows = []
+        for number in (1, 2):
+            line = reader.readline(MAX_LINE_BYTES + 1)
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(f"{path}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB")
+            if line.strip(b"\r\n"):
+                rows.append(_cells(line, path, number, delimiter))
+    if not rows:
+        raise InputError(f"{path}: holds no rows")
+    return rows[0], rows[1] if len(rows) > 1 else None
+
+
+def _cells(line: bytes, path: Path, number: int, delimiter: str) -> list[str]:
+    if b"\0" in line:
+        raise InputError(f"{path}:{number}: is binary data, not a CSV")
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}:{number}: is not UTF-8 text", "save the CSV as UTF-8") from None
+    if text.count(delimiter) >= MAX_COLUMNS:
+        raise InputError(f"{path}: has more than {MAX_COLUMNS:,} columns")
+    cells = next(csv.reader([text], delimiter=delimiter), [])
+    return [cell.strip() for cell in cells]
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a plain decimal number, as the fast reader takes it."""
+    return bool(_NUMBER.match(cell))
+
+
+def is_nonfinite(cell: str) -> bool:
+    """Whether a cell says NaN or infinity."""
+    return bool(_NONFINITE.match(cell))
+
+
+def lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """All rows with their line numbers, slowly: to say what is wrong where.
+
+    Raises:
+        InputError: text that is no CSV.
+    """
+    with open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        start = 1
+        try:
+            for row in reader:
+                if row:
+                    yield start, row
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(f"{path}:{start}: not valid CSV: {error}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path}:{start}: is not UTF-8 text") from None
+
+
+def complaint(
+    path: Path, delimiter: str, names: Sequence[str], numeric: Sequence[int], *, header: bool
+) -> str:
+    """Where and what the first bad cell or row is; "" if none is found."""
+    for index, (number, row) in enumerate(lines(path, delimiter)):
+        if header and index == 0:
+            continue
+        if len(row) != len(names):
+            return f"{path}:{number}: {len(row)} cells, not {len(names)}"
+        for column in numeric:
+            cell = row[column]
+            if is_number(cell):
+                continue
+            what = f"{path}:{number}: column {printable(names[column], 40)!r}"
+            if not cell.strip():
+                return f"{what} is empty"
+            return f"{what} holds {printable(cell, 40)!r}, not a finite number"
+    return ""

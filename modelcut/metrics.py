@@ -1,0 +1,379 @@
+"""Metrics of predictions against labels, summed up batch by batch.
+
+Definitions are those of scikit-learn with `zero_division=0`: precision, recall and F1 of a class
+from its counts, macro over the classes of the model, weighted by support.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from modelcut.errors import InputError
+
+TASKS = ("binary", "multiclass", "multilabel", "regression")
+_TINY = float(np.finfo(np.float64).eps)
+_MOST_CONFUSED = 1000
+
+
+class Accumulator(Protocol):
+    """Sums up one output of a network."""
+
+    def update(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        """Takes a batch: labels as `labels_for` gives them, outputs (rows, units)."""
+
+    def result(self) -> dict[str, Any]:
+        """The metrics so far, as plain JSON data."""
+
+
+def infer_task(units: int, activation: str | None, loss: str | None, label_columns: int) -> str:
+    """What an output is for.
+
+    Args:
+        units: width of the output.
+        activation: of the last layer, or None.
+        loss: that the model was compiled with, or None.
+        label_columns: how many columns hold labels; 0 for none.
+    """
+    loss = (loss or "").lower()
+    if "binary" in loss and "cross" in loss:
+        return "binary" if units == 1 or (label_columns < 2 and units == 2) else "multilabel"
+    if "categorical" in loss or activation == "softmax":
+        return "multiclass"
+    if activation == "sigmoid":
+        return "binary" if units == 1 else "multilabel"
+    if units == 1 or label_columns > 1:
+        return "regression"
+    error = ("mean_squared", "mean_absolute", "mse", "mae", "huber", "logcosh", "log_cosh")
+    return "regression" if any(name in loss for name in error) else "multiclass"
+
+
+def labels_for(
+    task: str, units: int, labels: np.ndarray, classes: Sequence[str] | None, where: str
+) -> np.ndarray:
+    """Labels as the accumulators take them.
+
+    Args:
+        task: one of `TASKS`.
+        units: width of the output.
+        labels: (rows, columns), numbers or text.
+        classes: class names in the order of the outputs, for text labels.
+        where: the file, for messages.
+
+    Returns:
+        int64 (rows,) for binary and multiclass, int64 (rows, units) for multilabel, float64
+        (rows, units) for regression.
+
+    Raises:
+        InputError: labels that the model cannot mean.
+    """
+    if labels.dtype == object:
+        labels = _named(labels, classes, where)
+    if task == "regression":
+        if labels.shape[1] != units:
+            raise InputError(
+                f"{where}: {labels.shape[1]} label columns, the model gives {units} numbers"
+            )
+        return labels
+    if task == "multilabel":
+        if labels.shape[1] != units or not np.isin(labels, (0, 1)).all():
+            raise InputError(
+                f"{where}: the model decides {units} labels: it needs {units} columns of 0 and 1",
+                "name them with --label",
+            )
+        return labels.astype(np.int64)
+    if labels.shape[1] > 1:
+        count = max(2, units)
+        if labels.shape[1] != count or not (np.isin(labels, (0, 1)).all(axis=1)).all():
+            raise InputError(
+                f"{where}: {labels.shape[1]} one-hot columns, the model has {count} classes"
+            )
+        if not (labels.sum(axis=1) == 1).all():
+            raise InputError(f"{where}: a row's one-hot columns do not sum to 1")
+        return labels.argmax(axis=1)
+    return _whole(labels[:, 0], max(2, units), where)
+
+
+def _named(labels: np.ndarray, classes: Sequence[str] | None, where: str) -> np.ndarray:
+    if classes is None:
+        shown = next(str(value) for value in labels.ravel() if isinstance(value, str))
+        raise InputError(
+            f"{where}: the label {shown[:40]!r} is text",
+            "give the class names in the order of the model's outputs: --classes '[a, b]'",
+        )
+    index = {name: number for number, name in enumerate(classes)}
+    codes = np.empty(labels.shape)
+    for place, value in np.ndenumerate(labels):
+        key = value if isinstance(value, str) else f"{value:g}"
+        if key not in index:
+            raise InputError(f"{where}: the label {key[:40]!r} is none of --classes")
+        codes[place] = index[key]
+    return codes
+
+
+def _whole(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    whole = np.rint(labels)
+    if not np.array_equal(whole, labels):
+        odd = float(labels[whole != labels][0])
+        raise InputError(
+            f"{where}: the label {odd:g} is no class number", "for regression say --task regression"
+        )
+    low, high = int(whole.min(initial=0)), int(whole.max(initial=0))
+    if low < 0 or high >= count:
+        hint = f"classes are numbered from 0 to {count - 1}"
+        if high == count and low >= 0:
+            hint += "; are these numbered from 1?"
+        raise InputError(f"{where}: the label {low if low < 0 else high} is no class", hint)
+    return whole.astype(np.int64)
+
+
+def accumulator(task: str, units: int, classes: Sequence[str] | None = None) -> Accumulator:
+    """The accumulator of a task."""
+    if task == "regression":
+        return Regression(units)
+    if task == "multilabel":
+        return Multilabel(units, classes)
+    return Classes(max(2, units), classes)
+
+
+class Classes:
+    """One class of several: binary (one unit, or two) and multiclass."""
+
+    def __init__(self, count: int, names: Sequence[str] | None = None) -> None:
+        self._names = [str(n) for n in names] if names else [str(i) for i in range(count)]
+        self._confusion = np.zeros((count, count), np.int64)
+        self._loss = 0.0
+        self._top = 0
+        self._nonfinite = 0
+        self._logits = False
+
+    def update(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        """See `Accumulator`."""
+        outputs = outputs.astype(np.float64)
+        bad = ~np.isfinite(outputs).all(axis=1)
+        self._nonfinite += int(bad.sum())
+        outputs = np.nan_to_num(outputs, nan=0.0, posinf=1e30, neginf=-1e30)
+        outputs = self._probabilities(outputs)
+        count = len(self._confusion)
+        predicted = outputs.argmax(axis=1)
+        pairs = labels * count + predicted
+        self._confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)
+        chosen = outputs[np.arange(len(labels)), labels]
+        self._loss -= float(np.log(np.clip(chosen, _TINY, 1 - _TINY)).sum())
+        if count > 5:
+            self._top += int((((outputs > chosen[:, None]).sum(axis=1)) < 5).sum())
+
+    def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        if outputs.shape[1] == 1:
+            if np.any((outputs < 0) | (outputs > 1)):
+                self._logits = True
+            one = 1 / (1 + np.exp(-np.clip(outputs, -60, 60))) if self._logits else outputs
+            # A tie at one half is the positive class's only above it, as `> 0.5` says.
+            return np.concatenate([1 - one, one], axis=1)
+        sums = outputs.sum(axis=1, keepdims=True)
+        if self._logits or np.any(outputs < 0) or np.any(np.abs(sums - 1) > 1e-2):
+            self._logits = True
+            outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            sums = outputs.sum(axis=1, keepdims=True)
+        return outputs / np.maximum(sums, _TINY)
+
+    def result(self) -> dict[str, Any]:
+        """Accuracy, averaged and per-class precision, recall and F1, log loss, confusion."""
+        confusion = self._confusion
+        rows = int(confusion.sum())
+        hits = np.diag(confusion)
+        found = _scores(hits, confusion.sum(axis=0), confusion.sum(axis=1), self._names)
+        count = len(confusion)
+        result = {
+            "accuracy": _share(int(hits.sum()), rows),
+            **found,
+            "log_loss": self._loss / rows if rows else 0.0,
+            "from_logits": self._logits,
+            "nonfinite_outputs": self._nonfinite,
+            "rows": rows,
+            "confusion": confusion.tolist() if count <= _MOST_CONFUSED else None,
+        }
+        if count > 5:
+            result["top_5_accuracy"] = _share(self._top, rows)
+        return result
+
+
+class Multilabel:
+    """Several yes-or-no decisions a row."""
+
+    def __init__(self, units: int, names: Sequence[str] | None = None) -> None:
+        self._names = [str(n) for n in names] if names else [str(i) for i in range(units)]
+        self._hits = np.zeros(units, np.int64)
+        self._said = np.zeros(units, np.int64)
+        self._true = np.zeros(units, np.int64)
+        self._right = np.zeros(units, np.int64)
+        self._rows = self._exact = self._nonfinite = 0
+        self._loss = 0.0
+
+    def update(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        """See `Accumulator`."""
+        outputs = outputs.astype(np.float64)
+        self._nonfinite += int((~np.isfinite(outputs).all(axis=1)).sum())
+        outputs = np.nan_to_num(outputs, nan=0.0)
+        if np.any((outputs < 0) | (outputs > 1)):
+            outputs = 1 / (1 + np.exp(-np.clip(outputs, -60, 60)))
+        said = outputs > 0.5
+        true = labels == 1
+        self._hits += (said & true).sum(axis=0)
+        self._said += said.sum(axis=0)
+        self._true += true.sum(axis=0)
+        self._right += (said == true).sum(axis=0)
+        self._exact += int((said == true).all(axis=1).sum())
+        self._rows += len(labels)
+        chosen = np.clip(np.where(true, outputs, 1 - outputs), _TINY, 1 - _TINY)
+        self._loss -= float(np.log(chosen).sum())
+
+    def result(self) -> dict[str, Any]:
+        """Subset accuracy as `accuracy`, per label and averaged scores, mean log loss."""
+        found = _scores(self._hits, self._said, self._true, self._names)
+        cells = self._rows * len(self._names)
+        return {
+            "accuracy": _share(self._exact, self._rows),
+            "label_accuracy": _share(int(self._right.sum()), cells),
+            **found,
+            "log_loss": self._loss / cells if cells else 0.0,
+            "nonfinite_outputs": self._nonfinite,
+            "rows": self._rows,
+        }
+
+
+class Regression:
+    """Numbers against numbers, each output by itself and all together."""
+
+    def __init__(self, units: int) -> None:
+        self._rows = self._nonfinite = 0
+        self._absolute = np.zeros(units)
+        self._squared = np.zeros(units)
+        self._mean = np.zeros(units)
+        self._spread = np.zeros(units)
+
+    def update(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        """See `Accumulator`."""
+        bad = ~np.isfinite(outputs).all(axis=1)
+        self._nonfinite += int(bad.sum())
+        error = outputs.astype(np.float64) - labels
+        self._absolute += np.abs(error).sum(axis=0)
+        self._squared += np.square(error).sum(axis=0)
+        # Mean and spread of the labels, stable over batches (Chan, Golub and LeVeque 1983).
+        total = self._rows + len(labels)
+        mean = labels.mean(axis=0)
+        delta = mean - self._mean
+        self._spread += np.square(labels - mean).sum(axis=0)
+        self._spread += delta**2 * self._rows * len(labels) / total
+        self._mean += delta * len(labels) / total
+        self._rows = total
+
+    def result(self) -> dict[str, Any]:
+        """MAE, RMSE and R² of each output, and their means over the outputs."""
+        rows = max(1, self._rows)
+        mae, mse = self._absolute / rows, self._squared / rows
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r2 = np.where(
+                self._spread > 0,
+                1 - self._squared / self._spread,
+                np.where(self._squared == 0, 1.0, 0.0),
+            )
+        return {
+            "mae": float(mae.mean()),
+            "rmse": float(np.sqrt(mse.mean())),
+            "r2": float(r2.mean()),
+            "per_output": [
+                {"mae": float(a), "rmse": float(np.sqrt(b)), "r2": float(c)}
+                for a, b, c in zip(mae, mse, r2, strict=True)
+            ],
+            "nonfinite_outputs": self._nonfinite,
+            "rows": self._rows,
+        }
+
+
+def _scores(
+    hits: np.ndarray, said: np.ndarray, true: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Precision, recall and F1 from counts, per class and averaged."""
+    precision, recall = _ratio(hits, said), _ratio(hits, true)
+    f1 = _ratio(2 * hits, said + true)
+    support = true / max(1, int(true.sum()))
+    micro = (
+        _share(int(hits.sum()), int(said.sum())),
+        _share(int(hits.sum()), int(true.sum())),
+        _share(2 * int(hits.sum()), int(said.sum() + true.sum())),
+    )
+    result: dict[str, Any] = {}
+    parts = zip(("precision", "recall", "f1"), (precision, recall, f1), micro, strict=True)
+    # Macro over the classes that occur, in the labels or in the predictions.
+    present = (said + true) > 0
+    for name, values, total in parts:
+        result[f"{name}_macro"] = float(values[present].mean()) if present.any() else 0.0
+        result[f"{name}_micro"] = total
+        result[f"{name}_weighted"] = float((values * support).sum())
+    result["per_class"] = [
+        {
+            "class": names[i] if i < len(names) else str(i),
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "support": int(true[i]),
+        }
+        for i in range(len(true))
+    ]
+    return result
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.where(below > 0, above / np.maximum(below, 1), 0.0)
+
+
+def _share(above: int, below: int) -> float:
+    return above / below if below else 0.0
+
+
+_DROPS = {
+    "accuracy_drop": "accuracy",
+    "precision_drop": "precision_macro",
+    "recall_drop": "recall_macro",
+    "f1_drop": "f1_macro",
+    "r2_drop": "r2",
+}
+_INCREASES = {
+    "log_loss_increase": "log_loss",
+    "mae_increase": "mae",
+    "rmse_increase": "rmse",
+}
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What changed from one result to another; losses are positive.
+
+    Returns:
+        Drops of what should be high, increases of what should be low, and for classes the
+        recall and F1 that each lost, with the worst of them named.
+    """
+    change: dict[str, Any] = {}
+    for name, key in _DROPS.items():
+        if key in before and key in after:
+            change[name] = before[key] - after[key]
+    for name, key in _INCREASES.items():
+        if key in before and key in after:
+            change[name] = after[key] - before[key]
+    if before.get("per_class") and after.get("per_class"):
+        rows = [
+            {
+                "class": a["class"],
+                "recall_drop": b["recall"] - a["recall"],
+                "f1_drop": b["f1"] - a["f1"],
+            }
+            for b, a in zip(before["per_class"], after["per_class"], strict=True)
+        ]
+        change["per_class"] = rows
+        for part in ("recall", "f1"):
+            worst = max(rows, key=lambda row: row[f"{part}_drop"])
+            change[f"worst_class_{part}"] = worst["class"]
+            change[f"worst_class_{part}_drop"] = worst[f"{part}_drop"]
+    return change

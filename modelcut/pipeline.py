@@ -216,20 +216,40 @@ def evaluate(
         engines.open_network(
             path,
             model.origin.dialect,
-            model.origin.writer,
+            suffix=_SUFFIXES[model.origin.format],
+            loss=_loss(model),
             trust=trust.all,
             custom_objects=custom,
         )
         for path, model in candidates
     ]
     task = None if recipe.head.task == "auto" else recipe.head.task
-    results = evaluation.evaluate(networks, test, recipe.head.data, task=task)
+    results, agreement = evaluation.evaluate(networks, test, recipe.head.data, task=task)
     parts = [result.to_dict() for result in results]
     answer: dict[str, Any] = {"test": str(test), "before": None, "after": parts[-1]}
     if len(parts) == 2:
         answer["before"] = parts[0]
         answer["change"] = metrics.compare(parts[0]["metrics"], parts[1]["metrics"])
+        answer["agreement"] = agreement
     return answer
+
+
+_SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras"}
+
+
+def _loss(model: Model) -> str | None:
+    """The loss that the model was compiled with, as the file says it."""
+    assert model.architecture is not None
+    training: Any = model.architecture.root.get("compile_config")
+    if model.origin.training:
+        training = safety.load_json(
+            model.origin.training, where=str(model.origin.path), what="training configuration"
+        )
+    loss = training.get("loss") if isinstance(training, dict) else None
+    while isinstance(loss, (list, dict)) and loss:
+        inner = loss.get("class_name") if isinstance(loss, dict) else None
+        loss = inner or next(iter(loss.values() if isinstance(loss, dict) else loss))
+    return loss if isinstance(loss, str) else None
 
 
 def versions() -> dict[str, str]:

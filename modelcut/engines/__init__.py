@@ -1,0 +1,174 @@
+"""Engines run a network. The only room that imports TensorFlow, and only when it is called.
+
+`keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
+the file is written in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from modelcut.data import InputSpec
+from modelcut.errors import InputError, ResourceError, UsageError
+from modelcut.safety import printable
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output of a network.
+
+    Attributes:
+        name: of the output.
+        shape: without the batch axis; None for an axis of any length.
+        activation: of the layer that gives it, or None.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    activation: str | None
+
+
+class Network(Protocol):
+    """A network that can be run.
+
+    Attributes:
+        engine: name and version of what runs it.
+        inputs, outputs: what goes in and comes out.
+        loss: that it was compiled with, or None.
+        fixed_batch: the only batch size that it takes, or None.
+    """
+
+    engine: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    loss: str | None
+    fixed_batch: int | None
+
+    def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
+        """One batch through the network, in inference mode.
+
+        Args:
+            inputs: by name, shape (rows, *shape).
+            exact: run just these rows; else a small last batch may be padded to the size of the
+                ones before it, which spares a new trace.
+        """
+
+
+def open_network(
+    path: Path,
+    dialect: str,
+    *,
+    suffix: str = ".h5",
+    loss: str | None = None,
+    trust: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Network:
+    """Loads a model into the engine of its dialect.
+
+    Args:
+        path: of the file, whatever its name.
+        dialect: keras1, keras2 or keras3.
+        suffix: by which the engine tells the format: .h5 or .keras.
+        loss: that the model was compiled with, as the file says.
+        trust: let code in the file run.
+        custom_objects: the user's own layers and functions, by name.
+
+    Raises:
+        InputError: the engine cannot load it; one line of its reason.
+        ResourceError: out of memory.
+    """
+    name = "keras3" if dialect == "keras3" else "tf_keras"
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
+        _prepare(folder)
+        # Keras tells formats by the name; ours are told by content.
+        link = Path(folder) / f"model{suffix}"
+        link.symlink_to(path.resolve())
+        engine = import_module(f"modelcut.engines.{name}")
+        try:
+            network: Network = engine.load(link, loss, trust, dict(custom_objects or {}))
+        except MemoryError:
+            raise ResourceError(f"{path}: out of memory while loading the network") from None
+        except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
+            reason = _first_line(error)
+            raise InputError(
+                f"{path}: {engine.NAME} cannot load it: {reason}",
+                "modelcut can still prune, quantize and factorize it; leave out --test",
+            ) from None
+    return network
+
+
+def _prepare(folder: str) -> None:
+    """Settings that must stand before Keras is imported; a user's own keras.json is not read."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))
+    if "keras" not in sys.modules and "tf_keras" not in sys.modules:
+        os.environ["KERAS_HOME"] = folder
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what libraries print, from C too, out of our stdout and stderr."""
+    saved = []
+    try:
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+            with contextlib.suppress(OSError):
+                saved.append((number, os.dup(number)))
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, number)
+                os.close(null)
+        yield
+    finally:
+        for number, copy in saved:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _first_line(error: Exception) -> str:
+    """What of a long message matters to someone who did not write the engine."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) or type(error).__name__
+    return printable(text, 240)
+
+
+def load_custom_objects(spec: str) -> dict[str, Any]:
+    """Imports the user's own module and collects its classes and functions by name.
+
+    Args:
+        spec: a path of a .py file, or a dotted name.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    try:
+        if spec.endswith(".py"):
+            location = importlib.util.spec_from_file_location(Path(spec).stem, spec)
+            if location is None or location.loader is None:
+                raise ImportError("not a Python file")
+            module = importlib.util.module_from_spec(location)
+            with quiet():
+                location.loader.exec_module(module)
+        else:
+            with quiet():
+                module = import_module(spec)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        raise UsageError(f"--custom-objects {spec}: {_first_line(error)}") from None
+    return {
+        name: item
+        for name, item in vars(module).items()
+        if not name.startswith("_") and (inspect.isclass(item) or inspect.isfunction(item))
+    }

@@ -1,0 +1,23 @@
+"""Keras 3, for files that it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modelcut.engines._keras import KerasNetwork
+
+NAME = "Keras 3"
+
+
+def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+    """Loads a model without compiling it."""
+    import keras
+
+    keras.config.set_floatx("float32")
+    if trust:
+        keras.config.enable_unsafe_deserialization()
+    model = keras.models.load_model(
+        path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+    )
+    return KerasNetwork(model, f"keras {keras.__version__}", loss)

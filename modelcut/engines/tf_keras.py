@@ -1,0 +1,21 @@
+"""tf_keras, the Keras 2 that still runs on today's TensorFlow, for older files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modelcut.engines._keras import KerasNetwork
+
+NAME = "tf_keras"
+
+
+def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+    """Loads a model without compiling it."""
+    import tf_keras
+
+    tf_keras.backend.set_floatx("float32")
+    model = tf_keras.models.load_model(
+        path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+    )
+    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss)

@@ -205,7 +205,7 @@ def _class_finding(
     if not isinstance(name, str):
         yield Finding("code", layer, "a class name that is not a text")
         return
-    if name in _CODE or name.startswith("__") and name != "__keras_tensor__":
+    if name in _CODE or (name.startswith("__") and name != "__keras_tensor__"):
         if name not in ("__tensor__", "__numpy__", "__ellipsis__", "__slice__"):
             yield Finding("code", layer, f"{name} carries code")
         return

@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 4096
 _INDEX_BYTES = 4096
 """About what HDF5 spends on the index of a chunked dataset: less is not worth saving."""
-_BOMB_BYTES = 256 << 20
+_BOMB_BYTES = 1 << 30
 _BOMB_RATIO = 500
 _ENCODINGS = "modelcut/encodings"
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

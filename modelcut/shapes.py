@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelcut import layers
+from modelcut import layer_sizes, layers
 from modelcut.layers import Shape
 from modelcut.node import Node, Path, node_of, specs
 from modelcut.topology import (
@@ -126,7 +126,7 @@ def _own_shape(node: Node, sources: Sequence[Shape | None]) -> Shape | None:
     if node.is_operation:
         return None  # a class of the same name as a layer, such as Add, has other rules
     try:
-        return layers.output_shape(node.class_name, node.config, sources)
+        return layer_sizes.output_shape(node.class_name, node.config, sources)
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return None  # a configuration of the wrong types: whoever runs it will say so
 
@@ -195,7 +195,7 @@ def macs(node: Node, weights: Sequence[Sequence[int]], given: Shape | None) -> i
     name, parts = node.class_name, [inner for _, inner in node.wrapped]
     if name not in layers.WRAPPERS or not parts:
         output = None if given is None else _own_shape(node, [given])
-        return layers.macs(name, node.config, weights, output, given)
+        return layer_sizes.macs(name, node.config, weights, output, given)
     if any(inner.is_model for inner in parts):
         return None
     steps: int | None = 1

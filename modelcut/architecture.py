@@ -11,6 +11,7 @@ HDF5 weights by that order; `.keras` weights are filed by class names counted in
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -20,7 +21,7 @@ from typing import Any
 from modelcut import layers, shapes
 from modelcut.errors import InputError
 from modelcut.node import Node, Path, filed, layer_order, node_of, snake_case, specs
-from modelcut.safety import load_json
+from modelcut.safety import load_json, printable
 from modelcut.topology import Entry, Graph, config_of, ends, is_functional, layer_list, name_of
 
 __all__ = ["Architecture", "Dialect", "Node", "Path", "Refusal", "snake_case", "specs"]
@@ -76,7 +77,12 @@ class Architecture:
         if not isinstance(root, dict) or layer_list(root) is None:
             raise InputError(f"{where}: the model configuration is not that of a layered model")
         dialect = _dialect(root, version)
-        return cls(text, dialect, version, root, tuple(_flatten(root, (), where)))
+        nodes = tuple(_flatten(root, (), where))
+        joined = Counter("/".join(node.path) for node in nodes)
+        double = next((name for name, count in joined.items() if count > 1), None)
+        if double is not None:  # a layer "a/b" beside the layer "b" of a submodel "a"
+            raise InputError(f"{where}: two layers are called {printable(double)!r}")
+        return cls(text, dialect, version, root, nodes)
 
     def model_at(self, path: Path) -> Mapping[str, Any]:
         """The JSON object of a (sub)model; () is the whole."""
@@ -221,7 +227,7 @@ def _flatten(model: Mapping[str, Any], path: Path, where: str) -> Iterator[Node]
             entry = {**entry, "name": name}
             entries[index] = entry
         if name in seen:
-            raise InputError(f"{where}: two layers are called {name!r}")
+            raise InputError(f"{where}: two layers are called {printable(name)!r}")
         seen.add(name)
     if is_functional(model):
         Graph(model, where).order()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from modelcut.errors import InputError
+from modelcut.safety import printable
 
 Entry = Mapping[str, Any]
 """The JSON object of one layer or model."""
@@ -153,7 +154,7 @@ class Graph:
         for name, found in self.calls.items():
             for call in found:
                 for ref in call:
-                    self.call_of(ref, f"layer {name!r}")
+                    self.call_of(ref, f"layer {printable(name)!r}")
         for ref in (*self.outputs, *self.inputs):
             self.call_of(ref, "the list of inputs and outputs", end=True)
 
@@ -193,11 +194,14 @@ class Graph:
             InputError: there is none.
         """
         if ref.name not in self.calls:
-            raise InputError(f"{self.where}: {user} uses {ref.name!r}, which is not there")
+            raise InputError(
+                f"{self.where}: {user} uses {printable(ref.name)!r}, which is not there"
+            )
         index, count = ref.call - self._first.get((ref.name, end), 0), len(self.calls[ref.name])
         if not 0 <= index < count:
+            name = printable(ref.name)
             raise InputError(
-                f"{self.where}: {user} uses call {ref.call} of {ref.name!r}, which has {count}"
+                f"{self.where}: {user} uses call {ref.call} of {name!r}, which has {count}"
             )
         return ref.name, index
 
@@ -251,7 +255,6 @@ class Graph:
                 stack.append((call, True))
                 for parent in reversed(self.parents(call)):
                     if state.get(parent) is False:
-                        raise InputError(
-                            f"{self.where}: the layers form a cycle through {parent[0]!r}"
-                        )
+                        name = printable(parent[0])
+                        raise InputError(f"{self.where}: the layers form a cycle through {name!r}")
                     stack.append((parent, False))

@@ -156,6 +156,21 @@ def test_what_does_not_hang_together_is_refused_in_one_line(text, words):
     assert "\n" not in str(caught.value)
 
 
+def test_names_that_would_be_mixed_up_are_refused():
+    inner = {"class_name": "Sequential", "config": {"name": "a", "layers": [dense("b")]}}
+    text = json.dumps({"class_name": "Sequential", "config": [inner, dense("a/b")]})
+    with pytest.raises(InputError, match="two layers are called 'a/b'"):
+        parse(text)
+
+
+def test_a_long_name_full_of_escapes_is_shortened():
+    name = "\x1b[31m" * 10_000
+    with pytest.raises(InputError) as caught:
+        parse(model([fed("a", (name, 0))], [["a", 0, 0]]))
+    assert len(str(caught.value)) < 400
+    assert "\x1b" not in str(caught.value)
+
+
 def test_a_chain_of_ten_thousand_layers():
     entries = [fed("d0", ("in", 0))]
     entries += [fed(f"d{i}", (f"d{i - 1}", 0)) for i in range(1, 10_000)]

@@ -11,6 +11,7 @@ import signal
 import sys
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = _call(arguments)
         _flush()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the one place that catches
         code = _told(error)
     finally:
         if handler is not None:
@@ -119,9 +120,7 @@ def _told(error: BaseException) -> int:
             return ExitCode.USAGE
         return _say(f"{text} (--help lists what there is)", ExitCode.USAGE)
     if isinstance(error, SystemExit) or hasattr(error, "exit_code"):
-        code = getattr(error, "exit_code", None)
-        code = code if code is not None else getattr(error, "code", 0)
-        return int(code or 0)
+        return int(getattr(error, "exit_code", None) or getattr(error, "code", 0) or 0)
     raise error
 
 
@@ -148,7 +147,7 @@ def _discard_output() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _on_terminate() -> object:
+def _on_terminate() -> Any:
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise Terminated

@@ -33,7 +33,7 @@ def option(name: str, text: str, *names: str, metavar: str = "TEXT", kind: Any =
 def argument(name: str, text: str, *, required: bool = True) -> Parameter:
     """One positional argument."""
     declared = typer.Argument(help=text, metavar=name.upper())
-    kind = str if required else Optional[str]
+    kind: Any = str if required else Optional[str]  # noqa: UP045 - for Typer
     default = Parameter.empty if required else None
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]

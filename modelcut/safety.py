@@ -21,6 +21,9 @@ from modelcut.errors import InputError, UnsafeError, UsageError
 MAX_JSON_BYTES = 64 << 20
 MAX_JSON_DEPTH = 400
 """Deeper than any network that was built by hand, shallow enough for recursive readers."""
+MAX_JSON_OBJECTS = 1_000_000
+MAX_JSON_VALUES = 4_000_000
+"""Of a network of ten thousand layers some 300,000; parsed they stay within 300 MB."""
 
 
 def load_json(text: str, *, where: str, what: str) -> Any:
@@ -31,6 +34,10 @@ def load_json(text: str, *, where: str, what: str) -> Any:
     """
     if len(text) > MAX_JSON_BYTES:
         raise InputError(f"{where}: the {what} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    if (
+        text.count("{") + text.count("[") > MAX_JSON_OBJECTS or text.count(",") > MAX_JSON_VALUES
+    ):  # an upper bound, as brackets in strings count too; what a few bytes open takes hundreds
+        raise InputError(f"{where}: the {what} holds more objects than any network needs")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -135,13 +135,12 @@ class Step(BaseModel, ABC):
                         f"encoding of {tensor.name}: {why}",
                         "change the order of the steps, or exclude that layer",
                     )
-        if not chosen:
-            if self.include:
-                raise RecipeError(
-                    f"step {context.index + 1}, {self.title}: include {self.include} and exclude "
-                    f"{self.exclude} leave nothing to do",
-                    "`modelcut inspect` lists the layers and roles",
-                )
+        if not chosen and self.include:
+            raise RecipeError(
+                f"step {context.index + 1}, {self.title}: include {self.include} and exclude "
+                f"{self.exclude} leave nothing to do",
+                "`modelcut inspect` lists the layers and roles",
+            )
         return chosen, skipped
 
     def _reason_against(self, layer: Layer, tensor: Tensor, matched: set[str]) -> str:

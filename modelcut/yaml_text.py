@@ -90,16 +90,16 @@ def loads(text: str, name: str) -> Document:
 
 def _bound(text: str, name: str, loader: Any) -> None:
     """Refuses what is too deep or too large before anything recursive sees it."""
-    depth, count, documents = 0, 0, 0
-    for event in yaml.parse(text, Loader=loader):
-        count += 1
+    depth, documents = 0, 0
+    for count, event in enumerate(yaml.parse(text, Loader=loader)):
         if isinstance(event, yaml.events.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.events.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.events.DocumentStartEvent):
             documents += 1
-        place = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        mark = event.start_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         if depth > MAX_DEPTH:
             raise RecipeError(f"{place}: nested deeper than {MAX_DEPTH} levels")
         if count > MAX_NODES:

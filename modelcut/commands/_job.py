@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import typer
 
@@ -81,6 +81,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut import pipeline
+    from modelcut.formats import Compression
 
     trust = pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
@@ -92,7 +93,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
         compression = values.get("compression") or "fast"
-        if compression not in ("none", "fast", "best"):
+        if compression not in get_args(Compression):
             raise UsageError(f"--compression: {compression!r} is not none, fast or best")
         report = pipeline.run(
             pipeline.Job(
@@ -104,7 +105,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 trust=trust,
                 force=bool(values.get("force")),
                 in_place=bool(values.get("in_place")),
-                compression=compression,
+                compression=cast("Compression", compression),
                 keep_optimizer=bool(values.get("keep_optimizer")),
                 report=values.get("report") is not False,
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -41,7 +42,7 @@ SUMMARIES = {
 }
 
 
-def _fields(cls: Any, values: dict[str, Any], methods: list[str], name: str) -> dict[str, Any]:
+def _fields(cls: Any, values: dict[str, Any], methods: Iterable[str], name: str) -> dict[str, Any]:
     """The step's own fields, and those of other methods too, for pydantic to refuse."""
     fields = flags.fields_given(cls, values)
     for method in methods:

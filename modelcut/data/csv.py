@@ -203,7 +203,7 @@ class Csv:
         if _shape(spec.shape, width) is None:
             shape = "×".join("?" if n is None else str(n) for n in spec.shape)
             raise InputError(
-                f"{self.path}: {width} columns do not fill the model's input {spec.name!r} of {shape}"
+                f"{self.path}: {width} columns do not fill the input {spec.name!r} of {shape}"
             )
 
     def batches(self, size: int) -> Iterator[Batch]:

@@ -35,7 +35,7 @@ class DataOptions(BaseModel):
     )
     classes: list[str] | None = Field(
         default=None,
-        description="Class names in the order of the model's outputs, for text labels.",
+        description="Class names in the order of the outputs, for text labels.",
     )
     inputs: dict[str, list[str] | str] | None = Field(
         default=None, description="Columns (names, or a glob) of each model input, by its name."

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$", re.ASCI
 _NONFINITE = re.compile(r"^\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> BinaryIO | io.RawIOBase:
     """Opens a CSV, inflating `.gz`.
 
     Raises:
@@ -36,9 +36,7 @@ def open_bytes(path: Path) -> BinaryIO:
             raise InputError(f"{path}: is compressed by gzip", f"name it {path.name}.gz")
         return _Inflated(path)
     if head[:2] == b"PK":
-        raise InputError(
-            f"{path}: is a zip archive (a spreadsheet?), not a CSV", "export it as CSV"
-        )
+        raise InputError(f"{path}: is a zip archive or spreadsheet, not a CSV", "export it as CSV")
     return path.open("rb")
 
 

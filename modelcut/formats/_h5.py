@@ -12,6 +12,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import h5py
@@ -130,7 +131,7 @@ def source(found: h5py.Dataset, where: str) -> Source:
     def read() -> np.ndarray:
         try:
             values = _read(found, dtype)
-        except (OSError, RuntimeError, ValueError, zlib.error, isal_zlib.IsalError) as error:
+        except (OSError, RuntimeError, ValueError, zlib.error, isal_zlib.error) as error:
             raise InputError(f"{where}: {found.name}: cannot be read: {error}") from None
         return values
 
@@ -173,9 +174,13 @@ def _inflate(found: h5py.Dataset, values: np.ndarray) -> None:
     chunk = found.chunks
     nbytes = int(np.prod(chunk)) * values.dtype.itemsize
 
+    # HDF5 reads one chunk at a time; only the inflating runs side by side.
+    lock = Lock()
+
     def place(index: int) -> None:
-        info = found.id.get_chunk_info(index)
-        mask, raw = found.id.read_direct_chunk(info.chunk_offset)
+        with lock:
+            info = found.id.get_chunk_info(index)
+            mask, raw = found.id.read_direct_chunk(info.chunk_offset)
         data = raw if mask else isal_zlib.decompressobj().decompress(raw, nbytes + 1)
         if len(data) != nbytes:
             raise ValueError("a chunk does not hold what it declares")
@@ -375,7 +380,8 @@ def fits(encoding: Encoding, shape: tuple[int, ...]) -> bool:
         if len(own) not in (0, len(shape)):
             return False
         for axis, (mine, size) in enumerate(zip(own, shape, strict=False)):
-            groups = -(-size // grouped) if grouped and axis == inner.group_axis else size
+            cut = grouped and axis == getattr(inner, "group_axis", 0)
+            groups = -(-size // grouped) if cut else size
             if mine not in (1, groups):
                 return False
     return True

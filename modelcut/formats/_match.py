@@ -54,14 +54,14 @@ def join(
     """
     known: list[list[WeightSpec] | None] = [_specs(leaf) for leaf in leaves]
     if len(leaves) == 1:
-        return [_layer(leaves[0], _roles(leaves[0], known[0], stored, where, strict=strict), where)]
+        return [_layer(leaves[0], _roles(leaves[0], known[0], stored, where, strict=strict))]
     slots = _slots(leaves, known)
     if slots is not None and len(slots) == len(stored) and _plausible(slots, stored):
         roles: list[list[tuple[WeightSpec, Stored]]] = [[] for _ in leaves]
         for (leaf, spec), one in zip(slots, stored, strict=True):
             _check_shape(leaves[leaf], spec, one, where)
             roles[leaf].append((spec, one))
-        return [_layer(leaf, part, where) for leaf, part in zip(leaves, roles, strict=True)]
+        return [_layer(leaf, part) for leaf, part in zip(leaves, roles, strict=True)]
     return _by_name(leaves, known, stored, where, strict=strict)
 
 
@@ -76,7 +76,8 @@ def _slots(
     leaves: Sequence[Node], known: Sequence[list[WeightSpec] | None]
 ) -> list[tuple[int, WeightSpec]] | None:
     """A submodel's weights in Keras's order: all that are trained, then all that are not."""
-    trained, still = [], []
+    trained: list[tuple[int, WeightSpec]] = []
+    still: list[tuple[int, WeightSpec]] = []
     for index, (leaf, own) in enumerate(zip(leaves, known, strict=True)):
         if own is None:
             return None
@@ -120,7 +121,7 @@ def _by_name(
             )
         parts[best].append(one)
     return [
-        _layer(leaf, _roles(leaf, own, part, where, strict=strict), where)
+        _layer(leaf, _roles(leaf, own, part, where, strict=strict))
         for leaf, own, part in zip(leaves, known, parts, strict=True)
     ]
 
@@ -181,8 +182,7 @@ def _check_shape(leaf: Node, spec: WeightSpec, one: Stored, where: str) -> None:
     )
 
 
-def _layer(leaf: Node, parts: Iterable[tuple[WeightSpec, Stored]], where: str) -> Layer:
-    del where
+def _layer(leaf: Node, parts: Iterable[tuple[WeightSpec, Stored]]) -> Layer:
     return make_layer(leaf.path, leaf.class_name, leaf, parts)
 
 

@@ -288,7 +288,7 @@ def _old_group(layout: Layout | None, name: str) -> h5py.Group | None:
     if layout is None:
         return None
     root = layout.file[layout.weights]
-    return root[name] if name in root else None
+    return root.get(name)
 
 
 def _copy_beside(layout: Layout, new: h5py.File, root: h5py.Group, *, keep_optimizer: bool) -> None:
@@ -346,7 +346,8 @@ def _plan(model: Model, layout: Layout | None) -> Iterator[tuple[str, list[tuple
 
 def _positional(leaves: list[Layer]) -> list[Tensor]:
     """A submodel's tensors as Keras lists them: all that are trained, then all that are not."""
-    trained, still = [], []
+    trained: list[Tensor] = []
+    still: list[Tensor] = []
     for layer in leaves:
         frozen = layer.config.get("trainable") is False
         for tensor in layer.tensors:

@@ -133,7 +133,7 @@ def _seekable(archive: zipfile.ZipFile, where: str) -> IO[bytes]:
     if info.compress_type == zipfile.ZIP_STORED:
         file = archive.open(info)
         if file.seekable():
-            return io.BufferedReader(_Member(str(archive.filename), info), 1 << 16)  # type: ignore[arg-type]
+            return io.BufferedReader(_Member(str(archive.filename), info), 1 << 16)
     if info.file_size > 64 << 30:
         raise InputError(f"{where}: {_WEIGHTS} declares {info.file_size:.3g} bytes")
     spool: IO[bytes] = tempfile.TemporaryFile(prefix="modelcut-")  # noqa: SIM115
@@ -198,7 +198,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes an archive; see `Format`."""
     layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
     assert model.architecture is not None
-    metadata = dict(layout.metadata) if layout else {
+    metadata: dict[str, Any] = dict(layout.metadata) if layout else {
         "keras_version": model.architecture.keras_version,
         "date_saved": "1980-01-01@00:00:00",
     }  # fmt: skip

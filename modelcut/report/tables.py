@@ -57,7 +57,7 @@ def _summary(report: Report) -> Table:
 
     written = report["output"] is not None
     add("file", before["file_bytes"], after["file_bytes"], size)
-    add("parameters as bytes", before["bytes"], after["bytes"] if written else None, size)
+    add("parameters as bytes", before["bytes"], after["bytes"], size)
     add("… after deflate", before["deflated_bytes"], after["deflated_bytes"], size)
     add("parameters", before["parameters"], after["parameters"], count)
     add("non-zero", before["nonzeros"], after["nonzeros"], count)
@@ -75,6 +75,9 @@ def _summary(report: Report) -> Table:
         for side in ("before", "after")
     ]
     add("latency, one row, this host", latency[0], latency[1], lambda value: f"{value:.3g} ms")
+    if not written and not report["steps"] and not old:
+        # Nothing was done: there is only one state to tell of.
+        return Table("Summary", ("", "value"), [row[:2] for row in rows])
     return Table("Summary", ("", "before", "after", "change"), rows)
 
 

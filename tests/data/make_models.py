@@ -106,7 +106,9 @@ def main(engine):
         rng = np.random.default_rng(1)
         integer = name == "text"
         inputs = [
-            rng.integers(0, 11, (3, *s)).astype("int32") if integer else rng.normal(size=(3, *s)).astype("float32")
+            rng.integers(0, 11, (3, *s)).astype("int32")
+            if integer
+            else rng.normal(size=(3, *s)).astype("float32")
             for s in shapes
         ]
         outputs = model.predict(inputs if len(inputs) > 1 else inputs[0], verbose=0)

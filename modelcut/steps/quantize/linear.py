@@ -117,13 +117,12 @@ class Linear(TensorStep):
         factor = np.ones(len(rows))
         for shrink in _SHRINK:
             grid = self._grid((lows * shrink)[:, None], (highs * shrink)[:, None])
-            errors = map_rows(
-                lambda part, grid=grid: np.sum(
-                    np.square(sample[part] - grid.project(sample[part], part)), axis=1
-                ),
-                sample,
-            )
-            error = np.concatenate(errors)
+
+            def loss(rows: slice, grid: Affine = grid) -> np.ndarray:
+                delta = sample[rows] - grid.project(sample[rows], rows)
+                return np.square(delta).sum(axis=1)
+
+            error = np.concatenate(map_rows(loss, sample))
             better = error < best
             best[better], factor[better] = error[better], shrink
         return (lows * factor).reshape(shape), (highs * factor).reshape(shape)

@@ -23,7 +23,7 @@ MAX_JSON_DEPTH = 400
 """Deeper than any network that was built by hand, shallow enough for recursive readers."""
 MAX_JSON_OBJECTS = 1_000_000
 MAX_JSON_VALUES = 4_000_000
-"""Of a network of ten thousand layers some 300,000; parsed they stay within 300 MB."""
+"""What ten thousand layers as Keras 3 writes them stay well below; parsed, about 300 MB."""
 
 
 def load_json(text: str, *, where: str, what: str) -> Any:
@@ -34,9 +34,9 @@ def load_json(text: str, *, where: str, what: str) -> Any:
     """
     if len(text) > MAX_JSON_BYTES:
         raise InputError(f"{where}: the {what} is larger than {MAX_JSON_BYTES >> 20} MiB")
-    if (
-        text.count("{") + text.count("[") > MAX_JSON_OBJECTS or text.count(",") > MAX_JSON_VALUES
-    ):  # an upper bound, as brackets in strings count too; what a few bytes open takes hundreds
+    # Two bytes of text can become an object of hundreds; what stands in strings is counted too.
+    objects = text.count("{") + text.count("[")
+    if objects > MAX_JSON_OBJECTS or text.count(",") > MAX_JSON_VALUES:
         raise InputError(f"{where}: the {what} holds more objects than any network needs")
     try:
         value = json.loads(text)

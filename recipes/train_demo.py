@@ -49,7 +49,9 @@ def main() -> None:
         with (DEMO / f"digits_{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*(f"pixel_{i}" for i in range(64)), "label"])
-            writer.writerows([*map(int, row), int(label)] for row, label in zip(rows, truth))
+            writer.writerows(
+                [*map(int, row), int(label)] for row, label in zip(rows, truth, strict=True)
+            )
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ def parse(text, version="2.2.4"):
         ("null", "not that of a layered model"),
         ("[" * 200_000 + "]" * 200_000, "nested"),
         ('{"a":' * 200_000 + "1" + "}" * 200_000, "nested"),
+        ("[" + "{}," * 2_000_000 + "{}]", "more objects"),
         ('{"class_name": {}}', "not that of a layered model"),
         ('{"class_name": "Sequential", "config": {"layers": []}}', "no layers"),
         ('{"class_name": "Sequential", "config": {"layers": [3]}}', "class name"),

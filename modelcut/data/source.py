@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from modelcut.errors import InputError
 from modelcut.safety import check_path, printable
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$", re.ASCI
 _NONFINITE = re.compile(r"^\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
 
 
-def open_bytes(path: Path) -> BinaryIO | io.RawIOBase:
+def open_bytes(path: Path) -> Any:
     """Opens a CSV, inflating `.gz`.
 
     Raises:

@@ -131,7 +131,13 @@ def source(found: h5py.Dataset, where: str) -> Source:
     def read() -> np.ndarray:
         try:
             values = _read(found, dtype)
-        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+        except (  # type: ignore[misc]
+            OSError,
+            RuntimeError,
+            ValueError,
+            zlib.error,
+            isal_zlib.error,
+        ) as error:
             raise InputError(f"{where}: {found.name}: cannot be read: {error}") from None
         return values
 

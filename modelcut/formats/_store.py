@@ -242,11 +242,12 @@ def _fresh_key(model: Model, layer: Layer, index: int, old: h5py.File | None) ->
     assert model.architecture is not None
     base = model.architecture.store_paths()[layer.path]
     base = base.replace("layers/", _prefix(old)) if old is not None else base
-    inner = _INNER.get(layer.class_name, "")
-    return f"{base}/{inner}vars/{index}"
-
-
-_INNER = {"TimeDistributed": "layer/", "LSTM": "cell/", "GRU": "cell/", "SimpleRNN": "cell/"}
+    try:
+        known = slots(layer.node) if layer.node is not None else []
+    except KeyError:  # a class that is not Keras's own
+        known = []
+    inner = known[index].places[0] if index < len(known) else f"vars/{index}"
+    return f"{base}/{inner}"
 
 
 def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer: bool) -> None:

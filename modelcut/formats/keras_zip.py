@@ -21,6 +21,7 @@ from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions, Written, _h5, _match, _store
 from modelcut.model import Model, Origin, Tensor
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable
+from modelcut.topology import is_functional
 
 NAME = "keras_zip"
 SUFFIXES = (".keras",)
@@ -227,11 +228,39 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
 
 def _config_text(model: Model, layout: Layout | None) -> str:
     assert model.architecture is not None
-    if layout is not None or not model.origin.training:
+    if layout is not None:
         return model.architecture.text
-    # A legacy .h5 keeps the training configuration in an attribute of its own.
-    training = load_json(model.origin.training, where=str(model.origin.path), what="training")
-    return json.dumps({**model.architecture.root, "compile_config": training})
+    # A legacy .h5 says less of the model as a whole, and keeps how to train it elsewhere.
+    root = dict(model.architecture.root)
+    if "module" not in root:
+        functional = is_functional(root)
+        root["module"] = "keras.src.models.functional" if functional else "keras"
+        root["registered_name"] = "Functional" if functional else None
+    if model.origin.training:
+        where = str(model.origin.path)
+        training = load_json(model.origin.training, where=where, what="training configuration")
+        root["compile_config"] = _compile_config(training)
+    return json.dumps(root)
+
+
+def _compile_config(training: Any) -> dict[str, Any] | None:
+    """The training configuration of a legacy file as `.keras` says it; None where it cannot."""
+    if not isinstance(training, dict):
+        return None
+    config = {key: value for key, value in training.items() if key != "optimizer_config"}
+    optimizer = training.get("optimizer_config")
+    if not isinstance(optimizer, dict) or not _plain(config):
+        return None
+    names = {"module": "keras.optimizers", "registered_name": None}
+    return {**config, "optimizer": {**names, **optimizer}}
+
+
+def _plain(value: Any) -> bool:
+    """Whether there is no object in it that a `.keras` file would have to name the module of."""
+    if isinstance(value, dict):
+        named = "class_name" not in value or "module" in value
+        return named and all(map(_plain, value.values()))
+    return not isinstance(value, list) or all(map(_plain, value))
 
 
 def _info(name: str, size: int) -> zipfile.ZipInfo:

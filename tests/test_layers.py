@@ -6,7 +6,7 @@ import pytest
 
 from modelcut import layers
 from modelcut.layer_sizes import macs, output_shape
-from modelcut.node import node_of
+from modelcut.node import node_of, slots
 from modelcut.shapes import macs as macs_of_node
 
 
@@ -243,6 +243,24 @@ def test_work_of_wrapped_layers():
     second = [(3, 12), (3, 12), (12,)]
     assert macs_of_node(node("RNN", cell=stack), own + second, (7, 5)) == (96 + 72) * 7
     assert macs_of_node(node("TimeDistributed", layer=dense), [(5, 3), (3,)], None) is None
+
+
+def test_places_of_weights_in_a_keras_file():
+    def places(class_name, **config):
+        node = node_of({"class_name": class_name, "config": config}, ("x",))
+        return [slot.places[0] for slot in slots(node)]
+
+    dense = {"class_name": "Dense", "config": {"units": 3}}
+    assert places("GRU", units=2) == [f"cell/vars/{i}" for i in range(3)]
+    assert places("MultiHeadAttention", use_bias=False) == [
+        f"{part}_dense/vars/0" for part in ("query", "key", "value", "output")
+    ]
+    # Keras 3 files the kernel twice: as the wrapper's vars/0, too.
+    assert places("SpectralNormalization", layer=dense) == [
+        "layer/vars/0",
+        "layer/vars/1",
+        "vars/1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def _count(passes: Pass, low: float, high: float) -> tuple[int, list[np.ndarray]
 
         found = map_rows(look, values)
         below += sum(small for small, _ in found)
-        inside.append(np.concatenate([kept for _, kept in found]).astype(np.float64))
+        parts = [kept.astype(np.float64) for _, kept in found]
+        inside.append(np.concatenate([np.zeros(0), *parts]))
     return below, inside
 
 

@@ -1,0 +1,173 @@
+"""What every method of every family must keep; a new file in `steps/` is tested here at once."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from conftest import toy_model
+
+from modelcut import steps
+from modelcut.errors import RecipeError
+from modelcut.recipe import Recipe, parse, step_to_dict
+from modelcut.step import TARGET_KINDS, Context
+from modelcut.yaml_text import loads
+
+SETTINGS = {
+    "prune: magnitude": [
+        {"sparsity": 0.6},
+        {"sparsity": 0.6, "scope": "layer"},
+        {"threshold": 0.3},
+        {"cutoff": 0.8},
+    ],
+    "quantize: linear": [
+        {},
+        {"bits": 3, "per": "tensor"},
+        {"bits": 4, "symmetric": False},
+        {"bits": 4, "range": "mse"},
+        {"bits": 5, "range": "percentile", "percentile": 99},
+    ],
+    "quantize: float16": [{}],
+    "quantize: bfloat16": [{}],
+    "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
+}
+ALL = [(family, method) for family in steps.families() for method in steps.methods(family)]
+CASES = [
+    (family, method, settings)
+    for family, method in ALL
+    for settings in SETTINGS[f"{family}: {method}"]
+]
+
+
+def arrays(model):
+    return {tensor.name: tensor.pull() for tensor in model.tensors}
+
+
+@pytest.mark.parametrize(("family", "method"), ALL)
+def test_every_method_is_described(family, method):
+    cls = steps.find(family, method)
+    assert (cls.family, cls.method) == (family, method)
+    assert cls.__doc__
+    for name, field in cls.model_fields.items():
+        assert field.description, f"{method}.{name} has no description"
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method, settings, toy):
+    before = {name: values.copy() for name, (values, _) in arrays(toy).items()}
+    step = steps.find(family, method)(**settings)
+    first = arrays(step.apply(toy, Context()).model)
+    again = arrays(step.apply(toy, Context()).model)
+    assert first.keys() == again.keys()
+    for name in first:
+        assert first[name][0].tobytes() == again[name][0].tobytes()
+    for name, (values, _) in arrays(toy).items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_the_output_satisfies_its_encoding(family, method, settings, toy):
+    outcome = steps.find(family, method)(**settings).apply(toy, Context())
+    json.dumps(outcome.facts)
+    for tensor in outcome.model.tensors:
+        values, encoding = tensor.pull()
+        assert encoding.kinds == tensor.kinds
+        np.testing.assert_array_equal(encoding.project(values), values)
+        assert not np.any(np.signbit(values) & (values == 0)), "removed weights are +0.0"
+        if encoding.symbols is not None:
+            codes = encoding.codes(values)
+            assert encoding.decode(codes, values.dtype).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, settings, toy):
+    outcome = steps.find(family, method)(**settings).apply(toy, Context())
+    after = {tensor.name: tensor for tensor in outcome.model.tensors}
+    for tensor in toy.tensors:
+        changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
+        assert changed or outcome.skipped.get(tensor.name), tensor.name
+        if tensor.kind not in TARGET_KINDS:
+            assert not changed
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_a_recipe_says_the_same_step_again(family, method, settings):
+    step = steps.find(family, method)(**settings)
+    text = yaml.safe_dump({"steps": [step_to_dict(step)]})
+    assert parse(loads(text, "r")).steps == (step,)
+
+
+@pytest.mark.parametrize(("family", "method"), ALL)
+def test_a_pattern_that_matches_nothing_is_an_error(family, method, toy):
+    settings = SETTINGS[f"{family}: {method}"][0]
+    step = steps.find(family, method)(**settings, include=["thre"])
+    with pytest.raises(RecipeError, match="'thre' matches no layer") as caught:
+        step.apply(toy, Context())
+    assert "did you mean 'three'?" in caught.value.hint
+
+
+@pytest.mark.parametrize("second", ALL)
+@pytest.mark.parametrize("first", ALL)
+def test_any_two_steps_compose_or_are_refused_before_any_work(first, second, toy):
+    made = [steps.find(*name)(**SETTINGS[f"{name[0]}: {name[1]}"][0]) for name in (first, second)]
+    refused = set(made[0].leaves) & set(made[1].refuses)
+    if refused:
+        with pytest.raises(RecipeError, match="cannot follow"):
+            Recipe(tuple(made)).check()
+        with pytest.raises(RecipeError, match="cannot follow"):
+            made[1].apply(made[0].apply(toy, Context()).model, Context(index=1))
+        return
+    Recipe(tuple(made)).check()
+    model = toy
+    for index, step in enumerate(made):
+        model = step.apply(model, Context(index=index)).model
+    for tensor in model.tensors:
+        values, encoding = tensor.pull()
+        np.testing.assert_array_equal(encoding.project(values), values)
+        assert encoding.kinds == tensor.kinds
+
+
+def test_include_exclude_and_overrides(toy):
+    magnitude = steps.find("prune", "magnitude")
+    step = magnitude(
+        sparsity=0.5,
+        scope="layer",
+        exclude=["t*o"],
+        overrides={"three": {"sparsity": 0.25}},
+    )
+    outcome = step.apply(toy, Context())
+    zeros = {name: np.mean(values == 0) for name, (values, _) in arrays(outcome.model).items()}
+    assert zeros["one/kernel"] == 0.5
+    assert zeros["two/kernel"] == 0
+    assert zeros["three/kernel"] == 0.25
+    assert outcome.skipped["two/kernel"] == "excluded by 't*o'"
+    roles = magnitude(sparsity=1.0, include=["role:bias", "one"]).apply(toy, Context())
+    assert np.all(arrays(roles.model)["one/bias"][0] == 0)
+    assert np.all(arrays(roles.model)["two/bias"][0] == 1)
+
+
+def test_an_override_of_an_unknown_field_is_an_error():
+    with pytest.raises(ValueError, match=r"'sparsty' cannot be set.*did you mean 'sparsity'"):
+        steps.find("prune", "magnitude")(sparsity=0.5, overrides={"one": {"sparsty": 0.1}})
+    with pytest.raises(ValueError, match="'scope' cannot be set for one layer"):
+        steps.find("prune", "magnitude")(sparsity=0.5, overrides={"one": {"scope": "layer"}})
+
+
+def test_unknown_methods_are_suggested():
+    with pytest.raises(RecipeError) as caught:
+        steps.find("prune", "magnitud")
+    assert "did you mean 'magnitude'?" in caught.value.hint
+
+
+def test_one_skipped_layer_does_not_end_the_run():
+    model = toy_model(
+        {
+            "whole": (np.arange(12).reshape(4, 3), None),
+            "real": (np.ones((4, 3), "float32"), None),
+        }
+    )
+    outcome = steps.find("prune", "magnitude")(sparsity=1.0).apply(model, Context())
+    assert "not floats" in outcome.skipped["whole/kernel"]
+    assert np.all(arrays(outcome.model)["real/kernel"][0] == 0)

@@ -1,0 +1,69 @@
+"""Numbers about tensors, against NumPy on the whole array."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+from modelcut.encoding import Affine, Dense, Sparse
+from modelcut.measure import Meter, compare, deflated_size, summarize
+
+
+def test_summary_counts():
+    values = np.array([[0.0, 1.0, -4.0], [np.nan, np.inf, 0.0]], "float32")
+    found = summarize(values, Dense())
+    assert (found.size, found.nonzeros, found.nonfinite, found.peak) == (6, 4, 2, 4.0)
+    assert found.bytes == 24
+    assert found.distinct is None
+
+
+def test_entropy_of_codes():
+    grid = Affine(4, np.array([[1.0]], "float32"))
+    values = np.array([[0, 0, 1, 2]], "float32")
+    found = summarize(values, grid)
+    assert found.distinct == 3
+    assert found.entropy == pytest.approx(1.5)
+
+
+def test_large_arrays_are_summed_as_a_whole():
+    rng = np.random.default_rng(1)
+    before = rng.normal(size=(3000, 1000)).astype("float32")
+    after = np.where(np.abs(before) < 0.5, 0, before).astype("float32")
+    change = compare(before, after)
+    exact = np.linalg.norm((before - after).astype("float64")) / np.linalg.norm(
+        before.astype("float64")
+    )
+    assert change.error == pytest.approx(exact, rel=1e-5)
+    assert change.sqnr_db == pytest.approx(-20 * np.log10(exact), abs=1e-3)
+    assert change.peak_error == pytest.approx(np.abs(before - after).max())
+    assert summarize(after, Sparse()).nonzeros == np.count_nonzero(after)
+
+
+def test_no_change_is_none():
+    values = np.ones((4, 4), "float32")
+    assert compare(values, values.copy()).sqnr_db is None
+
+
+def test_deflated_size_is_that_of_a_real_stream():
+    values = np.zeros((100, 100), "float32")
+    assert 0 < deflated_size(values) < 1000
+    noise = np.random.default_rng(0).bytes(40_000)
+    array = np.frombuffer(noise, "float32")
+    assert abs(deflated_size(array) - len(zlib.compress(noise, 1))) < 400
+
+
+def test_a_meter_sees_every_edit(toy):
+    from modelcut.model import Rewrite
+
+    meter = Meter(deflate=True)
+    kernel = next(toy.tensors)
+
+    def halve(values, encoding):
+        return Rewrite(encoding, lambda part, rows: part / 2)
+
+    kernel.then(0, halve, ("dense",)).then(3, halve, ("dense",)).pull(meter)
+    assert [step for step, _ in meter.changes] == [0, 3]
+    assert meter.changes[0][1].error == pytest.approx(0.5)
+    assert meter.after[-1][1].peak == pytest.approx(meter.before.peak / 4)

@@ -197,7 +197,9 @@ def _wrapped_slots(node: Node) -> list[Slot]:
         still = node.config.get("trainable") is False
         result += [replace(slot, frozen=slot.frozen or still) for slot in below]
     if node.class_name == "SpectralNormalization":
-        result += _own(node, layers.weights(node.class_name, node.config))
+        # Its own first variable is the wrapped kernel again.
+        own = layers.weights(node.class_name, node.config)
+        result += [Slot(spec, ("vars/1",), frozen=True) for spec in own]
     return result
 
 

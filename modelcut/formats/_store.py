@@ -70,6 +70,9 @@ def _in_order(node: Node, base: str, stored: list[_match.Stored]) -> list[_match
     except KeyError:
         return stored
     rank = {f"{base}/{place}": i for i, slot in enumerate(found) for place in slot.places}
+    if node.class_name == "SpectralNormalization":
+        # It files the wrapped kernel a second time, which Keras overwrites when it loads.
+        stored = [one for one in stored if one.key in rank]
     return sorted(stored, key=lambda one: rank.get(one.key, len(found)))
 
 

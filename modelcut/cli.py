@@ -17,6 +17,9 @@ import typer
 
 from modelcut.errors import ExitCode, ModelcutError
 
+# Finding plugins of pydantic reads the metadata of every package installed.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 COMMANDS = {
     "run": "Apply a recipe to a model, measure before and after, hold the gates.",
     "prune": "Remove weights.",

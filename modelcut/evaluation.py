@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from modelcut import metrics
-from modelcut.data import Batch, Csv, DataOptions
+from modelcut.data import DataOptions
+from modelcut.data.csv import Batch, Csv
 from modelcut.engines import Network, quiet
 from modelcut.errors import InputError, UsageError
 

@@ -42,7 +42,7 @@ class Gates(BaseModel):
     A name that begins with `min_` is a lower limit, one with `max_` an upper one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     max_accuracy_drop: Share | None = _gate(
         "evaluation.change.accuracy_drop", "Most accuracy that may be lost, as a share (0.01)."

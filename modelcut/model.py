@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelcut.architecture import Architecture, Node
 from modelcut.blocks import ALL, map_rows
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import ModelcutError
 from modelcut.measure import Meter, difference
+
+if TYPE_CHECKING:  # a step that edits tensors only has no need of it, nor has its --help
+    from modelcut.architecture import Architecture, Node
 
 
 @dataclass(frozen=True)

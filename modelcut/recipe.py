@@ -11,9 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelcut import steps
@@ -21,7 +20,9 @@ from modelcut.data import DataOptions
 from modelcut.errors import RecipeError
 from modelcut.gates import Gates
 from modelcut.step import Step
-from modelcut.yaml_text import Document, load_file
+
+if TYPE_CHECKING:  # YAML is read for recipes only, not for flags
+    from modelcut.yaml_text import Document
 
 VERSION = 1
 
@@ -29,7 +30,7 @@ VERSION = 1
 class Head(BaseModel):
     """What a recipe says besides its steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     version: int = Field(default=VERSION, ge=1, le=VERSION, description="Of the recipe language.")
     seed: int = Field(default=0, ge=0, lt=1 << 63, description="For everything random.")
@@ -66,6 +67,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """YAML text, from which `load` makes the recipe again."""
+        import yaml
+
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def check(self) -> None:
@@ -104,7 +107,18 @@ def load(path: Path) -> Recipe:
     Raises:
         RecipeError: everything that is wrong with it, in one line.
     """
+    from modelcut.yaml_text import load_file
+
     return parse(load_file(path))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with modelcut, by name."""
+    package = Path(__file__).parent
+    inside = package / "recipes"
+    # A checkout that is installed in place has them beside the package.
+    folder = inside if inside.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def parse(document: Document) -> Recipe:

@@ -67,7 +67,7 @@ class Step(BaseModel, ABC):
         leaves: kinds of encodings that it leaves on its targets.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     family: ClassVar[str]
     method: ClassVar[str]

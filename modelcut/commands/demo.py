@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import typer
 
+import modelcut
 from modelcut import flags
 from modelcut.commands import _job
 from modelcut.errors import UsageError
 
-FILES = ("digits.h5", "digits_test.csv", "digits_train.csv", "recipe.yaml")
+FILES = ("digits.h5", "digits_test.csv", "digits_train.csv")
 
 
 def register(app: typer.Typer, name: str) -> None:
@@ -48,23 +49,22 @@ def demo(**values: Any) -> None:
 
 def _unpack(folder: Path, *, force: bool) -> None:
     """Copies the demo's files; the user's own recipe, once changed, is kept."""
-    source = resources.files("modelcut") / "demo"
+    from modelcut.recipe import shipped
+
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file", "name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    source = Path(modelcut.__file__).parent / "demo"
     for name in FILES:
-        target = folder / name
-        if target.exists() and not (force or name == "recipe.yaml"):
-            with resources.as_file(source / name) as original:
-                if target.read_bytes() != original.read_bytes():
-                    raise UsageError(
-                        f"{target}: exists, and is not the demo's",
-                        "name another folder, or --force",
-                    )
-            continue
-        if not target.exists() or force:
-            with resources.as_file(source / name) as original:
-                shutil.copyfile(original, target)
+        target, original = folder / name, source / name
+        if target.exists() and not force and not filecmp.cmp(target, original, shallow=False):
+            raise UsageError(
+                f"{target}: exists, and is not the demo's", "name another folder, or --force"
+            )
+        if force or not target.exists():
+            shutil.copyfile(original, target)
+    if force or not (folder / "recipe.yaml").exists():
+        shutil.copyfile(shipped()["demo"], folder / "recipe.yaml")
 
 
 def _tell(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,15 @@ def schema() -> None:
 
 def show(**values: Any) -> None:
     """Print one of the recipes that come with modelcut."""
-    folder = resources.files("modelcut") / "demo" / "recipes"
-    names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir())
+    from modelcut.recipe import shipped
+
+    files = shipped()
     name = values.get("name")
     if not name:
-        typer.echo("\n".join(names))
+        for each, path in files.items():
+            first = path.read_text(encoding="utf-8").splitlines()[0]
+            typer.echo(f"{each:10}{first.lstrip('# ')}")
         return
-    if name not in names:
-        raise UsageError(f"no recipe is called {name!r}", f"known: {', '.join(names)}")
-    typer.echo((folder / f"{name}.yaml").read_text(encoding="utf-8"), nl=False)
+    if name not in files:
+        raise UsageError(f"no recipe is called {name!r}", f"known: {', '.join(files)}")
+    typer.echo(files[name].read_text(encoding="utf-8"), nl=False)

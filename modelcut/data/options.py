@@ -26,7 +26,7 @@ Factor = Annotated[float, BeforeValidator(_fraction)]
 class DataOptions(BaseModel):
     """How a CSV is read: which columns are what, and what is done with bad rows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     label: int | str | list[int | str] | None = Field(
         default=None,

@@ -221,7 +221,7 @@ def refusal(model: Model) -> str:
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes a file; see `Format`."""
     layout = model.origin.layout if model.origin.format == NAME else None
-    with h5py.File(path, "w") as new:
+    with h5py.File(path, "w", libver=("v108", "v110")) as new:
         old = layout.file if isinstance(layout, Layout) else None
         if isinstance(layout, Layout) and layout.groups is None:
             stored, encodings = _store.write(model, layout.file, new, options)

@@ -1,6 +1,6 @@
 """Trains the network of `modelcut demo` and writes the files that ship with the package.
 
-    pip install '.[test]' && python recipes/train_demo.py
+    pip install '.[test]' && python tests/data/make_demo.py
 
 scikit-learn's digits: 1,797 grey images of 8 × 8 with values from 0 to 16. 70 % train, 30 % test,
 split once with a fixed seed; the test rows are never looked at while training.
@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-DEMO = Path(__file__).parent.parent / "modelcut" / "demo"
+DEMO = Path(__file__).parents[2] / "modelcut" / "demo"
 
 
 def main() -> None:

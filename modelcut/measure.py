@@ -129,10 +129,11 @@ Difference = tuple[float, float, float]
 def difference(before: np.ndarray, after: np.ndarray) -> Difference:
     """The sums of one block, from which `change` makes the whole tensor's."""
     before = before.astype(np.float64 if before.dtype == np.float64 else np.float32, copy=False)
-    delta = (before - after.astype(before.dtype, copy=False)).ravel()
-    before = before.ravel()
-    # Inside a block of some MB, NumPy's dot sums pairwise in vector lanes: float32 is enough.
-    signal, noise = float(np.dot(before, before)), float(np.dot(delta, delta))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are warned of elsewhere
+        delta = (before - after.astype(before.dtype, copy=False)).ravel()
+        before = before.ravel()
+        # Inside a block of some MB, NumPy's dot sums pairwise in vector lanes: float32 is enough.
+        signal, noise = float(np.dot(before, before)), float(np.dot(delta, delta))
     peak = max(float(delta.max()), -float(delta.min())) if delta.size else 0.0
     return signal, noise, peak
 

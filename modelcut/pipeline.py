@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -121,8 +121,8 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 written.encodings,
                 (graph.macs(model), graph.macs(models[-1])),
             )
-            _refuse_nan(passage)
             report = describe(passage, job.model, target, digest, job.recipe)
+            _refuse_nan(report)
             report["output"] = {
                 "path": str(job.output),
                 "format": writer.NAME,
@@ -310,6 +310,7 @@ def assess(
         if other is not None:
             safety.check_path(other)
     model, report = look(path)
+    _refuse_nan(report)
     candidates = [(path, model)]
     if against is not None:
         original = formats.open_model(against)
@@ -365,14 +366,16 @@ def _measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) 
                 tensor.pull(meter)
 
 
-def _refuse_nan(passage: Passage) -> None:
-    for tensor in passage.models[0].tensors:
-        summary = passage.summary(tensor, 0)
-        if summary.size and summary.nonfinite == summary.size and summary.peak == 0:
-            raise InputError(
-                f"{passage.models[0].origin.path}: {tensor.name}: all values are NaN or infinite",
-                "the training diverged; use an earlier checkpoint",
-            )
+def _refuse_nan(report: Mapping[str, Any]) -> None:
+    """Refuses a network that diverged in training: there is nothing left in it to compress."""
+    for layer in report["layers"]:
+        for row in layer["tensors"]:
+            before = row["before"]
+            if before["size"] and before["nonfinite"] == before["size"]:
+                raise InputError(
+                    f"{report['input']['path']}: {row['name']}: all values are NaN or infinite",
+                    "the training diverged; use an earlier checkpoint",
+                )
 
 
 def _check_written(model: Model, written: Path, output: Path) -> None:

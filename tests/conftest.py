@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 
+from modelcut import cli
 from modelcut.architecture import Architecture
 from modelcut.model import Layer, Model, Origin, Source, Tensor
 
@@ -54,6 +57,47 @@ def toy_model(arrays, config=None, class_name="Dense"):
         layers.append(Layer((name,), class_name, node.config, tensors, node))
     origin = Origin(Path("toy.h5"), "hdf5", "keras2", "Keras 2.4.0")
     return Model(tuple(layers), architecture, origin)
+
+
+def legacy(path, arrays, config=None, version="2.4.0"):
+    """A hand-made file: {layer: {weight name: values}}."""
+    with h5py.File(path, "w") as file:
+        if config is not None:
+            file.attrs["model_config"] = json.dumps(config)
+            if version:
+                file.attrs["keras_version"] = version
+            root = file.create_group("model_weights")
+        else:
+            root = file
+        root.attrs["layer_names"] = np.array([name.encode() for name in arrays])
+        for name, weights in arrays.items():
+            group = root.create_group(name)
+            group.attrs["weight_names"] = np.array(
+                [w.encode() for w in weights] or np.zeros(0, "S1")
+            )
+            for weight, values in weights.items():
+                group[weight] = values
+
+
+class Said(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def modelcut(capfd):
+    """Calls the command line in this process."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        return Said(int(ended.value.code or 0), *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture

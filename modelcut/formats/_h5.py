@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -240,12 +242,40 @@ def text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def create_file(path: Path) -> h5py.File:
+    """A new file in the compact layout that HDF5 1.8 brought, without a time stamp in it."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
+    made = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    made.set_obj_track_times(False)
+    name = os.fsencode(path)
+    return h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=made, fapl=access))
+
+
+def make_group(parent: h5py.Group, name: str) -> h5py.Group:
+    """The group of this path, made where it is missing, without a time stamp."""
+    plain = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    plain.set_obj_track_times(False)
+    for part in name.split("/"):
+        if part and part not in parent:
+            h5py.h5g.create(parent.id, part.encode(), gcpl=plain)
+        parent = parent[part] if part else parent
+    return parent
+
+
 def copy_attributes(old: h5py.Group, new: h5py.Group, leave: Iterable[str] = ()) -> None:
-    """Copies attributes, all but those whose name begins with one in `leave`."""
+    """Copies attributes, type and all, but those whose name begins with one in `leave`."""
     skipped = tuple(leave)
     for name in old.attrs:
-        if not (skipped and name.startswith(skipped)):
-            new.attrs[name] = old.attrs[name]
+        if skipped and name.startswith(skipped):
+            continue
+        source = h5py.h5a.open(old.id, name.encode())
+        kind, space = source.get_type(), source.get_space()
+        target = h5py.h5a.create(new.id, name.encode(), kind, space)
+        if space.get_simple_extent_type() != h5py.h5s.NULL:
+            values = np.empty(space.shape, kind.dtype)
+            source.read(values)
+            target.write(values)
 
 
 def write(
@@ -268,7 +298,7 @@ def write(
         Bytes that the values take in the file.
     """
     parent, _, leaf = name.rpartition("/")
-    where = group.require_group(parent) if parent else group
+    where = make_group(group, parent)
     bfloat16 = values.dtype == _BFLOAT16
     raw = values.view("V2") if bfloat16 else values
     made = None
@@ -350,7 +380,9 @@ def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
     }
     if records:
         blob = zlib.compress(json.dumps(records, separators=(",", ":")).encode(), 9)
-        file.create_dataset(_ENCODINGS, data=np.frombuffer(blob, np.uint8), track_times=False)
+        folder, _, name = _ENCODINGS.rpartition("/")
+        values = np.frombuffer(blob, np.uint8)
+        make_group(file, folder).create_dataset(name, data=values, track_times=False)
 
 
 def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], list[str]]:

@@ -266,10 +266,10 @@ def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer
         base = _longest(key, dict.fromkeys(bases, ()))
         target = bases[base] + key[len(base) :] if base else key
         if isinstance(item, h5py.Group):
-            _h5.copy_attributes(item, new.require_group(target))
+            _h5.copy_attributes(item, _h5.make_group(new, target))
         else:
             parent, _, name = target.rpartition("/")
-            old.copy(item, new.require_group(parent) if parent else new, name)
+            old.copy(item, _h5.make_group(new, parent), name)
 
     old.visititems(copy)
 

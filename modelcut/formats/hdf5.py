@@ -221,7 +221,7 @@ def refusal(model: Model) -> str:
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes a file; see `Format`."""
     layout = model.origin.layout if model.origin.format == NAME else None
-    with h5py.File(path, "w", libver=("v108", "v110")) as new:
+    with _h5.create_file(path) as new:
         old = layout.file if isinstance(layout, Layout) else None
         if isinstance(layout, Layout) and layout.groups is None:
             stored, encodings = _store.write(model, layout.file, new, options)
@@ -257,7 +257,7 @@ def _write_legacy(
     if layout is not None:
         leave = ["model_config"] if edited else []
         _h5.copy_attributes(layout.file, new, [*leave, _PROVENANCE])
-        root = new.create_group(layout.weights) if layout.weights != "/" else new
+        root = _h5.make_group(new, layout.weights)
         _copy_beside(layout, new, root, keep_optimizer=options.keep_optimizer)
         if layout.weights != "/":
             leave = ["layer_names"] if edited else []
@@ -272,7 +272,7 @@ def _write_legacy(
     stored: dict[str, int] = {}
     encodings: dict[str, Encoding] = {}
     for name, parts in plan:
-        group = root.create_group(name)
+        group = _h5.make_group(root, name)
         source = _old_group(layout, name)
         if source is not None:
             _h5.copy_attributes(source, group, ["weight_names"] if edited else [])
@@ -359,12 +359,12 @@ def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
     """The attributes of a legacy Keras 3 file, for a model that came from another format."""
     architecture = model.architecture
     assert architecture is not None
-    root = new.create_group("model_weights")
+    root = _h5.make_group(new, "model_weights")
     for group in (new, root):
         group.attrs["keras_version"] = architecture.keras_version
         group.attrs["backend"] = "tensorflow"
     training = architecture.root.get("compile_config")
     if isinstance(training, dict):
         new.attrs["training_config"] = json.dumps(training)
-    root.create_group("top_level_model_weights").attrs["weight_names"] = []
+    _h5.make_group(root, "top_level_model_weights").attrs["weight_names"] = []
     return root

@@ -206,7 +206,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     metadata["modelcut"] = options.provenance
     weights = path.with_name(path.name + ".weights")
     try:
-        with h5py.File(weights, "w") as new:
+        with _h5.create_file(weights) as new:
             stored, encodings = _store.write(model, layout.file if layout else None, new, options)
         with zipfile.ZipFile(path, "w") as archive:
             members = layout.archive.infolist() if layout else []

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
@@ -34,17 +35,28 @@ COMMANDS = {
 ABOUT = """Make Keras models smaller and faster, and know what it cost.
 
 Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
-3 refused as unsafe; 4 out of disk, memory or the like; 130 interrupted; 143 terminated.
+3 refused as unsafe; 4 out of disk, memory or the like; 70 a mistake of modelcut's own;
+130 interrupted; 143 terminated.
 """
 
 
-class Terminated(BaseException):
-    """SIGTERM; like KeyboardInterrupt, nothing but the clean-up may stop it."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM: nothing but the clean-up comes between it and the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def build(wanted: str | None) -> typer.Typer:
     """The app, with `wanted` built in full and the other commands by name only."""
-    app = typer.Typer(help=ABOUT, rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+    app = typer.Typer(
+        help=ABOUT,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
     app.callback()(_options)
     for name, summary in COMMANDS.items():
         if name == wanted:
@@ -79,15 +91,16 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"modelcut {__version__}")
         sys.exit(ExitCode.OK)
-    handler = _on_terminate()
+    _settle_streams()
+    handlers = _on_signals()
     try:
         code = _call(arguments)
         _flush()
     except BaseException as error:  # noqa: BLE001 - the one place that catches
         code = _told(error)
     finally:
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     sys.exit(code)
 
 
@@ -100,10 +113,10 @@ def _told(error: BaseException) -> int:
     """Says in one line what ended the process, and gives the exit code."""
     if isinstance(error, ModelcutError):
         return _say(str(error), error.exit_code)
-    if isinstance(error, KeyboardInterrupt):
-        return _say("interrupted; nothing was written", ExitCode.INTERRUPTED)
-    if isinstance(error, Terminated):
+    if isinstance(error, Stopped) and error.number == signal.SIGTERM:
         return _say("terminated; nothing was written", ExitCode.TERMINATED)
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return _say("interrupted; nothing was written", ExitCode.INTERRUPTED)
     if isinstance(error, MemoryError):
         return _say("out of memory", ExitCode.RESOURCES)
     if isinstance(error, BrokenPipeError):
@@ -124,7 +137,11 @@ def _told(error: BaseException) -> int:
         return _say(f"{text} (--help lists what there is)", ExitCode.USAGE)
     if isinstance(error, SystemExit) or hasattr(error, "exit_code"):
         return int(getattr(error, "exit_code", None) or getattr(error, "code", 0) or 0)
-    raise error
+    if os.environ.get("MODELCUT_TRACEBACK"):
+        raise error
+    what = f"{type(error).__name__}: {error}"
+    hint = "a mistake of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
+    return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 
 def _say(text: str, code: int) -> int:
@@ -140,9 +157,22 @@ def _say(text: str, code: int) -> int:
     return code
 
 
+def _settle_streams() -> None:
+    """Closed or plain-ASCII streams must not end the work: it matters more than its echo."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file to be opened would become stdout
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
 def _discard_output() -> None:
@@ -150,12 +180,14 @@ def _discard_output() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _on_terminate() -> Any:
+def _on_signals() -> dict[int, Any]:
+    """Turns signals into exceptions; gives the handlers that stood there before."""
+
     def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise Terminated
+        del frame
+        raise Stopped(number)
 
     try:
-        return signal.signal(signal.SIGTERM, stop)
+        return {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: a test, or a program that calls us
-        return None
+        return {}

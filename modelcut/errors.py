@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     """Refused: the input would run code, or read outside itself."""
     RESOURCES = 4
     """Out of disk, memory or another resource of the machine."""
+    MISTAKE = 70
+    """A mistake of modelcut's own; EX_SOFTWARE of sysexits.h."""
     INTERRUPTED = 130
     """Interrupted (SIGINT)."""
     TERMINATED = 143

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from modelcut.encoding import Encoding
-from modelcut.errors import InputError, UsageError
+from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
+from modelcut.safety import printable
 
 _MODULES = ("hdf5", "keras_zip")
 
@@ -98,7 +99,16 @@ def open_model(path: Path) -> Model:
     for name in _MODULES:
         candidate = module(name)
         if candidate.sniff(path):
-            return candidate.read(path)
+            try:
+                return candidate.read(path)
+            except (ModelcutError, OSError, MemoryError):
+                raise
+            except Exception as error:
+                what = printable(f"{type(error).__name__}: {error}", 200)
+                raise InputError(
+                    f"{path}: damaged, or of a kind that modelcut does not know ({what})",
+                    "if Keras opens it, please report it",
+                ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
         "it reads Keras .h5/.hdf5 and .keras files",

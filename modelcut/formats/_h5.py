@@ -8,11 +8,13 @@ Writing compresses chunks on all cores with ISA-L and hands them to HDF5 as they
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import os
+import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -242,14 +244,27 @@ def text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def create_file(path: Path) -> h5py.File:
-    """A new file in the compact layout that HDF5 1.8 brought, without a time stamp in it."""
+@contextlib.contextmanager
+def create_file(path: Path) -> Iterator[h5py.File]:
+    """A new file in the compact layout that HDF5 1.8 brought, without a time stamp in it.
+
+    Raises:
+        OSError: the file system's own words, out of HDF5's.
+    """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
     made = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     made.set_obj_track_times(False)
     name = os.fsencode(path)
-    return h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=made, fapl=access))
+    try:
+        with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=made, fapl=access)) as file:
+            yield file
+            file.flush()
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def make_group(parent: h5py.Group, name: str) -> h5py.Group:

@@ -11,5 +11,7 @@ from typing import Any
 
 
 def render(report: Mapping[str, Any], form: str) -> str:
-    """The report as text, in one of the forms "json" and "md"."""
-    return str(import_module(f"modelcut.report.{form}").render(report))
+    """The report as text that UTF-8 can hold, in one of the forms "json" and "md"."""
+    text = str(import_module(f"modelcut.report.{form}").render(report))
+    # Paths may hold bytes that are no text: Python keeps them as lone surrogates.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -9,7 +9,7 @@ import marshal
 import h5py
 import numpy as np
 import pytest
-from conftest import dense
+from toys import dense
 
 RNG = np.random.default_rng(0)
 
@@ -45,33 +45,6 @@ def model(path, cfg=None, weights=WEIGHTS, training=None):
             for weight, shape in shapes.items():
                 group[weight] = RNG.normal(size=shape).astype("float32")
     return path
-
-
-@pytest.fixture
-def rows(tmp_path):
-    lines = ["a,b,c,d,label"] + [
-        ",".join(f"{v:.3f}" for v in RNG.normal(size=4)) + f",{i % 3}" for i in range(30)
-    ]
-    path = tmp_path / "rows.csv"
-    path.write_text("\n".join(lines))
-    return path
-
-
-@pytest.fixture
-def refused(tmp_path, rows, modelcut):
-    """Evaluates a file, which must be refused in one line, with nothing run."""
-
-    def check(path, code=None, words=""):
-        said = modelcut("eval", path, "--test", rows)
-        assert said.code in ((2, 3) if code is None else (code,)), said
-        assert said.err.startswith("modelcut: "), said
-        assert said.err.count("\n") == 1, said.err
-        assert len(said.err) < 2100
-        assert words in said.err
-        assert not list(tmp_path.glob("*.marker"))
-        return said
-
-    return check
 
 
 def payload(tmp_path):

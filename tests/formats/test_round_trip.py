@@ -10,10 +10,10 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from conftest import MODELS, dense, legacy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+from toys import MODELS, dense, legacy
 
 from modelcut import formats
 from modelcut.encoding import Affine, Sparse

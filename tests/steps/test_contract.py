@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from conftest import toy_model
+from toys import toy_model
 
 from modelcut import steps
 from modelcut.errors import RecipeError

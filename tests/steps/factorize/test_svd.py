@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import dense, toy_model
+from toys import dense, toy_model
 
 from modelcut.step import Context
 from modelcut.steps import find

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import toy_model
+from toys import toy_model
 
 from modelcut.errors import RecipeError
 from modelcut.step import Context

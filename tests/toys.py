@@ -1,0 +1,76 @@
+"""Toy models in memory and on disk, and the golden files of every era."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from modelcut.architecture import Architecture
+from modelcut.model import Layer, Model, Origin, Source, Tensor
+
+MODELS = Path(__file__).parent / "data" / "models"
+
+
+def dense(name, units, **more):
+    return {"class_name": "Dense", "config": {"name": name, "units": units, **more}}
+
+
+def toy_model(arrays, config=None, class_name="Dense"):
+    """A sequential model of dense layers: {layer name: (kernel, bias or None)}."""
+    config = config or {
+        "class_name": "Sequential",
+        "config": {
+            "name": "toy",
+            "layers": [
+                dense(name, kernel.shape[1], activation="relu", use_bias=bias is not None)
+                for name, (kernel, bias) in arrays.items()
+            ],
+        },
+    }
+    architecture = Architecture.parse(json.dumps(config), "2.4.0", "toy")
+    nodes = {node.path[-1]: node for node in architecture.nodes}
+    layers = []
+    for name, (kernel, bias) in arrays.items():
+        parts = [("kernel", "kernel", kernel)]
+        parts += [("bias", "bias", bias)] if bias is not None else []
+        tensors = tuple(
+            Tensor(
+                name=f"{name}/{role}",
+                role=role,
+                kind=kind,
+                shape=values.shape,
+                dtype=values.dtype,
+                source=Source(values.copy),
+                out_axis=values.ndim - 1 if kind == "kernel" else None,
+                in_axis=values.ndim - 2 if kind == "kernel" else None,
+                key=f"{name}/{role}",
+            )
+            for role, kind, values in parts
+        )
+        node = nodes[name]
+        layers.append(Layer((name,), class_name, node.config, tensors, node))
+    origin = Origin(Path("toy.h5"), "hdf5", "keras2", "Keras 2.4.0")
+    return Model(tuple(layers), architecture, origin)
+
+
+def legacy(path, arrays, config=None, version="2.4.0"):
+    """A hand-made file: {layer: {weight name: values}}."""
+    with h5py.File(path, "w") as file:
+        if config is not None:
+            file.attrs["model_config"] = json.dumps(config)
+            if version:
+                file.attrs["keras_version"] = version
+            root = file.create_group("model_weights")
+        else:
+            root = file
+        root.attrs["layer_names"] = np.array([name.encode() for name in arrays])
+        for name, weights in arrays.items():
+            group = root.create_group(name)
+            group.attrs["weight_names"] = np.array(
+                [w.encode() for w in weights] or np.zeros(0, "S1")
+            )
+            for weight, values in weights.items():
+                group[weight] = values

@@ -1,0 +1,48 @@
+"""The engines run the golden files as the Keras that wrote them did."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toys import MODELS
+
+from modelcut import engines, formats
+from modelcut.errors import InputError, UsageError
+
+GOLDEN = sorted(
+    path
+    for path in MODELS.iterdir()
+    if path.suffix in (".h5", ".keras") and ".weights" not in path.name
+)
+SUFFIX = {"hdf5": ".h5", "keras_zip": ".keras"}
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_predictions_are_those_of_the_writer(path):
+    model = formats.open_model(path)
+    network = engines.open_network(
+        path, model.origin.dialect, suffix=SUFFIX[model.origin.format], trust=False
+    )
+    recorded = np.load(MODELS / f"{path.stem}.npz")
+    arrays = [recorded[name] for name in sorted(recorded.files) if name.startswith("input")]
+    inputs = {spec.name: array for spec, array in zip(network.inputs, arrays, strict=True)}
+    expected = [recorded[name] for name in sorted(recorded.files) if name.startswith("output")]
+    found = network.predict(inputs)
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_the_engine_cannot_load(tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot load"):
+        engines.open_network(path, "keras3")
+
+
+def test_custom_objects(tmp_path):
+    (tmp_path / "mine.py").write_text("def swoosh(x): return x\nclass Mine: pass\n_hidden = 1\n")
+    found = engines.load_custom_objects(str(tmp_path / "mine.py"))
+    assert set(found) == {"swoosh", "Mine"}
+    with pytest.raises(UsageError):
+        engines.load_custom_objects(str(tmp_path / "gone.py"))

@@ -1,0 +1,75 @@
+"""The rules of the house: what is imported when, and that nothing but cli and report prints."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys import MODELS
+
+import modelcut
+
+PACKAGE = Path(modelcut.__file__).parent
+ENGINES = {"tensorflow", "keras", "tf_keras", "ai_edge_litert"}
+
+
+def modules_after(*arguments):
+    """Names of the top-level packages that a command imports, in a process of its own."""
+    code = (
+        "import sys, io, contextlib\n"
+        "from modelcut.cli import main\n"
+        "try:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    call = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_help_needs_next_to_nothing():
+    heavy = {"numpy", "h5py", "pydantic", "yaml", "pyarrow", "rich"}
+    assert not modules_after("--help") & (heavy | ENGINES)
+
+
+@pytest.mark.parametrize("name", ["prune", "quantize", "factorize", "run", "eval"])
+def test_help_of_a_command_reads_no_files(name):
+    assert not modules_after(name, "--help") & ({"h5py", "pyarrow", "yaml"} | ENGINES)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prune", "--sparsity", "0.5"),
+        ("quantize", "--bits", "4"),
+        ("factorize", "--energy", "0.9"),
+    ],
+)
+def test_editing_weights_starts_no_engine(arguments, tmp_path):
+    model = MODELS / "keras3_sequential.h5"
+    found = modules_after(*arguments, "-o", tmp_path / "o.h5", model)
+    assert "h5py" in found
+    assert not found & (ENGINES | {"pyarrow"})
+
+
+def test_only_cli_commands_and_report_print():
+    rooms = {"cli.py", "commands", "report"}
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in rooms:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            assert not (called and node.func.id == "print"), path
+
+
+def test_steps_open_no_files():
+    for path in (PACKAGE / "steps").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            assert not (called and node.func.id == "open"), path

@@ -6,11 +6,14 @@ the order of the blocks, so that sums do not depend on which thread was faster.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -62,3 +65,40 @@ def row_blocks(shape: Sequence[int], itemsize: int) -> list[slice]:
 def map_rows(function: Callable[[slice], R], values: np.ndarray) -> list[R]:
     """Calls `function(rows)` for each block of rows of `values`, on all cores, in order."""
     return list(in_threads(function, row_blocks(values.shape, values.dtype.itemsize)))
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same items, made by a thread that works up to `depth` of them ahead."""
+    done = object()
+    waiting: Queue[Any] = Queue(depth)
+    stop = Event()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(Full):
+                waiting.put(item, timeout=0.2)
+                break
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((done, None))
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+            put((done, error))
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is done:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()

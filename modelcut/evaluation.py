@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from modelcut import metrics
+from modelcut.blocks import ahead
 from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.engines import Network, quiet
@@ -108,7 +109,7 @@ def evaluate(
     counted = rows = 0
     sample: Batch | None = None
     distinct = _Distinct()
-    for number, batch in enumerate(table.batches(_batch_size(first))):
+    for number, batch in enumerate(ahead(table.batches(_batch_size(first)))):
         sample = sample or batch
         distinct.look(batch)
         results = []

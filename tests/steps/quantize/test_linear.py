@@ -26,11 +26,23 @@ def test_min_max_per_channel_by_hand(bits):
     got, encoding = quantized(values, bits=bits)
     steps = 2 ** (bits - 1) - 1
     for column in range(4):
-        scale = np.float32(np.abs(values[:, column]).max() / steps)
+        exact = np.abs(values[:, column]).max() / steps
+        scale = encoding.scale[0, column]
+        assert exact <= scale <= exact * (1 + 1 / 128)
         expected = np.clip(np.rint(values[:, column] / scale), -steps, steps) * scale
         np.testing.assert_allclose(got[:, column], expected, rtol=1e-6)
     assert np.abs(got - values).max() <= encoding.scale.max() / 2 * 1.0001
     assert len(np.unique(got[:, 0])) <= 2**bits - 1
+
+
+def test_the_low_byte_of_every_weight_is_zero():
+    values = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
+    for options in ({"bits": 8}, {"bits": 8, "symmetric": False}, {"bits": 4, "range": "mse"}):
+        got, encoding = quantized(values, **options)
+        assert not np.any(got.view(np.uint32) & 0xFF)
+        # The product of code and scale was not rounded.
+        codes = np.rint(got.astype(np.float64) / encoding.scale)
+        np.testing.assert_array_equal(codes * encoding.scale.astype(np.float64), got)
 
 
 def test_affine_covers_an_uneven_range():

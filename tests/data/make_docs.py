@@ -1,0 +1,103 @@
+"""Writes the tables of the README that are made from the program itself.
+
+    python tests/data/make_docs.py [--measure]
+
+`tests/test_docs.py` holds that they are current; what is measured (the demo, the benchmark) is
+measured again with --measure only.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from modelcut import flags, steps
+from modelcut.data import DataOptions
+from modelcut.gates import Gates
+from modelcut.step import Step, TensorStep
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def table(rows: list[tuple[str, ...]], columns: tuple[str, ...]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _field(name: str, info: Any) -> tuple[str, str, str]:
+    kind = flags._metavar(info.annotation).lower().replace("|", ", ")
+    default = info.get_default(call_default_factory=True)
+    if default not in (None, [], {}):
+        shown = str(default).lower() if isinstance(default, bool) else default
+        kind += f"; {shown} unless given"
+    return f"`{name}`", kind, info.description
+
+
+def step_tables() -> str:
+    parts = []
+    common = [_field(name, Step.model_fields[name]) for name in ("include", "exclude")]
+    common.append(_field("overrides", TensorStep.model_fields["overrides"]))
+    parts.append("All steps have:\n\n" + table(common, ("field", "value", "meaning")))
+    for family in steps.families():
+        for method in steps.methods(family):
+            cls = steps.find(family, method)
+            own = [
+                _field(name, info)
+                for name, info in cls.model_fields.items()
+                if name not in TensorStep.model_fields
+            ]
+            text = (cls.__doc__ or "").split("\n\n")[0]
+            parts.append(f"**{family}: {method}.** {' '.join(text.split())}")
+            if own:
+                parts.append(table(own, ("field", "value", "meaning")))
+    return "\n\n".join(parts)
+
+
+def gate_table() -> str:
+    rows = [(f"`{name}`", info.description or "") for name, info in Gates.model_fields.items()]
+    return table(rows, ("gate", "meaning"))
+
+
+def data_table() -> str:
+    rows = [_field(name, info) for name, info in DataOptions.model_fields.items()]
+    return table(rows, ("field", "value", "meaning"))
+
+
+def filled(text: str, name: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+    return pattern.sub(lambda match: f"{match[1]}\n{content}\n\n{match[2]}", text)
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    tables = {**TABLES, **(MEASURED if "--measure" in sys.argv else {})}
+    for name, content in tables.items():
+        text = filled(text, name, content())
+    README.write_text(text, encoding="utf-8")
+
+
+def demo() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        call = [sys.executable, "-m", "modelcut", "demo", folder, "-q"]
+        subprocess.run(call, check=True)
+        report = (Path(folder) / "small.report.md").read_text(encoding="utf-8")
+    return report.partition("## Summary\n\n")[2].partition("\n\n")[0]
+
+
+def bench() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "bench.py"), *SECTIONS]
+    done = subprocess.run(call, check=True, capture_output=True, text=True)
+    return done.stdout.replace("\n### ", "\n**").replace("\n\n|", "**\n\n|").strip()
+
+
+SECTIONS = ("prune", "quantize", "eval")
+MEASURED = {"demo": demo, "bench": bench}
+TABLES = {"steps": step_tables, "gates": gate_table, "data": data_table}
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,18 @@ SETTINGS = {
         {"sparsity": 0.6, "scope": "layer"},
         {"threshold": 0.3},
         {"cutoff": 0.8},
+        {"cutoff": 0.4, "until": "stable"},
+        {"pattern": "2:4"},
+        {"sparsity": 0.5, "block": [2, 3]},
+        {"sparsity": 0.5, "block": [2, 3], "scope": "layer"},
     ],
+    "prune: l1": [{"sparsity": 0.4}, {"threshold": 0.9, "of": "inputs", "standardize": True}],
+    "prune: l2": [
+        {"sparsity": 0.4},
+        {"sparsity": 0.4, "scope": "layer", "relative": False},
+        {"threshold": 0.9},
+    ],
+    "prune: random": [{"sparsity": 0.5}],
     "quantize: linear": [
         {},
         {"bits": 3, "per": "tensor"},

@@ -129,3 +129,22 @@ def _equal(values: np.ndarray, magnitude: float) -> np.ndarray:
     if np.isinf(magnitude):
         return ~np.isfinite(values)
     return np.abs(values) == magnitude
+
+
+def removal(values: np.ndarray, found: Threshold) -> Callable[[np.ndarray, slice], np.ndarray]:
+    """The mask of what goes, as a function of some rows of `values` and which rows they are."""
+    magnitude = found.magnitude
+    end = first_ties(values, magnitude, sum(found.ties))
+    row = int(np.prod(values.shape[1:], dtype=np.int64)) if values.ndim else 1
+
+    def removed(part: np.ndarray, rows: slice) -> np.ndarray:
+        size = np.abs(part)
+        mask = (size < magnitude) | (part == 0)
+        start = (rows.start or 0) * row
+        if start < end:
+            ties = _equal(part, magnitude)
+            ties.reshape(-1)[max(0, end - start) :] = False
+            mask |= ties
+        return mask
+
+    return removed

@@ -12,15 +12,18 @@ from typing_extensions import Self
 from modelcut.encoding import Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
-from modelcut.steps.prune._smallest import Threshold, first_ties, sample_of, smallest
+from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
+from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
 
 _SAMPLES = 1 << 20
+_TARGETS = ("sparsity", "threshold", "cutoff", "pattern")
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Magnitude(TensorStep):
     """Remove the weights of smallest magnitude; zeros that are there already count."""
 
-    global_fields: ClassVar[frozenset[str]] = frozenset({"scope"})
+    global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "block", "until"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Share of the weights that are zero afterwards, exactly."
@@ -37,19 +40,47 @@ class Magnitude(TensorStep):
         description="For sparsity: one threshold over all layers, or one for each layer.",
     )
 
+    pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] | None = Field(
+        default=None,
+        description="n:m, such as 2:4: of every m neighbours along the input axis, the n largest "
+        "stay.",
+    )
+    block: tuple[Positive, Positive] | None = Field(
+        default=None,
+        description="[rows, columns]: with sparsity, whole blocks of the (input, output) axes go, "
+        "those of smallest mean magnitude.",
+    )
+    until: Literal["stable"] | None = Field(
+        default=None,
+        description="With cutoff: take mean and deviation of the weights that are left, and again, "
+        "until nothing more goes.",
+    )
+
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        given = [n for n in ("sparsity", "threshold", "cutoff") if getattr(self, n) is not None]
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             what = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of sparsity, threshold and cutoff (given: {what})")
+            raise ValueError(
+                f"give exactly one of sparsity, threshold, cutoff and pattern (given: {what})"
+            )
+        if self.pattern is not None and self._n_of_m[0] > self._n_of_m[1]:
+            raise ValueError("pattern: n:m keeps n of m neighbours, so n is at most m")
+        if self.block is not None and self.sparsity is None:
+            raise ValueError("block needs sparsity")
+        if self.until is not None and self.cutoff is None:
+            raise ValueError("until needs cutoff: the other targets are stable at once")
         return self
+
+    @property
+    def _n_of_m(self) -> tuple[int, int]:
+        n, _, m = (self.pattern or "1:1").partition(":")
+        return int(n), int(m)
 
     def _with(self, fields: Any) -> Self:
         # An override by threshold replaces the step's sparsity rather than adding to it.
-        targets = {"sparsity", "threshold", "cutoff"}
-        if targets & set(fields):
-            given = {n: getattr(self, n) for n in self.model_fields_set if n not in targets}
+        if set(_TARGETS) & set(fields):
+            given = {n: getattr(self, n) for n in self.model_fields_set if n not in _TARGETS}
             return type(self).model_validate({**given, "overrides": {}, **fields})
         return super()._with(fields)
 
@@ -60,6 +91,18 @@ class Magnitude(TensorStep):
     def survey(
         self, targets: list[tuple[Tensor, Self]], context: Context
     ) -> tuple[Any, dict[str, Any]]:
+        """What one layer cannot tell: a threshold over all, the rank of blocks, the rounds."""
+        if self.block is not None:
+            return self._survey_blocks(targets)
+        if self.until is not None:
+            found = {t.name: settings._rounds(t.pull()[0]) for t, settings in targets}
+            facts = {name: [left for _, _, left in rounds] for name, rounds in found.items()}
+            return found, {"nonzeros_after_each_round": facts}
+        return self._survey_threshold(targets, context)
+
+    def _survey_threshold(
+        self, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[dict[str, Threshold], dict[str, Any]]:
         """For one threshold over all layers: the layers without a setting of their own."""
         common = [
             tensor
@@ -94,23 +137,72 @@ class Magnitude(TensorStep):
         }
         return shared, {"threshold": max(0.0, found.magnitude)}
 
-    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit:
+    def _survey_blocks(
+        self, targets: list[tuple[Tensor, Self]]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        assert self.block is not None
+        gone: dict[str, np.ndarray] = {}
+        common: dict[str, np.ndarray] = {}
+        for tensor, settings in targets:
+            if len(tensor.shape) < 2 or settings.sparsity is None:
+                continue
+            scores = block_scores(tensor.pull()[0], *self.block)
+            if settings.sparsity == self.sparsity:
+                common[tensor.name] = scores
+            else:
+                gone |= lowest({tensor.name: scores}, settings.sparsity, together=False)
+        if common:
+            assert self.sparsity is not None
+            gone |= lowest(common, self.sparsity, together=self.scope == "global")
+        return gone, {"blocks": {name: int(mask.size) for name, mask in gone.items()}}
+
+    def _rounds(self, values: np.ndarray) -> list[tuple[float, float, int]]:
+        """Intervals of weights that go, each with how many weights are left behind it."""
+        if self.cutoff is None:
+            return []
+        rounds: list[tuple[float, float, int]] = []
+        left = values[values != 0]
+        while left.size:
+            mean, deviation = _moments(left)
+            low, high = mean - self.cutoff * deviation, mean + self.cutoff * deviation
+            kept = left[(left <= low) | (left >= high)]
+            if kept.size == left.size:
+                break
+            left = kept
+            rounds.append((low, high, int(left.size)))
+        return rounds
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
         del context
+        if (self.block or self.pattern) and len(tensor.shape) < 2:
+            return "has no two axes to lay a pattern on"
+        if self.pattern and tensor.in_axis is None:
+            return "has no axis of inputs to lay a pattern on"
+        shape = self.pattern or (f"block {self.block[0]}x{self.block[1]}" if self.block else "")
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-            removed = self._removed(values, survey.get(tensor.name))
+            removed = self._removed(tensor, values, survey.get(tensor.name))
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 # np.where, not a product with the mask: that would leave -0.0 behind.
                 return np.where(removed(part, rows), np.zeros((), part.dtype), part)
 
-            return Rewrite(Sparse(inner), block)
+            return Rewrite(Sparse(inner, shape), block)
 
         return plan
 
-    def _removed(self, values: np.ndarray, found: Threshold | None) -> Any:
-        """A function from some rows to the mask of what goes."""
+    def _removed(self, tensor: Tensor, values: np.ndarray, found: Any) -> Any:
+        """A function from some rows to the mask of what goes; `found` by the survey."""
+        if self.pattern is not None:
+            assert tensor.in_axis is not None
+            mask = outside_n_of_m(values, tensor.in_axis, *self._n_of_m)
+            return lambda part, rows: mask[rows] | (part == 0)
+        if self.block is not None and self.sparsity is not None:
+            mask = of_blocks(found, values.shape, *self.block)
+            return lambda part, rows: mask[rows] | (part == 0)
+        if self.until is not None and self.cutoff is not None:
+            return lambda part, _: _inside(part, found)
         if self.threshold is not None:
             limit = self.threshold
             return lambda part, _: (np.abs(part) < limit) | (part == 0)
@@ -122,29 +214,22 @@ class Magnitude(TensorStep):
         if found is None:
             count = round(self.sparsity * values.size)
             found = smallest(lambda: [values], sample_of(values), values.size, count)
-        end = first_ties(values, found.magnitude, sum(found.ties))
-        row = int(np.prod(values.shape[1:], dtype=np.int64)) if values.ndim else 1
-        magnitude = found.magnitude
-
-        def removed(part: np.ndarray, rows: slice) -> np.ndarray:
-            size = np.abs(part)
-            mask = (size < magnitude) | (part == 0)
-            start = (rows.start or 0) * row
-            if start < end:
-                ties = size == magnitude if np.isfinite(magnitude) else ~np.isfinite(part)
-                ties.reshape(-1)[max(0, end - start) :] = False
-                mask |= ties
-            return mask
-
-        return removed
+        return removal(values, found)
 
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
-        if not (self.sparsity or self.threshold or self.cutoff) and not self.overrides:
+        if not any(getattr(self, name) for name in _TARGETS) and not self.overrides:
             return (f"{self.title}: this setting removes nothing",)
         return super().warnings(chosen)
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", *(kind for kind in tensor.kinds if kind != "sparse"))
+
+
+def _inside(part: np.ndarray, rounds: list[tuple[float, float, int]]) -> np.ndarray:
+    mask = part == 0
+    for low, high, _ in rounds:
+        mask |= (part > low) & (part < high)
+    return mask
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:

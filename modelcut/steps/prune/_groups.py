@@ -1,0 +1,89 @@
+"""Weights that go together: blocks, n of every m, whole filters or inputs.
+
+Scores are small arrays, one number a group, so that ranking them needs no streaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def lowest(
+    scores: Mapping[str, np.ndarray], share: float, *, together: bool
+) -> dict[str, np.ndarray]:
+    """Which groups go: exactly `share` of them, ties in order.
+
+    Args:
+        scores: tensor name -> scores, any shape.
+        share: of the groups that go, 0 to 1.
+        together: rank the groups of all tensors together, else each tensor's alone.
+
+    Returns:
+        Tensor name -> boolean mask in the shape of its scores, true where the group goes.
+    """
+    if not together:
+        return {
+            name: _lowest(one.ravel(), share).reshape(one.shape) for name, one in scores.items()
+        }
+    every = np.concatenate([one.ravel() for one in scores.values()] or [np.zeros(0)])
+    gone = _lowest(every, share)
+    ends = np.cumsum([one.size for one in scores.values()])
+    parts = np.split(gone, ends[:-1])
+    return {
+        name: part.reshape(one.shape)
+        for (name, one), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def _lowest(scores: np.ndarray, share: float) -> np.ndarray:
+    gone = np.zeros(scores.size, bool)
+    gone[np.argsort(scores, kind="stable")[: round(share * scores.size)]] = True
+    return gone
+
+
+def keep_one(gone: np.ndarray, scores: np.ndarray) -> bool:
+    """Where all groups of a tensor would go, keeps the strongest; a layer must not vanish.
+
+    Returns:
+        Whether that was needed.
+    """
+    if not gone.size or not gone.all():
+        return False
+    gone.reshape(-1)[int(np.argmax(scores))] = False
+    return True
+
+
+def outside_n_of_m(values: np.ndarray, axis: int, n: int, m: int) -> np.ndarray:
+    """True where a weight is not among the `n` largest of its `m` neighbours along `axis`.
+
+    The last, shorter group keeps `n` too. Of equal magnitudes the first ones stay.
+    """
+    moved = np.moveaxis(np.abs(values), axis, -1)
+    length = moved.shape[-1]
+    padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, -length % m)], constant_values=-1)
+    grouped = padded.reshape(*padded.shape[:-1], -1, m)
+    order = np.argsort(-grouped, axis=-1, kind="stable")
+    gone = np.ones(grouped.shape, bool)
+    np.put_along_axis(gone, order[..., :n], False, axis=-1)
+    flat = gone.reshape(padded.shape)[..., :length]
+    return np.moveaxis(flat, -1, axis)
+
+
+def block_scores(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Mean magnitude of each block of the last two axes; blocks at the ends may be smaller."""
+    sizes = np.abs(values.astype(np.float32, copy=False))
+    for axis, step in ((-2, rows), (-1, columns)):
+        starts = np.arange(0, sizes.shape[axis], step)
+        lengths = np.diff(np.append(starts, sizes.shape[axis]))
+        shape = [1] * sizes.ndim
+        shape[axis] = lengths.size
+        sizes = np.add.reduceat(sizes, starts, axis=axis) / lengths.reshape(shape)
+    return sizes
+
+
+def of_blocks(gone: np.ndarray, shape: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
+    """The mask of the weights, from that of their blocks."""
+    wide = np.repeat(np.repeat(gone, rows, axis=-2), columns, axis=-1)
+    return wide[..., : shape[-2], : shape[-1]]

@@ -1,0 +1,135 @@
+"""What `l1` and `l2` have in common: whole filters or inputs, by their norm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from modelcut.encoding import Encoding, Sparse
+from modelcut.errors import RecipeError
+from modelcut.model import Edit, Rewrite, Tensor
+from modelcut.step import Context, TensorStep
+from modelcut.steps.prune._groups import keep_one, lowest
+
+
+class Norms(TensorStep):
+    """Zeroes the groups of smallest norm; see the methods."""
+
+    order: ClassVar[int]
+    global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "of"})
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="Share of the groups that go."
+    )
+    threshold: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Groups whose score is below this go."
+    )
+    of: Literal["filters", "inputs"] = Field(
+        default="filters",
+        description="Groups: all weights of an output channel, or all of an input.",
+    )
+    scope: Literal["layer", "global"] = Field(
+        default="global",
+        description="For sparsity: rank the groups of each layer alone, or of all layers together.",
+    )
+    relative: bool = Field(
+        default=True,
+        description="Divide each score by the layer's mean score, so that layers of other scales "
+        "can be ranked together.",
+    )
+    standardize: bool = Field(
+        default=False,
+        description="Bring each layer's weights to mean 0 and deviation 1 before the norm.",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [n for n in ("sparsity", "threshold") if getattr(self, n) is not None]
+        if len(given) != 1:
+            what = " and ".join(given) if given else "none"
+            raise ValueError(f"give exactly one of sparsity and threshold (given: {what})")
+        return self
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ("sparse",)
+
+    def survey(
+        self, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Any, dict[str, Any]]:
+        """Scores every group, then decides which go."""
+        del context
+        scores: dict[str, np.ndarray] = {}
+        gone: dict[str, np.ndarray] = {}
+        common: dict[str, np.ndarray] = {}
+        for tensor, settings in targets:
+            axis = self._axis(tensor)
+            if axis is None:
+                continue
+            found = settings._scores(tensor.pull()[0], axis)
+            scores[tensor.name] = found
+            if settings.threshold is not None:
+                gone[tensor.name] = found < settings.threshold
+            elif settings.sparsity == self.sparsity:
+                common[tensor.name] = found
+            else:
+                assert settings.sparsity is not None
+                gone |= lowest({tensor.name: found}, settings.sparsity, together=False)
+        if common:
+            assert self.sparsity is not None
+            gone |= lowest(common, self.sparsity, together=self.scope == "global")
+        spared = [name for name, mask in gone.items() if keep_one(mask, scores[name])]
+        facts: dict[str, Any] = {"groups": {name: int(mask.size) for name, mask in gone.items()}}
+        facts["removed"] = {name: int(mask.sum()) for name, mask in gone.items()}
+        if spared:
+            facts["would_have_vanished"] = spared
+        return gone, facts
+
+    def _axis(self, tensor: Tensor) -> int | None:
+        return tensor.out_axis if self.of == "filters" else tensor.in_axis
+
+    def _scores(self, values: np.ndarray, axis: int) -> np.ndarray:
+        """The norm of each group per weight, so that width does not count; shape (groups,)."""
+        work = values.astype(np.float32, copy=False)
+        if self.standardize:
+            deviation = float(work.std(dtype=np.float64)) or 1.0
+            work = (work - np.float32(work.mean(dtype=np.float64))) / np.float32(deviation)
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        powers = np.abs(work) if self.order == 1 else np.square(work)
+        score = powers.mean(axis=others, dtype=np.float64) ** (1 / self.order)
+        mean = float(score.mean()) if score.size else 0.0
+        return score / mean if self.relative and mean > 0 else score
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
+        del context
+        axis = self._axis(tensor)
+        if axis is None:
+            return f"has no axis of {self.of}"
+        shape = tuple(n if i == axis else 1 for i, n in enumerate(tensor.shape))
+        gone = survey[tensor.name].reshape(shape)
+
+        def block(part: np.ndarray, rows: slice) -> np.ndarray:
+            mask = gone[rows] if axis == 0 else gone
+            return np.where(mask | (part == 0), np.zeros((), part.dtype), part)
+
+        def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+            del values
+            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+            return Rewrite(Sparse(inner, self.of), block)
+
+        return plan
+
+    def select(self, model: Any, context: Context) -> tuple[list[Tensor], dict[str, str]]:
+        chosen, skipped = super().select(model, context)
+        if chosen and all(self._axis(tensor) is None for tensor in chosen):
+            raise RecipeError(
+                f"step {context.index + 1}, {self.title}: none of the chosen tensors has an axis "
+                f"of {self.of}"
+            )
+        return chosen, skipped
+
+    def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
+        return ("sparse", *(kind for kind in tensor.kinds if kind != "sparse"))

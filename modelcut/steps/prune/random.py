@@ -1,0 +1,48 @@
+"""Removes weights at random: the baseline that any criterion must beat."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from modelcut.encoding import Encoding, Sparse
+from modelcut.model import Edit, Rewrite, Tensor
+from modelcut.step import Context, TensorStep, random_generator
+from modelcut.steps.prune._smallest import removal, sample_of, smallest
+
+
+class Random(TensorStep):
+    """Remove weights at random, the baseline for any other method; zeros that are there count."""
+
+    sparsity: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Share of each layer's weights that is zero afterwards, exactly."
+    )
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ("sparse",)
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit:
+        del survey
+
+        def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+            lots = random_generator(context, tensor.name).random(values.shape, np.float32)
+            lots += np.float32(1)
+            lots[values == 0] = 0
+            count = round(self.sparsity * values.size)
+            found = smallest(lambda: [lots], sample_of(lots), lots.size, count)
+            gone = removal(lots, found)
+
+            def block(part: np.ndarray, rows: slice) -> np.ndarray:
+                mask = gone(lots[rows], rows)
+                return np.where(mask | (part == 0), np.zeros((), part.dtype), part)
+
+            return Rewrite(Sparse(inner), block)
+
+        return plan
+
+    def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
+        return ("sparse", *(kind for kind in tensor.kinds if kind != "sparse"))

@@ -1,0 +1,67 @@
+"""Models that no one here made, through every step, back into the Keras that loaded them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from materials import MODELS, models
+
+from modelcut import pipeline, steps
+from modelcut.recipe import Recipe
+
+pytestmark = pytest.mark.slow
+
+RECIPES = {
+    "nothing": lambda: (steps.find("prune", "magnitude")(threshold=0),),
+    "prune and quantize": lambda: (
+        steps.find("prune", "magnitude")(sparsity=0.5),
+        steps.find("quantize", "linear")(bits=8),
+    ),
+    "float16": lambda: (steps.find("quantize", "float16")(),),
+    "factorize": lambda: (steps.find("factorize", "svd")(ratio=0.6),),
+}
+
+
+def load(path):
+    """Plain Keras 3 and tf_keras; None where it refuses."""
+    import keras
+    import tf_keras
+
+    found = {}
+    for name, library in (("keras", keras), ("tf_keras", tf_keras)):
+        try:
+            found[name] = library.models.load_model(path, compile=False)
+        except Exception:
+            found[name] = None
+    return found
+
+
+def predict(model):
+    rng = np.random.default_rng(0)
+    inputs = []
+    for tensor in model.inputs:
+        free = 10_100 if len(tensor.shape) == 3 else 32
+        shape = [n or (2 if axis == 0 else free) for axis, n in enumerate(tensor.shape)]
+        inputs.append(rng.normal(size=shape).astype("float32"))
+    found = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    return [np.asarray(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
+
+
+@pytest.mark.parametrize("spec", MODELS)
+def test_it_loads_wherever_it_loaded_before(spec, tmp_path):
+    for path in models(spec):
+        before = load(path)
+        for name, make in RECIPES.items():
+            out = tmp_path / f"{path.stem}{path.suffix}"
+            out.unlink(missing_ok=True)
+            pipeline.run(pipeline.Job(path, Recipe(make()), out, force=True, report=False))
+            after = load(out)
+            for library, model in before.items():
+                assert (model is None) == (after[library] is None), (path.name, name, library)
+                if model is not None and name == "nothing":
+                    try:
+                        expected = predict(model)
+                    except Exception:
+                        continue  # this Keras loads it and cannot run it
+                    for one, two in zip(expected, predict(after[library]), strict=True):
+                        np.testing.assert_array_equal(one, two)

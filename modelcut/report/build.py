@@ -206,6 +206,11 @@ def value_warnings(passage: Passage) -> Iterator[str]:
     """What a user should know about the values of the weights."""
     for tensor in passage.models[-1].tensors:
         summary = passage.summary(tensor, len(passage.models))
+        if tensor.edits and not summary.nonzeros and passage.summary(tensor, 0).nonzeros:
+            yield (
+                f"{tensor.name}: nothing is left of it, so the layer passes nothing on: use scope: "
+                "layer, a setting of its own (overrides), or exclude it"
+            )
         if summary.nonfinite:
             yield f"{tensor.name}: {summary.nonfinite} of {summary.size} values are NaN or infinite"
         elif tensor.dtype.name == "float64" and summary.peak > 3.4028235e38:

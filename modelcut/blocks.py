@@ -21,6 +21,8 @@ BLOCK_BYTES = 4 << 20
 """Bytes a block aims at: large enough to hide the call, small enough for the cache."""
 
 ALL = slice(None)
+SCALAR: Any = ...
+"""All of an array without axes, which no slice can index."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,9 +56,9 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 
 def row_blocks(shape: Sequence[int], itemsize: int) -> list[slice]:
-    """Splits the first axis into slices of about `BLOCK_BYTES` (scalars: one `slice(None)`)."""
+    """Splits the first axis into slices of about `BLOCK_BYTES` (no axis: `SCALAR`)."""
     if not shape:
-        return [ALL]
+        return [SCALAR]
     row_bytes = max(1, itemsize * int(np.prod(shape[1:], dtype=np.int64)))
     step = max(1, BLOCK_BYTES // row_bytes)
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelcut.blocks import ALL, map_rows
+from modelcut.blocks import ALL, SCALAR, map_rows
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import ModelcutError
 from modelcut.measure import Meter, difference
@@ -162,7 +162,7 @@ def _apply(
         result[rows] = after
         return part
 
-    parts = [one(ALL)] if rewrite.whole else map_rows(one, values)
+    parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
     return result, parts
 
 

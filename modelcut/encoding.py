@@ -16,10 +16,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
+from modelcut import bins
 from modelcut.blocks import ALL
 
 
@@ -352,17 +354,10 @@ class Codebook(Encoding):
     def project(
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
-        return self.decode(self.codes(values, rows), values.dtype, rows)
+        return _cuts(self, values.dtype).pick(values)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
-        middles = (self.centres[1:].astype(np.float64) + self.centres[:-1]) / 2
-        codes = np.zeros(values.shape, np.min_scalar_type(max(0, self.symbols - 1)))
-        if self.symbols <= 32:
-            # Counting the middles below beats a binary search while they are few.
-            for middle in middles:
-                codes += values > middle.astype(values.dtype)
-            return codes
-        return np.searchsorted(middles.astype(values.dtype), values).astype(codes.dtype)
+        return _cuts(self, values.dtype).places(values)
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
         return self.centres.astype(dtype)[codes]
@@ -372,6 +367,14 @@ class Codebook(Encoding):
 
     def record(self) -> dict[str, Any]:
         return {"kind": self.kind, "centres": self.centres}
+
+
+@lru_cache(maxsize=8)
+def _cuts(book: Codebook, dtype: np.dtype) -> bins.Cuts:
+    """The middles between the centres."""
+    low, high = book.centres[:-1].astype(np.float64), book.centres[1:].astype(np.float64)
+    middles = low / 2 + high / 2
+    return bins.Cuts.at(np.where(middles < high, middles, low), book.centres, dtype)
 
 
 _KINDS: dict[str, type[Encoding]] = {

@@ -40,6 +40,12 @@ SETTINGS = {
         {"bits": 4, "range": "mse"},
         {"bits": 5, "range": "percentile", "percentile": 99},
     ],
+    "quantize: huffman": [
+        {},
+        {"bits": 2, "start": "density"},
+        {"values": 5, "start": "kmeans++"},
+        {"bits": 3, "entropy_weight": 0.1},
+    ],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],

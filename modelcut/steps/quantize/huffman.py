@@ -32,9 +32,10 @@ class Huffman(TensorStep):
         default=None, description="How many shared values, 2 to 256, instead of bits."
     )
     start: _kmeans.Start = Field(
-        default="linear",
-        description="Where clustering begins: evenly over the range, evenly over the weights, or "
-        "by k-means++. A layer of few different weights gets the optimum, whatever the start.",
+        default="optimum",
+        description="Where clustering begins: the optimum of a coarser picture, evenly over the "
+        "range, evenly over the weights, or by k-means++. A layer of few different weights gets "
+        "the true optimum, whatever the start.",
     )
     entropy_weight: Annotated[float, Field(ge=0)] = Field(
         default=0.0,

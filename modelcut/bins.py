@@ -46,6 +46,29 @@ def middles(dtype: np.dtype) -> np.ndarray:
     return middle
 
 
+def masked(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The values where `kept` is true, else +0.0; what a float is does not matter (NaN, -0.0).
+
+    A product of bits: `np.where` on a random mask takes six times as long.
+    """
+    kind = _UNSIGNED[values.dtype.itemsize]
+    bits = kept.astype(kind)
+    bits *= values.view(kind)
+    return bits.view(values.dtype)
+
+
+def rounded_down(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The largest values of a type that are not above float64 edges; no -0.0.
+
+    A value of that type is above the one exactly if it is above the other.
+    """
+    with np.errstate(over="ignore"):
+        near = edges.astype(dtype)
+    below = np.nextafter(near, np.array(-np.inf, dtype))
+    lower: np.ndarray = np.where(near.astype(np.float64) > edges, below, near)
+    return lower + np.zeros((), dtype)
+
+
 _TABLE_PAYS = 1 << 15
 """Values from which a table by bins beats a search for each one."""
 
@@ -65,11 +88,7 @@ class Cuts:
     @classmethod
     def at(cls, edges: np.ndarray, choices: np.ndarray, dtype: np.dtype) -> Cuts:
         """At float64 edges, rounded downwards to `dtype`: no value of it changes its interval."""
-        with np.errstate(over="ignore"):
-            near = edges.astype(dtype)
-        below = np.nextafter(near, np.array(-np.inf, dtype))
-        near = np.where(near.astype(np.float64) > edges, below, near) + np.zeros((), dtype)
-        return cls(near, choices.astype(dtype))
+        return cls(rounded_down(edges, dtype), choices.astype(dtype))
 
     def places(self, values: np.ndarray) -> np.ndarray:
         """The number of each value's interval, 0 … k - 1, in the smallest unsigned type."""

@@ -97,7 +97,7 @@ class Huffman(TensorStep):
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             del rows
             chosen = cuts.pick(part)
-            return np.where(part == 0, np.zeros((), part.dtype), chosen) if sparse else chosen
+            return bins.masked(chosen, part != 0) if sparse else chosen
 
         return Rewrite(after, block)
 

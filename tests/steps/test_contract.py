@@ -39,6 +39,9 @@ SETTINGS = {
         {"bits": 4, "symmetric": False},
         {"bits": 4, "range": "mse"},
         {"bits": 5, "range": "percentile", "percentile": 99},
+        {"bits": 4, "group": 8},
+        {"bits": 3, "group": 5, "symmetric": False, "range": "mse"},
+        {"average_bits": 4.5},
     ],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
     "quantize: huffman": [

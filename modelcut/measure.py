@@ -157,6 +157,7 @@ class Meter:
         before: the tensor as it was read.
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
+        left_alone: steps that found in the values why they could not edit them, and the reasons.
     """
 
     def __init__(self, *, deflate: bool = False) -> None:
@@ -164,6 +165,7 @@ class Meter:
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
         self.changes: list[tuple[int, Change]] = []
+        self.left_alone: list[tuple[int, str]] = []
 
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from modelcut import bins
 from modelcut.encoding import Encoding, Sparse
 from modelcut.errors import RecipeError
 from modelcut.model import Edit, Rewrite, Tensor
@@ -113,7 +114,7 @@ class Norms(TensorStep):
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             mask = gone[rows] if axis == 0 else gone
-            return np.where(mask | (part == 0), np.zeros((), part.dtype), part)
+            return bins.masked(part, ~(mask | (part == 0)))
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values

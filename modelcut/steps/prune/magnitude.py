@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from modelcut import bins
 from modelcut.encoding import Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
@@ -185,8 +186,7 @@ class Magnitude(TensorStep):
             removed = self._removed(tensor, values, survey.get(tensor.name))
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
-                # np.where, not a product with the mask: that would leave -0.0 behind.
-                return np.where(removed(part, rows), np.zeros((), part.dtype), part)
+                return bins.masked(part, ~removed(part, rows))
 
             return Rewrite(Sparse(inner, shape), block)
 

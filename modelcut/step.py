@@ -168,8 +168,8 @@ class Step(BaseModel, ABC):
         return ()
 
 
-class TensorStep(Step):
-    """A step that edits tensors one by one, each layer with settings of its own if wished."""
+class LayerStep(Step):
+    """A step that treats each layer by itself, with settings of its own if wished."""
 
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
@@ -184,7 +184,7 @@ class TensorStep(Step):
         """
         del context
         for pattern, fields in self.overrides.items():
-            fixed = {"include", "exclude", "overrides", *self.global_fields}
+            fixed = {"include", "exclude", "overrides", *self._fields_of_all()}
             for name in fields:
                 if name in fixed or name not in type(self).model_fields:
                     near = difflib.get_close_matches(name, set(type(self).model_fields) - fixed, 1)
@@ -195,7 +195,10 @@ class TensorStep(Step):
             self._with(fields)
 
     global_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that make sense for the whole step only."""
+    """Fields that make sense for the whole step only; those of the base classes add to them."""
+
+    def _fields_of_all(self) -> set[str]:
+        return {name for cls in type(self).__mro__ for name in getattr(cls, "global_fields", ())}
 
     def _with(self, fields: Mapping[str, Any]) -> Self:
         given = {name: getattr(self, name) for name in self.model_fields_set}
@@ -211,6 +214,10 @@ class TensorStep(Step):
 
     def _further_patterns(self) -> tuple[str, ...]:
         return tuple(self.overrides)
+
+
+class TensorStep(LayerStep):
+    """A step that edits tensors one by one; what one edit needs of the others, it surveys."""
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """Surveys the chosen tensors once if the step wants it, then defers an edit on each."""
@@ -250,10 +257,12 @@ class TensorStep(Step):
 def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
     """Whether a pattern names this layer (or this tensor of it).
 
-    Patterns: `class:GLOB` on the class name, `role:GLOB` on a tensor's role or kind, else a glob
-    on the layer's whole name or the last part of it.
+    Patterns: `class:GLOB` on the class name, `role:GLOB` on a tensor's role or kind, `path:GLOB`
+    on the layer's whole name, else a glob on the whole name or the last part of it.
     """
     prefix, _, glob = pattern.partition(":")
+    if prefix == "path" and glob:
+        return fnmatchcase(layer.name, glob)
     if prefix == "class" and glob:
         return fnmatchcase(layer.class_name, glob)
     if prefix == "role" and glob:
@@ -276,7 +285,8 @@ def _suggest(pattern: str, model: Model) -> str:
     elif prefix == "role" and glob:
         names, head = (t.role for t in model.tensors), "role:"
     else:
-        names, head, glob = (layer.name for layer in model.layers), "", pattern
+        head = "path:" if prefix == "path" and glob else ""
+        names, glob = (layer.name for layer in model.layers), pattern.removeprefix(head)
     near = difflib.get_close_matches(glob, sorted(set(names)), 1)
     return f"did you mean {head + near[0]!r}?" if near else "`modelcut inspect` lists the layers"
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.blocks import map_rows
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Affine, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
@@ -24,9 +25,10 @@ _SHRINK = np.linspace(1.0, 0.3, 36)
 _SAMPLE = 1 << 22
 
 
-class Linear(TensorStep):
+class Linear(Budgeted, TensorStep):
     """Put weights on a uniform grid, zero on it exactly."""
 
+    strength: ClassVar[Strength] = Strength("bits", (8, 7, 6, 5, 4, 3, 2))
     refuses: ClassVar[dict[str, str]] = CODED
 
     bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="Bits a weight, 2 to 8.")

@@ -62,55 +62,21 @@ class Evaluation:
         }
 
 
-@dataclass(frozen=True)
-class Output:
-    """One output of a network, and what its labels are.
+class _Output:
+    """One output's labels and accumulators, of all networks."""
 
-    Attributes:
-        name, units: of the output.
-        task: one of `metrics.TASKS`.
-        columns: which of the label columns are its own.
-        classes: class names in the order of the outputs, for text labels.
-        where: the CSV, for messages.
-    """
+    def __init__(self, name: str, task: str, units: int, columns: slice, networks: int) -> None:
+        self.name = name
+        self.task = task
+        self.units = units
+        self.columns = columns
+        self.networks = networks
+        self.sums: list[metrics.Accumulator] = []
 
-    name: str
-    task: str
-    units: int
-    columns: slice
-    classes: Sequence[str] | None
-    where: str
-
-    def labels(self, batch: Batch) -> np.ndarray:
-        """Its labels of a batch, as accumulators take them; see `metrics.labels_for`."""
-        assert batch.labels is not None
-        part = batch.labels[:, self.columns]
-        return metrics.labels_for(self.task, self.units, part, self.classes, self.where)
-
-    def sums(self) -> metrics.Accumulator:
-        """A fresh accumulator."""
-        return metrics.accumulator(self.task, self.units, self.classes)
-
-
-class Sums:
-    """One network's measures on all of its outputs."""
-
-    def __init__(self, outputs: Sequence[Output]) -> None:
-        self._outputs = outputs
-        self._sums = [output.sums() for output in outputs]
-
-    def add(self, labels: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
-        """Takes a batch: labels and results of each output."""
-        for sums, label, result in zip(self._sums, labels, results, strict=False):
-            sums.update(label, result.reshape(len(label), -1))
-
-    def result(self) -> dict[str, Any]:
-        """Metrics of the first output, and of all by name where there are several."""
-        found = [sums.result() for sums in self._sums]
-        merged = dict(found[0]) if found else {}
-        if len(found) > 1:
-            merged["outputs"] = {o.name: r for o, r in zip(self._outputs, found, strict=True)}
-        return merged
+    def start(self, classes: Sequence[str] | None) -> None:
+        self.sums = [
+            metrics.accumulator(self.task, self.units, classes) for _ in range(self.networks)
+        ]
 
 
 def evaluate(
@@ -135,14 +101,15 @@ def evaluate(
     table = Csv.open(path, options, first.inputs)
     if not table.labels and len(networks) < 2:
         raise UsageError(f"{path}: has no label column, so nothing can be measured", "add --label")
-    outputs = outputs_of(first, table, task) if table.labels else []
-    sums = [Sums(outputs) for _ in networks]
-    agreement = Agreement() if len(networks) == 2 else None
+    outputs = _outputs(first, table, task, len(networks)) if table.labels else []
+    for output in outputs:
+        output.start(options.classes)
+    agreement = _Agreement() if len(networks) == 2 else None
     seconds = [0.0] * len(networks)
     counted = rows = 0
     sample: Batch | None = None
     distinct = _Distinct()
-    for number, batch in enumerate(ahead(table.batches(batch_size(first)))):
+    for number, batch in enumerate(ahead(table.batches(_batch_size(first)))):
         sample = sample or batch
         distinct.look(batch)
         results = []
@@ -155,16 +122,17 @@ def evaluate(
             seconds[index] += took if number else 0.0
         counted += len(batch) if number else 0
         rows += len(batch)
-        labels = [output.labels(batch) for output in outputs]
-        for each, result in zip(sums, results, strict=True):
-            each.add(labels, result)
+        _add(outputs, batch, results, options, str(path))
         if agreement:
             agreement.look(results[0][0], results[1][0])
     assert sample is not None
     warnings = [*table.warnings, *distinct.warnings(outputs)]
     evaluations = []
     for index, network in enumerate(networks):
-        merged = sums[index].result()
+        found = [output.sums[index].result() for output in outputs]
+        merged = dict(found[0]) if found else {}
+        if len(found) > 1:
+            merged["outputs"] = {o.name: r for o, r in zip(outputs, found, strict=True)}
         if merged.get("nonfinite_outputs"):
             warnings.append(f"{merged['nonfinite_outputs']} rows gave NaN or infinite outputs")
         evaluations.append(
@@ -182,20 +150,15 @@ def evaluate(
     return evaluations, agreement.result() if agreement else None
 
 
-def batch_size(network: Network) -> int:
-    """Rows that are run at once: the fixed batch, else what keeps the inputs to some MB."""
+def _batch_size(network: Network) -> int:
     if network.fixed_batch is not None:
         return network.fixed_batch
     values = sum(int(np.prod([n or 1 for n in spec.shape])) for spec in network.inputs)
     return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
 
 
-def outputs_of(network: Network, table: Csv, task: str | None) -> list[Output]:
-    """Deals the label columns out to the outputs, in order.
-
-    Raises:
-        UsageError: an output is none that can be measured, or has no label column.
-    """
+def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> list[_Output]:
+    """Deals the label columns out to the outputs, in order."""
     made, start = [], 0
     several = len(network.outputs) > 1
     for spec in network.outputs:
@@ -218,14 +181,27 @@ def outputs_of(network: Network, table: Csv, task: str | None) -> list[Output]:
                 f"{table.path}: no label column is left for the output {spec.name!r}",
                 "name one for each output: --label '[a, b]'",
             )
-        columns = slice(start, start + mine)
-        classes = table.options.classes
-        made.append(Output(spec.name, chosen, units, columns, classes, str(table.path)))
+        made.append(_Output(spec.name, chosen, units, slice(start, start + mine), networks))
         start += mine
     return made
 
 
-class Agreement:
+def _add(
+    outputs: list[_Output],
+    batch: Batch,
+    results: list[list[np.ndarray]],
+    options: DataOptions,
+    where: str,
+) -> None:
+    for number, output in enumerate(outputs):
+        assert batch.labels is not None
+        part = batch.labels[:, output.columns]
+        labels = metrics.labels_for(output.task, output.units, part, options.classes, where)
+        for sums, result in zip(output.sums, results, strict=True):
+            sums.update(labels, result[number].reshape(len(labels), -1))
+
+
+class _Agreement:
     """How far two networks give the same answers."""
 
     def __init__(self) -> None:
@@ -233,7 +209,6 @@ class Agreement:
         self._most = 0.0
 
     def look(self, one: np.ndarray, two: np.ndarray) -> None:
-        """Takes a batch of the first output of both."""
         one = one.reshape(len(one), -1).astype(np.float64)
         two = two.reshape(len(two), -1).astype(np.float64)
         if one.shape != two.shape:
@@ -245,7 +220,6 @@ class Agreement:
             self._most = max(self._most, float(np.nanmax(np.abs(one - two), initial=0.0)))
 
     def result(self) -> dict[str, Any]:
-        """Share of rows that both decide alike, and the largest difference of an output."""
         return {"top1": self._same / max(1, self._rows), "max_difference": self._most}
 
 
@@ -267,7 +241,7 @@ class _Distinct:
         if self._one_label and batch.labels is not None:
             self._one_label = bool((batch.labels == self._label).all())
 
-    def warnings(self, outputs: list[Output]) -> list[str]:
+    def warnings(self, outputs: list[_Output]) -> list[str]:
         found = []
         if self._alike:
             found.append("all rows of the CSV are alike")

@@ -17,7 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
-from modelcut.errors import RecipeError
+from modelcut.errors import RecipeError, UsageError
+from modelcut.lab import Lab
 from modelcut.model import Edit, Layer, Model, Tensor
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
@@ -32,11 +33,25 @@ class Context:
         index: number of the step in the recipe, from 0.
         seed: for everything random.
         say: takes a line about progress.
+        lab: runs the model on the training data; there for steps that need "train", None else.
     """
 
     index: int = 0
     seed: int = 0
     say: Callable[[str], None] = lambda line: None
+    lab: Lab | None = None
+
+    def laboratory(self, title: str) -> Lab:
+        """The laboratory, for a step that cannot do without.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.lab is None:
+            raise UsageError(
+                f"step {self.index + 1}, {title}: needs training data", "add --train FILE.csv"
+            )
+        return self.lab
 
 
 @dataclass(frozen=True)

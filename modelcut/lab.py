@@ -1,0 +1,136 @@
+"""What a step that needs the network running may ask for: a copy that runs, and rows for it.
+
+Protocols only. `laboratory.py` fulfils them with an engine and the CSV of `--train`; the tests
+with a network of NumPy. A step gets it as `context.lab` and gives back deferred edits as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from modelcut.encoding import Encoding
+from modelcut.model import Edit, Model, Rewrite, Tensor
+
+Part = Literal["all", "train", "validation"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows, as the network takes them.
+
+    Attributes:
+        inputs: an array for each input of the network, in its order, (rows, …).
+        labels: an array for each output, decoded as `metrics.labels_for` does: int64 (rows,) for
+            classes, int64 (rows, units) for several labels, float64 (rows, units) for numbers.
+            None where the CSV has no labels.
+    """
+
+    inputs: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+
+class Running(Protocol):
+    """A copy of a model that runs. Tensors go by their names in the model (`dense/kernel`).
+
+    Attributes:
+        engine: name and version of what runs it.
+        trainable: names of the tensors that training may change; frozen layers' are not there.
+    """
+
+    engine: str
+    trainable: frozenset[str]
+
+    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The present values of some tensors, in the dtype of the engine's variable."""
+
+    def write(self, values: Mapping[str, np.ndarray]) -> None:
+        """Replaces the values of some tensors in the running copy (not in the model)."""
+
+    def predict(self, rows: Rows) -> list[np.ndarray]:
+        """What each output gives, in inference mode."""
+
+    def loss(self, rows: Rows) -> float:
+        """Mean loss over the rows, in inference mode; the model's own penalties are left out."""
+
+    def gradients(self, rows: Rows, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Gradient of the mean loss over the rows, in inference mode, by each tensor.
+
+        A tensor that the loss does not depend on has zeros. One row at a time gives what the
+        Fisher information needs.
+        """
+
+    def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        """What goes into some layers (by their names in the model), in inference mode.
+
+        Returns:
+            One array for each time that the layer is called, (rows, …).
+        """
+
+
+class Lab(Protocol):
+    """Runs models on the training data."""
+
+    def open(self, model: Model) -> Running:
+        """A running copy of a model as it is after its deferred edits.
+
+        Raises:
+            ModelcutError: no engine can run it, its file carries code that is not trusted, or a
+                tensor cannot be found again among the engine's variables; named.
+        """
+
+    def rows(
+        self, model: Model, size: int, *, part: Part = "all", share: float = 0.1, shuffle: int = -1
+    ) -> Iterator[Rows]:
+        """The training rows in batches.
+
+        Args:
+            model: whose inputs and outputs they are for.
+            size: of a batch; the last may be smaller.
+            part: all rows, or without or only those set aside for validation: the same rows for
+                the same share, seed and CSV, whatever the order.
+            share: of the rows that are set aside.
+            shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
+
+        Raises:
+            InputError: rows or labels do not fit the network.
+        """
+
+    def judge(
+        self, running: Running, model: Model, *, part: Part = "all", share: float = 0.1
+    ) -> dict[str, Any]:
+        """The metrics of `modelcut eval` over the rows, of the first output; needs labels.
+
+        Returns:
+            `metrics.Accumulator.result()`: accuracy, log_loss, f1_macro … or mae, rmse, r2.
+        """
+
+
+def pinned(tensor: Tensor, step: int, values: np.ndarray, encoding: Encoding | None) -> Tensor:
+    """The tensor with its values replaced by ones that were computed at some cost.
+
+    Args:
+        tensor: as it is before; its edits stay, so that the report sees every step.
+        step: number of the step.
+        values: what they become, of the tensor's shape.
+        encoding: of the new values; None: what the tensor has then.
+    """
+    return tensor.then(
+        step, _pin(values, encoding), tensor.kinds if encoding is None else encoding.kinds
+    )
+
+
+def _pin(values: np.ndarray, encoding: Encoding | None) -> Edit:
+    def edit(_: np.ndarray, before: Encoding) -> Rewrite:
+        def block(part: np.ndarray, rows: slice) -> np.ndarray:
+            return values[rows].astype(part.dtype, copy=False)
+
+        return Rewrite(before if encoding is None else encoding, block)
+
+    return edit

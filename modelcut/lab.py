@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from modelcut.encoding import Encoding
+from modelcut.metrics import Accumulator
 from modelcut.model import Edit, Model, Rewrite, Tensor
 
 Part = Literal["all", "train", "validation"]
@@ -101,6 +102,9 @@ class Lab(Protocol):
         Raises:
             InputError: rows or labels do not fit the network.
         """
+
+    def accumulator(self, model: Model) -> Accumulator:
+        """Sums up the first output of a model against its labels as `modelcut eval` does."""
 
     def judge(
         self, running: Running, model: Model, *, part: Part = "all", share: float = 0.1

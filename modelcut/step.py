@@ -239,7 +239,7 @@ class TensorStep(LayerStep):
         chosen, skipped = self.select(model, context)
         owner = {t.name: layer for layer in model.layers for t in layer.tensors}
         targets = [(tensor, self.settings(owner[tensor.name], tensor)) for tensor in chosen]
-        survey, facts = self.survey(targets, context)
+        survey, facts = self.survey_model(model, targets, context)
         edited: dict[str, Tensor] = {}
         for tensor, settings in targets:
             edit = settings.edit(tensor, survey, context)
@@ -252,6 +252,13 @@ class TensorStep(LayerStep):
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
         """What a user should know of these settings on these tensors."""
         return () if chosen else (f"{self.title}: the model has nothing that this step aims at",)
+
+    def survey_model(
+        self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Any, dict[str, Any]]:
+        """As `survey`, for a step that must see the network run."""
+        del model
+        return self.survey(targets, context)
 
     def survey(
         self, targets: list[tuple[Tensor, Self]], context: Context

@@ -1,31 +1,29 @@
-"""A network of dense layers in NumPy: what engines do, by hand, with derivatives by hand."""
+"""A laboratory in NumPy: networks of dense layers, with derivatives by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec
+from modelcut import metrics
+from modelcut.lab import Rows
 
 
 class ToyNetwork:
     """Runs a sequential model of dense layers: ReLU between them, softmax at the end."""
 
     engine = "numpy"
-    loss = "categorical_crossentropy"
-    fixed_batch = None
 
     def __init__(self, model):
         self.values = {tensor.name: tensor.pull()[0] for tensor in model.tensors}
         self.layers = [layer.name for layer in model.layers if layer.tensors]
-        first = self.values[f"{self.layers[0]}/kernel"]
-        last = self.values[f"{self.layers[-1]}/kernel"]
-        self.inputs = (InputSpec("x", (first.shape[0],)),)
-        self.outputs = (OutputSpec("y", (last.shape[1],), "softmax"),)
-        self.assigned = []
+        self.trainable = frozenset(self.values)
+        self.written = []
 
-    def assign(self, values):
-        self.assigned.append(sorted(values))
+    def read(self, names):
+        return {name: self.values[name] for name in names}
+
+    def write(self, values):
+        self.written.append(sorted(values))
         for name, array in values.items():
             assert self.values[name].shape == array.shape
             self.values[name] = array
@@ -41,5 +39,57 @@ class ToyNetwork:
         x = np.exp(x - x.max(axis=1, keepdims=True))
         return inputs, x / x.sum(axis=1, keepdims=True)
 
-    def predict(self, inputs, *, exact=False):
-        return [self.forward(inputs["x"])[1]]
+    def predict(self, rows):
+        return [self.forward(rows.inputs[0])[1]]
+
+    def loss(self, rows):
+        chosen = self.predict(rows)[0][np.arange(len(rows)), rows.labels[0]]
+        return float(-np.log(chosen).mean())
+
+    def gradients(self, rows, names):
+        inputs, delta = self.forward(rows.inputs[0])
+        delta[np.arange(len(rows)), rows.labels[0]] -= 1
+        delta = delta / len(rows)
+        found = {}
+        for name, x in zip(self.layers[::-1], inputs[::-1], strict=True):
+            found[f"{name}/kernel"] = x.T @ delta
+            found[f"{name}/bias"] = delta.sum(axis=0)
+            delta = (delta @ self.values[f"{name}/kernel"].T) * (x > 0)
+        return {name: found[name] for name in names}
+
+    def layer_inputs(self, rows, layers):
+        inputs, _ = self.forward(rows.inputs[0])
+        return {name: [inputs[self.layers.index(name)]] for name in layers}
+
+
+class ToyLab:
+    """Rows in memory, labelled with what a teacher decides."""
+
+    def __init__(self, inputs, labels):
+        self.inputs, self.labels = inputs, labels
+        self.opened = []
+
+    @classmethod
+    def taught_by(cls, model, rows=400, seed=3, shift=0):
+        width = next(t.shape[0] for t in model.tensors)
+        inputs = np.random.default_rng(seed).normal(size=(rows, width)).astype("float32")
+        decided = ToyNetwork(model).forward(inputs)[1]
+        return cls(inputs, (decided.argmax(axis=1) + shift) % decided.shape[1])
+
+    def open(self, model):
+        self.opened.append(ToyNetwork(model))
+        return self.opened[-1]
+
+    def rows(self, model, size, *, part="all", share=0.1, shuffle=-1):
+        for at in range(0, len(self.inputs), size):
+            yield Rows((self.inputs[at : at + size],), (self.labels[at : at + size],))
+
+    def accumulator(self, model):
+        units = [t for t in model.tensors if t.role == "kernel"][-1].shape[-1]
+        return metrics.accumulator("multiclass", units)
+
+    def judge(self, running, model, *, part="all", share=0.1):
+        sums = self.accumulator(model)
+        for rows in self.rows(model, 100):
+            sums.update(rows.labels[0], running.predict(rows)[0])
+        return sums.result()

@@ -1,31 +1,25 @@
 """Measures many variants of one model on the same rows, without writing a file for each.
 
-The network stays loaded: of each variant only the tensors that differ are computed and assigned.
+The network stays loaded: of each variant only the tensors that differ are computed and written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from modelcut import metrics
-from modelcut.data import InputSpec
-from modelcut.data.csv import Batch
-from modelcut.engines import Network
-from modelcut.evaluation import Agreement, Output, Sums
+from modelcut.errors import UsageError
 from modelcut.gates import Limits
+from modelcut.lab import Lab, Part, Rows, Running
 from modelcut.measure import summarize
 from modelcut.model import Model, Tensor
 
-
-class Running(Network, Protocol):
-    """A network whose tensors can be replaced while it is loaded."""
-
-    def assign(self, values: Mapping[str, np.ndarray]) -> None:
-        """Puts values in the place of the tensors of these names, each of its shape."""
+_MOST_BYTES = 1 << 30
+_BATCH_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Measured:
     """What one variant did.
 
     Attributes:
-        metrics: of its first output, as `metrics` gives them; of the others under "outputs".
+        metrics: of its first output, as `metrics` gives them.
         change: against the base, as `metrics.compare` gives it.
         agreement: share of rows on which it decides as the base does.
         shift: squared difference of the outputs to the base's, over the variance of the base's.
@@ -68,67 +62,62 @@ _SHOWN = ("accuracy", "recall_macro", "f1_macro", "log_loss", "mae", "rmse", "r2
 class Bench:
     """A base model, its running network, and the rows on which variants are measured.
 
-    Args:
-        base: the model that variants are compared with.
-        start: opens the network of a model.
-        rows: labelled rows in the network's inputs; held in memory.
-        outputs: what the labels mean.
+    Attributes:
+        base: what the base model did.
+        rows: how many rows there are; all are held in memory.
     """
 
-    def __init__(
-        self,
-        base: Model,
-        start: Callable[[Model], Running],
-        rows: Sequence[Batch],
-        outputs: Sequence[Output],
-    ) -> None:
-        self._start, self._rows, self._outputs = start, rows, outputs
-        self._labels = [[output.labels(batch) for output in outputs] for batch in rows]
-        self._base = base
-        self._tensors = {tensor.name: tensor for tensor in base.tensors}
+    def __init__(self, model: Model, lab: Lab, *, part: Part = "validation") -> None:
+        """Runs the base model over the rows.
+
+        Args:
+            model: that variants are compared with.
+            lab: runs models and has the rows.
+            part: of the laboratory's rows.
+
+        Raises:
+            UsageError: the rows have no labels, or do not fit into memory.
+        """
+        self._lab, self._model = lab, model
+        self._tensors = {tensor.name: tensor for tensor in model.tensors}
         self._bits: dict[str, int] = {}
-        self._running = start(base)
-        self._assigned: dict[str, Tensor] = {}
-        self._answers = [
-            [part.astype(np.float32) for part in self._running.predict(batch.inputs)]
-            for batch in rows
-        ]
+        self._written: set[str] = set()
+        self._running = lab.open(model)
+        self._rows = list(_held(lab, model, part))
+        self.rows = sum(map(len, self._rows))
+        self._answers = self._run(self._running)
         found = self._score(self._answers)
         bits = sum(map(self._bits_of, self._tensors.values()))
         self.base = Measured(found, metrics.compare(found, found), bits=bits)
 
-    @property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        """Of the network."""
-        return self._running.inputs
-
     def measure(self, model: Model) -> Measured:
         """Measures a variant of the base model, with its deferred edits."""
         values, bits = self._pull_changed(model)
-        if not values and model.architecture is self._base.architecture:
+        if not values and model.architecture is self._model.architecture:
             return self.base
-        if model.architecture is not self._base.architecture:
-            running = self._start(model)
-        else:
+        if model.architecture is self._model.architecture:
             running = self._running
-            back = {
-                name: self._tensors[name].pull()[0] for name in self._assigned if name not in values
-            }
-            running.assign({**back, **values})
-            self._assigned = {name: self._tensors[name] for name in values}
-        answers = [running.predict(batch.inputs) for batch in self._rows]
+            back = [self._tensors[name] for name in self._written if name not in values]
+            running.write({**{tensor.name: tensor.pull()[0] for tensor in back}, **values})
+            self._written = set(values)
+        else:
+            running = self._lab.open(model)
+        answers = self._run(running)
         found = self._score(answers)
         change = metrics.compare(self.base.metrics, found)
-        agreement, shift = Agreement(), _Shift()
-        for before, after in zip(self._answers, answers, strict=True):
-            agreement.look(before[0], after[0])
-            shift.look(before, after)
-        return Measured(found, change, agreement.result()["top1"], shift.result(), bits)
+        moved = _Moved(self._answers, answers)
+        return Measured(found, change, moved.agreement, moved.shift, bits)
+
+    def _run(self, running: Running) -> list[list[np.ndarray]]:
+        return [
+            [part.reshape(len(rows), -1) for part in running.predict(rows)] for rows in self._rows
+        ]
 
     def _score(self, answers: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
-        sums = Sums(self._outputs)
-        for labels, results in zip(self._labels, answers, strict=True):
-            sums.add(labels, results)
+        sums = self._lab.accumulator(self._model)
+        for rows, results in zip(self._rows, answers, strict=True):
+            assert rows.labels is not None
+            sums.update(rows.labels[0], results[0])
         return sums.result()
 
     def _pull_changed(self, model: Model) -> tuple[dict[str, np.ndarray], int]:
@@ -148,34 +137,46 @@ class Bench:
         return self._bits[tensor.name]
 
 
-class _Shift:
-    """How far outputs moved, in units of how much they vary over the rows."""
+def _held(lab: Lab, model: Model, part: Part) -> Iterator[Rows]:
+    """The rows, as long as they fit into memory."""
+    first = next(iter(lab.rows(model, 1, part=part)))
+    values = sum(array.size for array in first.inputs)
+    taken = 0
+    for rows in lab.rows(model, max(1, min(1024, _BATCH_VALUES // max(1, values))), part=part):
+        if rows.labels is None:
+            raise UsageError("the validation data has no label column", "add --label")
+        taken += sum(array.nbytes for array in rows.inputs)
+        if taken > _MOST_BYTES:
+            raise UsageError(
+                f"the validation rows take more than {_MOST_BYTES >> 30} GiB, and a search needs "
+                "them again and again",
+                "read fewer with --limit, or give a smaller CSV",
+            )
+        yield rows
 
-    def __init__(self) -> None:
-        self._rows = 0
-        self._sums: list[np.ndarray] = []
-        self._squares: list[np.ndarray] = []
-        self._moved: list[float] = []
 
-    def look(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> None:
-        if not self._rows:
-            widths = [part[0].size for part in before]
-            self._sums = [np.zeros(width) for width in widths]
-            self._squares = [np.zeros(width) for width in widths]
-            self._moved = [0.0] * len(widths)
-        self._rows += len(before[0])
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            old = old.reshape(len(old), -1).astype(np.float64)
-            new = new.reshape(len(new), -1).astype(np.float64)
-            self._sums[index] += old.sum(axis=0)
-            self._squares[index] += np.square(old).sum(axis=0)
+class _Moved:
+    """How far the outputs of a variant are from those of the base.
+
+    Attributes:
+        agreement: share of rows on which the first output decides alike.
+        shift: squared difference, in units of how much the base's outputs vary over the rows.
+    """
+
+    def __init__(
+        self, before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]]
+    ) -> None:
+        self.shift = 0.0
+        for index in range(len(before[0])):
+            old = np.concatenate([parts[index] for parts in before]).astype(np.float64)
+            new = np.concatenate([parts[index] for parts in after]).astype(np.float64)
             with np.errstate(over="ignore", invalid="ignore"):
                 moved = float(np.square(new - old).sum())
-            self._moved[index] += moved if np.isfinite(moved) else np.inf
+            spread = float(np.square(old - old.mean(axis=0)).sum())
+            self.shift += (moved if np.isfinite(moved) else np.inf) / (spread or 1.0)
+            if index == 0:
+                self.agreement = float((_decided(old) == _decided(new)).mean())
 
-    def result(self) -> float:
-        total = 0.0
-        for sums, squares, moved in zip(self._sums, self._squares, self._moved, strict=True):
-            spread = float((squares - sums**2 / max(1, self._rows)).sum())
-            total += moved / spread if spread > 0 else moved
-        return total
+
+def _decided(outputs: np.ndarray) -> np.ndarray:
+    return outputs[:, 0] > 0.5 if outputs.shape[1] == 1 else outputs.argmax(axis=1)

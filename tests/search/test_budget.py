@@ -6,13 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from toy_engine import ToyNetwork
+from toy_engine import ToyLab, ToyNetwork
 from toys import toy_model
 
 from modelcut import steps
-from modelcut.data.csv import Batch
 from modelcut.errors import RecipeError
-from modelcut.evaluation import Output
 from modelcut.recipe import parse
 from modelcut.search.bench import Bench
 from modelcut.search.budget import chain, search
@@ -36,53 +34,31 @@ def toy():
     )
 
 
-@pytest.fixture(scope="module")
-def rows():
-    rng = np.random.default_rng(3)
-    return rng.normal(size=(400, 20)).astype("float32")
+def lost_by(model, lab):
+    """Share of rows on which a model decides otherwise than the labels say."""
+    return 1 - float(np.mean(ToyNetwork(model).forward(lab.inputs)[1].argmax(1) == lab.labels))
 
 
-def bench_of(model, rows, started=None, shift=0):
-    labels = (ToyNetwork(model).predict({"x": rows})[0].argmax(axis=1) + shift) % 3
-    batches = [
-        Batch({"x": rows[at : at + 100]}, labels[at : at + 100, None].astype(float))
-        for at in range(0, len(rows), 100)
-    ]
-
-    def start(variant):
-        network = ToyNetwork(variant)
-        if started is not None:
-            started.append(network)
-        return network
-
-    return Bench(model, start, batches, [Output("y", "multiclass", 3, slice(0, 1), None, "t")])
-
-
-def accuracy(model, rows, truth):
-    return float(np.mean(ToyNetwork(model).predict({"x": rows})[0].argmax(1) == truth))
-
-
-def test_a_variant_is_measured_as_if_it_had_been_loaded(toy, rows):
-    started = []
-    bench = bench_of(toy, rows, started)
-    truth = ToyNetwork(toy).predict({"x": rows})[0].argmax(axis=1)
+def test_a_variant_is_measured_as_if_it_had_been_loaded(toy):
+    lab = ToyLab.taught_by(toy)
+    bench = Bench(toy, lab)
     magnitude = steps.find("prune", "magnitude")
     assert bench.base.metrics["accuracy"] == 1
     for fields in ({"include": ["one"]}, {}, {"include": ["two"]}, {"exclude": ["one"]}):
         variant = magnitude(sparsity=0.7, scope="layer", **fields).apply(toy, Context()).model
         found = bench.measure(variant)
-        assert found.metrics["accuracy"] == pytest.approx(accuracy(variant, rows, truth))
+        assert found.metrics["accuracy"] == pytest.approx(1 - lost_by(variant, lab))
         assert found.agreement == pytest.approx(found.metrics["accuracy"])
         assert found.shift > 0
-    assert len(started) == 1, "the network stays loaded"
-    assert started[0].assigned[2] == ["one/kernel", "three/kernel", "two/kernel"]
+    assert len(lab.opened) == 1, "the network stays loaded"
+    assert lab.opened[0].written[2] == ["one/kernel", "three/kernel", "two/kernel"]
     assert bench.measure(toy) == bench.base
 
 
-def test_a_profile_is_of_each_layer_alone(toy, rows):
+def test_a_profile_is_of_each_layer_alone(toy):
+    lab = ToyLab.taught_by(toy)
     step = steps.find("prune", "magnitude")(budget={"max_accuracy_drop": 1, **MAGNITUDE})
-    trier = Trier(step, toy, bench_of(toy, rows), Context())
-    truth = ToyNetwork(toy).predict({"x": rows})[0].argmax(axis=1)
+    trier = Trier(step, toy, Bench(toy, lab), Context())
     found = profile(trier)
     assert list(found) == ["one", "two", "three"]
     for layer, trials in found.items():
@@ -91,7 +67,7 @@ def test_a_profile_is_of_each_layer_alone(toy, rows):
             own = steps.find("prune", "magnitude")(
                 sparsity=trial.settings[layer], include=[layer], scope="layer"
             )
-            expected = accuracy(own.apply(toy, Context()).model, rows, truth)
+            expected = 1 - lost_by(own.apply(toy, Context()).model, lab)
             assert trial.measured.metrics["accuracy"] == pytest.approx(expected)
         bits = [trial.measured.bits for trial in trials]
         assert bits == sorted(bits, reverse=True)
@@ -107,20 +83,18 @@ def test_a_profile_is_of_each_layer_alone(toy, rows):
         ("factorize", "svd", [0.99, 0.9, 0.7]),
     ],
 )
-def test_what_is_found_holds_and_says_how_to_do_it_again(
-    family, method, candidates, drop, toy, rows
-):
+def test_what_is_found_holds_and_says_how_to_do_it_again(family, method, candidates, drop, toy):
+    lab = ToyLab.taught_by(toy)
     step = steps.find(family, method)(budget={"max_accuracy_drop": drop, "candidates": candidates})
-    bench = bench_of(toy, rows)
+    bench = Bench(toy, lab)
     plain, facts = search(step, toy, Context(), bench)
     json.dumps(facts)
-    truth = ToyNetwork(toy).predict({"x": rows})[0].argmax(axis=1)
     text = json.dumps({"steps": [facts["budget"]["chosen"]]})
     (again,) = parse(loads(text, "found.yaml")).steps
     assert again == plain
     assert plain.budget is None
     model = again.apply(toy, Context()).model
-    lost = 1 - accuracy(model, rows, truth)
+    lost = lost_by(model, lab)
     assert lost <= drop + 1e-9
     reached = facts["budget"]["reached"]
     assert reached["accuracy"] == pytest.approx(1 - lost)
@@ -131,11 +105,11 @@ def test_what_is_found_holds_and_says_how_to_do_it_again(
     assert reached["bits"] <= min(trial["bits"] for trial in held)
 
 
-def test_the_search_comes_near_to_trying_everything(toy, rows):
+def test_the_search_comes_near_to_trying_everything(toy):
     """All 4^3 (and left alone: 5^3) settings of the three layers."""
     magnitude = steps.find("prune", "magnitude")
     step = magnitude(budget={"max_accuracy_drop": 0.05, **MAGNITUDE})
-    bench = bench_of(toy, rows)
+    bench = Bench(toy, ToyLab.taught_by(toy))
     _, facts = search(step, toy, Context(), bench)
     trier = Trier(step, toy, bench, Context(), step.budget)
     every = (None, *step.ladder)
@@ -155,7 +129,7 @@ def test_the_search_comes_near_to_trying_everything(toy, rows):
     assert len(facts["budget"]["trials"]) < 40
 
 
-def test_a_sensitive_layer_is_left_alone_and_overrides_are_kept(rows):
+def test_a_sensitive_layer_is_left_alone_and_overrides_are_kept():
     rng = np.random.default_rng(1)
     model = toy_model(
         {
@@ -163,7 +137,7 @@ def test_a_sensitive_layer_is_left_alone_and_overrides_are_kept(rows):
             "two": (rng.normal(size=(30, 3)).astype("float32"), None),
         }
     )
-    bench = bench_of(model, rows)
+    bench = Bench(model, ToyLab.taught_by(model))
     magnitude = steps.find("prune", "magnitude")
     step = magnitude(
         budget={"max_accuracy_drop": 0.3, "candidates": [0.1, 0.95]},
@@ -176,19 +150,19 @@ def test_a_sensitive_layer_is_left_alone_and_overrides_are_kept(rows):
     assert 0 < zeros.sum() < 10
 
 
-def test_a_budget_that_cannot_hold_is_an_error_before_any_search(toy, rows):
-    started = []
-    bench = bench_of(toy, rows, started, shift=1)
+def test_a_budget_that_cannot_hold_is_an_error_before_any_search(toy):
+    lab = ToyLab.taught_by(toy, shift=1)
+    bench = Bench(toy, lab)
     step = steps.find("prune", "magnitude")(budget={"min_accuracy": 0.9})
     with pytest.raises(RecipeError, match="does not hold even with the searched layers left alone"):
         search(step, toy, Context(), bench)
-    assert started[0].assigned == []
+    assert lab.opened[0].written == []
 
 
-def test_where_nothing_holds_nothing_is_done(toy, rows):
+def test_where_nothing_holds_nothing_is_done(toy):
     budget = {"max_accuracy_drop": 0, "candidates": [0.99]}
     step = steps.find("prune", "magnitude")(budget=budget)
-    plain, facts = search(step, toy, Context(), bench_of(toy, rows))
+    plain, facts = search(step, toy, Context(), Bench(toy, ToyLab.taught_by(toy)))
     assert plain is None
     assert facts["budget"]["chosen"] is None
     assert [trial["held"] for trial in facts["budget"]["trials"]] == [True, False, False, False]

@@ -34,12 +34,15 @@ class Context:
         seed: for everything random.
         say: takes a line about progress.
         lab: runs the model on the training data; there for steps that need "train", None else.
+        memo: for a step to keep what it will need again when it is tried on the same model at
+            another strength; of one step of one run.
     """
 
     index: int = 0
     seed: int = 0
     say: Callable[[str], None] = lambda line: None
     lab: Lab | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     def laboratory(self, title: str) -> Lab:
         """The laboratory, for a step that cannot do without.

@@ -2,9 +2,9 @@
 
 The loss of a layer is the squared change of its outputs over calibration rows X,
 |X W - X W0|^2 = tr((W - W0)^T H (W - W0)) with H = X^T X. Which weights go is decided in blocks of
-inputs, as SparseGPT does (Frantar and Alistarh 2023, section 3.3 and algorithm 1), with shares of their own; what the rest
-becomes is then the least-squares optimum for that mask, by preconditioned conjugate gradients over
-all outputs at once (Meng et al. 2024, section 3.3).
+inputs, as SparseGPT does (Frantar and Alistarh 2023, section 3.3 and algorithm 1), each block with
+a share of its own; what the rest becomes is then the least-squares optimum for that mask, by
+preconditioned conjugate gradients over all outputs at once (Meng et al. 2024, section 3.3).
 """
 
 from __future__ import annotations

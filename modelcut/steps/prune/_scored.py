@@ -21,9 +21,9 @@ from modelcut.steps.prune._groups import lowest
 class Scored(Budgeted, TensorStep):
     """Zeroes the weights of least score; see the methods."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"engine", "train"})
+    needs: ClassVar[frozenset[str]] = frozenset({"train"})
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES, along={"scope": "layer"})
-    global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "rows", "batch"})
+    global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "rows"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Share of the weights that are zero afterwards, exactly."
@@ -41,18 +41,18 @@ class Scored(Budgeted, TensorStep):
 
     @abstractmethod
     def statistics(
-        self, model: Model, names: list[str], context: Context
+        self, model: Model, targets: list[Tensor], context: Context
     ) -> tuple[Mapping[str, np.ndarray | str], dict[str, Any]]:
         """What the score needs besides the weights, by running the network.
 
         Args:
             model: as the step receives it.
-            names: of the tensors that are scored.
-            context: with the engine.
+            targets: the tensors that are scored.
+            context: with the laboratory.
 
         Returns:
-            Tensor name -> array in the tensor's shape (or one that broadcasts), or why there is
-            none; and facts.
+            Tensor name -> array that broadcasts to the tensor's shape, or why there is none; and
+            facts.
         """
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Scored(Budgeted, TensorStep):
         self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
     ) -> tuple[dict[str, np.ndarray | str], dict[str, Any]]:
         """Runs the network for the statistics, then decides what goes."""
-        found, facts = self.statistics(model, [t.name for t, _ in targets], context)
+        found, facts = self._remembered([tensor for tensor, _ in targets], model, context)
         survey: dict[str, np.ndarray | str] = {}
         common: dict[str, np.ndarray] = {}
         for tensor, settings in targets:
@@ -80,6 +80,18 @@ class Scored(Budgeted, TensorStep):
             assert self.sparsity is not None
             survey |= lowest(common, self.sparsity, together=True)
         return survey, facts
+
+    def _remembered(
+        self, targets: list[Tensor], model: Model, context: Context
+    ) -> tuple[dict[str, np.ndarray | str], dict[str, Any]]:
+        """The statistics, from the memo what a search has asked for before on the same model."""
+        known = context.memo
+        missing = [tensor for tensor in targets if (id(model), tensor.name) not in known]
+        if missing:
+            found, facts = self.statistics(model, missing, context)
+            known.update({(id(model), name): value for name, value in found.items()})
+            known[id(model), ""] = facts
+        return {t.name: known[id(model), t.name] for t in targets}, known.get((id(model), ""), {})
 
     def least(self, tensor: Tensor, scores: np.ndarray) -> np.ndarray:
         """The mask of what goes of one tensor that is ranked by itself."""

@@ -7,34 +7,16 @@ with a network of NumPy. A step gets it as `context.lab` and gives back deferred
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from modelcut.data.rows import Part, Rows
 from modelcut.encoding import Encoding
 from modelcut.metrics import Accumulator
 from modelcut.model import Edit, Model, Rewrite, Tensor
 
-Part = Literal["all", "train", "validation"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows, as the network takes them.
-
-    Attributes:
-        inputs: an array for each input of the network, in its order, (rows, …).
-        labels: an array for each output, decoded as `metrics.labels_for` does: int64 (rows,) for
-            classes, int64 (rows, units) for several labels, float64 (rows, units) for numbers.
-            None where the CSV has no labels.
-    """
-
-    inputs: tuple[np.ndarray, ...]
-    labels: tuple[np.ndarray, ...] | None
-
-    def __len__(self) -> int:
-        return len(self.inputs[0])
+__all__ = ["Lab", "Part", "Rows", "Running", "pinned"]
 
 
 class Running(Protocol):
@@ -76,7 +58,13 @@ class Running(Protocol):
 
 
 class Lab(Protocol):
-    """Runs models on the training data."""
+    """Runs models on the training data.
+
+    Attributes:
+        original: the model as it was read, before the recipe's first step.
+    """
+
+    original: Model
 
     def open(self, model: Model) -> Running:
         """A running copy of a model as it is after its deferred edits.
@@ -87,12 +75,18 @@ class Lab(Protocol):
         """
 
     def rows(
-        self, model: Model, size: int, *, part: Part = "all", share: float = 0.1, shuffle: int = -1
+        self,
+        running: Running,
+        size: int,
+        *,
+        part: Part = "all",
+        share: float = 0.1,
+        shuffle: int = -1,
     ) -> Iterator[Rows]:
         """The training rows in batches.
 
         Args:
-            model: whose inputs and outputs they are for.
+            running: whose inputs and outputs they are for.
             size: of a batch; the last may be smaller.
             part: all rows, or without or only those set aside for validation: the same rows for
                 the same share, seed and CSV, whatever the order.
@@ -103,16 +97,17 @@ class Lab(Protocol):
             InputError: rows or labels do not fit the network.
         """
 
-    def accumulator(self, model: Model) -> Accumulator:
-        """Sums up the first output of a model against its labels as `modelcut eval` does."""
+    def accumulator(self, running: Running) -> Accumulator:
+        """A fresh one, to sum up the first output against its labels as `modelcut eval` does."""
 
-    def judge(
-        self, running: Running, model: Model, *, part: Part = "all", share: float = 0.1
-    ) -> dict[str, Any]:
-        """The metrics of `modelcut eval` over the rows, of the first output; needs labels.
+    def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
+        """The metrics of `modelcut eval` over the rows, of the first output.
 
         Returns:
             `metrics.Accumulator.result()`: accuracy, log_loss, f1_macro … or mae, rmse, r2.
+
+        Raises:
+            InputError: the CSV has no labels.
         """
 
 

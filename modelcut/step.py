@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
-from modelcut.lab import Lab
 from modelcut.model import Edit, Layer, Model, Tensor
+
+if TYPE_CHECKING:  # most steps need no rows, nor does --help
+    from modelcut.lab import Lab
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""

@@ -80,16 +80,16 @@ class ToyLab:
         self.opened.append(ToyNetwork(model))
         return self.opened[-1]
 
-    def rows(self, model, size, *, part="all", share=0.1, shuffle=-1):
+    def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         for at in range(0, len(self.inputs), size):
             yield Rows((self.inputs[at : at + size],), (self.labels[at : at + size],))
 
-    def accumulator(self, model):
-        units = [t for t in model.tensors if t.role == "kernel"][-1].shape[-1]
+    def accumulator(self, running):
+        units = running.values[f"{running.layers[-1]}/kernel"].shape[-1]
         return metrics.accumulator("multiclass", units)
 
-    def judge(self, running, model, *, part="all", share=0.1):
-        sums = self.accumulator(model)
-        for rows in self.rows(model, 100):
+    def judge(self, running, *, part="all", share=0.1):
+        sums = self.accumulator(running)
+        for rows in self.rows(running, 100):
             sums.update(rows.labels[0], running.predict(rows)[0])
         return sums.result()

@@ -87,7 +87,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     say = progress(values)
     model = Path(values["model"])
     if values.get("dry_run"):
-        _, report = pipeline.look(model, recipe, say)
+        _, report = pipeline.look(model, recipe, say, path_of(values.get("train")), trust)
     else:
         output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:

@@ -83,7 +83,7 @@ class Bench:
         self._bits: dict[str, int] = {}
         self._written: set[str] = set()
         self._running = lab.open(model)
-        self._rows = list(_held(lab, model, part))
+        self._rows = list(_held(lab, self._running, part))
         self.rows = sum(map(len, self._rows))
         self._answers = self._run(self._running)
         found = self._score(self._answers)
@@ -114,7 +114,7 @@ class Bench:
         ]
 
     def _score(self, answers: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
-        sums = self._lab.accumulator(self._model)
+        sums = self._lab.accumulator(self._running)
         for rows, results in zip(self._rows, answers, strict=True):
             assert rows.labels is not None
             sums.update(rows.labels[0], results[0])
@@ -137,12 +137,12 @@ class Bench:
         return self._bits[tensor.name]
 
 
-def _held(lab: Lab, model: Model, part: Part) -> Iterator[Rows]:
+def _held(lab: Lab, running: Running, part: Part) -> Iterator[Rows]:
     """The rows, as long as they fit into memory."""
-    first = next(iter(lab.rows(model, 1, part=part)))
+    first = next(iter(lab.rows(running, 1, part=part)))
     values = sum(array.size for array in first.inputs)
     taken = 0
-    for rows in lab.rows(model, max(1, min(1024, _BATCH_VALUES // max(1, values))), part=part):
+    for rows in lab.rows(running, max(1, min(1024, _BATCH_VALUES // max(1, values))), part=part):
         if rows.labels is None:
             raise UsageError("the validation data has no label column", "add --label")
         taken += sum(array.nbytes for array in rows.inputs)

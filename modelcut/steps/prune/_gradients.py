@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut.lab import Lab, Rows
+from modelcut.lab import Lab, Rows, Running
 from modelcut.model import Model, Tensor
 from modelcut.step import Context
 from modelcut.steps.prune._scored import Scored
@@ -39,7 +39,7 @@ class Gradients(Scored):
         trained = [name for name in names if name in running.trainable]
         sums = {t.name: np.zeros(t.shape) for t in targets if t.name in running.trainable}
         count = 0
-        for rows in some_rows(lab, model, self.batch, self.rows, context):
+        for rows in some_rows(lab, running, self.batch, self.rows, context):
             context.say(f"{self.title}: gradients, {count} of {self.rows} rows")
             for name, found in running.gradients(rows, trained).items():
                 gradient = found.astype(np.float64)
@@ -58,15 +58,9 @@ class Gradients(Scored):
     def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray: ...
 
 
-def some_rows(lab: Lab, model: Model, size: int, most: int, context: Context) -> Iterator[Rows]:
+def some_rows(lab: Lab, running: Running, size: int, most: int, context: Context) -> Iterator[Rows]:
     """At most so many training rows, drawn from all of them: a CSV may be sorted."""
     size = min(size, most)
-    taken = lab.rows(model, size, part="train", shuffle=context.seed)
+    taken = lab.rows(running, size, part="train", shuffle=context.seed)
     for number, rows in enumerate(islice(taken, -(-most // size))):
-        left = most - number * size
-        yield rows if len(rows) <= left else _cut(rows, left)
-
-
-def _cut(rows: Rows, count: int) -> Rows:
-    labels = None if rows.labels is None else tuple(part[:count] for part in rows.labels)
-    return Rows(tuple(part[:count] for part in rows.inputs), labels)
+        yield rows[: most - number * size]

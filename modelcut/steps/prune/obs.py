@@ -69,7 +69,7 @@ class Obs(Budgeted, TensorStep):
                 continue
             gram = np.zeros((int(np.prod(tensor.shape[:-1])),) * 2)
             counted = 0
-            for rows in some_rows(lab, model, 64, self.rows, context):
+            for rows in some_rows(lab, running, 64, self.rows, context):
                 context.say(f"{self.title}: {layer.name}, {counted} of {self.rows} rows")
                 for given in running.layer_inputs(rows, [layer.name])[layer.name]:
                     for matrix in matrices(layer, tensor, given):

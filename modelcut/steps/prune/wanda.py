@@ -46,7 +46,7 @@ class Wanda(Scored):
         running = lab.open(model)
         sums = {tensor.name: np.zeros(int(np.prod(tensor.shape[:-1]))) for tensor in kernels}
         count = 0
-        for rows in some_rows(lab, model, 64, self.rows, context):
+        for rows in some_rows(lab, running, 64, self.rows, context):
             context.say(f"{self.title}: inputs, {count} of {self.rows} rows")
             found = running.layer_inputs(rows, [owners[tensor.name].name for tensor in kernels])
             for tensor in kernels:

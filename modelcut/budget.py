@@ -98,6 +98,10 @@ class Budgeted(LayerStep):
                 raise ValueError(f"budget: candidates: {what} for {self.title}") from None
 
     @property
+    def wants(self) -> frozenset[str]:
+        return self.needs | {"validation"} if self.budget else self.needs
+
+    @property
     def ladder(self) -> tuple[float, ...]:
         """Settings to try, from the weakest to the strongest."""
         own = self.budget.candidates if self.budget else None

@@ -109,6 +109,11 @@ class Step(BaseModel, ABC):
         return f"{self.family}: {self.method}"
 
     @property
+    def wants(self) -> frozenset[str]:
+        """What it needs with its settings: `needs`, and "validation" where it searches."""
+        return self.needs
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         """Kinds of encodings that this step adds to its targets."""
         return ()

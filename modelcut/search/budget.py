@@ -12,18 +12,18 @@ then single layers are taken further while that holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from typing import Any
 
 from modelcut.budget import Budgeted
-from modelcut.errors import RecipeError
+from modelcut.errors import RecipeError, UsageError
 from modelcut.model import Model
 from modelcut.recipe import step_to_dict
 from modelcut.search.bench import Bench
 from modelcut.search.profile import Settings, Trial, Trier, profile
-from modelcut.step import Context
+from modelcut.step import Context, Outcome
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,30 @@ class Move:
     layer: str
     setting: float
     price: float
+
+
+def apply(step: Budgeted, model: Model, context: Context) -> Outcome:
+    """The model after a step whose strength is searched first; the facts tell what was found.
+
+    Raises:
+        UsageError: there is no laboratory.
+        RecipeError: see `search`.
+    """
+    if context.lab is None:
+        raise UsageError(
+            f"step {context.index + 1}, {step.title}: a budget needs validation data",
+            "add --validate FILE.csv or --train FILE.csv",
+        )
+    bench = Bench(model, context.lab)
+    plain, facts = search(step, model, context, bench)
+    facts["budget"]["rows"] = bench.rows
+    if plain is None:
+        chosen, skipped = step.select(model, context)
+        skipped |= {tensor.name: "no setting holds the budget" for tensor in chosen}
+        warning = f"{step.title}: no setting holds the budget, so nothing was done"
+        return Outcome(model, facts, skipped, (warning,))
+    outcome = plain.apply(model, context)
+    return replace(outcome, facts={**outcome.facts, **facts})
 
 
 def search(

@@ -7,7 +7,8 @@ with a network of NumPy. A step gets it as `context.lab` and gives back deferred
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,7 +17,100 @@ from modelcut.encoding import Encoding
 from modelcut.metrics import Accumulator
 from modelcut.model import Edit, Model, Rewrite, Tensor
 
-__all__ = ["Lab", "Part", "Rows", "Running", "pinned"]
+__all__ = ["Lab", "Part", "Passed", "Plan", "Restraint", "Rows", "Running", "Trainer", "pinned"]
+
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class Restraint:
+    """How one tensor is trained.
+
+    Attributes:
+        encoding: what its values are restricted to, and satisfy.
+        follow: the mask, and which shared value a weight has, follow the latent weights.
+        l1, l2, group_lasso: strengths of penalties on its values.
+        axis: whose slices are the groups of `group_lasso`.
+        decay: adamw's weight decay applies.
+    """
+
+    encoding: Encoding
+    follow: bool = False
+    l1: float = 0.0
+    l2: float = 0.0
+    group_lasso: float = 0.0
+    axis: int = -1
+    decay: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is told.
+
+    Attributes:
+        restraints: by name, of the tensors that are trained; the others stay.
+        optimizer: adam, adamw or sgd.
+        momentum: of sgd.
+        weight_decay: of adamw.
+        batch: rows a step.
+        loss: cross_entropy, mse, mae or huber; "": what the output is for.
+        class_weights: of each class of the first output; None: all alike.
+        teacher: what the outputs are to be like, too.
+        distill: share of the loss that this likeness has, 0 to 1.
+        temperature: at which decisions are compared.
+    """
+
+    restraints: Mapping[str, Restraint]
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch: int = 128
+    loss: str = ""
+    class_weights: np.ndarray | None = None
+    teacher: Running | None = None
+    distill: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What some training steps gave.
+
+    Attributes:
+        loss: mean over the steps, penalties included.
+        right: rows decided rightly, or the summed squared error of numbers; 0 without labels.
+        rows: seen.
+    """
+
+    loss: float
+    right: float
+    rows: int
+
+
+class Trainer(Protocol):
+    """A training under way: latent weights, of which the network sees the projection."""
+
+    def run(self, rows: Rows, rates: np.ndarray) -> Passed:
+        """One step a learning rate, over successive batches of the rows."""
+
+    def latent(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The latent weights of some sparse tensors, also of weights that are zero now."""
+
+    def mask(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Says which weights of some sparse tensors are kept from now on."""
+
+    def settle(self) -> None:
+        """Puts the projection of the latest weights into the running copy, to be judged."""
+
+    def save(self) -> None:
+        """Keeps the state of now, in the place of the one kept before."""
+
+    def restore(self) -> None:
+        """Goes back to the state that was kept."""
+
+    def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
+        """Values and encodings of the trained tensors; and statistics that moved, without."""
 
 
 class Running(Protocol):
@@ -47,6 +141,13 @@ class Running(Protocol):
 
         A tensor that the loss does not depend on has zeros. One row at a time gives what the
         Fisher information needs.
+        """
+
+    def trainer(self, plan: Plan) -> Trainer:
+        """Begins a training of this copy.
+
+        Raises:
+            ModelcutError: the plan does not fit the network.
         """
 
     def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:

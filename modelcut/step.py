@@ -83,6 +83,7 @@ class Step(BaseModel, ABC):
     Class attributes:
         family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
         needs: subset of {"graph", "engine", "train"}.
+        aims: kinds of tensors that it aims at unless `include` names roles.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         leaves: kinds of encodings that it leaves on its targets.
     """
@@ -92,6 +93,7 @@ class Step(BaseModel, ABC):
     family: ClassVar[str]
     method: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    aims: ClassVar[frozenset[str]] = TARGET_KINDS
     refuses: ClassVar[Mapping[str, str]] = {}
 
     include: list[str] = Field(
@@ -181,7 +183,7 @@ class Step(BaseModel, ABC):
             return "not included"
         if roles and not any(pattern in hits for pattern in roles):
             return "not included"
-        if not roles and tensor.kind not in TARGET_KINDS:
+        if not roles and tensor.kind not in self.aims:
             return f"{tensor.kind} tensors are left alone (role:{tensor.role} includes them)"
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"

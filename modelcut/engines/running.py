@@ -12,8 +12,10 @@ from modelcut.data.rows import Rows
 from modelcut.engines import Network, _losses, _variables, quiet
 from modelcut.engines._keras import KerasNetwork
 from modelcut.engines._losses import Goal
+from modelcut.engines._training import KerasTrainer
 from modelcut.engines._variables import Place
 from modelcut.errors import InputError, ResourceError
+from modelcut.lab import Plan
 from modelcut.safety import printable
 
 __all__ = ["Goal", "KerasRunning", "Place", "start"]
@@ -101,6 +103,10 @@ class KerasRunning:
         call = self._function(("inputs", *layers), compute)
         seen = self._run(call, self.tensors(rows))
         return {name: [np.asarray(part) for part in parts] for name, parts in seen.items()}
+
+    def trainer(self, plan: Plan) -> KerasTrainer:
+        with quiet():
+            return KerasTrainer(self, plan)
 
     def forward(self, inputs: Sequence[Any], *, training: bool) -> list[Any]:
         """The outputs, each flat: (rows, units)."""

@@ -62,7 +62,7 @@ class Evaluation:
         }
 
 
-class _Output:
+class Output:
     """One output's labels and accumulators, of all networks."""
 
     def __init__(self, name: str, task: str, units: int, columns: slice, networks: int) -> None:
@@ -101,7 +101,7 @@ def evaluate(
     table = Csv.open(path, options, first.inputs)
     if not table.labels and len(networks) < 2:
         raise UsageError(f"{path}: has no label column, so nothing can be measured", "add --label")
-    outputs = _outputs(first, table, task, len(networks)) if table.labels else []
+    outputs = deal_labels(first, table, task, len(networks)) if table.labels else []
     for output in outputs:
         output.start(options.classes)
     agreement = _Agreement() if len(networks) == 2 else None
@@ -157,8 +157,12 @@ def _batch_size(network: Network) -> int:
     return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
 
 
-def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> list[_Output]:
-    """Deals the label columns out to the outputs, in order."""
+def deal_labels(network: Network, table: Csv, task: str | None, networks: int = 1) -> list[Output]:
+    """Deals the label columns out to the outputs, in order.
+
+    Raises:
+        UsageError: an output gets none, or takes more than one decision a row.
+    """
     made, start = [], 0
     several = len(network.outputs) > 1
     for spec in network.outputs:
@@ -166,7 +170,7 @@ def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> l
         if len(shape) > 1 or None in shape:
             raise UsageError(
                 f"the output {spec.name!r} of shape {spec.shape} has more than one label a row",
-                "modelcut measures one decision a row; evaluate such a network in your own code",
+                "modelcut takes one decision a row; use such a network in your own code",
             )
         units = shape[0] if shape else 1
         assert units is not None
@@ -181,13 +185,13 @@ def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> l
                 f"{table.path}: no label column is left for the output {spec.name!r}",
                 "name one for each output: --label '[a, b]'",
             )
-        made.append(_Output(spec.name, chosen, units, slice(start, start + mine), networks))
+        made.append(Output(spec.name, chosen, units, slice(start, start + mine), networks))
         start += mine
     return made
 
 
 def _add(
-    outputs: list[_Output],
+    outputs: list[Output],
     batch: Batch,
     results: list[list[np.ndarray]],
     options: DataOptions,
@@ -241,7 +245,7 @@ class _Distinct:
         if self._one_label and batch.labels is not None:
             self._one_label = bool((batch.labels == self._label).all())
 
-    def warnings(self, outputs: list[_Output]) -> list[str]:
+    def warnings(self, outputs: list[Output]) -> list[str]:
         found = []
         if self._alike:
             found.append("all rows of the CSV are alike")

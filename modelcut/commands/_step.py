@@ -1,4 +1,4 @@
-"""`modelcut prune | quantize | factorize`: a recipe of one step, its flags from the step itself."""
+"""`modelcut prune`, `finetune` and so on: a recipe of one step, its flags from the step itself."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ SUMMARIES = {
     "prune": "Remove weights.",
     "quantize": "Store weights in fewer bits.",
     "factorize": "Split layers into products of smaller ones.",
+    "finetune": "Train on, keeping what was cut.",
 }
 
 

@@ -74,6 +74,9 @@ def open_network(
     loss: str | None = None,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    name: str = "",
+    hint: str = "modelcut can still prune, quantize and factorize it; leave out --test",
 ) -> Network:
     """Loads a model into the engine of its dialect.
 
@@ -84,27 +87,33 @@ def open_network(
         loss: that the model was compiled with, as the file says.
         trust: let code in the file run.
         custom_objects: the user's own layers and functions, by name.
+        seed: of everything random in the engine; None: left as it is.
+        name: of the model in messages; "": its path.
+        hint: what to do where the engine cannot load it.
 
     Raises:
         InputError: the engine cannot load it; one line of its reason.
         ResourceError: out of memory.
     """
-    name = "keras3" if dialect == "keras3" else "tf_keras"
+    module = "keras3" if dialect == "keras3" else "tf_keras"
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
         _prepare(folder)
         # Keras tells formats by the name; ours are told by content.
         link = Path(folder) / f"model{suffix}"
         link.symlink_to(path.resolve())
-        engine = import_module(f"modelcut.engines.{name}")
+        engine = import_module(f"modelcut.engines.{module}")
         try:
+            if seed is not None:
+                engine.set_seed(seed)
             network: Network = engine.load(link, loss, trust, dict(custom_objects or {}))
         except MemoryError:
-            raise ResourceError(f"{path}: out of memory while loading the network") from None
+            raise ResourceError(
+                f"{name or path}: out of memory while loading the network"
+            ) from None
         except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
             reason = _first_line(error)
             raise InputError(
-                f"{path}: {engine.NAME} cannot load it: {reason}",
-                "modelcut can still prune, quantize and factorize it; leave out --test",
+                f"{name or path}: {engine.NAME} cannot load it: {reason}", hint
             ) from None
     return network
 

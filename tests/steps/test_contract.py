@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from toy_engine import ToyLab
 from toys import toy_model
 
 from modelcut import steps
@@ -33,6 +34,12 @@ SETTINGS = {
         {"threshold": 0.9},
     ],
     "prune: random": [{"sparsity": 0.5}],
+    "prune: gradient": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "layer"}],
+    "prune: taylor": [{"sparsity": 0.6, "batch": 7, "rows": 30}],
+    "prune: snip": [{"sparsity": 0.6}],
+    "prune: fisher": [{"sparsity": 0.6, "rows": 20}],
+    "prune: wanda": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "global"}],
+    "prune: obs": [{"sparsity": 0.6}, {"sparsity": 0.3, "damp": 0.1}],
     "quantize: linear": [
         {},
         {"bits": 3, "per": "tensor"},
@@ -63,6 +70,11 @@ CASES = [
 ]
 
 
+def context(model, index=0):
+    """With a laboratory for the steps that need one."""
+    return Context(index=index, lab=ToyLab.taught_by(model))
+
+
 def arrays(model):
     return {tensor.name: tensor.pull() for tensor in model.tensors}
 
@@ -80,8 +92,8 @@ def test_every_method_is_described(family, method):
 def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method, settings, toy):
     before = {name: values.copy() for name, (values, _) in arrays(toy).items()}
     step = steps.find(family, method)(**settings)
-    first = arrays(step.apply(toy, Context()).model)
-    again = arrays(step.apply(toy, Context()).model)
+    first = arrays(step.apply(toy, context(toy)).model)
+    again = arrays(step.apply(toy, context(toy)).model)
     assert first.keys() == again.keys()
     for name in first:
         assert first[name][0].tobytes() == again[name][0].tobytes()
@@ -91,7 +103,7 @@ def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method,
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
 def test_the_output_satisfies_its_encoding(family, method, settings, toy):
-    outcome = steps.find(family, method)(**settings).apply(toy, Context())
+    outcome = steps.find(family, method)(**settings).apply(toy, context(toy))
     json.dumps(outcome.facts)
     for tensor in outcome.model.tensors:
         values, encoding = tensor.pull()
@@ -105,7 +117,7 @@ def test_the_output_satisfies_its_encoding(family, method, settings, toy):
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
 def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, settings, toy):
-    outcome = steps.find(family, method)(**settings).apply(toy, Context())
+    outcome = steps.find(family, method)(**settings).apply(toy, context(toy))
     after = {tensor.name: tensor for tensor in outcome.model.tensors}
     for tensor in toy.tensors:
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
@@ -126,7 +138,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(family, method, toy):
     settings = SETTINGS[f"{family}: {method}"][0]
     step = steps.find(family, method)(**settings, include=["thre"])
     with pytest.raises(RecipeError, match="'thre' matches no layer") as caught:
-        step.apply(toy, Context())
+        step.apply(toy, context(toy))
     assert "did you mean 'three'?" in caught.value.hint
 
 
@@ -139,12 +151,12 @@ def test_any_two_steps_compose_or_are_refused_before_any_work(first, second, toy
         with pytest.raises(RecipeError, match="cannot follow"):
             Recipe(tuple(made)).check()
         with pytest.raises(RecipeError, match="cannot follow"):
-            made[1].apply(made[0].apply(toy, Context()).model, Context(index=1))
+            made[1].apply(made[0].apply(toy, context(toy)).model, context(toy, 1))
         return
     Recipe(tuple(made)).check()
     model = toy
     for index, step in enumerate(made):
-        model = step.apply(model, Context(index=index)).model
+        model = step.apply(model, context(toy, index)).model
     for tensor in model.tensors:
         values, encoding = tensor.pull()
         np.testing.assert_array_equal(encoding.project(values), values)
@@ -159,7 +171,7 @@ def test_include_exclude_and_overrides(toy):
         exclude=["t*o"],
         overrides={"three": {"sparsity": 0.25}},
     )
-    outcome = step.apply(toy, Context())
+    outcome = step.apply(toy, context(toy))
     zeros = {name: np.mean(values == 0) for name, (values, _) in arrays(outcome.model).items()}
     assert zeros["one/kernel"] == 0.5
     assert zeros["two/kernel"] == 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import Self
 
 from modelcut import bins
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
 from modelcut.errors import RecipeError
 from modelcut.model import Edit, Rewrite, Tensor
@@ -16,10 +17,16 @@ from modelcut.step import Context, TensorStep
 from modelcut.steps.prune._groups import keep_one, lowest
 
 
-class Norms(TensorStep):
+class Norms(Budgeted, TensorStep):
     """Zeroes the groups of smallest norm; see the methods."""
 
     order: ClassVar[int]
+    strength: ClassVar[Strength] = Strength(
+        "sparsity",
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        instead=("threshold",),
+        along={"scope": "layer"},
+    )
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "of"})
 
     sparsity: Annotated[float, Field(ge=0, lt=1)] | None = Field(
@@ -45,14 +52,6 @@ class Norms(TensorStep):
         default=False,
         description="Bring each layer's weights to mean 0 and deviation 1 before the norm.",
     )
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        given = [n for n in ("sparsity", "threshold") if getattr(self, n) is not None]
-        if len(given) != 1:
-            what = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of sparsity and threshold (given: {what})")
-        return self
 
     @property
     def leaves(self) -> tuple[str, ...]:

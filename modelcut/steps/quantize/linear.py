@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.blocks import row_blocks
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Affine, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import Context, TensorStep
@@ -32,9 +33,10 @@ _SAMPLE = 1 << 21
 _SURVEYED = 1 << 19
 
 
-class Linear(TensorStep):
+class Linear(Budgeted, TensorStep):
     """Put weights on a uniform grid, zero on it exactly."""
 
+    strength: ClassVar[Strength] = Strength("bits", (8, 7, 6, 5, 4, 3, 2), ("average_bits",))
     refuses: ClassVar[dict[str, str]] = CODED
     global_fields: ClassVar[frozenset[str]] = frozenset({"average_bits"})
 
@@ -67,20 +69,11 @@ class Linear(TensorStep):
     def _fields_are_used(self) -> Self:
         if self.percentile is not None and self.range != "percentile":
             raise ValueError("percentile is for range: percentile only")
-        if self.average_bits is not None and "bits" in self.model_fields_set:
-            raise ValueError("give bits or average_bits, not both")
         if self.group is not None and self.per == "tensor":
             raise ValueError("group needs per: channel")
         if self.group is not None and self.range == "percentile":
             raise ValueError("group: too few values for range: percentile; use minmax or mse")
         return self
-
-    def _with(self, fields: Any) -> Self:
-        # An override by bits takes its layer out of the average.
-        if "bits" in fields:
-            given = {n: getattr(self, n) for n in self.model_fields_set if n != "average_bits"}
-            return type(self).model_validate({**given, "overrides": {}, **fields})
-        return super()._with(fields)
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ from modelcut.model import Edit, Layer, Model, Tensor
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
 
+NOT_FINITE = "holds NaN or infinite values"
+"""Why a step leaves a tensor alone whose statistics mean nothing."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -162,6 +165,8 @@ class Step(BaseModel, ABC):
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:
             return "is empty"
+        if not tensor.shape:
+            return "is a single number"
         return ""
 
     def _further_patterns(self) -> tuple[str, ...]:

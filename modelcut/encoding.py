@@ -110,7 +110,8 @@ class Dense(Encoding):
     ) -> np.ndarray:
         if not self.precision:
             return values
-        return values.astype(_float_type(self.precision)).astype(values.dtype)
+        rounded = values.astype(_float_type(self.precision)).astype(values.dtype)
+        return rounded + np.zeros((), values.dtype)  # no -0.0
 
     def bits(self, size: int, nonzeros: int, itemsize: int) -> int:
         return size * (16 if self.precision else itemsize * 8)
@@ -198,7 +199,8 @@ class Affine(Encoding):
 
     @property
     def label(self) -> str:
-        return f"int{self.width}" if self.zero_point is None else f"uint{self.width}"
+        name = f"int{self.width}" if self.zero_point is None else f"uint{self.width}"
+        return f"{name}, groups of {self.group}" if self.group else name
 
     @property
     def symbols(self) -> int:

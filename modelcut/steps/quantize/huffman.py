@@ -11,8 +11,8 @@ from typing_extensions import Self
 from modelcut import bins
 from modelcut.encoding import Codebook, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import Context, TensorStep, random_generator
-from modelcut.steps.quantize import NOT_FINITE, _kmeans
+from modelcut.step import NOT_FINITE, Context, TensorStep, random_generator
+from modelcut.steps.quantize import _kmeans
 from modelcut.steps.quantize.linear import CODED
 
 

@@ -13,8 +13,8 @@ from modelcut.blocks import row_blocks
 from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Affine, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize import NOT_FINITE, TOO_LARGE, _kmeans, _widths
+from modelcut.step import NOT_FINITE, Context, TensorStep
+from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths
 from modelcut.steps.quantize._cells import Cells, fits, short, wide
 from modelcut.steps.quantize._search import least
 
@@ -172,7 +172,9 @@ class Linear(Budgeted, TensorStep):
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             return NOT_FINITE
         make = partial(self._grid, bits=bits, cells=cells, dtype=values.dtype)
-        if not fits((high - low) / 2, values.dtype):
+        step = (high - low) / ((1 << bits) - 1)
+        # The last code of an uneven grid may lie a step beyond the last value.
+        if not fits(step if self.symmetric else np.maximum(-low, high) + step, values.dtype):
             return TOO_LARGE
         if self.range == "percentile":
             low, high = self._clipped(values, cells, sparse=isinstance(encoding, Sparse))

@@ -10,8 +10,8 @@ from pydantic import Field
 from modelcut import bins
 from modelcut.encoding import Binary, Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize import NOT_FINITE, TOO_LARGE
+from modelcut.step import NOT_FINITE, Context, TensorStep
+from modelcut.steps.quantize import TOO_LARGE
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short, wide
 from modelcut.steps.quantize.linear import CODED
 

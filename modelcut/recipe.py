@@ -156,7 +156,7 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     if not isinstance(item, dict):
         problems.add(path, f"a step looks like '- prune: magnitude', not like a {_kind(item)}")
         return None
-    families = [key for key in item if key in steps.families()]
+    families = _families(item)
     if len(families) != 1:
         if families:
             problems.add(path, f"one step names {' and '.join(families)}: make it several steps")
@@ -188,6 +188,20 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     return problems.validate(cls, fields, place, list(cls.model_fields))
 
 
+def _families(item: Mapping[str, Any]) -> list[str]:
+    """The families that a step names; a field may be called like one too (finetune's `prune`)."""
+    named = [key for key in item if key in steps.families()]
+    whole = [family for family in named if set(named) - {family} <= _fields_of(family, item)]
+    return whole if len(named) > 1 and len(whole) == 1 else named
+
+
+def _fields_of(family: str, item: Mapping[str, Any]) -> set[str]:
+    method = item[family] if isinstance(item[family], str) else steps.DEFAULT_METHOD[family]
+    if method not in steps.methods(family):
+        return set()
+    return set(steps.find(family, method).model_fields)
+
+
 class _Problems:
     """Gathers what is wrong, so that all of it is said at once."""
 
@@ -211,7 +225,7 @@ class _Problems:
             return cls.model_validate(dict(data))
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                what, hint = explain(problem, known)
+                what, hint = explain(problem, known, cls)
                 self.add((*path, *problem["loc"]), what, hint)
             return None
 
@@ -220,12 +234,14 @@ class _Problems:
             raise RecipeError("; ".join(self._lines))
 
 
-def explain(problem: Mapping[str, Any], known: Iterable[str]) -> tuple[str, str]:
-    """One pydantic error in words: what is wrong with which field, and a hint."""
+def explain(
+    problem: Mapping[str, Any], known: Iterable[str], cls: type[BaseModel] | None = None
+) -> tuple[str, str]:
+    """One pydantic error in words: what is wrong with which field of `cls`, and a hint."""
     loc = problem["loc"]
     name = ".".join(str(part) for part in loc)
     if problem["type"] == "extra_forbidden":
-        options = known if len(loc) == 1 else _fields_at(loc[:-1])
+        options = known if len(loc) == 1 else _fields_at(loc[:-1], cls or Head)
         hint = _near(str(loc[-1]), options)
         if not hint and list(options):
             hint = f"known: {', '.join(sorted(options))}"
@@ -239,12 +255,13 @@ def explain(problem: Mapping[str, Any], known: Iterable[str]) -> tuple[str, str]
     return f"{name}: {message}, not {shown[:60]}", ""
 
 
-def _fields_at(path: Iterable[str | int]) -> list[str]:
-    """Field names of the head's part at `path` (data, gates), if it is one."""
-    cls: Any = Head
+def _fields_at(path: Iterable[str | int], cls: Any) -> list[str]:
+    """Field names of the part of a model at `path` (data, gates), if it is one."""
     for part in path:
         info = getattr(cls, "model_fields", {}).get(str(part))
-        cls = getattr(info, "annotation", None)
+        annotation = getattr(info, "annotation", None)
+        choices = (annotation, *getattr(annotation, "__args__", ()))
+        cls = next((c for c in choices if hasattr(c, "model_fields")), None)
     return list(getattr(cls, "model_fields", {}))
 
 

@@ -68,6 +68,7 @@ def summarize(values: np.ndarray, encoding: Encoding, *, deflate: bool = False) 
         encoding: what the values are restricted to.
         deflate: measure the bytes after deflate too (about 1 GB/s a core).
     """
+    values = np.atleast_1d(values)  # a scalar has no rows
     symbols = encoding.symbols
     inexact = np.issubdtype(values.dtype, np.inexact) or values.dtype.kind == "V"
 
@@ -118,6 +119,7 @@ def deflated_size(values: np.ndarray) -> int:
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:
     """The change between two arrays of one shape."""
+    before, after = np.atleast_1d(before), np.atleast_1d(after)
     parts = map_rows(lambda rows: difference(before[rows], after[rows]), before)
     return change(parts)
 

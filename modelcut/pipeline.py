@@ -92,11 +92,14 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         if job.test is not None:
             _check_runnable(model, job.trust)
         with outputs:
-            target = outputs.add(job.output)
+            target = outputs.add(job.output, folder=formats.is_folder(writer))
             pages = _report_paths(job.output) if job.report else {}
             drafts = {kind: outputs.add(path) for kind, path in pages.items()}
             say("planning")
             models, outcomes, seconds = fold(model, job.recipe, say)
+            reason = writer.refusal(models[-1])
+            if reason:
+                raise UsageError(f"{job.output}: {reason}")
             meters: dict[build.Identity, Meter] = {}
             say("writing")
             written = writer.write(

@@ -113,7 +113,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 ),
             )
             _measure_rest(models, meters)
-            _check_written(models[-1], target, job.output)
+            again = _check_written(models[-1], target, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -137,7 +137,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             if job.test is not None:
                 say("evaluating")
                 report["evaluation"] = evaluate(
-                    job.recipe, job.test, [(job.model, model), (target, models[-1])], job.trust
+                    job.recipe, job.test, [(job.model, model), (target, again)], job.trust
                 )
             report["warnings"] = [
                 *warnings,
@@ -215,6 +215,9 @@ def evaluate(
     from modelcut import engines, evaluation, metrics
 
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    # A SavedModel may be measured beside a file of another format, which has no signatures.
+    folders = [path for path, model in candidates if model.origin.format == "saved_model"]
+    without = [path for path, _ in candidates if folders and path not in folders]
     networks = [
         engines.open_network(
             path,
@@ -223,6 +226,7 @@ def evaluate(
             loss=_loss(model),
             trust=trust.all,
             custom_objects=custom,
+            signature=recipe.head.data.signature if path not in without else None,
         )
         for path, model in candidates
     ]
@@ -237,13 +241,14 @@ def evaluate(
     return answer
 
 
-_SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras"}
+_SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras", "saved_model": ""}
 
 
 def _loss(model: Model) -> str | None:
     """The loss that the model was compiled with, as the file says it."""
-    assert model.architecture is not None
-    training: Any = model.architecture.root.get("compile_config")
+    training: Any = None
+    if model.architecture is not None:
+        training = model.architecture.root.get("compile_config")
     if model.origin.training:
         training = safety.load_json(
             model.origin.training, where=str(model.origin.path), what="training configuration"
@@ -341,6 +346,8 @@ def _check_needs(job: Job) -> None:
 
 def _check_runnable(model: Model, trust: Trust) -> None:
     """Refuses what an engine must not be started on."""
+    if formats.check_runnable(model, trust=trust.all):
+        return
     if model.architecture is None:
         raise InputError(
             f"{model.origin.path}: holds weights only, no network that could be run",
@@ -381,7 +388,7 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_written(model: Model, written: Path, output: Path) -> None:
+def _check_written(model: Model, written: Path, output: Path) -> Model:
     """Reads the written file again, as a stranger's: layers, names and shapes must be there."""
     again = formats.open_model(written)
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
@@ -392,6 +399,7 @@ def _check_written(model: Model, written: Path, output: Path) -> None:
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
             "this is a mistake of modelcut: please report it with the input",
         )
+    return again
 
 
 def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:

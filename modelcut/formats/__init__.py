@@ -140,6 +140,22 @@ def for_output(path: Path, model: Model) -> Format:
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes)}")
 
 
+def check_runnable(model: Model, *, trust: bool) -> bool:
+    """Lets the format look at a network that is not built from an architecture.
+
+    Returns:
+        Whether it is such a format; else the architecture must be looked at.
+
+    Raises:
+        UnsafeError: it would do more than compute.
+    """
+    check = getattr(module(model.origin.format), "check_runnable", None)
+    if check is None:
+        return False
+    check(model, trust=trust)
+    return True
+
+
 def is_folder(writer: Format) -> bool:
     """Whether a model of this format is a folder."""
     return bool(getattr(writer, "FOLDER", False))

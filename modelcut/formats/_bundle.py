@@ -179,9 +179,9 @@ class Bundle:
         flat = values.reshape(-1).view(np.uint8)
         with self.shard(entry.shard).open("rb") as file:
             file.seek(entry.offset)
-            if file.readinto(memoryview(flat)) != entry.size:
+            if file.readinto(flat.data) != entry.size:
                 raise self._damaged(entry)
-        if _sstable.mask(google_crc32c.value(flat)) != entry.crc:  # type: ignore[arg-type]
+        if _sstable.mask(google_crc32c.value(flat)) != entry.crc:
             raise self._damaged(entry)
         return values
 
@@ -328,12 +328,12 @@ class BundleWriter:
             Bytes that were written for them: 0 where the same bytes are there already.
         """
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-        crc = _sstable.mask(google_crc32c.value(flat))  # type: ignore[arg-type]
+        crc = _sstable.mask(google_crc32c.value(flat))
         new = replace(entry, shard=0, offset=self._at, size=flat.nbytes, crc=crc)
         known = self._known(new, flat)
         written = 0
         if known is None:
-            self._file.write(memoryview(flat))
+            self._file.write(flat.data)
             self._at += flat.nbytes
             written = flat.nbytes
             self._by_sum.setdefault((crc, new.size), []).append(new)
@@ -352,7 +352,7 @@ class BundleWriter:
         for entry in entries:
             if entry.size not in sums:
                 zeros = np.zeros(entry.size, np.uint8)
-                sums[entry.size] = _sstable.mask(google_crc32c.value(zeros))  # type: ignore[arg-type]
+                sums[entry.size] = _sstable.mask(google_crc32c.value(zeros))
             crc = sums[entry.size]
             self._entries.append(replace(entry, shard=0, offset=start, crc=crc))
 

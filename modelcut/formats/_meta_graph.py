@@ -15,6 +15,8 @@ from functools import cached_property
 from modelcut.formats._proto import Message, ProtoError
 
 SERVE = "serve"
+_MAY_NAME = frozenset((10 << 3 | 2, 1 << 3 | 2))
+"""Tags of a function and of a list in an AttrValue: without these bytes it names no function."""
 
 
 class Node:
@@ -27,7 +29,7 @@ class Node:
         self.name = self._message.text(1)
         self.op = self._message.text(2)
         self.inputs = self._message.texts(3)
-        self._attributes: dict[str, Message] | None = None
+        self._attributes: dict[str, memoryview] | None = None
 
     @property
     def data_inputs(self) -> list[str]:
@@ -36,15 +38,21 @@ class Node:
 
     def attribute(self, name: str) -> Message:
         """An AttrValue; an empty one where it is not set."""
+        return Message(self._values.get(name, b""))
+
+    @property
+    def _values(self) -> dict[str, memoryview]:
         if self._attributes is None:
-            self._attributes = {k: Message(v) for k, v in self._message.map(5).items()}
-        return self._attributes.get(name, Message())
+            self._attributes = self._message.map(5)
+        return self._attributes
 
     def functions(self) -> dict[str, str]:
         """Attribute -> name of a function that it names; "branches/0" for those of a list."""
-        self.attribute("")
         found = {}
-        for name, value in (self._attributes or {}).items():
+        for name, data in self._values.items():
+            if len(data) < 1 << 16 and not _MAY_NAME.intersection(data):
+                continue
+            value = Message(data)
             if value.has(10):
                 found[name] = value.message(10).text(1)
             if value.has(1):
@@ -141,9 +149,11 @@ class MetaGraph:
         functions: of the library, by name.
         objects: the saved object graph; empty in a model of TensorFlow 1.
         bound: concrete function -> nodes of the objects that its last arguments are.
+        alone: there is no other one beside it.
     """
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, *, alone: bool = True) -> None:
+        self.alone = alone
         message = Message(data)
         info = message.message(1)
         self.tags = info.texts(4)
@@ -217,10 +227,10 @@ def meta_graphs(data: bytes) -> list[MetaGraph]:
     Raises:
         ProtoError: it is damaged, or holds none.
     """
-    found = [MetaGraph(part) for part in Message(data).blobs(2)]
-    if not found:
+    parts = Message(data).blobs(2)
+    if not parts:
         raise ProtoError("it holds no graph")
-    return found
+    return [MetaGraph(part, alone=len(parts) == 1) for part in parts]
 
 
 def _infos(message: Message, number: int) -> dict[str, TensorInfo]:

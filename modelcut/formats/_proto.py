@@ -6,10 +6,8 @@ decoded before it is asked for, so that a graph of hundreds of MB costs what is 
 
 from __future__ import annotations
 
-from typing import Union
-
-Bytes = Union[bytes, memoryview]
-Field = Union[int, memoryview]
+Bytes = bytes | memoryview
+Field = int | memoryview
 
 MAX_FIELDS = 8_000_000
 """Of one message: more than any graph has nodes, few enough to be held in memory."""
@@ -132,13 +130,21 @@ def _parse(data: memoryview) -> dict[int, list[Field]]:
     fields: dict[int, list[Field]] = {}
     at, end, count = 0, len(data), 0
     while at < end:
-        tag, at = read_varint(data, at)
+        tag = data[at]
+        if tag < 0x80:
+            at += 1
+        else:
+            tag, at = read_varint(data, at)
         number, kind = tag >> 3, tag & 7
         value: Field
         if kind == 0:
             value, at = read_varint(data, at)
         elif kind == 2:
-            length, at = read_varint(data, at)
+            length = data[at] if at < end else 0x80
+            if length < 0x80:
+                at += 1
+            else:
+                length, at = read_varint(data, at)
             value = data[at : at + length]
             at += length
         elif kind in (1, 5):

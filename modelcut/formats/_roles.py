@@ -16,14 +16,17 @@ from modelcut.layers import WeightSpec
 
 MAINTENANCE = frozenset(
     """SaveV2 Save SaveSlices Assign AssignVariableOp VarIsInitializedOp IsVariableInitialized
-    DestroyResourceOp AssignAddVariableOp AssignSubVariableOp AssignAdd AssignSub Shape VariableShape
-    NoOp DisableCopyOnRead Size Rank""".split()
+    DestroyResourceOp AssignAddVariableOp AssignSubVariableOp AssignAdd AssignSub Shape
+    VariableShape NoOp DisableCopyOnRead Size Rank""".split()
 )
 """What is done to a variable without using what is in it."""
 
 _WORDS = {"kernel": "kernel", "bias": "bias", "embedding": "embeddings"}
 _PLAIN = re.compile(r"^(Variable(_\d+)?|\d+)$")
-_CONVOLUTIONS = frozenset("Conv Conv2D Conv3D _FusedConv2D _FusedConv3D".split())
+_LATER_KERNELS = dict.fromkeys(
+    "Conv Conv2D Conv3D _FusedConv2D _FusedConv3D QuantizedConv2D FusedPadConv2D".split(), 1
+) | {"SparseTensorDenseMatMul": 3, "FusedPadConv2D": 2}
+"""Operations whose operand of this number is a kernel, inputs before outputs in its last axes."""
 _TRANSPOSED = frozenset("Conv2DBackpropInput Conv3DBackpropInput Conv3DBackpropInputV2".split())
 _DEPTHWISE = frozenset(
     "DepthwiseConv2dNative DepthwiseConv2dNativeBackpropInput _FusedDepthwiseConv2dNative".split()
@@ -32,7 +35,6 @@ _PRODUCTS = {
     "MatMul": ("transpose_a", "transpose_b"),
     "_FusedMatMul": ("transpose_a", "transpose_b"),
     "SparseMatMul": ("transpose_a", "transpose_b"),
-    "SparseTensorDenseMatMul": ("adjoint_a", "adjoint_b"),
     "BatchMatMul": ("adj_x", "adj_y"),
     "BatchMatMulV2": ("adj_x", "adj_y"),
     "BatchMatMulV3": ("adj_x", "adj_y"),
@@ -43,6 +45,7 @@ _LOOKUPS = frozenset(
     SparseSegmentSqrtNWithNumSegments""".split()
 )
 _NORMS = re.compile(r"^(_FusedBatchNormEx|FusedBatchNorm(V[23])?)$")
+_SUMS = frozenset("BiasAdd BiasAddV1 Add AddV2".split())
 _TRAINING = re.compile(r"^(Resource)?(Sparse)?Apply[A-Z]")
 
 
@@ -104,9 +107,7 @@ def _from_use(use: Use, rank: int) -> WeightSpec | None:
         flipped = use.node.attribute(_PRODUCTS[op][operand]).integer(5)
         inner = (-2, -1) if operand else (-1, -2)
         spec = _kernel(use, rank, *(reversed(inner) if flipped else inner))
-    elif op == "SparseTensorDenseMatMul" and operand == 3 and rank >= 2:
-        spec = _kernel(use, rank, -2, -1)
-    elif op in _CONVOLUTIONS and operand == 1 and rank >= 2:
+    elif operand == _LATER_KERNELS.get(op) and rank >= 2:
         spec = _kernel(use, rank, -2, -1)
     elif op in _TRANSPOSED and operand == 1 and rank >= 2:
         spec = _kernel(use, rank, -1, -2)
@@ -118,9 +119,7 @@ def _from_use(use: Use, rank: int) -> WeightSpec | None:
         spec = WeightSpec("embeddings", "embedding", None, rank - 1)
     elif _NORMS.match(op) and 1 <= operand <= 4:
         spec = WeightSpec("value", "norm" if operand < 3 else "state")
-    elif op in ("BiasAdd", "BiasAddV1") and operand == 1:
-        spec = WeightSpec("bias", "bias")
-    elif op in ("Add", "AddV2") and rank == 1:
+    elif op in _SUMS and (operand == 1 or op in ("Add", "AddV2")) and rank == 1:
         spec = WeightSpec("bias", "bias")
     elif _TRAINING.match(op) and operand > 0:
         spec = WeightSpec("value", "state")
@@ -149,7 +148,7 @@ def _einsum(use: Use, rank: int) -> WeightSpec | None:
     if use.operand >= len(operands) or len(operands) != 2:
         return None
     mine = operands[use.operand].replace("...", "")
-    if len(mine) != rank or use.axes is not None and len(use.axes) != rank:
+    if len(mine) != rank or (use.axes is not None and len(use.axes) != rank):
         return WeightSpec("kernel", "kernel", None, rank - 1, rank - 2)
     other = operands[1 - use.operand]
     contracted = [i for i, letter in enumerate(mine) if letter in other and letter not in result]

@@ -2,8 +2,8 @@
 
 A variable's handle goes through calls of functions, branches and loops to an operation that reads
 it; the value goes through casts, transpositions and added axes to the one that uses it: the second
-operand of a `MatMul` is a kernel, the fourth of a `FusedBatchNormV3` a statistic. What happens to
-the axes on the way is kept, so that a kernel's axes of inputs and outputs are told in its own shape.
+operand of a `MatMul` is a kernel, the fourth of a `FusedBatchNormV3` a statistic. What becomes of
+the axes on the way is kept, so that a kernel's inputs and outputs are told in its own shape.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Walk:
             return self._known[place]
         self._known[place] = []
         starts = dict(zip(function.arguments, given, strict=False))
-        values = self.nodes(_ordered(function.nodes), starts, depth)
+        values = self.nodes(ordered(function.nodes), starts, depth)
         self._known[place] = [_lookup(values, ref) for ref in function.returns]
         return self._known[place]
 
@@ -128,6 +128,8 @@ class Walk:
         depth: int,
     ) -> None:
         called = node.functions()
+        if node.op in self._graph.functions:  # a call as TensorFlow 1 wrote them
+            called["op"] = node.op
         if called:
             for attribute, name in called.items():
                 # The first input of a branch chooses, and is no argument.
@@ -137,7 +139,7 @@ class Walk:
                     for index, result in enumerate(results):
                         place = f"{node.name}:{index}"
                         found[place] = found.get(place) or result
-            if node.op in _CALLS:
+            if node.op in _CALLS or "op" in called:
                 return
         if not any(value is not None for value in given):
             return
@@ -146,6 +148,9 @@ class Walk:
             if first.kind == "handle":
                 axes = tuple(range(self._ranks.get(first.key, 0)))
                 found[node.name] = Value("value", first.key, axes)
+            return
+        if node.op == "IdentityN":
+            found.update({f"{node.name}:{index}": value for index, value in enumerate(given)})
             return
         carried = self._carried(node, given)
         if carried is not None:
@@ -216,7 +221,7 @@ _CALLS = frozenset(
 _BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
 _READS = frozenset("ReadVariableOp _ReadVariablesOp".split())
 _SAME = frozenset(
-    """Identity IdentityN Cast StopGradient PreventGradient CheckNumerics Snapshot DisableCopyOnRead
+    """Identity Cast StopGradient PreventGradient CheckNumerics Snapshot DisableCopyOnRead
     EnsureShape Enter RefEnter Switch RefSwitch Merge Exit PlaceholderWithDefault RefIdentity
     _SwitchN FakeQuantWithMinMaxVars FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVarsPerChannel
     QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4""".split()
@@ -243,7 +248,7 @@ def integers(tensor: Message) -> list[int] | None:
     return [*listed, *[listed[-1]] * (size - len(listed))]
 
 
-def _ordered(nodes: Sequence[Node]) -> list[Node]:
+def ordered(nodes: Sequence[Node]) -> list[Node]:
     """Operations behind those that feed them; what stands in a loop comes last, as written."""
     names = {node.name: index for index, node in enumerate(nodes)}
     waits = [0] * len(nodes)
@@ -328,5 +333,5 @@ def in_main_graph(graph: MetaGraph, keys: Mapping[str, str], ranks: Mapping[str,
         axes = tuple(range(ranks.get(key, 0)))
         handle = node.op == "VarHandleOp"
         values[name] = Value("handle", key) if handle else Value("value", key, axes)
-    walk.nodes(_ordered(graph.nodes), values)
+    walk.nodes(ordered(graph.nodes), values)
     return walk

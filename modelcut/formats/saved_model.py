@@ -15,12 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from modelcut import safety
 from modelcut.architecture import Architecture
 from modelcut.encoding import Encoding, from_record
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats import WriteOptions, Written, _fingerprint, _keras_metadata, _match, _roles
+from modelcut.formats import (
+    WriteOptions,
+    Written,
+    _fingerprint,
+    _keras_metadata,
+    _match,
+    _roles,
+    _scan,
+)
 from modelcut.formats import _uses as uses
 from modelcut.formats._bundle import STRING, Bundle, BundleWriter, Entry
 from modelcut.formats._meta_graph import SERVE, MetaGraph, Trackable, meta_graphs, trackables
@@ -499,3 +506,26 @@ def _write_bundle(
         writer.add_zeros([bundle.entries[key.encode()] for key in sorted(states)])
         writer.finish(bundle.header)
         return writer.index
+
+
+def check_runnable(model: Model, *, trust: bool) -> None:
+    """Refuses a model that would do more than compute, before an engine is started.
+
+    Raises:
+        UnsafeError: names the first finding.
+    """
+    if trust:
+        return
+    path = model.origin.path
+    where = str(path)
+    graph = serving_graph(path)
+    _scan.check(graph, where)
+    metadata = _keras_metadata.find(graph, _optional(path / _METADATA))
+    for node in metadata.texts:
+        for finding in safety.scan(_keras_metadata.plain(metadata.parsed(node, where))):
+            # Classes of the author's own are not needed: the graph is what runs.
+            if finding.kind != "custom":
+                raise UnsafeError(
+                    f"{where}: its Keras metadata: {finding}: would run code of the file",
+                    "--trust runs it, if you trust its author",
+                )

@@ -87,6 +87,10 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
+        fixed = getattr(writer, "FIXED_GRAPH", "")
+        for index, step in enumerate(job.recipe.steps if fixed else ()):
+            if "graph" in step.needs and model.architecture is not None:
+                raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
         if job.test is not None:

@@ -1,8 +1,9 @@
 """One module a file format; each offers `sniff`, `read`, `write`, found here by content or name.
 
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
-`Format`; one whose models are folders sets `FOLDER`, and one that keeps a network which is not
-built from an architecture has a `check_runnable` of its own. Adding a format is adding a module and
+`Format`; one whose models are folders sets `FOLDER`, one that cannot follow an edit of the
+architecture says why in `FIXED_GRAPH`, and one that keeps a network which is not built from an
+architecture has a `check_runnable` of its own. Adding a format is adding a module and
 its name to `_MODULES`.
 """
 

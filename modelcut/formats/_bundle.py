@@ -273,7 +273,8 @@ def _entry(key: bytes, value: bytes) -> Entry:
     )
 
 
-def _packed(entry: Entry) -> bytes:
+def packed(entry: Entry) -> bytes:
+    """An entry as the index holds it."""
     # An axis of length 0 is a message too, an empty one.
     dims = b"".join(put_blob(2, put_integer(1, n)) for n in entry.shape)
     return b"".join(
@@ -382,6 +383,6 @@ class BundleWriter:
         self._file.flush()
         kept = b"".join(put_blob(3, part) for part in Message(header).blobs(3))
         rows = [(b"", put_integer(1, 1) + kept)]
-        rows += [(e.key, _packed(e)) for e in sorted(self._entries, key=lambda entry: entry.key)]
+        rows += [(e.key, packed(e)) for e in sorted(self._entries, key=lambda entry: entry.key)]
         self.index = _sstable.write(rows)
         self._prefix.with_name(self._prefix.name + ".index").write_bytes(self.index)

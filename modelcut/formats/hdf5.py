@@ -217,9 +217,7 @@ def refusal(model: Model) -> str:
         return (
             ""
             if model.architecture is not None
-            else (
-                "this SavedModel holds a graph, but no architecture of layers that Keras could build"
-            )
+            else ("this SavedModel holds a graph, but no architecture of layers")
         )
     if model.origin.dialect == "keras3" and model.architecture is not None:
         return ""
@@ -235,7 +233,6 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
             "leave the option out",
         )
     with _h5.create_file(path) as new:
-        old = layout.file if isinstance(layout, Layout) else None
         if isinstance(layout, Layout) and layout.groups is None:
             stored, encodings = _store.write(model, layout.file, new, options)
         else:

@@ -40,6 +40,8 @@ from modelcut.safety import load_json, printable
 NAME = "saved_model"
 SUFFIXES = (".savedmodel", ".saved_model")
 FOLDER = True
+FIXED_GRAPH = "the graph of a SavedModel cannot change its layers; name the output .h5"
+"""Why a step that edits the architecture is refused before any work."""
 
 GRAPH, TEXT_GRAPH = "saved_model.pb", "saved_model.pbtxt"
 _METADATA, _FINGERPRINT, _NOTES = (
@@ -429,7 +431,7 @@ def refusal(model: Model) -> str:
     layout = model.origin.layout
     assert isinstance(layout, Layout)
     if model.architecture is not layout.architecture:
-        return "the graph of a SavedModel cannot change its layers; name the output .h5"
+        return FIXED_GRAPH
     return ""
 
 

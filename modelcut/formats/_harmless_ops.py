@@ -76,18 +76,18 @@ HARMLESS = frozenset(
     MaxPoolGradWithArgmax MaxPoolV2 MaxPoolWithArgmax Maximum Mean Merge Mfcc Min Minimum
     MirrorPad MirrorPadGrad Mod Mul MulNoNan Multinomial MutableDenseHashTable
     MutableDenseHashTableV2 MutableHashTable MutableHashTableOfTensors
-    MutableHashTableOfTensorsV2 MutableHashTableV2 Ndtri NearestNeighbors Neg NextAfter NoOp
-    NonDeterministicInts NonMaxSuppression NonMaxSuppressionV2 NonMaxSuppressionV3
-    NonMaxSuppressionV4 NonMaxSuppressionV5 NonMaxSuppressionWithOverlaps NotEqual
-    NthElement OneHot OnesLike Pack Pad PadV2 ParallelConcat ParallelDynamicStitch
-    ParameterizedTruncatedNormal ParseExample ParseExampleV2 ParseSequenceExample
-    ParseSequenceExampleV2 ParseSingleExample ParseSingleSequenceExample ParseTensor
-    PartitionedCall Placeholder PlaceholderV2 PlaceholderWithDefault Polygamma
-    PopulationCount Pow PreventGradient Prod Qr QuantizeAndDequantize
-    QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4
-    QuantizeAndDequantizeV4Grad QuantizeDownAndShrinkRange QuantizeV2 QuantizedAdd
-    QuantizedAvgPool QuantizedBatchNormWithGlobalNormalization QuantizedBiasAdd
-    QuantizedConcat QuantizedConv2D QuantizedConv2DAndRelu
+    MutableHashTableOfTensorsV2 MutableHashTableV2 Ndtri NearestNeighbors Neg NextAfter
+    NextIteration NoOp NonDeterministicInts NonMaxSuppression NonMaxSuppressionV2
+    NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5
+    NonMaxSuppressionWithOverlaps NotEqual NthElement OneHot OnesLike Pack Pad PadV2
+    ParallelConcat ParallelDynamicStitch ParameterizedTruncatedNormal ParseExample
+    ParseExampleV2 ParseSequenceExample ParseSequenceExampleV2 ParseSingleExample
+    ParseSingleSequenceExample ParseTensor PartitionedCall Placeholder PlaceholderV2
+    PlaceholderWithDefault Polygamma PopulationCount Pow PreventGradient Prod Qr
+    QuantizeAndDequantize QuantizeAndDequantizeV2 QuantizeAndDequantizeV3
+    QuantizeAndDequantizeV4 QuantizeAndDequantizeV4Grad QuantizeDownAndShrinkRange
+    QuantizeV2 QuantizedAdd QuantizedAvgPool QuantizedBatchNormWithGlobalNormalization
+    QuantizedBiasAdd QuantizedConcat QuantizedConv2D QuantizedConv2DAndRelu
     QuantizedConv2DAndReluAndRequantize QuantizedConv2DAndRequantize
     QuantizedConv2DPerChannel QuantizedConv2DWithBias QuantizedConv2DWithBiasAndRelu
     QuantizedConv2DWithBiasAndReluAndRequantize QuantizedConv2DWithBiasAndRequantize
@@ -105,8 +105,8 @@ HARMLESS = frozenset(
     RaggedTensorToVariantGradient RandomCrop RandomGamma RandomGammaGrad RandomIndexShuffle
     RandomPoisson RandomPoissonV2 RandomShuffle RandomStandardNormal RandomUniform
     RandomUniformInt Range Rank ReadVariableOp Real RealDiv Reciprocal ReciprocalGrad
-    ReduceJoin RefEnter RefExit RefIdentity RefMerge RefSelect RefSwitch RegexFullMatch
-    RegexReplace Relu Relu6 Relu6Grad ReluGrad RequantizationRange
+    ReduceJoin RefEnter RefExit RefIdentity RefMerge RefNextIteration RefSelect RefSwitch
+    RegexFullMatch RegexReplace Relu Relu6 Relu6Grad ReluGrad RequantizationRange
     RequantizationRangePerChannel Requantize RequantizePerChannel Reshape ResizeArea
     ResizeBicubic ResizeBicubicGrad ResizeBilinear ResizeBilinearGrad ResizeNearestNeighbor
     ResizeNearestNeighborGrad ResourceApplyAdaMax ResourceApplyAdadelta ResourceApplyAdagrad

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 import yaml
+from toy_lab import toy_lab
 from toys import toy_model
 
 from modelcut import steps
 from modelcut.errors import RecipeError
 from modelcut.recipe import Recipe, parse, step_to_dict
-from modelcut.step import TARGET_KINDS, Context
+from modelcut.step import Context
 from modelcut.yaml_text import loads
 
 SETTINGS = {
@@ -43,6 +44,11 @@ SETTINGS = {
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
+    "finetune: straight_through": [
+        {"steps": 6, "batch_size": 8},
+        {"epochs": 2, "batch_size": 16, "prune": {"sparsity": 0.7}, "validation": 0.2},
+        {"steps": 4, "distill": {}, "regularize": {"l1": 0.1}, "class_weights": "balanced"},
+    ],
 }
 ALL = [(family, method) for family in steps.families() for method in steps.methods(family)]
 CASES = [
@@ -50,6 +56,10 @@ CASES = [
     for family, method in ALL
     for settings in SETTINGS[f"{family}: {method}"]
 ]
+
+
+def context(model, index=0):
+    return Context(index=index, lab=toy_lab(model))
 
 
 def arrays(model):
@@ -69,8 +79,8 @@ def test_every_method_is_described(family, method):
 def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method, settings, toy):
     before = {name: values.copy() for name, (values, _) in arrays(toy).items()}
     step = steps.find(family, method)(**settings)
-    first = arrays(step.apply(toy, Context()).model)
-    again = arrays(step.apply(toy, Context()).model)
+    first = arrays(step.apply(toy, context(toy)).model)
+    again = arrays(step.apply(toy, context(toy)).model)
     assert first.keys() == again.keys()
     for name in first:
         assert first[name][0].tobytes() == again[name][0].tobytes()
@@ -80,7 +90,7 @@ def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method,
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
 def test_the_output_satisfies_its_encoding(family, method, settings, toy):
-    outcome = steps.find(family, method)(**settings).apply(toy, Context())
+    outcome = steps.find(family, method)(**settings).apply(toy, context(toy))
     json.dumps(outcome.facts)
     for tensor in outcome.model.tensors:
         values, encoding = tensor.pull()
@@ -94,12 +104,12 @@ def test_the_output_satisfies_its_encoding(family, method, settings, toy):
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
 def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, settings, toy):
-    outcome = steps.find(family, method)(**settings).apply(toy, Context())
+    outcome = steps.find(family, method)(**settings).apply(toy, context(toy))
     after = {tensor.name: tensor for tensor in outcome.model.tensors}
     for tensor in toy.tensors:
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
-        if tensor.kind not in TARGET_KINDS:
+        if tensor.kind not in steps.find(family, method).aims:
             assert not changed
 
 
@@ -115,7 +125,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(family, method, toy):
     settings = SETTINGS[f"{family}: {method}"][0]
     step = steps.find(family, method)(**settings, include=["thre"])
     with pytest.raises(RecipeError, match="'thre' matches no layer") as caught:
-        step.apply(toy, Context())
+        step.apply(toy, context(toy))
     assert "did you mean 'three'?" in caught.value.hint
 
 
@@ -128,12 +138,12 @@ def test_any_two_steps_compose_or_are_refused_before_any_work(first, second, toy
         with pytest.raises(RecipeError, match="cannot follow"):
             Recipe(tuple(made)).check()
         with pytest.raises(RecipeError, match="cannot follow"):
-            made[1].apply(made[0].apply(toy, Context()).model, Context(index=1))
+            made[1].apply(made[0].apply(toy, context(toy)).model, context(toy, 1))
         return
     Recipe(tuple(made)).check()
     model = toy
     for index, step in enumerate(made):
-        model = step.apply(model, Context(index=index)).model
+        model = step.apply(model, context(toy, index)).model
     for tensor in model.tensors:
         values, encoding = tensor.pull()
         np.testing.assert_array_equal(encoding.project(values), values)
@@ -148,7 +158,7 @@ def test_include_exclude_and_overrides(toy):
         exclude=["t*o"],
         overrides={"three": {"sparsity": 0.25}},
     )
-    outcome = step.apply(toy, Context())
+    outcome = step.apply(toy, context(toy))
     zeros = {name: np.mean(values == 0) for name, (values, _) in arrays(outcome.model).items()}
     assert zeros["one/kernel"] == 0.5
     assert zeros["two/kernel"] == 0

@@ -28,6 +28,7 @@ COMMANDS = {
     "factorize": "Split layers into products of smaller ones.",
     "finetune": "Train on, keeping what was cut.",
     "eval": "Measure a model on a CSV, alone or against another.",
+    "sensitivity": "Measure what each layer alone can bear.",
     "inspect": "Show what is in a model file.",
     "recipe": "Check, describe and show recipes.",
     "demo": "The whole job on a small model that comes with the package.",

@@ -14,6 +14,7 @@ import numpy as np
 
 from modelcut.data.rows import Part, Rows
 from modelcut.encoding import Encoding
+from modelcut.metrics import Accumulator
 from modelcut.model import Edit, Model, Rewrite, Tensor
 
 __all__ = ["Lab", "Part", "Passed", "Plan", "Restraint", "Rows", "Running", "Trainer", "pinned"]
@@ -196,6 +197,9 @@ class Lab(Protocol):
         Raises:
             InputError: rows or labels do not fit the network.
         """
+
+    def accumulator(self, running: Running) -> Accumulator:
+        """A fresh one, to sum up the first output against its labels as `modelcut eval` does."""
 
     def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
         """The metrics of `modelcut eval` over the rows, of the first output.

@@ -29,9 +29,10 @@ class Laboratory:
     def __init__(
         self,
         original: Model,
-        train: Path,
+        train: Path | None,
         options: DataOptions,
         *,
+        validate: Path | None = None,
         task: str | None = None,
         seed: int = 0,
         trust: bool = False,
@@ -41,8 +42,9 @@ class Laboratory:
 
         Args:
             original: the model as it was read, before any step.
-            train: the CSV.
+            train: the CSV; None: there are rows for validation only.
             options: how it is read.
+            validate: a CSV of its own for validation; None: a share of `train` is set aside.
             task: of the outputs; None: inferred.
             seed: of everything random in the engine, and of the rows set aside.
             trust: let code in the file run.
@@ -50,6 +52,7 @@ class Laboratory:
         """
         self.original = original
         self._train = train
+        self._validate = validate
         self._options = options
         self._task = task
         self._seed = seed
@@ -79,7 +82,7 @@ class Laboratory:
             Place(layer.path, tuple((t.name, partial(_values, t)) for t in layer.tensors))
             for layer in model.layers
         ]
-        table = Csv.open(self._train, self._options, network.inputs)
+        table = Csv.open(self._source("all"), self._options, network.inputs)
         return start(network, places, self._goals(network, table), where)
 
     def _goals(self, network: engines.Network, table: Csv) -> list[Goal]:
@@ -109,13 +112,24 @@ class Laboratory:
         shuffle: int = -1,
     ) -> Iterator[Rows]:
         assert isinstance(running, KerasRunning)
-        return self._store(running).batches(size, part=part, share=share, shuffle=shuffle)
+        store = self._store(running, self._source(part))
+        if self._validate is not None:
+            part = "all"  # no rows of --train are set aside, and all of --validate are used
+        return store.batches(size, part=part, share=share, shuffle=shuffle)
 
-    def _store(self, running: KerasRunning) -> RowStore:
-        key = (running.network.inputs, running.goals)
+    def _source(self, part: Part) -> Path:
+        """The CSV that has the rows of a part."""
+        path = self._train or self._validate
+        if part == "validation" and self._validate is not None:
+            path = self._validate
+        assert path is not None
+        return path
+
+    def _store(self, running: KerasRunning, path: Path) -> RowStore:
+        key = (path, running.network.inputs, running.goals)
         if key not in self._stores:
             network = running.network
-            table = Csv.open(self._train, self._options, network.inputs)
+            table = Csv.open(path, self._options, network.inputs)
             outputs = evaluation.deal_labels(network, table, self._task) if table.labels else []
 
             def decode(batch: Batch) -> Rows:
@@ -124,7 +138,7 @@ class Laboratory:
                     return Rows(inputs, None)
                 labels = []
                 for output in outputs:
-                    part, where = batch.labels[:, output.columns], str(self._train)
+                    part, where = batch.labels[:, output.columns], str(path)
                     classes = self._options.classes
                     labels.append(
                         metrics.labels_for(output.task, output.units, part, classes, where)
@@ -134,15 +148,19 @@ class Laboratory:
             self._stores[key] = RowStore(table, decode, seed=self._seed)
         return self._stores[key]
 
-    def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
+    def accumulator(self, running: Running) -> metrics.Accumulator:
         assert isinstance(running, KerasRunning)
         goal = running.goals[0]
-        sums = metrics.accumulator(goal.task, goal.units, self._options.classes)
+        return metrics.accumulator(goal.task, goal.units, self._options.classes)
+
+    def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
+        assert isinstance(running, KerasRunning)
+        sums = self.accumulator(running)
         for rows in self.rows(
             running, running.network.fixed_batch or _BATCH, part=part, share=share
         ):
             if rows.labels is None:
-                raise InputError(f"{self._train}: has no labels", "name the column: --label")
+                raise InputError(f"{self._source(part)}: has no labels", "name the column: --label")
             sums.update(rows.labels[0], running.predict(rows)[0].reshape(len(rows), -1))
         return sums.result()
 

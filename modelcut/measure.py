@@ -68,6 +68,7 @@ def summarize(values: np.ndarray, encoding: Encoding, *, deflate: bool = False) 
         encoding: what the values are restricted to.
         deflate: measure the bytes after deflate too (about 1 GB/s a core).
     """
+    values = np.atleast_1d(values)
     symbols = encoding.symbols
     inexact = np.issubdtype(values.dtype, np.inexact) or values.dtype.kind == "V"
 
@@ -118,6 +119,7 @@ def deflated_size(values: np.ndarray) -> int:
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:
     """The change between two arrays of one shape."""
+    before, after = np.atleast_1d(before), np.atleast_1d(after)
     parts = map_rows(lambda rows: difference(before[rows], after[rows]), before)
     return change(parts)
 
@@ -157,6 +159,7 @@ class Meter:
         before: the tensor as it was read.
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
+        left_alone: steps that found in the values why they could not edit them, and the reasons.
     """
 
     def __init__(self, *, deflate: bool = False) -> None:
@@ -164,6 +167,7 @@ class Meter:
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
         self.changes: list[tuple[int, Change]] = []
+        self.left_alone: list[tuple[int, str]] = []
 
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""

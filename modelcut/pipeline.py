@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import __version__, formats, graph, safety
+from modelcut.budget import Budgeted
 from modelcut.digest import Digest, sha256, size
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.lab import Lab
@@ -25,7 +26,7 @@ from modelcut.output import Outputs
 from modelcut.recipe import Recipe
 from modelcut.report import build, render
 from modelcut.report.build import Passage, identity
-from modelcut.step import Context, Outcome
+from modelcut.step import Context, Outcome, Step
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Job:
         output: the file to write.
         test: CSV to evaluate both models on; None: no evaluation.
         train: CSV for the steps that train; None: none given.
+        validate: CSV for the steps that search; None: a share of `train` is set aside.
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
@@ -64,6 +66,7 @@ class Job:
     output: Path
     test: Path | None = None
     train: Path | None = None
+    validate: Path | None = None
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
@@ -81,8 +84,9 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
     """
-    _check_needs(job.recipe, job.train, job.test)
-    inputs = [path for path in (job.model, job.test, job.train) if path is not None]
+    _check_needs(job.recipe, job.train, job.validate, job.test)
+    data = (job.test, job.train, job.validate)
+    inputs = [job.model, *(path for path in data if path is not None)]
     for path in inputs:
         safety.check_path(path)
     with Digest(job.model) as digest:
@@ -92,7 +96,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
         if job.test is not None:
             _check_runnable(model, job.trust)
-        lab = _laboratory(model, job.recipe, job.train, job.trust)
+        lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
             target = outputs.add(job.output)
             pages = _report_paths(job.output) if job.report else {}
@@ -166,11 +170,21 @@ def fold(
         say(step.title)
         start = time.perf_counter()
         context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab)
-        outcome = step.apply(models[-1], context)
+        searched = isinstance(step, Budgeted) and step.budget is not None
+        outcome = (
+            _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
+        )
         seconds.append(time.perf_counter() - start)
         outcomes.append(outcome)
         models.append(outcome.model)
     return models, outcomes, seconds
+
+
+def _searched(step: Step, model: Model, context: Context) -> Outcome:
+    from modelcut.search import budget
+
+    assert isinstance(step, Budgeted)
+    return budget.apply(step, model, context)
 
 
 def describe(
@@ -253,6 +267,7 @@ def look(
     recipe: Recipe | None = None,
     say: Say = lambda _: None,
     train: Path | None = None,
+    validate: Path | None = None,
     trust: Trust | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Reads a model and measures it without changing or writing anything.
@@ -262,15 +277,20 @@ def look(
         recipe: planned on it (a dry run): the report then tells what it would do.
         say: takes a line about progress.
         train: CSV for the steps that train.
+        validate: CSV for the steps that search.
         trust: what of the file's code may run for them.
 
     Returns:
         The model, and a report without output and evaluation.
     """
-    safety.check_path(path)
+    for each in (path, train, validate):
+        if each is not None:
+            safety.check_path(each)
+    if recipe:
+        _check_needs(recipe, train, validate, None, dry=True)
     with Digest(path) as digest:
         model = formats.open_model(path)
-        lab = _laboratory(model, recipe, train, trust or Trust()) if recipe else None
+        lab = _laboratory(model, recipe, train, validate, trust or Trust()) if recipe else None
         models, outcomes, seconds = fold(model, recipe, say, lab) if recipe else ([model], [], [])
         meters: dict[build.Identity, Meter] = {}
         _measure_rest(models, meters)
@@ -318,14 +338,33 @@ def assess(
     return report
 
 
-def _check_needs(recipe: Recipe, train: Path | None, test: Path | None) -> None:
+def _check_needs(
+    recipe: Recipe,
+    train: Path | None,
+    validate: Path | None,
+    test: Path | None,
+    *,
+    dry: bool = False,
+) -> None:
     """Holds what the recipe needs against what was given."""
     for index, step in enumerate(recipe.steps):
-        if "train" in step.needs and train is None:
+        if "train" in step.wants and train is None:
             raise UsageError(
                 f"step {index + 1}, {step.title}: needs training data", "add --train FILE.csv"
             )
-    if test is None and recipe.head.gates.needing_data():
+        if "validation" not in step.wants:
+            continue
+        if train is None and validate is None:
+            raise UsageError(
+                f"step {index + 1}, {step.title}: a budget needs validation data",
+                "add --validate FILE.csv, or --train FILE.csv, of which a tenth is set aside",
+            )
+        if validate is not None and test is not None and validate.resolve() == test.resolve():
+            raise UsageError(
+                f"step {index + 1}, {step.title}: --validate and --test are the same file",
+                "what is chosen on the test data cannot be judged by it",
+            )
+    if test is None and not dry and recipe.head.gates.needing_data():
         names = ", ".join(recipe.head.gates.needing_data())
         raise UsageError(f"the gate {names} needs test data", "add --test FILE.csv")
 
@@ -342,20 +381,34 @@ def _check_runnable(model: Model, trust: Trust) -> None:
     )
 
 
-def _laboratory(model: Model, recipe: Recipe, train: Path | None, trust: Trust) -> Lab | None:
-    """Where the recipe has steps that train: what they train with."""
-    if train is None or not any("train" in step.needs for step in recipe.steps):
+def _laboratory(
+    model: Model, recipe: Recipe, train: Path | None, validate: Path | None, trust: Trust
+) -> Lab | None:
+    """Where the recipe has steps that train or search: what they do it with."""
+    wanted = {"train", "validation"}
+    if (train or validate) is None or not any(wanted & step.wants for step in recipe.steps):
         return None
+    return open_laboratory(model, recipe, train, validate, trust)
+
+
+def open_laboratory(
+    model: Model, recipe: Recipe, train: Path | None, validate: Path | None, trust: Trust
+) -> Lab:
+    """A laboratory for a model; nothing is started yet.
+
+    Raises:
+        ModelcutError: the model cannot or must not be run.
+    """
     from modelcut import engines, laboratory
 
     _check_runnable(model, trust)
-
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
     head = recipe.head
     return laboratory.Laboratory(
         model,
         train,
         head.data,
+        validate=validate,
         task=None if head.task == "auto" else head.task,
         seed=head.seed,
         trust=trust.all,

@@ -19,6 +19,13 @@ def test_summary_counts():
     assert found.distinct is None
 
 
+def test_a_scalar_has_no_rows_and_is_counted_all_the_same():
+    found = summarize(np.array(3, "int64"), Dense())
+    assert (found.size, found.nonzeros, found.bytes) == (1, 1, 8)
+    change = compare(np.array(4, "float32"), np.array(3, "float32"))
+    assert (change.error, change.peak_error) == (0.25, 1.0)
+
+
 def test_entropy_of_codes():
     grid = Affine(4, np.array([[1.0]], "float32"))
     values = np.array([[0, 0, 1, 2]], "float32")

@@ -34,13 +34,30 @@ SETTINGS = {
         {"threshold": 0.9},
     ],
     "prune: random": [{"sparsity": 0.5}],
+    "prune: gradient": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "layer"}],
+    "prune: taylor": [{"sparsity": 0.6, "batch": 7, "rows": 30}],
+    "prune: snip": [{"sparsity": 0.6}],
+    "prune: fisher": [{"sparsity": 0.6, "rows": 20}],
+    "prune: wanda": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "global"}],
+    "prune: obs": [{"sparsity": 0.6}, {"sparsity": 0.3, "damp": 0.1}],
     "quantize: linear": [
         {},
         {"bits": 3, "per": "tensor"},
         {"bits": 4, "symmetric": False},
         {"bits": 4, "range": "mse"},
         {"bits": 5, "range": "percentile", "percentile": 99},
+        {"bits": 4, "group": 8},
+        {"bits": 3, "group": 5, "symmetric": False, "range": "mse"},
+        {"average_bits": 4.5},
     ],
+    "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
+    "quantize: huffman": [
+        {},
+        {"bits": 2, "start": "density"},
+        {"values": 5, "start": "kmeans++"},
+        {"bits": 3, "entropy_weight": 0.1},
+    ],
+    "quantize: ternary": [{}, {"per": "tensor"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
@@ -59,6 +76,7 @@ CASES = [
 
 
 def context(model, index=0):
+    """With a laboratory for the steps that need one."""
     return Context(index=index, lab=toy_lab(model))
 
 

@@ -127,16 +127,16 @@ def for_output(path: Path, model: Model) -> Format:
         UsageError: no format has this suffix, or it cannot hold this model.
     """
     suffixes: list[str] = []
-    given = path
-    if not path.suffix or path.suffix[1:].isdigit():  # "small", or a version such as "1.2"
-        path = path.with_name(f"{path.name}.savedmodel")
+    suffix = path.suffix.lower()
+    if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
+        suffix = ".savedmodel"
     for name in _MODULES:
         candidate = module(name)
         suffixes += candidate.SUFFIXES
-        if path.suffix.lower() in candidate.SUFFIXES:
+        if suffix in candidate.SUFFIXES:
             reason = candidate.refusal(model)
             if reason:
-                raise UsageError(f"{given}: {reason}")
+                raise UsageError(f"{path}: {reason}")
             return candidate
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes)}")
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "prune": "Remove weights.",
     "quantize": "Store weights in fewer bits.",
     "factorize": "Split layers into products of smaller ones.",
+    "pack": "Write a model as a small .mcut file, without loss.",
+    "unpack": "Make a packed file a model again.",
     "eval": "Measure a model on a CSV, alone or against another.",
     "inspect": "Show what is in a model file.",
     "recipe": "Check, describe and show recipes.",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import __version__, formats, graph, safety
+from modelcut.coding import Coder
 from modelcut.digest import Digest, sha256, size
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.measure import Meter
@@ -53,9 +54,11 @@ class Job:
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
-        compression: none, fast or best.
+        compression: none, fast or best; None: the default.
+        coder: of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state.
         report: write NAME.report.json and NAME.report.md beside the output.
+        lossless: only the container changes: what the input says of its making is kept as it is.
     """
 
     model: Path
@@ -66,9 +69,11 @@ class Job:
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
-    compression: formats.Compression = "fast"
+    compression: formats.Compression | None = None
+    coder: Coder | None = None
     keep_optimizer: bool = False
     report: bool = True
+    lossless: bool = False
 
 
 Say = Callable[[str], None]
@@ -87,6 +92,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
+        _check_options(job, writer)
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
         if job.test is not None:
@@ -103,7 +109,8 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 models[-1],
                 target,
                 formats.WriteOptions(
-                    compression=job.compression,
+                    compression=job.compression or "fast",
+                    coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
@@ -119,6 +126,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 meters,
                 written.stored,
                 written.encodings,
+                written.coders,
                 (graph.macs(model), graph.macs(models[-1])),
             )
             report = describe(passage, job.model, target, digest, job.recipe)
@@ -128,7 +136,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "format": writer.NAME,
                 "bytes": size(target),
                 "sha256": sha256(target),
-                "compression": job.compression,
+                "compression": None if written.coders else job.compression or "fast",
                 "dropped": list(written.dropped),
             }
             if job.test is not None:
@@ -174,6 +182,7 @@ def describe(
     """The report as far as it does not need the network to run."""
     model = passage.models[0]
     stages = build.ledger(passage)
+    coded = build.coded(passage, stages[-1])
     file_bytes = (size(source), size(target) if target else None)
     report: dict[str, Any] = {
         "schema": build.SCHEMA,
@@ -182,7 +191,7 @@ def describe(
         "host": {"machine": platform.machine(), "system": platform.system()},
         "input": {
             "path": str(source),
-            "format": model.origin.format,
+            "format": model.origin.container or model.origin.format,
             "dialect": model.origin.dialect,
             "writer": model.origin.writer,
             "bytes": file_bytes[0],
@@ -192,7 +201,7 @@ def describe(
         "recipe": recipe.to_dict() if recipe else None,
         "seed": recipe.head.seed if recipe else None,
         "sizes": build.sizes(passage, stages, file_bytes),
-        "ledger": stages,
+        "ledger": [*stages, *coded],
         "steps": build.step_rows(passage),
         "layers": build.layers(passage),
         "evaluation": None,
@@ -212,17 +221,19 @@ def evaluate(
     from modelcut import engines, evaluation, metrics
 
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
-    networks = [
-        engines.open_network(
-            path,
-            model.origin.dialect,
-            suffix=_SUFFIXES[model.origin.format],
-            loss=_loss(model),
-            trust=trust.all,
-            custom_objects=custom,
-        )
-        for path, model in candidates
-    ]
+    networks = []
+    for path, model in candidates:
+        with formats.plain_file(path) as (file, suffix):
+            networks.append(
+                engines.open_network(
+                    file,
+                    model.origin.dialect,
+                    suffix=suffix,
+                    loss=_loss(model),
+                    trust=trust.all,
+                    custom_objects=custom,
+                )
+            )
     task = None if recipe.head.task == "auto" else recipe.head.task
     results, agreement = evaluation.evaluate(networks, test, recipe.head.data, task=task)
     parts = [result.to_dict() for result in results]
@@ -232,9 +243,6 @@ def evaluate(
         answer["change"] = metrics.compare(parts[0]["metrics"], parts[1]["metrics"])
         answer["agreement"] = agreement
     return answer
-
-
-_SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras"}
 
 
 def _loss(model: Model) -> str | None:
@@ -324,6 +332,24 @@ def assess(
     return report
 
 
+def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
+    """A model of any kind that modelcut reads as a Keras model; see `modelcut.load`."""
+    from modelcut import engines
+
+    safety.check_path(path)
+    model = formats.open_model(path)
+    _check_runnable(model, Trust(trust, "given" if custom_objects else ""))
+    with formats.plain_file(path) as (file, suffix):
+        network: Any = engines.open_network(
+            file,
+            model.origin.dialect,
+            suffix=suffix,
+            trust=trust,
+            custom_objects=custom_objects,
+        )
+    return network.model
+
+
 def _check_needs(job: Job) -> None:
     """Holds what the recipe needs against what was given."""
     for index, step in enumerate(job.recipe.steps):
@@ -351,6 +377,15 @@ def _check_runnable(model: Model, trust: Trust) -> None:
         custom=bool(trust.custom_objects),
     )
     graph.check_sizes(model)
+
+
+def _check_options(job: Job, writer: formats.Format) -> None:
+    """Refuses options that the output's format has no use for."""
+    packs = writer.NAME == "mcut"
+    if job.coder is not None and not packs:
+        raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
+    if job.compression is not None and packs:
+        raise UsageError("--compression: a packed file has its own", "choose with --coder")
 
 
 def _architecture_text(model: Model) -> str:
@@ -400,6 +435,8 @@ def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
         "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
     }
     earlier = list(model.origin.provenance.get("history", []))
+    if job.lossless and earlier:
+        return dict(model.origin.provenance)
     return {"history": [*earlier, entry]}
 
 
@@ -415,7 +452,8 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
-        return bool(formats.open_model(path).origin.provenance)
+        origin = formats.open_model(path).origin
+        return bool(origin.provenance or origin.container)
     return False
 
 

@@ -22,7 +22,7 @@ class KerasNetwork:
         self.engine = engine
         self.loss = loss
         self._tf = tf
-        self._model = model
+        self.model = model
         names = [_plain(tensor.name) for tensor in model.inputs]
         names = list(getattr(model, "input_names", None) or names)
         self.inputs = tuple(
@@ -43,7 +43,7 @@ class KerasNetwork:
         self._call = tf.function(self._forward, reduce_retracing=True)
 
     def _forward(self, tensors: list[Any]) -> list[Any]:
-        result = self._model(tensors if len(tensors) > 1 else tensors[0], training=False)
+        result = self.model(tensors if len(tensors) > 1 else tensors[0], training=False)
         if isinstance(result, dict):
             result = [result[output.name] for output in self.outputs]
         return list(result) if isinstance(result, (list, tuple)) else [result]

@@ -43,7 +43,8 @@ def argument(name: str, text: str, *, required: bool = True) -> Parameter:
 def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
     """One flag for each field of the models; fields of one name share a flag.
 
-    A field that not all of the models have says in its help which have it (`method` names them).
+    A field that not all of the models have, or that means something else to some of them, says in
+    its help which have it (`method` names them).
     """
     classes = list(classes)
     owners: dict[str, list[type[BaseModel]]] = {}
@@ -53,10 +54,15 @@ def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
     parameters = []
     for name, having in owners.items():
         info = having[0].model_fields[name]
-        text = info.description or ""
-        if len(having) < len(classes):
-            methods = ", ".join(str(getattr(cls, "method", cls.__name__)) for cls in having)
-            text = f"{text} [{methods}]"
+        meanings: dict[str, list[str]] = {}
+        for cls in having:
+            text = cls.model_fields[name].description or ""
+            meanings.setdefault(text, []).append(str(getattr(cls, "method", cls.__name__)))
+        shared = len(meanings) == 1 and len(having) == len(classes)
+        text = " ".join(
+            text if shared else f"{text} [{', '.join(methods)}]"
+            for text, methods in meanings.items()
+        )
         flags = ["--" + name.replace("_", "-")]
         kind: Any = str
         if all(_is_bool(cls.model_fields[name].annotation) for cls in having):
@@ -102,7 +108,7 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False):
-            what, hint = explain(problem, cls.model_fields)
+            what, hint = explain(problem, cls.model_fields, cls)
             flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
             what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
             lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))

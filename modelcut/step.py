@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # most steps need no rows, nor does --help
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
 
+NOT_FINITE = "holds NaN or infinite values"
+"""Why a step leaves a tensor alone whose statistics mean nothing."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -189,6 +192,8 @@ class Step(BaseModel, ABC):
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:
             return "is empty"
+        if not tensor.shape:
+            return "is a single number"
         return ""
 
     def _further_patterns(self) -> tuple[str, ...]:

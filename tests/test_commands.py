@@ -186,3 +186,19 @@ def test_version_and_help(modelcut):
     assert modelcut("--version").out.startswith("modelcut ")
     assert "Exit codes" in modelcut("--help").out
     assert modelcut().code == 2
+
+
+def test_a_layer_that_a_step_emptied_is_warned_of(tmp_path, modelcut):
+    said = modelcut("prune", CNN, "--threshold", "9", "-o", tmp_path / "a.h5")
+    assert said.code == 0
+    assert "nothing is left" in said.out
+    said = modelcut("prune", CNN, "--sparsity", "0.5", "--scope", "layer", "-o", tmp_path / "b.h5")
+    assert "nothing is left" not in said.out
+
+
+def test_help_tells_what_a_shared_flag_means_to_each_method(modelcut):
+    words = " ".join(modelcut("prune", "--help").out.split())
+    assert (
+        "--sparsity NUMBER Share of the weights that are zero afterwards, exactly. [magn" in words
+    )
+    assert "Share of the groups that go. [l1, l2]" in words

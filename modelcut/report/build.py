@@ -168,7 +168,8 @@ def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> dict[str, An
         "encoding": (encoding or tensor.encoding).label,
         "stored_bytes": None if gone else passage.stored.get(tensor.name),
         "changes": changes,
-        "left_alone": _reasons(passage, tensor.name),
+        "left_alone": _reasons(passage, tensor.name)
+        + [{"step": step + 1, "reason": reason} for step, reason in meter.left_alone],
     }
 
 
@@ -195,17 +196,32 @@ def step_rows(passage: Passage) -> list[dict[str, Any]]:
                 "parameters": step.model_dump(mode="json", exclude_unset=True),
                 "facts": outcome.facts,
                 "tensors_changed": touched,
-                "left_alone": outcome.skipped,
+                "left_alone": {**outcome.skipped, **_left_alone(passage, index)},
                 "seconds": round(passage.seconds[index], 4),
             }
         )
     return rows
 
 
+def _left_alone(passage: Passage, step: int) -> dict[str, str]:
+    """Tensors whose values told a step to leave them alone."""
+    return {
+        name: reason
+        for (name, _), meter in passage.meters.items()
+        for index, reason in meter.left_alone
+        if index == step
+    }
+
+
 def value_warnings(passage: Passage) -> Iterator[str]:
     """What a user should know about the values of the weights."""
     for tensor in passage.models[-1].tensors:
         summary = passage.summary(tensor, len(passage.models))
+        if tensor.edits and not summary.nonzeros and passage.summary(tensor, 0).nonzeros:
+            yield (
+                f"{tensor.name}: nothing is left of it, so the layer passes nothing on: use scope: "
+                "layer, a setting of its own (overrides), or exclude it"
+            )
         if summary.nonfinite:
             yield f"{tensor.name}: {summary.nonfinite} of {summary.size} values are NaN or infinite"
         elif tensor.dtype.name == "float64" and summary.peak > 3.4028235e38:

@@ -113,7 +113,8 @@ def _ledger(report: Report) -> Table:
         for row in report["ledger"]
     ]
     columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
-    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast level"
+    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast level "
+    note += "(of tensors beyond 64 MB: from a quarter of them)"
     return Table("Stage by stage", columns, rows, note=note)
 
 
@@ -128,10 +129,11 @@ def _layers(report: Report, *, full: bool) -> Table:
             rows.append(_tensor_cells(layer, tensor))
         if full and not layer["tensors"] and layer.get("left_alone"):
             reason = layer["left_alone"][0]["reason"]
-            rows.append((printable(layer["name"]), layer["class"], *["–"] * 4, reason))
-    columns = ("tensor", "class", "shape", "zeros", "error", "bytes", "encoding")
+            rows.append((printable(layer["name"]), layer["class"], *["–"] * 6, reason))
+    columns = ("tensor", "class", "shape", "zeros", "error", "dB", "bits", "bytes", "encoding")
     notes = [f"{many} tensors: {printable(why)}" for why, many in alone.most_common(4)]
-    note = "left alone: " + "; ".join(notes) if notes else ""
+    note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
+    note += "; left alone: " + "; ".join(notes) if notes else ""
     return Table("Layers", columns, rows, left=("class", "encoding"), note=note)
 
 
@@ -141,14 +143,17 @@ def _tensor_cells(layer: Mapping[str, Any], tensor: Mapping[str, Any]) -> tuple[
     shape = "×".join(str(n) for n in tensor["shape"]) or "scalar"
     if after is None:
         replaced = "replaced" if tensor["before"] else ""
-        return (name, layer["class"], shape, "–", "–", "–", replaced)
+        return (name, layer["class"], shape, *["–"] * 5, replaced)
     errors = [change["error"] for change in tensor["changes"]]
+    ratios = [change["sqnr_db"] for change in tensor["changes"]]
     return (
         name,
         printable(layer["class"], 24),
         shape,
         percent(1 - after["nonzeros"] / after["size"]) if after["size"] else "–",
         " ".join(f"{error:.3f}" for error in errors) or ("new" if tensor["new"] else "–"),
+        " ".join("–" if ratio is None else f"{ratio:.1f}" for ratio in ratios) or "–",
+        number(after["bits"] / after["size"]) if after["size"] else "–",
         _or_dash(tensor["stored_bytes"], size),
         tensor["encoding"],
     )

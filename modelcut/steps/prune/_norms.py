@@ -8,11 +8,12 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import Self
 
+from modelcut import bins
 from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
 from modelcut.errors import RecipeError
 from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.step import NOT_FINITE, Context, TensorStep
 from modelcut.steps.prune._groups import keep_one, lowest
 
 
@@ -68,7 +69,10 @@ class Norms(Budgeted, TensorStep):
             axis = self._axis(tensor)
             if axis is None:
                 continue
-            found = settings._scores(tensor.pull()[0], axis)
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = settings._scores(tensor.pull()[0], axis)
+            if not np.isfinite(found).all():
+                continue
             scores[tensor.name] = found
             if settings.threshold is not None:
                 gone[tensor.name] = found < settings.threshold
@@ -107,12 +111,14 @@ class Norms(Budgeted, TensorStep):
         axis = self._axis(tensor)
         if axis is None:
             return f"has no axis of {self.of}"
+        if tensor.name not in survey:
+            return NOT_FINITE
         shape = tuple(n if i == axis else 1 for i, n in enumerate(tensor.shape))
         gone = survey[tensor.name].reshape(shape)
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             mask = gone[rows] if axis == 0 else gone
-            return np.where(mask | (part == 0), np.zeros((), part.dtype), part)
+            return bins.masked(part, ~(mask | (part == 0)))
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values

@@ -9,10 +9,11 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from modelcut import bins
 from modelcut.budget import SPARSITIES, Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.model import Edit, Rewrite, Tensor, leave
+from modelcut.step import NOT_FINITE, Context, TensorStep
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
 
@@ -152,6 +153,8 @@ class Magnitude(Budgeted, TensorStep):
         if self.cutoff is None:
             return []
         rounds: list[tuple[float, float, int]] = []
+        if not _finite(values):
+            return rounds
         left = values[values != 0]
         while left.size:
             mean, deviation = _moments(left)
@@ -173,11 +176,12 @@ class Magnitude(Budgeted, TensorStep):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+            if self.cutoff is not None and not _finite(values):
+                return leave(encoding, NOT_FINITE)
             removed = self._removed(tensor, values, survey.get(tensor.name))
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
-                # np.where, not a product with the mask: that would leave -0.0 behind.
-                return np.where(removed(part, rows), np.zeros((), part.dtype), part)
+                return bins.masked(part, ~removed(part, rows))
 
             return Rewrite(Sparse(inner, shape), block)
 
@@ -221,6 +225,10 @@ def _inside(part: np.ndarray, rounds: list[tuple[float, float, int]]) -> np.ndar
     for low, high, _ in rounds:
         mask |= (part > low) & (part < high)
     return mask
+
+
+def _finite(values: np.ndarray) -> bool:
+    return bool(values.size == 0 or np.isfinite([values.min(), values.max()]).all())
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:

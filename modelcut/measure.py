@@ -68,7 +68,7 @@ def summarize(values: np.ndarray, encoding: Encoding, *, deflate: bool = False) 
         encoding: what the values are restricted to.
         deflate: measure the bytes after deflate too (about 1 GB/s a core).
     """
-    values = np.atleast_1d(values)
+    values = np.atleast_1d(values)  # a scalar has no rows
     symbols = encoding.symbols
     inexact = np.issubdtype(values.dtype, np.inexact) or values.dtype.kind == "V"
 

@@ -166,12 +166,13 @@ def _apply(
 ) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
     retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
     result = np.empty(values.shape, rewrite.dtype) if retyped else values
+    values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[float, float, float]:
         before = values[rows]
         after = rewrite.block(before, rows)
         part = difference(before, after) if measured else (0.0, 0.0, 0.0)
-        result[rows] = after
+        target[rows] = after
         return part
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)

@@ -92,17 +92,24 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
+        fixed = getattr(writer, "FIXED_GRAPH", "")
+        for index, step in enumerate(job.recipe.steps if fixed else ()):
+            if "graph" in step.needs and model.architecture is not None:
+                raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
         if job.test is not None:
             _check_runnable(model, job.trust)
         lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
-            target = outputs.add(job.output)
+            target = outputs.add(job.output, folder=formats.is_folder(writer))
             pages = _report_paths(job.output) if job.report else {}
             drafts = {kind: outputs.add(path) for kind, path in pages.items()}
             say("planning")
             models, outcomes, seconds = fold(model, job.recipe, say, lab)
+            reason = writer.refusal(models[-1])
+            if reason:
+                raise UsageError(f"{job.output}: {reason}")
             meters: dict[build.Identity, Meter] = {}
             say("writing")
             written = writer.write(
@@ -116,7 +123,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 ),
             )
             _measure_rest(models, meters)
-            _check_written(models[-1], target, job.output)
+            again = _check_written(models[-1], target, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -140,7 +147,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             if job.test is not None:
                 say("evaluating")
                 report["evaluation"] = evaluate(
-                    job.recipe, job.test, [(job.model, model), (target, models[-1])], job.trust
+                    job.recipe, job.test, [(job.model, model), (target, again)], job.trust
                 )
             report["warnings"] = [
                 *warnings,
@@ -231,6 +238,9 @@ def evaluate(
     from modelcut import engines, evaluation, laboratory, metrics
 
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    # A SavedModel may be measured beside a file of another format, which has no signatures.
+    folders = [path for path, model in candidates if model.origin.format == "saved_model"]
+    without = [path for path, _ in candidates if folders and path not in folders]
     networks = [
         engines.open_network(
             path,
@@ -239,6 +249,7 @@ def evaluate(
             loss=laboratory.loss_of(model),
             trust=trust.all,
             custom_objects=custom,
+            signature=recipe.head.data.signature if path not in without else None,
         )
         for path, model in candidates
     ]
@@ -371,6 +382,8 @@ def _check_needs(
 
 def _check_runnable(model: Model, trust: Trust) -> None:
     """Refuses what an engine must not be started on."""
+    if formats.check_runnable(model, trust=trust.all):
+        return
     from modelcut import laboratory
 
     laboratory.check_runnable(
@@ -401,7 +414,7 @@ def open_laboratory(
     """
     from modelcut import engines, laboratory
 
-    _check_runnable(model, trust)
+    laboratory.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
     head = recipe.head
     return laboratory.Laboratory(
@@ -441,7 +454,7 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_written(model: Model, written: Path, output: Path) -> None:
+def _check_written(model: Model, written: Path, output: Path) -> Model:
     """Reads the written file again, as a stranger's: layers, names and shapes must be there."""
     again = formats.open_model(written)
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
@@ -452,6 +465,7 @@ def _check_written(model: Model, written: Path, output: Path) -> None:
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
             "this is a mistake of modelcut: please report it with the input",
         )
+    return again
 
 
 def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:

@@ -76,7 +76,6 @@ CASES = [
 
 
 def context(model, index=0):
-    """With a laboratory for the steps that need one."""
     return Context(index=index, lab=toy_lab(model))
 
 

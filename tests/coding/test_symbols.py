@@ -1,4 +1,4 @@
-"""Symbols come back as they were, cost what their entropy says, and damage is noticed or harmless."""
+"""Symbols come back, cost what their entropy says, and damage is noticed or harmless."""
 
 from __future__ import annotations
 

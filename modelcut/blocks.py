@@ -21,6 +21,8 @@ BLOCK_BYTES = 4 << 20
 """Bytes a block aims at: large enough to hide the call, small enough for the cache."""
 
 ALL = slice(None)
+SCALAR: Any = ...
+"""All of an array without axes, which no slice can index."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,18 +55,21 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
             future.cancel()
 
 
-def row_blocks(shape: Sequence[int], itemsize: int) -> list[slice]:
-    """Splits the first axis into slices of about `BLOCK_BYTES` (scalars: one `slice(None)`)."""
+def row_blocks(shape: Sequence[int], itemsize: int, multiple: int = 1) -> list[slice]:
+    """Splits the first axis into slices of about `BLOCK_BYTES` (no axis: `SCALAR`).
+
+    Each slice but the last is of a length that `multiple` divides.
+    """
     if not shape:
-        return [ALL]
+        return [SCALAR]
     row_bytes = max(1, itemsize * int(np.prod(shape[1:], dtype=np.int64)))
-    step = max(1, BLOCK_BYTES // row_bytes)
+    step = max(1, BLOCK_BYTES // row_bytes // multiple) * multiple
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
-def map_rows(function: Callable[[slice], R], values: np.ndarray) -> list[R]:
+def map_rows(function: Callable[[slice], R], values: np.ndarray, multiple: int = 1) -> list[R]:
     """Calls `function(rows)` for each block of rows of `values`, on all cores, in order."""
-    return list(in_threads(function, row_blocks(values.shape, values.dtype.itemsize)))
+    return list(in_threads(function, row_blocks(values.shape, values.dtype.itemsize, multiple)))
 
 
 def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from modelcut.errors import ExitCode, ModelcutError
+from modelcut.errors import ExitCode, ModelcutError, Stopped
 
 # Finding plugins of pydantic reads the metadata of every package installed.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -26,9 +26,11 @@ COMMANDS = {
     "prune": "Remove weights.",
     "quantize": "Store weights in fewer bits.",
     "factorize": "Split layers into products of smaller ones.",
+    "finetune": "Train on, keeping what was cut.",
     "pack": "Write a model as a small .mcut file, without loss.",
     "unpack": "Make a packed file a model again.",
     "eval": "Measure a model on a CSV, alone or against another.",
+    "sensitivity": "Measure what each layer alone can bear.",
     "inspect": "Show what is in a model file.",
     "recipe": "Check, describe and show recipes.",
     "demo": "The whole job on a small model that comes with the package.",
@@ -40,14 +42,6 @@ Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad u
 3 refused as unsafe; 4 out of disk, memory or the like; 70 a mistake of modelcut's own;
 130 interrupted; 143 terminated.
 """
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM: nothing but the clean-up comes between it and the end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def build(wanted: str | None) -> typer.Typer:

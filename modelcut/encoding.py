@@ -16,10 +16,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
+from modelcut import bins
 from modelcut.blocks import ALL
 
 
@@ -108,7 +110,8 @@ class Dense(Encoding):
     ) -> np.ndarray:
         if not self.precision:
             return values
-        return values.astype(_float_type(self.precision)).astype(values.dtype)
+        rounded = values.astype(_float_type(self.precision)).astype(values.dtype)
+        return rounded + np.zeros((), values.dtype)  # no -0.0
 
     def bits(self, size: int, nonzeros: int, itemsize: int) -> int:
         return size * (16 if self.precision else itemsize * 8)
@@ -151,17 +154,19 @@ class Sparse(Encoding):
         kept = (values if like is None else like) != 0
         projected = self.inner.project(values, rows)
         # Not a product with the mask: that leaves -0.0 behind, which deflates worse.
-        return np.where(kept, projected, np.zeros((), values.dtype))
+        return bins.masked(projected, kept)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
         codes = self.inner.codes(values, rows)
         codes = codes.astype(np.result_type(codes.dtype, np.min_scalar_type(self.symbols or 0)))
-        return np.where(values != 0, codes + 1, 0).astype(codes.dtype)
+        codes += 1
+        codes *= values != 0
+        return codes
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
         kept = codes != 0
-        inner = self.inner.decode(np.where(kept, codes, 1) - 1, dtype, rows)
-        return np.where(kept, inner, np.zeros((), dtype))
+        inner = self.inner.decode(codes - kept, dtype, rows)
+        return bins.masked(inner, kept)
 
     def bits(self, size: int, nonzeros: int, itemsize: int) -> int:
         return size + self.inner.bits(nonzeros, nonzeros, itemsize)
@@ -194,7 +199,8 @@ class Affine(Encoding):
 
     @property
     def label(self) -> str:
-        return f"int{self.width}" if self.zero_point is None else f"uint{self.width}"
+        name = f"int{self.width}" if self.zero_point is None else f"uint{self.width}"
+        return f"{name}, groups of {self.group}" if self.group else name
 
     @property
     def symbols(self) -> int:
@@ -289,39 +295,51 @@ class Binary(Encoding):
     def symbols(self) -> int:
         return int(1 << self.scale.shape[0])
 
-    def _level(self, code: int, shape: tuple[int, ...], rows: slice) -> np.ndarray:
-        """The value that a code stands for; bit i of the code is the sign of base i."""
-        level = np.zeros(())
-        for base in range(self.scale.shape[0]):
-            scale = self.scale[base]
+    def _levels(self, dtype: np.dtype, shape: tuple[int, ...], rows: slice) -> np.ndarray:
+        """The value that each code stands for, shape (2^k, ...); bit i is the sign of base i."""
+        levels = np.zeros((self.symbols,) + (1,) * (self.scale.ndim - 1))
+        codes = np.arange(self.symbols).reshape(-1, *levels.shape[1:])
+        for base, scale in enumerate(self.scale.astype(np.float64)):
             if scale.ndim and shape and scale.shape[0] > 1:
                 scale = scale[rows]
-            level = level + (scale if code >> base & 1 else -scale).astype(np.float64)
-        return level
+            levels = levels + np.where(codes >> base & 1, scale, -scale)
+        with np.errstate(over="ignore"):
+            return levels.astype(dtype)
+
+    def _ordered(
+        self, dtype: np.dtype, shape: tuple[int, ...], rows: slice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Levels in ascending order, the limits between them, and the code of each."""
+        levels = self._levels(dtype, shape, rows)
+        order = np.argsort(levels.astype(np.float64), axis=0, kind="stable")
+        levels = np.take_along_axis(levels, order, axis=0)
+        wide = levels.astype(np.float64)
+        limits = bins.rounded_down(wide[:-1] / 2 + wide[1:] / 2, dtype)
+        return levels, limits, order.astype(np.uint8)
 
     def project(
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
-        return self.decode(self.codes(values, rows), values.dtype, rows)
+        if self.symbols == 2:
+            high = self._levels(values.dtype, values.shape, rows)[1]
+            zero = np.zeros((), values.dtype)
+            return np.copysign(high, values + zero) + zero  # neither takes nor makes -0.0
+        if self.scale[0].size == 1:
+            return _levels_cut(self, values.dtype).pick(values)
+        levels, limits, _ = self._ordered(values.dtype, values.shape, rows)
+        return _of_cells(levels, _above(values, limits))
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
         if self.symbols == 2:
             return (values >= 0).astype(np.uint8)
-        best = np.full(values.shape, np.inf)
-        codes = np.zeros(values.shape, np.uint8)
-        for code in range(self.symbols):
-            distance = np.abs(values - self._level(code, values.shape, rows))
-            nearer = distance < best
-            codes[nearer] = code
-            best[nearer] = distance[nearer]
-        return codes
+        _, limits, order = self._ordered(values.dtype, values.shape, rows)
+        if self.scale[0].size == 1:
+            return order.reshape(-1)[_levels_cut(self, values.dtype).places(values)]
+        return _of_cells(order, _above(values, limits))
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
-        values = np.empty(codes.shape, dtype)
-        for code in range(self.symbols):
-            level = self._level(code, codes.shape, rows).astype(dtype)
-            np.copyto(values, level, where=codes == code)
-        return values
+        levels = self._levels(dtype, codes.shape, rows)
+        return _of_cells(levels, codes)
 
     def side_bits(self) -> int:
         return self.scale.size * 32
@@ -352,17 +370,10 @@ class Codebook(Encoding):
     def project(
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
-        return self.decode(self.codes(values, rows), values.dtype, rows)
+        return _cuts(self, values.dtype).pick(values)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
-        middles = (self.centres[1:].astype(np.float64) + self.centres[:-1]) / 2
-        codes = np.zeros(values.shape, np.min_scalar_type(max(0, self.symbols - 1)))
-        if self.symbols <= 32:
-            # Counting the middles below beats a binary search while they are few.
-            for middle in middles:
-                codes += values > middle.astype(values.dtype)
-            return codes
-        return np.searchsorted(middles.astype(values.dtype), values).astype(codes.dtype)
+        return _cuts(self, values.dtype).places(values)
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
         return self.centres.astype(dtype)[codes]
@@ -372,6 +383,38 @@ class Codebook(Encoding):
 
     def record(self) -> dict[str, Any]:
         return {"kind": self.kind, "centres": self.centres}
+
+
+def _above(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """How many of the limits, each a number a cell, are below each value."""
+    above = np.zeros(values.shape, np.uint8)
+    for limit in limits:
+        above += values > limit
+    return above
+
+
+def _of_cells(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """`table[index]`, a table a cell: shape (n, ...), which broadcasts against the index."""
+    flat = index.astype(np.intp)
+    if table[0].size > 1:
+        flat *= table[0].size
+        flat += np.arange(table[0].size).reshape(table.shape[1:])
+    return table.reshape(-1).take(flat)
+
+
+@lru_cache(maxsize=8)
+def _levels_cut(encoding: Binary, dtype: np.dtype) -> bins.Cuts:
+    """The limits between the levels of a whole tensor."""
+    levels, limits, _ = encoding._ordered(dtype, (), ALL)
+    return bins.Cuts(limits.reshape(-1), levels.reshape(-1))
+
+
+@lru_cache(maxsize=8)
+def _cuts(book: Codebook, dtype: np.dtype) -> bins.Cuts:
+    """The middles between the centres."""
+    low, high = book.centres[:-1].astype(np.float64), book.centres[1:].astype(np.float64)
+    middles = low / 2 + high / 2
+    return bins.Cuts.at(np.where(middles < high, middles, low), book.centres, dtype)
 
 
 _KINDS: dict[str, type[Encoding]] = {

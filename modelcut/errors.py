@@ -68,3 +68,11 @@ class ResourceError(ModelcutError):
     """The machine has not enough of something: disk, memory, permission to write."""
 
     exit_code = ExitCode.RESOURCES
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM: nothing but the clean-up comes between it and the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Evaluation:
         }
 
 
-class _Output:
+class Output:
     """One output's labels and accumulators, of all networks."""
 
     def __init__(self, name: str, task: str, units: int, columns: slice, networks: int) -> None:
@@ -101,7 +101,7 @@ def evaluate(
     table = Csv.open(path, options, first.inputs)
     if not table.labels and len(networks) < 2:
         raise UsageError(f"{path}: has no label column, so nothing can be measured", "add --label")
-    outputs = _outputs(first, table, task, len(networks)) if table.labels else []
+    outputs = deal_labels(first, table, task, len(networks)) if table.labels else []
     for output in outputs:
         output.start(options.classes)
     agreement = _Agreement() if len(networks) == 2 else None
@@ -116,7 +116,7 @@ def evaluate(
         for index, network in enumerate(networks):
             with quiet():
                 start = time.perf_counter()
-                results.append(network.predict(batch.inputs))
+                results.append(network.predict(_named(batch.inputs, network)))
                 took = time.perf_counter() - start
             # The first batch traces the graph: it is no measure of the speed.
             seconds[index] += took if number else 0.0
@@ -150,6 +150,14 @@ def evaluate(
     return evaluations, agreement.result() if agreement else None
 
 
+def _named(inputs: Mapping[str, np.ndarray], network: Network) -> Mapping[str, np.ndarray]:
+    """The inputs under a network's own names: formats differ in these, not in the order."""
+    names = [spec.name for spec in network.inputs]
+    if set(names) == set(inputs) or len(names) != len(inputs):
+        return inputs
+    return dict(zip(names, inputs.values(), strict=True))
+
+
 def _batch_size(network: Network) -> int:
     if network.fixed_batch is not None:
         return network.fixed_batch
@@ -157,8 +165,12 @@ def _batch_size(network: Network) -> int:
     return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
 
 
-def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> list[_Output]:
-    """Deals the label columns out to the outputs, in order."""
+def deal_labels(network: Network, table: Csv, task: str | None, networks: int = 1) -> list[Output]:
+    """Deals the label columns out to the outputs, in order.
+
+    Raises:
+        UsageError: an output gets none, or takes more than one decision a row.
+    """
     made, start = [], 0
     several = len(network.outputs) > 1
     for spec in network.outputs:
@@ -166,7 +178,7 @@ def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> l
         if len(shape) > 1 or None in shape:
             raise UsageError(
                 f"the output {spec.name!r} of shape {spec.shape} has more than one label a row",
-                "modelcut measures one decision a row; evaluate such a network in your own code",
+                "modelcut takes one decision a row; use such a network in your own code",
             )
         units = shape[0] if shape else 1
         assert units is not None
@@ -181,13 +193,13 @@ def _outputs(network: Network, table: Csv, task: str | None, networks: int) -> l
                 f"{table.path}: no label column is left for the output {spec.name!r}",
                 "name one for each output: --label '[a, b]'",
             )
-        made.append(_Output(spec.name, chosen, units, slice(start, start + mine), networks))
+        made.append(Output(spec.name, chosen, units, slice(start, start + mine), networks))
         start += mine
     return made
 
 
 def _add(
-    outputs: list[_Output],
+    outputs: list[Output],
     batch: Batch,
     results: list[list[np.ndarray]],
     options: DataOptions,
@@ -241,7 +253,7 @@ class _Distinct:
         if self._one_label and batch.labels is not None:
             self._one_label = bool((batch.labels == self._label).all())
 
-    def warnings(self, outputs: list[_Output]) -> list[str]:
+    def warnings(self, outputs: list[Output]) -> list[str]:
         found = []
         if self._alike:
             found.append("all rows of the CSV are alike")
@@ -258,7 +270,8 @@ def _latency(network: Network, sample: Batch) -> dict[str, Any]:
     with quiet():
         for run in range(_LATENCY_RUNS + 5):
             at = run * rows % max(1, len(sample) - rows + 1)
-            part = {name: values[at : at + rows] for name, values in sample.inputs.items()}
+            inputs = _named(sample.inputs, network)
+            part = {name: values[at : at + rows] for name, values in inputs.items()}
             start = time.perf_counter()
             network.predict(part, exact=True)
             if run >= 5 or time.perf_counter() - started > _LATENCY_SECONDS:

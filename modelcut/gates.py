@@ -36,8 +36,8 @@ def _gate(path: str, text: str) -> Any:
     return Field(default=None, description=text, json_schema_extra={"path": path})
 
 
-class Gates(BaseModel):
-    """What must hold for the exit code to be 0; what is not set is not asked.
+class Limits(BaseModel):
+    """Limits on what an evaluation measures; what is not set is not asked.
 
     A name that begins with `min_` is a lower limit, one with `max_` an upper one.
     """
@@ -79,6 +79,41 @@ class Gates(BaseModel):
         "evaluation.change.rmse_increase", "Regression: most that the RMSE may grow."
     )
     min_r2: float | None = _gate("evaluation.after.metrics.r2", "Regression: least R².")
+
+    def items(self) -> Iterator[tuple[str, float, str]]:
+        """The limits that are set: name, limit, path in the report."""
+        for name, info in type(self).model_fields.items():
+            limit, extra = getattr(self, name), info.json_schema_extra
+            if limit is not None and isinstance(extra, dict) and "path" in extra:
+                yield name, limit, str(extra["path"])
+
+    def needing_data(self) -> list[str]:
+        """Names of the limits that are set and cannot be judged without test data."""
+        return [name for name, _, path in self.items() if path.startswith("evaluation.")]
+
+    def judge(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Holds each limit against a report.
+
+        Returns:
+            One dict a limit: name, limit, value (None where the report has no such number, which
+            does not hold), held.
+        """
+        verdicts = []
+        for name, limit, path in self.items():
+            value = _lookup(report, path)
+            at_most = name.startswith("max_")
+            # A share of rows is not exact in binary: 0.03 - 0.02 must pass a limit of 0.01.
+            slack = 1e-9 * max(1.0, abs(limit))
+            held = value is not None and (
+                value <= limit + slack if at_most else value >= limit - slack
+            )
+            verdicts.append({"name": name, "limit": limit, "value": value, "held": held})
+        return verdicts
+
+
+class Gates(Limits):
+    """What must hold for the exit code to be 0; see `Limits`."""
+
     max_bytes: Size | None = _gate("output.bytes", "Most bytes of the written file (250 kB).")
     min_ratio: Positive | None = _gate(
         "sizes.ratio", "Least ratio of the original's parameter bytes to the written file."
@@ -96,38 +131,6 @@ class Gates(BaseModel):
     max_latency_ms: Positive | None = _gate(
         "evaluation.after.latency.median_ms", "Most milliseconds a single row takes, on this host."
     )
-
-    def items(self) -> Iterator[tuple[str, float, str]]:
-        """The gates that are set: name, limit, path in the report."""
-        for name, info in type(self).model_fields.items():
-            limit = getattr(self, name)
-            if limit is not None:
-                extra = info.json_schema_extra
-                assert isinstance(extra, dict)
-                yield name, limit, str(extra["path"])
-
-    def needing_data(self) -> list[str]:
-        """Names of the gates that are set and cannot be judged without test data."""
-        return [name for name, _, path in self.items() if path.startswith("evaluation.")]
-
-    def judge(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Holds each gate against a report.
-
-        Returns:
-            One dict a gate: name, limit, value (None where the report has no such number, which
-            does not hold), held.
-        """
-        verdicts = []
-        for name, limit, path in self.items():
-            value = _lookup(report, path)
-            at_most = name.startswith("max_")
-            # A share of rows is not exact in binary: 0.03 - 0.02 must pass a limit of 0.01.
-            slack = 1e-9 * max(1.0, abs(limit))
-            held = value is not None and (
-                value <= limit + slack if at_most else value >= limit - slack
-            )
-            verdicts.append({"name": name, "limit": limit, "value": value, "held": held})
-        return verdicts
 
 
 def _lookup(report: Any, path: str) -> float | None:

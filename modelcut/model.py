@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelcut.blocks import ALL, map_rows
+from modelcut.blocks import ALL, SCALAR, map_rows
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import ModelcutError
 from modelcut.measure import Meter, difference
@@ -32,12 +32,20 @@ class Rewrite:
             the new values, of the same shape. Called from several threads.
         dtype: of the new values; None: unchanged.
         whole: call `block` once with all rows (an edit that must see them at once).
+        left_alone: why the tensor stays as it is, where only its values could tell; `leave`
+            makes such a rewrite.
     """
 
     encoding: Encoding
     block: Callable[[np.ndarray, slice], np.ndarray]
     dtype: np.dtype | None = None
     whole: bool = False
+    left_alone: str = ""
+
+
+def leave(encoding: Encoding, reason: str) -> Rewrite:
+    """A rewrite that changes nothing, for the reason that the report will give."""
+    return Rewrite(encoding, lambda part, _: part, left_alone=reason)
 
 
 Edit = Callable[[np.ndarray, Encoding], Rewrite]
@@ -132,6 +140,10 @@ class Tensor:
         for deferred in self.edits:
             try:
                 rewrite = deferred.edit(values, encoding)
+                if rewrite.left_alone:
+                    if meter:
+                        meter.left_alone.append((deferred.step, rewrite.left_alone))
+                    continue
                 values, parts = _apply(rewrite, values, measured=meter is not None)
             except ModelcutError as error:
                 error.message = f"step {deferred.step + 1}, {self.name}: {error.message}"
@@ -154,15 +166,16 @@ def _apply(
 ) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
     retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
     result = np.empty(values.shape, rewrite.dtype) if retyped else values
+    values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[float, float, float]:
         before = values[rows]
         after = rewrite.block(before, rows)
         part = difference(before, after) if measured else (0.0, 0.0, 0.0)
-        result[rows] = after
+        target[rows] = after
         return part
 
-    parts = [one(ALL)] if rewrite.whole else map_rows(one, values)
+    parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
     return result, parts
 
 

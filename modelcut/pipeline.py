@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import __version__, formats, graph, safety
+from modelcut.budget import Budgeted
 from modelcut.coding import Coder
 from modelcut.digest import Digest, sha256, size
 from modelcut.errors import InputError, ModelcutError, UsageError
+from modelcut.lab import Lab
 from modelcut.measure import Meter
 from modelcut.model import Model
 from modelcut.output import Outputs
 from modelcut.recipe import Recipe
 from modelcut.report import build, render
 from modelcut.report.build import Passage, identity
-from modelcut.step import Context, Outcome
+from modelcut.step import Context, Outcome, Step
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Job:
         output: the file to write.
         test: CSV to evaluate both models on; None: no evaluation.
         train: CSV for the steps that train; None: none given.
+        validate: CSV for the steps that search; None: a share of `train` is set aside.
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
@@ -66,6 +69,7 @@ class Job:
     output: Path
     test: Path | None = None
     train: Path | None = None
+    validate: Path | None = None
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
@@ -85,24 +89,33 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
     """
-    _check_needs(job)
-    inputs = [path for path in (job.model, job.test, job.train) if path is not None]
+    _check_needs(job.recipe, job.train, job.validate, job.test)
+    data = (job.test, job.train, job.validate)
+    inputs = [job.model, *(path for path in data if path is not None)]
     for path in inputs:
         safety.check_path(path)
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
         _check_options(job, writer)
+        fixed = getattr(writer, "FIXED_GRAPH", "")
+        for index, step in enumerate(job.recipe.steps if fixed else ()):
+            if "graph" in step.needs and model.architecture is not None:
+                raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
         if job.test is not None:
             _check_runnable(model, job.trust)
+        lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
-            target = outputs.add(job.output)
+            target = outputs.add(job.output, folder=formats.is_folder(writer))
             pages = _report_paths(job.output) if job.report else {}
             drafts = {kind: outputs.add(path) for kind, path in pages.items()}
             say("planning")
-            models, outcomes, seconds = fold(model, job.recipe, say)
+            models, outcomes, seconds = fold(model, job.recipe, say, lab)
+            reason = writer.refusal(models[-1])
+            if reason:
+                raise UsageError(f"{job.output}: {reason}")
             meters: dict[build.Identity, Meter] = {}
             say("writing")
             written = writer.write(
@@ -117,7 +130,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 ),
             )
             _measure_rest(models, meters)
-            _check_written(models[-1], target, job.output)
+            again = _check_written(models[-1], target, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -142,7 +155,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             if job.test is not None:
                 say("evaluating")
                 report["evaluation"] = evaluate(
-                    job.recipe, job.test, [(job.model, model), (target, models[-1])], job.trust
+                    job.recipe, job.test, [(job.model, model), (target, again)], job.trust
                 )
             report["warnings"] = [
                 *warnings,
@@ -159,8 +172,10 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     return report
 
 
-def fold(model: Model, recipe: Recipe, say: Say) -> tuple[list[Model], list[Outcome], list[float]]:
-    """Applies the steps in order; nothing but surveys is computed yet.
+def fold(
+    model: Model, recipe: Recipe, say: Say, lab: Lab | None = None
+) -> tuple[list[Model], list[Outcome], list[float]]:
+    """Applies the steps in order; nothing but surveys and trainings is computed yet.
 
     Returns:
         The model as read and after each step, the outcomes, and the seconds of each step.
@@ -169,11 +184,22 @@ def fold(model: Model, recipe: Recipe, say: Say) -> tuple[list[Model], list[Outc
     for index, step in enumerate(recipe.steps):
         say(step.title)
         start = time.perf_counter()
-        outcome = step.apply(models[-1], Context(index=index, seed=recipe.head.seed, say=say))
+        context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab)
+        searched = isinstance(step, Budgeted) and step.budget is not None
+        outcome = (
+            _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
+        )
         seconds.append(time.perf_counter() - start)
         outcomes.append(outcome)
         models.append(outcome.model)
     return models, outcomes, seconds
+
+
+def _searched(step: Step, model: Model, context: Context) -> Outcome:
+    from modelcut.search import budget
+
+    assert isinstance(step, Budgeted)
+    return budget.apply(step, model, context)
 
 
 def describe(
@@ -218,9 +244,12 @@ def evaluate(
     trust: Trust,
 ) -> dict[str, Any]:
     """Runs one or two models over a CSV: (before, after), or the one alone as `after`."""
-    from modelcut import engines, evaluation, metrics
+    from modelcut import engines, evaluation, laboratory, metrics
 
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    # A SavedModel may be measured beside a file of another format, which has no signatures.
+    folders = [path for path, model in candidates if model.origin.format == "saved_model"]
+    without = [path for path, _ in candidates if folders and path not in folders]
     networks = []
     for path, model in candidates:
         with formats.plain_file(path) as (file, suffix):
@@ -229,9 +258,11 @@ def evaluate(
                     file,
                     model.origin.dialect,
                     suffix=suffix,
-                    loss=_loss(model),
+                    loss=laboratory.loss_of(model),
                     trust=trust.all,
                     custom_objects=custom,
+                    signature=recipe.head.data.signature if path not in without else None,
+                    name=str(path),
                 )
             )
     task = None if recipe.head.task == "auto" else recipe.head.task
@@ -245,21 +276,6 @@ def evaluate(
     return answer
 
 
-def _loss(model: Model) -> str | None:
-    """The loss that the model was compiled with, as the file says it."""
-    assert model.architecture is not None
-    training: Any = model.architecture.root.get("compile_config")
-    if model.origin.training:
-        training = safety.load_json(
-            model.origin.training, where=str(model.origin.path), what="training configuration"
-        )
-    loss = training.get("loss") if isinstance(training, dict) else None
-    while isinstance(loss, (list, dict)) and loss:
-        inner = loss.get("class_name") if isinstance(loss, dict) else None
-        loss = inner or next(iter(loss.values() if isinstance(loss, dict) else loss))
-    return loss if isinstance(loss, str) else None
-
-
 def versions() -> dict[str, str]:
     """Of what took part, as far as it is installed; nothing is imported for it."""
     found = {"python": platform.python_version()}
@@ -270,7 +286,12 @@ def versions() -> dict[str, str]:
 
 
 def look(
-    path: Path, recipe: Recipe | None = None, say: Say = lambda _: None
+    path: Path,
+    recipe: Recipe | None = None,
+    say: Say = lambda _: None,
+    train: Path | None = None,
+    validate: Path | None = None,
+    trust: Trust | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -278,14 +299,22 @@ def look(
         path: the model.
         recipe: planned on it (a dry run): the report then tells what it would do.
         say: takes a line about progress.
+        train: CSV for the steps that train.
+        validate: CSV for the steps that search.
+        trust: what of the file's code may run for them.
 
     Returns:
         The model, and a report without output and evaluation.
     """
-    safety.check_path(path)
+    for each in (path, train, validate):
+        if each is not None:
+            safety.check_path(each)
+    if recipe:
+        _check_needs(recipe, train, validate, None, dry=True)
     with Digest(path) as digest:
         model = formats.open_model(path)
-        models, outcomes, seconds = fold(model, recipe, say) if recipe else ([model], [], [])
+        lab = _laboratory(model, recipe, train, validate, trust or Trust()) if recipe else None
+        models, outcomes, seconds = fold(model, recipe, say, lab) if recipe else ([model], [], [])
         meters: dict[build.Identity, Meter] = {}
         _measure_rest(models, meters)
         passage = Passage(
@@ -350,33 +379,84 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
     return network.model
 
 
-def _check_needs(job: Job) -> None:
+def _check_needs(
+    recipe: Recipe,
+    train: Path | None,
+    validate: Path | None,
+    test: Path | None,
+    *,
+    dry: bool = False,
+) -> None:
     """Holds what the recipe needs against what was given."""
-    for index, step in enumerate(job.recipe.steps):
-        if "train" in step.needs and job.train is None:
+    for index, step in enumerate(recipe.steps):
+        if "train" in step.wants and train is None:
             raise UsageError(
                 f"step {index + 1}, {step.title}: needs training data", "add --train FILE.csv"
             )
-    if job.test is None and job.recipe.head.gates.needing_data():
-        names = ", ".join(job.recipe.head.gates.needing_data())
+        if "validation" not in step.wants:
+            continue
+        if train is None and validate is None:
+            raise UsageError(
+                f"step {index + 1}, {step.title}: a budget needs validation data",
+                "add --validate FILE.csv, or --train FILE.csv, of which a tenth is set aside",
+            )
+        if validate is not None and test is not None and validate.resolve() == test.resolve():
+            raise UsageError(
+                f"step {index + 1}, {step.title}: --validate and --test are the same file",
+                "what is chosen on the test data cannot be judged by it",
+            )
+    if test is None and not dry and recipe.head.gates.needing_data():
+        names = ", ".join(recipe.head.gates.needing_data())
         raise UsageError(f"the gate {names} needs test data", "add --test FILE.csv")
 
 
 def _check_runnable(model: Model, trust: Trust) -> None:
     """Refuses what an engine must not be started on."""
-    if model.architecture is None:
-        raise InputError(
-            f"{model.origin.path}: holds weights only, no network that could be run",
-            "evaluate the whole model, or leave out --test",
-        )
-    safety.check_runnable(
-        model.architecture.text,
-        model.origin.training,
-        where=str(model.origin.path),
+    if formats.check_runnable(model, trust=trust.all):
+        return
+    from modelcut import laboratory
+
+    laboratory.check_runnable(
+        model,
         trust=trust.all,
         custom=bool(trust.custom_objects),
+        otherwise="evaluate the whole model, or leave out --test",
     )
-    graph.check_sizes(model)
+
+
+def _laboratory(
+    model: Model, recipe: Recipe, train: Path | None, validate: Path | None, trust: Trust
+) -> Lab | None:
+    """Where the recipe has steps that train or search: what they do it with."""
+    wanted = {"train", "validation"}
+    if (train or validate) is None or not any(wanted & step.wants for step in recipe.steps):
+        return None
+    return open_laboratory(model, recipe, train, validate, trust)
+
+
+def open_laboratory(
+    model: Model, recipe: Recipe, train: Path | None, validate: Path | None, trust: Trust
+) -> Lab:
+    """A laboratory for a model; nothing is started yet.
+
+    Raises:
+        ModelcutError: the model cannot or must not be run.
+    """
+    from modelcut import engines, laboratory
+
+    laboratory.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
+    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    head = recipe.head
+    return laboratory.Laboratory(
+        model,
+        train,
+        head.data,
+        validate=validate,
+        task=None if head.task == "auto" else head.task,
+        seed=head.seed,
+        trust=trust.all,
+        custom_objects=custom,
+    )
 
 
 def _check_options(job: Job, writer: formats.Format) -> None:
@@ -413,7 +493,7 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_written(model: Model, written: Path, output: Path) -> None:
+def _check_written(model: Model, written: Path, output: Path) -> Model:
     """Reads the written file again, as a stranger's: layers, names and shapes must be there."""
     again = formats.open_model(written)
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
@@ -424,6 +504,7 @@ def _check_written(model: Model, written: Path, output: Path) -> None:
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
             "this is a mistake of modelcut: please report it with the input",
         )
+    return again
 
 
 def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:

@@ -11,17 +11,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
-from modelcut.errors import RecipeError
+from modelcut.errors import RecipeError, UsageError
 from modelcut.model import Edit, Layer, Model, Tensor
+
+if TYPE_CHECKING:  # most steps need no rows, nor does --help
+    from modelcut.lab import Lab
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
+
+NOT_FINITE = "holds NaN or infinite values"
+"""Why a step leaves a tensor alone whose statistics mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,28 @@ class Context:
         index: number of the step in the recipe, from 0.
         seed: for everything random.
         say: takes a line about progress.
+        lab: runs the model on the training data; there for steps that need "train", None else.
+        memo: for a step to keep what it will need again when it is tried on the same model at
+            another strength; of one step of one run.
     """
 
     index: int = 0
     seed: int = 0
     say: Callable[[str], None] = lambda line: None
+    lab: Lab | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def laboratory(self, title: str) -> Lab:
+        """The laboratory, for a step that cannot do without.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.lab is None:
+            raise UsageError(
+                f"step {self.index + 1}, {title}: needs training data", "add --train FILE.csv"
+            )
+        return self.lab
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class Step(BaseModel, ABC):
     Class attributes:
         family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
         needs: subset of {"graph", "engine", "train"}.
+        aims: kinds of tensors that it aims at unless `include` names roles.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         leaves: kinds of encodings that it leaves on its targets.
     """
@@ -72,6 +96,7 @@ class Step(BaseModel, ABC):
     family: ClassVar[str]
     method: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    aims: ClassVar[frozenset[str]] = TARGET_KINDS
     refuses: ClassVar[Mapping[str, str]] = {}
 
     include: list[str] = Field(
@@ -87,6 +112,11 @@ class Step(BaseModel, ABC):
     def title(self) -> str:
         """Such as "prune: magnitude"."""
         return f"{self.family}: {self.method}"
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What it needs with its settings: `needs`, and "validation" where it searches."""
+        return self.needs
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -156,20 +186,22 @@ class Step(BaseModel, ABC):
             return "not included"
         if roles and not any(pattern in hits for pattern in roles):
             return "not included"
-        if not roles and tensor.kind not in TARGET_KINDS:
+        if not roles and tensor.kind not in self.aims:
             return f"{tensor.kind} tensors are left alone (role:{tensor.role} includes them)"
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:
             return "is empty"
+        if not tensor.shape:
+            return "is a single number"
         return ""
 
     def _further_patterns(self) -> tuple[str, ...]:
         return ()
 
 
-class TensorStep(Step):
-    """A step that edits tensors one by one, each layer with settings of its own if wished."""
+class LayerStep(Step):
+    """A step that treats each layer by itself, with settings of its own if wished."""
 
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
@@ -184,7 +216,7 @@ class TensorStep(Step):
         """
         del context
         for pattern, fields in self.overrides.items():
-            fixed = {"include", "exclude", "overrides", *self.global_fields}
+            fixed = {"include", "exclude", "overrides", *self._fields_of_all()}
             for name in fields:
                 if name in fixed or name not in type(self).model_fields:
                     near = difflib.get_close_matches(name, set(type(self).model_fields) - fixed, 1)
@@ -195,7 +227,10 @@ class TensorStep(Step):
             self._with(fields)
 
     global_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that make sense for the whole step only."""
+    """Fields that make sense for the whole step only; those of the base classes add to them."""
+
+    def _fields_of_all(self) -> set[str]:
+        return {name for cls in type(self).__mro__ for name in getattr(cls, "global_fields", ())}
 
     def _with(self, fields: Mapping[str, Any]) -> Self:
         given = {name: getattr(self, name) for name in self.model_fields_set}
@@ -212,12 +247,16 @@ class TensorStep(Step):
     def _further_patterns(self) -> tuple[str, ...]:
         return tuple(self.overrides)
 
+
+class TensorStep(LayerStep):
+    """A step that edits tensors one by one; what one edit needs of the others, it surveys."""
+
     def apply(self, model: Model, context: Context) -> Outcome:
         """Surveys the chosen tensors once if the step wants it, then defers an edit on each."""
         chosen, skipped = self.select(model, context)
         owner = {t.name: layer for layer in model.layers for t in layer.tensors}
         targets = [(tensor, self.settings(owner[tensor.name], tensor)) for tensor in chosen]
-        survey, facts = self.survey(targets, context)
+        survey, facts = self.survey_model(model, targets, context)
         edited: dict[str, Tensor] = {}
         for tensor, settings in targets:
             edit = settings.edit(tensor, survey, context)
@@ -230,6 +269,13 @@ class TensorStep(Step):
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
         """What a user should know of these settings on these tensors."""
         return () if chosen else (f"{self.title}: the model has nothing that this step aims at",)
+
+    def survey_model(
+        self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Any, dict[str, Any]]:
+        """As `survey`, for a step that must see the network run."""
+        del model
+        return self.survey(targets, context)
 
     def survey(
         self, targets: list[tuple[Tensor, Self]], context: Context
@@ -250,10 +296,12 @@ class TensorStep(Step):
 def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
     """Whether a pattern names this layer (or this tensor of it).
 
-    Patterns: `class:GLOB` on the class name, `role:GLOB` on a tensor's role or kind, else a glob
-    on the layer's whole name or the last part of it.
+    Patterns: `class:GLOB` on the class name, `role:GLOB` on a tensor's role or kind, `path:GLOB`
+    on the layer's whole name, else a glob on the whole name or the last part of it.
     """
     prefix, _, glob = pattern.partition(":")
+    if prefix == "path" and glob:
+        return fnmatchcase(layer.name, glob)
     if prefix == "class" and glob:
         return fnmatchcase(layer.class_name, glob)
     if prefix == "role" and glob:
@@ -276,7 +324,8 @@ def _suggest(pattern: str, model: Model) -> str:
     elif prefix == "role" and glob:
         names, head = (t.role for t in model.tensors), "role:"
     else:
-        names, head, glob = (layer.name for layer in model.layers), "", pattern
+        head = "path:" if prefix == "path" and glob else ""
+        names, glob = (layer.name for layer in model.layers), pattern.removeprefix(head)
     near = difflib.get_close_matches(glob, sorted(set(names)), 1)
     return f"did you mean {head + near[0]!r}?" if near else "`modelcut inspect` lists the layers"
 

@@ -24,6 +24,9 @@ MODELS = {
     "inaSpeechSegmenter==0.6.8": "**/keras_speech_music_cnn.hdf5",
     "EmoPy==0.0.5": "**/conv_*.h*5",
     "medaka==1.1.3": "**/r941_min_high_g360_model.hdf5",
+    "seeker==1.0.3": "**/models/*.h5",
+    "deepac==0.14.1": "**/weights/*.h5",
+    "chars2vec==0.1.7": "**/eng_50/weights.h5",
     "deeplc==3.0.8": "**/mods/*.keras",
     "deeplc==1.2.1": "**/mods/*.hdf5",
 }

@@ -19,6 +19,13 @@ def test_summary_counts():
     assert found.distinct is None
 
 
+def test_a_scalar_has_no_rows_and_is_counted_all_the_same():
+    found = summarize(np.array(3, "int64"), Dense())
+    assert (found.size, found.nonzeros, found.bytes) == (1, 1, 8)
+    change = compare(np.array(4, "float32"), np.array(3, "float32"))
+    assert (change.error, change.peak_error) == (0.25, 1.0)
+
+
 def test_entropy_of_codes():
     grid = Affine(4, np.array([[1.0]], "float32"))
     values = np.array([[0, 0, 1, 2]], "float32")
@@ -52,6 +59,16 @@ def test_deflated_size_is_that_of_a_real_stream():
     noise = np.random.default_rng(0).bytes(40_000)
     array = np.frombuffer(noise, "float32")
     assert abs(deflated_size(array) - len(zlib.compress(noise, 1))) < 400
+
+
+def test_of_a_very_large_tensor_a_quarter_is_deflated():
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random((20_000, 1000)) < 0.9, 0, 1).astype("float32")
+    whole = sum(deflated_size(values[i : i + 1048]) for i in range(0, 20_000, 1048))
+    assert summarize(values, Dense(), deflate=True).deflated == pytest.approx(whole, rel=0.01)
+    small = values[:9000]
+    parts = sum(deflated_size(small[i : i + 1048]) for i in range(0, 9000, 1048))
+    assert summarize(small, Dense(), deflate=True).deflated == parts
 
 
 def test_a_meter_sees_every_edit(toy):

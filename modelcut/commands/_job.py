@@ -55,6 +55,11 @@ JOB = (
     flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
     flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
     flags.option("train", "CSV for the steps that train.", metavar="CSV"),
+    flags.option(
+        "validate",
+        "CSV for the steps that search; else a tenth of --train is set aside.",
+        metavar="CSV",
+    ),
     flags.option("seed", "For everything random.", metavar="INT"),
 )
 
@@ -98,7 +103,8 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     say = progress(values)
     model = Path(values["model"])
     if values.get("dry_run"):
-        _, report = pipeline.look(model, recipe, say)
+        train, validate = (path_of(values.get(name)) for name in ("train", "validate"))
+        _, report = pipeline.look(model, recipe, say, train, validate, trust)
     else:
         output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:
@@ -110,6 +116,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 output,
                 test=path_of(values.get("test")),
                 train=path_of(values.get("train")),
+                validate=path_of(values.get("validate")),
                 trust=trust,
                 force=bool(values.get("force")),
                 in_place=bool(values.get("in_place")),

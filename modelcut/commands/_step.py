@@ -1,4 +1,4 @@
-"""`modelcut prune | quantize | factorize`: a recipe of one step, its flags from the step itself."""
+"""`modelcut prune`, `finetune` and so on: a recipe of one step, its flags from the step itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer, name: str) -> None:
     default = steps.DEFAULT_METHOD[name]
     methods = sorted(steps.methods(name), key=lambda method: (method != default, method))
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5 or .keras."),
+        flags.argument("model", "The model: .h5, .hdf5, .keras or a SavedModel folder."),
         flags.option("method", f"Which one (default: {default}).", metavar="|".join(methods)),
         *flags.of_models(steps.find(name, method) for method in methods),
         *_job.JOB,
@@ -39,6 +39,7 @@ SUMMARIES = {
     "prune": "Remove weights.",
     "quantize": "Store weights in fewer bits.",
     "factorize": "Split layers into products of smaller ones.",
+    "finetune": "Train on, keeping what was cut.",
 }
 
 

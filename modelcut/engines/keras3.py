@@ -21,3 +21,10 @@ def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, An
         path, custom_objects=custom_objects, compile=False, safe_mode=not trust
     )
     return KerasNetwork(model, f"keras {keras.__version__}", loss)
+
+
+def set_seed(seed: int) -> None:
+    """Seeds whatever is random in it (dropout, noise); Keras takes 32 bits."""
+    import keras
+
+    keras.utils.set_random_seed(seed % (1 << 32))

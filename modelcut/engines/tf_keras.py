@@ -19,3 +19,10 @@ def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, An
         path, custom_objects=custom_objects, compile=False, safe_mode=not trust
     )
     return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss)
+
+
+def set_seed(seed: int) -> None:
+    """Seeds whatever is random in it (dropout, noise); Keras takes 32 bits."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(seed % (1 << 32))

@@ -1,7 +1,10 @@
 """One module a file format; each offers `sniff`, `read`, `write`, found here by content or name.
 
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
-`Format`. Adding a format is adding a module and its name to `_MODULES`.
+`Format`; one whose models are folders sets `FOLDER`, one that cannot follow an edit of the
+architecture says why in `FIXED_GRAPH`, and one that keeps a network which is not built from an
+architecture has a `check_runnable` of its own. Adding a format is adding a module and
+its name to `_MODULES`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
 from modelcut.safety import printable
 
-_MODULES = ("hdf5", "keras_zip", "mcut")
+_MODULES = ("hdf5", "keras_zip", "saved_model", "mcut")
 
 Compression = Literal["none", "fast", "best"]
 
@@ -102,6 +105,8 @@ class Format(Protocol):
     def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
         """Writes the model to a new file, one tensor at a time, the same bytes every time.
 
+        A format of folders finds an empty one at `path`.
+
         Raises:
             ModelcutError: the model cannot be written in this format, or an edit failed.
             OSError: the file system's own words.
@@ -172,7 +177,7 @@ def open_model(path: Path) -> Model:
                 ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
-        "it reads Keras .h5/.hdf5 and .keras files, and .mcut",
+        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders and .mcut",
     )
 
 
@@ -184,8 +189,11 @@ def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
         path: of a model, perhaps packed: it is then unpacked for as long as it is needed.
     """
     kind = next((module(name) for name in _MODULES if module(name).sniff(path)), None)
-    if kind is None or isinstance(kind, Packable):
-        yield path, kind.SUFFIXES[0] if kind else path.suffix
+    if kind is None or is_folder(kind):
+        yield path, path.suffix if kind is None else ""
+        return
+    if isinstance(kind, Packable):
+        yield path, kind.SUFFIXES[0]
         return
     model = open_model(path)
     inner = module(model.origin.format)
@@ -196,18 +204,42 @@ def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def for_output(path: Path, model: Model) -> Format:
-    """The format that the name of an output asks for; the input's own where it does not say.
+    """The format that the name of an output asks for; without a suffix, a folder.
 
     Raises:
         UsageError: no format has this suffix, or it cannot hold this model.
     """
     suffixes: list[str] = []
+    suffix = path.suffix.lower()
+    if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
+        suffix = ".savedmodel"
     for name in _MODULES:
         candidate = module(name)
         suffixes += candidate.SUFFIXES
-        if path.suffix.lower() in candidate.SUFFIXES:
+        if suffix in candidate.SUFFIXES:
             reason = candidate.refusal(model)
             if reason:
                 raise UsageError(f"{path}: {reason}")
             return candidate
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes)}")
+
+
+def check_runnable(model: Model, *, trust: bool) -> bool:
+    """Lets the format look at a network that is not built from an architecture.
+
+    Returns:
+        Whether it is such a format; else the architecture must be looked at.
+
+    Raises:
+        UnsafeError: it would do more than compute.
+    """
+    check = getattr(module(model.origin.format), "check_runnable", None)
+    if check is None:
+        return False
+    check(model, trust=trust)
+    return True
+
+
+def is_folder(writer: Format) -> bool:
+    """Whether a model of this format is a folder."""
+    return bool(getattr(writer, "FOLDER", False))

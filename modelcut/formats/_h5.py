@@ -7,7 +7,6 @@ Writing compresses chunks on all cores with ISA-L and hands them to HDF5 as they
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import json
@@ -28,6 +27,7 @@ from modelcut.blocks import in_threads
 from modelcut.encoding import Dense, Encoding, from_record
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions
+from modelcut.formats._records import arrays, jsonable
 from modelcut.model import Source, Tensor
 from modelcut.safety import load_json, printable
 
@@ -455,7 +455,7 @@ def _deflater(compression: str) -> Callable[[Any], bytes]:
 def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
     """Keeps the encodings of tensors, so that a later run knows what they are restricted to."""
     records = {
-        name: _jsonable(encoding.record())
+        name: jsonable(encoding.record())
         for name, encoding in encodings.items()
         if encoding.kinds != ("dense",)
     }
@@ -476,49 +476,6 @@ def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], lis
             raise InputError("too large")
         data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
         records = load_json(data.decode(), where=where, what="list of encodings")
-        return {str(k): from_record(_arrays(v)) for k, v in records.items()}, []
+        return {str(k): from_record(arrays(v)) for k, v in records.items()}, []
     except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
         return {}, ["the encodings kept in the file cannot be read; they are ignored"]
-
-
-def fits(encoding: Encoding, shape: tuple[int, ...]) -> bool:
-    """Whether the parameters of an encoding go with a tensor of this shape."""
-    inner = getattr(encoding, "inner", encoding)
-    for name in ("scale", "zero_point", "centres"):
-        array = getattr(inner, name, None)
-        if array is None:
-            continue
-        if not isinstance(array, np.ndarray) or not np.isfinite(array).all() or array.size == 0:
-            return False
-        if name == "centres":
-            if array.ndim != 1 or np.any(np.diff(array) <= 0):
-                return False
-            continue
-        own = array.shape[1:] if inner.kind == "binary" else array.shape
-        grouped = getattr(inner, "group", 0)
-        if len(own) not in (0, len(shape)):
-            return False
-        for axis, (mine, size) in enumerate(zip(own, shape, strict=False)):
-            cut = grouped and axis == getattr(inner, "group_axis", 0)
-            groups = -(-size // grouped) if cut else size
-            if mine not in (1, groups):
-                return False
-    return True
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        packed = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-        return {"dtype": value.dtype.str, "shape": list(value.shape), "base64": packed}
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return value
-
-
-def _arrays(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"dtype", "shape", "base64"}:
-        raw = base64.b64decode(value["base64"])
-        return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
-    if isinstance(value, dict):
-        return {key: _arrays(item) for key, item in value.items()}
-    return value

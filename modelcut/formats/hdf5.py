@@ -217,6 +217,12 @@ def refusal(model: Model) -> str:
     """Why `.h5` cannot hold this model: one that was never in an HDF5 or `.keras` file."""
     if model.origin.format == NAME:
         return ""
+    if model.origin.format == "saved_model":
+        return (
+            ""
+            if model.architecture is not None
+            else ("this SavedModel holds a graph, but no architecture of layers")
+        )
     if model.origin.dialect == "keras3" and model.architecture is not None:
         return ""
     return f"a {model.origin.format} file written by {model.origin.writer} cannot become .h5"
@@ -225,15 +231,19 @@ def refusal(model: Model) -> str:
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes a file; see `Format`."""
     layout = model.origin.layout if model.origin.format == NAME else None
+    if layout is None and options.keep_optimizer and model.origin.dropped:
+        raise UsageError(
+            f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to .h5",
+            "leave the option out",
+        )
     with _h5.create_file(path) as new:
-        old = layout.file if isinstance(layout, Layout) else None
         if isinstance(layout, Layout) and layout.groups is None:
             stored, encodings = _store.write(model, layout.file, new, options)
         else:
             stored, encodings = _write_legacy(model, layout, new, options)
             _h5.put_encodings(new, encodings)
         new.attrs[_PROVENANCE] = _short(options.provenance)
-        dropped = () if options.keep_optimizer or old is None else model.origin.dropped
+        dropped = () if options.keep_optimizer else model.origin.dropped
     return Written(stored, encodings, tuple(dropped))
 
 
@@ -371,7 +381,7 @@ def _positional(leaves: list[Layer]) -> list[Tensor]:
 
 
 def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
-    """The attributes of a legacy Keras 3 file, for a model that came from another format."""
+    """The attributes of a legacy file, for a model that came from another format."""
     architecture = model.architecture
     assert architecture is not None
     root = _h5.make_group(new, "model_weights")
@@ -381,5 +391,7 @@ def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
     training = architecture.root.get("compile_config")
     if isinstance(training, dict):
         new.attrs["training_config"] = json.dumps(training)
+    elif model.origin.training:
+        new.attrs["training_config"] = model.origin.training
     _h5.make_group(root, "top_level_model_weights").attrs["weight_names"] = []
     return root

@@ -192,6 +192,8 @@ def refusal(model: Model) -> str:
     """Why `.keras` cannot hold this model."""
     if model.origin.format == NAME:
         return ""
+    if model.architecture is None and model.origin.format == "saved_model":
+        return "this SavedModel holds a graph, but no architecture of layers"
     if model.architecture is None:
         return "bare weights have no architecture to put into a .keras file; name it .h5"
     if model.origin.dialect == "keras3":

@@ -57,7 +57,7 @@ from modelcut.coding import CodingError, raw
 from modelcut.coding.bits import Reader, varint
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import InputError, ModelcutError
-from modelcut.formats import Hollow, Packable, WriteOptions, Written, _h5, _payload
+from modelcut.formats import Hollow, Packable, WriteOptions, Written, _payload, _records
 from modelcut.model import Model, Source, Tensor
 
 NAME = "mcut"
@@ -104,7 +104,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         with values_path.open("wb") as file:
             for number, tensor in enumerate(model.tensors):
                 values, encoding = tensor.pull(options.meter(tensor))
-                known = encoding if _h5.fits(encoding, values.shape) else Dense()
+                known = encoding if _records.fits(encoding, values.shape) else Dense()
                 packed = _payload.pack(values, known, options.coder)
                 payload = _cushioned(packed.payload, values.nbytes)
                 file.write(payload)
@@ -287,7 +287,7 @@ def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads
     shape, dtype, record = tensor.shape, tensor.dtype, records[number]
 
     def sound(encoding: Encoding) -> Encoding:
-        if not _h5.fits(encoding, shape):
+        if not _records.fits(encoding, shape):
             raise CodingError("its encoding does not fit it")
         return encoding
 

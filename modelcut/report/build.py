@@ -182,7 +182,8 @@ def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> dict[str, An
         "stored_bytes": None if gone else passage.stored.get(tensor.name),
         "coder": None if gone else passage.coders.get(tensor.name),
         "changes": changes,
-        "left_alone": _reasons(passage, tensor.name),
+        "left_alone": _reasons(passage, tensor.name)
+        + [{"step": step + 1, "reason": reason} for step, reason in meter.left_alone],
     }
 
 
@@ -209,11 +210,21 @@ def step_rows(passage: Passage) -> list[dict[str, Any]]:
                 "parameters": step.model_dump(mode="json", exclude_unset=True),
                 "facts": outcome.facts,
                 "tensors_changed": touched,
-                "left_alone": outcome.skipped,
+                "left_alone": {**outcome.skipped, **_left_alone(passage, index)},
                 "seconds": round(passage.seconds[index], 4),
             }
         )
     return rows
+
+
+def _left_alone(passage: Passage, step: int) -> dict[str, str]:
+    """Tensors whose values told a step to leave them alone."""
+    return {
+        name: reason
+        for (name, _), meter in passage.meters.items()
+        for index, reason in meter.left_alone
+        if index == step
+    }
 
 
 def value_warnings(passage: Passage) -> Iterator[str]:

@@ -18,6 +18,8 @@ def render(report: Mapping[str, Any]) -> str:
         parts += [f"## {table.title}", "", _table(table), ""]
         if table.note:
             parts += [f"_{_escape(table.note)}_", ""]
+        if table.text:  # an indented block: no backtick in a name can end it
+            parts += [*(f"    {printable(line, 400)}" for line in table.text.splitlines()), ""]
     dropped = (report["output"] or {}).get("dropped") or []
     if dropped:
         parts += ["## Left out of the file", "", *(f"- {_escape(line)}" for line in dropped), ""]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from modelcut.safety import printable
 
 Report = Mapping[str, Any]
@@ -22,6 +24,7 @@ class Table:
         rows: cells as text, as many as columns.
         left: further columns that are aligned left.
         note: a line below the table; may be empty.
+        text: lines below all that, as they are; may be empty.
     """
 
     title: str
@@ -29,6 +32,7 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     left: tuple[str, ...] = ()
     note: str = ""
+    text: str = ""
 
 
 def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
@@ -36,6 +40,9 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     yield _summary(report)
     if len(report["ledger"]) > 1:
         yield _ledger(report)
+    for step in report["steps"]:
+        if step["facts"].get("budget"):
+            yield _search(step)
     yield _layers(report, full=full)
     classes = _classes(report)
     if classes.rows:
@@ -106,7 +113,8 @@ def _ledger(report: Report) -> Table:
         for row in report["ledger"]
     ]
     columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
-    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast level"
+    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast level "
+    note += "(of tensors beyond 64 MB: from a quarter of them)"
     return Table("Stage by stage", columns, rows, note=note)
 
 
@@ -121,10 +129,11 @@ def _layers(report: Report, *, full: bool) -> Table:
             rows.append(_tensor_cells(layer, tensor))
         if full and not layer["tensors"] and layer.get("left_alone"):
             reason = layer["left_alone"][0]["reason"]
-            rows.append((printable(layer["name"]), layer["class"], *["–"] * 4, reason))
-    columns = ("tensor", "class", "shape", "zeros", "error", "bytes", "encoding")
+            rows.append((printable(layer["name"]), layer["class"], *["–"] * 6, reason))
+    columns = ("tensor", "class", "shape", "zeros", "error", "dB", "bits", "bytes", "encoding")
     notes = [f"{many} tensors: {printable(why)}" for why, many in alone.most_common(4)]
-    note = "left alone: " + "; ".join(notes) if notes else ""
+    note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
+    note += "; left alone: " + "; ".join(notes) if notes else ""
     return Table("Layers", columns, rows, left=("class", "encoding"), note=note)
 
 
@@ -134,14 +143,17 @@ def _tensor_cells(layer: Mapping[str, Any], tensor: Mapping[str, Any]) -> tuple[
     shape = "×".join(str(n) for n in tensor["shape"]) or "scalar"
     if after is None:
         replaced = "replaced" if tensor["before"] else ""
-        return (name, layer["class"], shape, "–", "–", "–", replaced)
+        return (name, layer["class"], shape, *["–"] * 5, replaced)
     errors = [change["error"] for change in tensor["changes"]]
+    ratios = [change["sqnr_db"] for change in tensor["changes"]]
     return (
         name,
         printable(layer["class"], 24),
         shape,
         percent(1 - after["nonzeros"] / after["size"]) if after["size"] else "–",
         " ".join(f"{error:.3f}" for error in errors) or ("new" if tensor["new"] else "–"),
+        " ".join("–" if ratio is None else f"{ratio:.1f}" for ratio in ratios) or "–",
+        number(after["bits"] / after["size"]) if after["size"] else "–",
         _or_dash(tensor["stored_bytes"], size),
         tensor["encoding"],
     )
@@ -181,6 +193,40 @@ def _gates(report: Report) -> Table:
         for gate in report["gates"]
     ]
     return Table("Gates", ("gate", "limit", "value", ""), rows)
+
+
+def _search(step: Mapping[str, Any]) -> Table:
+    """What the search for one step's budget tried on whole models, and what it chose."""
+    found = step["facts"]["budget"]
+    whole = [trial for trial in found["trials"][1:] if len(trial["settings"]) != 1]
+    what, base = headline(found["base"])
+    rows = [("nothing", base, size(found["base"]["bits"] / 8), "")]
+    for trial in whole:
+        verdict = "held" if trial["held"] else "too much"
+        if trial["held"] and {**trial, **found["reached"]} == trial:
+            verdict = "chosen"
+        shown = ", ".join(f"{name} {number(value)}" for name, value in trial["settings"].items())
+        cells = (headline(trial)[1], size(trial["bits"] / 8), verdict)
+        rows.append((printable(shown, 100), *cells))
+    alone = len(found["trials"]) - 1 - len(whole)
+    limits = ", ".join(f"{name} {limit:g}" for name, limit in found["limits"].items())
+    note = f"{limits}, on {count(found['rows'])} rows; and {alone} trials of single layers"
+    text = ""
+    if found["chosen"]:
+        text = yaml.safe_dump([found["chosen"]], sort_keys=False, allow_unicode=True)
+    title = f"Search of step {step['step']}, {step['title']}"
+    return Table(title, ("settings", what, "plain bytes", "verdict"), rows, note=note, text=text)
+
+
+_HEADLINES = {"accuracy": "accuracy", "rmse": "RMSE"}
+
+
+def headline(measured: Mapping[str, Any]) -> tuple[str, str]:
+    """The one number that a trial is judged by at a glance: its name and its value."""
+    for key, name in _HEADLINES.items():
+        if _is_number(measured.get(key)):
+            return name, f"{measured[key]:.4f}"
+    return "value", "–"
 
 
 def size(value: float) -> str:

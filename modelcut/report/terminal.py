@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from modelcut.report.tables import Table, tables
@@ -13,14 +13,22 @@ from modelcut.safety import printable
 def show(report: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Prints the tables, what was left out, and the warnings."""
     stream = stream or sys.stdout
-    draw = _rich if stream.isatty() else _plain
-    for table in tables(report):
-        if table.rows:
-            draw(table, stream)
+    draw(tables(report), stream)
     for line in (report["output"] or {}).get("dropped") or []:
         print(f"left out: {printable(line, 300)}", file=stream)
     for line in report["warnings"]:
         print(f"warning: {printable(line, 300)}", file=stream)
+
+
+def draw(found: Iterable[Table], stream: TextIO | None = None) -> None:
+    """Prints tables, those without rows left out."""
+    stream = stream or sys.stdout
+    for table in found:
+        if table.rows:
+            (_rich if stream.isatty() else _plain)(table, stream)
+        if table.text:
+            lines = (printable(line, 400) for line in table.text.splitlines())
+            print(*lines, sep="\n", end="\n\n", file=stream)
 
 
 def _rich(table: Table, stream: TextIO) -> None:

@@ -17,13 +17,18 @@ from pathlib import Path
 from modelcut.errors import RecipeError
 from modelcut.step import Step
 
-DEFAULT_METHOD = {"prune": "magnitude", "quantize": "linear", "factorize": "svd"}
+DEFAULT_METHOD = {
+    "prune": "magnitude",
+    "quantize": "linear",
+    "factorize": "svd",
+    "finetune": "straight_through",
+}
 """What `- prune: {…}` and `modelcut prune` mean where no method is named."""
 
 
 @lru_cache(maxsize=1)
 def families() -> tuple[str, ...]:
-    """Names of the families: prune, quantize, factorize."""
+    """Names of the families: prune, quantize, factorize, finetune."""
     return tuple(DEFAULT_METHOD)
 
 

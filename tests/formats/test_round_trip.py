@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from toys import MODELS, dense, legacy
 
-from modelcut import formats
+from modelcut import formats, pipeline, steps
 from modelcut.encoding import Affine, Sparse
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions
 from modelcut.model import Rewrite
+from modelcut.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))
 
@@ -401,3 +402,30 @@ def rezip(tmp_path, change):
 def test_archives_that_are_no_honest_model(tmp_path, change, error):
     with pytest.raises(error):
         formats.open_model(rezip(tmp_path, change))
+
+
+def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
+    """Normalization counts in a scalar; every EfficientNet has one."""
+    layers = [
+        {
+            "class_name": "Normalization",
+            "config": {"name": "norm", "axis": [-1], "batch_input_shape": [None, 4]},
+        },
+        dense("out", 3),
+    ]
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": layers}}
+    weights = {
+        "norm": {
+            "mean:0": np.ones(4, "float32"),
+            "variance:0": np.ones(4, "float32"),
+            "count:0": np.array(7, "int64"),
+        },
+        "out": {"out/kernel:0": np.ones((4, 3), "float32"), "out/bias:0": np.ones(3, "float32")},
+    }
+    legacy(tmp_path / "m.h5", weights, config)
+    step = steps.find("quantize", "linear")(bits=8)
+    report = pipeline.run(pipeline.Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
+    assert report["sizes"]["after"]["parameters"] == 24
+    found = values_of(formats.open_model(tmp_path / "o.h5"))
+    assert found["norm/count"] == 7
+    assert found["norm/count"].shape == ()

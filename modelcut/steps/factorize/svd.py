@@ -11,22 +11,25 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from modelcut.architecture import Architecture, Refusal
 from modelcut.blocks import row_blocks
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Dense
 from modelcut.errors import RecipeError
 from modelcut.measure import change, difference
 from modelcut.model import Layer, Model, Source, Tensor
-from modelcut.step import Context, Outcome, Step
+from modelcut.step import Context, Outcome
 from modelcut.steps.quantize.linear import CODED
 
 
-class Svd(Step):
+class Svd(Budgeted):
     """Split dense layers into two of a lower rank, where that is smaller."""
 
+    strength: ClassVar[Strength] = Strength(
+        "energy", (0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5), instead=("rank", "ratio")
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     refuses: ClassVar[dict[str, str]] = {
         **CODED,
@@ -43,21 +46,13 @@ class Svd(Step):
         default=None, description="Share of the layer's weights that may be kept (0.25)."
     )
 
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        given = [name for name in ("rank", "energy", "ratio") if getattr(self, name) is not None]
-        if len(given) != 1:
-            what = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of rank, energy and ratio (given: {what})")
-        return self
-
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; the factors are computed here, once, and kept: they are the smaller part."""
         if model.architecture is None:
             raise RecipeError(
-                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds weights "
-                "only, and a layer cannot be split without the architecture",
-                "give the whole model",
+                f"step {context.index + 1}, {self.title}: {model.origin.path.name} has no "
+                "architecture, without which a layer cannot be split",
+                "give the whole model as Keras saved it, .h5 or .keras",
             )
         chosen, skipped = self.select(model, context)
         names = {tensor.name for tensor in chosen}
@@ -66,7 +61,7 @@ class Svd(Step):
             kernel = next((t for t in layer.tensors if t.name in names), None)
             if kernel is None:
                 continue
-            result = self._split(model, layer, kernel, context)
+            result = self.settings(layer, kernel)._split(model, layer, kernel, context)
             if isinstance(result, str):
                 skipped.update({t.name: result for t in layer.tensors if t.name in names})
             else:

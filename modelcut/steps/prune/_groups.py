@@ -38,8 +38,15 @@ def lowest(
 
 
 def _lowest(scores: np.ndarray, share: float) -> np.ndarray:
+    count = round(share * scores.size)
     gone = np.zeros(scores.size, bool)
-    gone[np.argsort(scores, kind="stable")[: round(share * scores.size)]] = True
+    if not count:
+        return gone
+    ordered = np.where(np.isnan(scores), np.inf, scores)
+    last = np.partition(ordered, count - 1)[count - 1]
+    np.less(ordered, last, out=gone)
+    ties = np.flatnonzero(ordered == last)
+    gone[ties[: count - int(gone.sum())]] = True
     return gone
 
 

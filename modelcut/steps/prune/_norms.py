@@ -5,20 +5,28 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import Self
 
+from modelcut import bins
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
 from modelcut.errors import RecipeError
 from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.step import NOT_FINITE, Context, TensorStep
 from modelcut.steps.prune._groups import keep_one, lowest
 
 
-class Norms(TensorStep):
+class Norms(Budgeted, TensorStep):
     """Zeroes the groups of smallest norm; see the methods."""
 
     order: ClassVar[int]
+    strength: ClassVar[Strength] = Strength(
+        "sparsity",
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        instead=("threshold",),
+        along={"scope": "layer"},
+    )
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "of"})
 
     sparsity: Annotated[float, Field(ge=0, lt=1)] | None = Field(
@@ -45,14 +53,6 @@ class Norms(TensorStep):
         description="Bring each layer's weights to mean 0 and deviation 1 before the norm.",
     )
 
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        given = [n for n in ("sparsity", "threshold") if getattr(self, n) is not None]
-        if len(given) != 1:
-            what = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of sparsity and threshold (given: {what})")
-        return self
-
     @property
     def leaves(self) -> tuple[str, ...]:
         return ("sparse",)
@@ -69,7 +69,10 @@ class Norms(TensorStep):
             axis = self._axis(tensor)
             if axis is None:
                 continue
-            found = settings._scores(tensor.pull()[0], axis)
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = settings._scores(tensor.pull()[0], axis)
+            if not np.isfinite(found).all():
+                continue
             scores[tensor.name] = found
             if settings.threshold is not None:
                 gone[tensor.name] = found < settings.threshold
@@ -108,12 +111,14 @@ class Norms(TensorStep):
         axis = self._axis(tensor)
         if axis is None:
             return f"has no axis of {self.of}"
+        if tensor.name not in survey:
+            return NOT_FINITE
         shape = tuple(n if i == axis else 1 for i, n in enumerate(tensor.shape))
         gone = survey[tensor.name].reshape(shape)
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             mask = gone[rows] if axis == 0 else gone
-            return np.where(mask | (part == 0), np.zeros((), part.dtype), part)
+            return bins.masked(part, ~(mask | (part == 0)))
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values

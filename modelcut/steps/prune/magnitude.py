@@ -9,9 +9,11 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from modelcut import bins
+from modelcut.budget import SPARSITIES, Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.model import Edit, Rewrite, Tensor, leave
+from modelcut.step import NOT_FINITE, Context, TensorStep
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
 
@@ -20,9 +22,12 @@ _TARGETS = ("sparsity", "threshold", "cutoff", "pattern")
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Magnitude(TensorStep):
+class Magnitude(Budgeted, TensorStep):
     """Remove the weights of smallest magnitude; zeros that are there already count."""
 
+    strength: ClassVar[Strength] = Strength(
+        "sparsity", SPARSITIES, instead=_TARGETS[1:], along={"scope": "layer"}
+    )
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "block", "until"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -57,16 +62,10 @@ class Magnitude(TensorStep):
     )
 
     @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        given = [name for name in _TARGETS if getattr(self, name) is not None]
-        if len(given) != 1:
-            what = " and ".join(given) if given else "none"
-            raise ValueError(
-                f"give exactly one of sparsity, threshold, cutoff and pattern (given: {what})"
-            )
+    def _targets_fit(self) -> Self:
         if self.pattern is not None and self._n_of_m[0] > self._n_of_m[1]:
             raise ValueError("pattern: n:m keeps n of m neighbours, so n is at most m")
-        if self.block is not None and self.sparsity is None:
+        if self.block is not None and self.sparsity is None and self.budget is None:
             raise ValueError("block needs sparsity")
         if self.until is not None and self.cutoff is None:
             raise ValueError("until needs cutoff: the other targets are stable at once")
@@ -76,13 +75,6 @@ class Magnitude(TensorStep):
     def _n_of_m(self) -> tuple[int, int]:
         n, _, m = (self.pattern or "1:1").partition(":")
         return int(n), int(m)
-
-    def _with(self, fields: Any) -> Self:
-        # An override by threshold replaces the step's sparsity rather than adding to it.
-        if set(_TARGETS) & set(fields):
-            given = {n: getattr(self, n) for n in self.model_fields_set if n not in _TARGETS}
-            return type(self).model_validate({**given, "overrides": {}, **fields})
-        return super()._with(fields)
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -161,6 +153,8 @@ class Magnitude(TensorStep):
         if self.cutoff is None:
             return []
         rounds: list[tuple[float, float, int]] = []
+        if not _finite(values):
+            return rounds
         left = values[values != 0]
         while left.size:
             mean, deviation = _moments(left)
@@ -182,11 +176,12 @@ class Magnitude(TensorStep):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+            if self.cutoff is not None and not _finite(values):
+                return leave(encoding, NOT_FINITE)
             removed = self._removed(tensor, values, survey.get(tensor.name))
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
-                # np.where, not a product with the mask: that would leave -0.0 behind.
-                return np.where(removed(part, rows), np.zeros((), part.dtype), part)
+                return bins.masked(part, ~removed(part, rows))
 
             return Rewrite(Sparse(inner, shape), block)
 
@@ -230,6 +225,10 @@ def _inside(part: np.ndarray, rounds: list[tuple[float, float, int]]) -> np.ndar
     for low, high, _ in rounds:
         mask |= (part > low) & (part < high)
     return mask
+
+
+def _finite(values: np.ndarray) -> bool:
+    return bool(values.size == 0 or np.isfinite([values.min(), values.max()]).all())
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:

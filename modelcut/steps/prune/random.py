@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from modelcut import bins
 from modelcut.encoding import Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep, random_generator
@@ -38,7 +39,7 @@ class Random(TensorStep):
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 mask = gone(lots[rows], rows)
-                return np.where(mask | (part == 0), np.zeros((), part.dtype), part)
+                return bins.masked(part, ~(mask | (part == 0)))
 
             return Rewrite(Sparse(inner), block)
 

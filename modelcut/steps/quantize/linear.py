@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from modelcut.blocks import map_rows
+from modelcut.blocks import row_blocks
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Affine, Encoding, Sparse, with_inner
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.model import Edit, Rewrite, Tensor, leave
+from modelcut.step import NOT_FINITE, Context, TensorStep
+from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths
+from modelcut.steps.quantize._cells import Cells, fits, short, wide
+from modelcut.steps.quantize._search import least
 
 CODED = {
     "affine": "its values lie on a grid already",
@@ -20,46 +25,98 @@ CODED = {
 }
 """Encodings that a further quantizer would destroy."""
 
-_SHRINK = np.linspace(1.0, 0.3, 36)
-_SAMPLE = 1 << 22
+_WIDTHS = range(2, 9)
+_LOOKS = np.geomspace(0.05, 1.0, 15)
+_MANY_LOOKS = np.geomspace(1e-3, 1.0, 400)
+_GUARDS = (1.0, 1.15, 1.4)
+_SAMPLE = 1 << 21
+_SURVEYED = 1 << 19
 
 
-class Linear(TensorStep):
+class Linear(Budgeted, TensorStep):
     """Put weights on a uniform grid, zero on it exactly."""
 
+    strength: ClassVar[Strength] = Strength(
+        "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits",), needed=False
+    )
     refuses: ClassVar[dict[str, str]] = CODED
+    global_fields: ClassVar[frozenset[str]] = frozenset({"average_bits"})
 
     bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="Bits a weight, 2 to 8.")
+    average_bits: Annotated[float, Field(ge=2, le=8)] | None = Field(
+        default=None,
+        description="Instead of bits: 2 to 8 for each layer, so many on average, dealt out to "
+        "where they lessen the relative error most. Layers whose bits overrides set are apart.",
+    )
     symmetric: bool = Field(
         default=True, description="A grid centred on zero; else one from minimum to maximum."
     )
     per: Literal["tensor", "channel"] = Field(
         default="channel", description="One grid a tensor, or one for each output channel."
     )
+    group: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="With per: channel: a grid for so many neighbours along the input axis each.",
+    )
     range: Literal["minmax", "percentile", "mse"] = Field(
-        default="minmax", description="How the ends of the grid are found."
+        default="minmax",
+        description="How the ends of the grid are found: at the extremes, at a percentile, or "
+        "where the squared error is least.",
     )
     percentile: Annotated[float, Field(gt=50, le=100)] | None = Field(
         default=None, description="For range: percentile; magnitudes above it are clipped (99.9)."
     )
 
     @model_validator(mode="after")
-    def _percentile_is_used(self) -> Self:
+    def _fields_are_used(self) -> Self:
         if self.percentile is not None and self.range != "percentile":
             raise ValueError("percentile is for range: percentile only")
+        if self.group is not None and self.per == "tensor":
+            raise ValueError("group needs per: channel")
+        if self.group is not None and self.range == "percentile":
+            raise ValueError("group: too few values for range: percentile; use minmax or mse")
         return self
 
     @property
     def leaves(self) -> tuple[str, ...]:
         return ("affine",)
 
-    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit:
-        del survey, context
-        axis = tensor.out_axis if self.per == "channel" else None
+    def survey(
+        self, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Any, dict[str, Any]]:
+        """For an average of bits: the error of each layer at each width."""
+        sizes: dict[str, int] = {}
+        errors: dict[str, list[float]] = {}
+        for tensor, settings in targets:
+            if settings.average_bits is None or settings._reason_against_groups(tensor):
+                continue
+            values, encoding = tensor.pull()
+            cells, values = settings._part(settings._cells(tensor), values)
+            found = [settings._relative_error(values, cells, encoding, width) for width in _WIDTHS]
+            if None not in found:
+                sizes[tensor.name] = tensor.size
+                errors[tensor.name] = [error for error in found if error is not None]
+        if not sizes or self.average_bits is None:
+            return {}, {}
+        widths = _widths.deal(sizes, errors, _WIDTHS, self.average_bits)
+        spent = sum(size * widths[name] for name, size in sizes.items())
+        facts = {"bits": widths, "average_bits": spent / sum(sizes.values())}
+        context.say(f"{facts['average_bits']:.3g} bits on average")
+        return widths, facts
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
+        del context
+        reason = self._reason_against_groups(tensor)
+        if reason:
+            return reason
+        cells = self._cells(tensor)
+        bits = self.bits if self.average_bits is None else survey.get(tensor.name, self.bits)
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            low, high = self._ends(values, axis, sparse=isinstance(encoding, Sparse))
-            after = with_inner(encoding, self._grid(low, high))
+            grid = self._grid_of(values, cells, encoding, bits)
+            if isinstance(grid, str):
+                return leave(encoding, grid)
+            after = with_inner(encoding, grid)
             return Rewrite(after, after.project)
 
         return plan
@@ -67,33 +124,85 @@ class Linear(TensorStep):
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)
 
-    def _grid(self, low: np.ndarray, high: np.ndarray) -> Affine:
-        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        if self.symmetric:
-            steps = (1 << (self.bits - 1)) - 1
-            scale = np.maximum(-low, high) / steps
-            return Affine(self.bits, _positive(scale))
-        steps = (1 << self.bits) - 1
-        scale = _positive((high - low) / steps)
-        zero = np.clip(np.rint(-low / scale), 0, steps)
-        return Affine(self.bits, scale, zero.astype(np.int32))
+    def _reason_against_groups(self, tensor: Tensor) -> str:
+        if self.group and (tensor.in_axis is None or tensor.in_axis == tensor.out_axis):
+            return "has no axis of inputs to cut into groups"
+        return ""
 
-    def _ends(
-        self, values: np.ndarray, axis: int | None, *, sparse: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Least and largest value that the grid reaches, a channel each, keeping all axes."""
-        low, high = _extremes(values, axis)
+    def _cells(self, tensor: Tensor) -> Cells:
+        axis = tensor.out_axis if self.per == "channel" else None
+        if self.group and tensor.in_axis is not None:
+            return Cells(tensor.shape, axis, self.group, tensor.in_axis)
+        return Cells(tensor.shape, axis)
+
+    def _part(self, cells: Cells, values: np.ndarray) -> tuple[Cells, np.ndarray]:
+        """What a survey looks at: of a large tensor in groups of rows, the first ones."""
+        if not cells.group or cells.group_axis != 0 or values.size <= _SAMPLE:
+            return cells, values
+        rows = max(1, _SAMPLE * len(values) // values.size // cells.group) * cells.group
+        values = values[:rows]
+        return Cells(values.shape, cells.axis, cells.group, cells.group_axis), values
+
+    def _relative_error(
+        self, values: np.ndarray, cells: Cells, encoding: Encoding, bits: int
+    ) -> float | None:
+        """Squared error over sum of squares at a width, on some blocks of a large tensor."""
+        grid = self._grid_of(values, cells, encoding, bits, quick=True)
+        if isinstance(grid, str):
+            return None
+        after = with_inner(encoding, grid)
+        signal, noise = 0.0, 0.0
+        blocks = row_blocks(values.shape, values.dtype.itemsize, max(1, cells.group))
+        for rows in blocks[:: max(1, len(blocks) // 4)]:
+            part = values[rows]
+            delta = wide(part) - wide(after.project(part, rows))
+            signal += float(np.square(wide(part), dtype=np.float64).sum())
+            noise += float(np.square(delta, dtype=np.float64).sum())
+        return noise / signal if signal else 0.0
+
+    def _grid_of(
+        self,
+        values: np.ndarray,
+        cells: Cells,
+        encoding: Encoding,
+        bits: int,
+        *,
+        quick: bool = False,
+    ) -> Affine | str:
+        """The grid of a tensor, or why it has none; `quick` looks at fewer values."""
+        low, high = _extremes(values, cells)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            return NOT_FINITE
+        make = partial(self._grid, bits=bits, cells=cells, dtype=values.dtype)
+        step = (high - low) / ((1 << bits) - 1)
+        # The last code of an uneven grid may lie a step beyond the last value.
+        if not fits(step if self.symmetric else np.maximum(-low, high) + step, values.dtype):
+            return TOO_LARGE
         if self.range == "percentile":
-            return self._clipped(values, axis, sparse=sparse)
+            low, high = self._clipped(values, cells, sparse=isinstance(encoding, Sparse))
         if self.range == "mse":
-            return self._least_error(values, axis, low, high)
-        return low, high
+            shrink = _best_shrink(values, cells, make, low, high, quick=quick)
+            low, high = low * shrink, high * shrink
+        return make(low, high)
+
+    def _grid(
+        self, low: np.ndarray, high: np.ndarray, *, bits: int, cells: Cells, dtype: np.dtype
+    ) -> Affine:
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        places = {"group": cells.group, "group_axis": cells.group_axis}
+        if self.symmetric:
+            steps = (1 << (bits - 1)) - 1
+            return Affine(bits, _scale(np.maximum(-low, high), steps, dtype), None, **places)
+        steps = (1 << bits) - 1
+        scale = _scale(high - low, steps, dtype)
+        zero = np.clip(np.rint(-low / scale), 0, steps)
+        return Affine(bits, scale, zero.astype(np.int32), **places)
 
     def _clipped(
-        self, values: np.ndarray, axis: int | None, *, sparse: bool
+        self, values: np.ndarray, cells: Cells, *, sparse: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         share = self.percentile if self.percentile is not None else 99.9
-        rows, shape = _channels(values, axis)
+        rows = cells.sample(values, values.size)
         low, high = np.empty(len(rows)), np.empty(len(rows))
         for index, row in enumerate(rows):
             kept = row[row != 0] if sparse else row
@@ -103,72 +212,93 @@ class Linear(TensorStep):
                 low[index] = -high[index]
             else:
                 low[index], high[index] = np.percentile(kept, [100 - share, share])
-        return low.reshape(shape), high.reshape(shape)
-
-    def _least_error(
-        self, values: np.ndarray, axis: int | None, low: np.ndarray, high: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Shrinks the range of each channel to the one of least squared error, by a 1-D search."""
-        rows, shape = _channels(values, axis)
-        lows, highs = low.reshape(-1).copy(), high.reshape(-1).copy()
-        step = max(1, rows.shape[1] // max(256, _SAMPLE // max(1, len(rows))))
-        sample = rows[:, ::step].astype(np.float32, copy=False)
-        best = np.full(len(rows), np.inf)
-        factor = np.ones(len(rows))
-        for shrink in _SHRINK:
-            grid = self._grid((lows * shrink)[:, None], (highs * shrink)[:, None])
-
-            def loss(rows: slice, grid: Affine = grid) -> np.ndarray:
-                delta = sample[rows] - grid.project(sample[rows], rows)
-                return np.square(delta).sum(axis=1)
-
-            error = np.concatenate(map_rows(loss, sample))
-            better = error < best
-            best[better], factor[better] = error[better], shrink
-        return (lows * factor).reshape(shape), (highs * factor).reshape(shape)
+        return low.reshape(cells.counts), high.reshape(cells.counts)
 
 
-def _positive(scale: np.ndarray) -> np.ndarray:
-    """Float32 scales; a channel without range gets 1, which puts its zeros on code zero.
+def _scale(span: np.ndarray, steps: int, dtype: np.dtype) -> np.ndarray:
+    """The step of a grid over `span`; a cell without any gets 1, which puts its zeros on code zero.
 
-    Rounded up to 8 significant bits, at most 0.8 % more: code × scale is then exact in float32, and
-    the low byte of every weight is zero, which deflates.
+    Rounded up to 8 significant bits, or down where the last code would not fit the type.
     """
-    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
-    scale = np.ldexp(np.ceil(mantissa * 256) / 256, exponent).astype(np.float32)
-    tiny = np.finfo(np.float32).tiny
-    return np.where(np.isfinite(scale) & (scale > tiny), scale, np.float32(1))
+    import ml_dtypes
+
+    exact = np.asarray(span, np.float64) / steps
+    most = min(float(ml_dtypes.finfo(dtype).max), float(np.finfo(np.float32).max))
+    up, down = short(exact, np.ceil), short(exact, np.floor)
+    scale = np.where(up.astype(np.float64) * steps > most, down, up)
+    return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1))
 
 
-def _extremes(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of the finite values, a channel each, keeping all axes."""
-    if values.size == 0:
-        empty = np.zeros((1,) * values.ndim)
-        return empty, empty
-    if axis == 0:
-        others = tuple(range(1, values.ndim))
-        parts = map_rows(lambda rows: _ends_of(values[rows], others), values)
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-    others = tuple(i for i in range(values.ndim) if i != axis)
-    parts = map_rows(lambda rows: _ends_of(values[rows], others), values)
-    low = np.min([part[0] for part in parts], axis=0)
-    return low, np.max([part[1] for part in parts], axis=0)
+def _extremes(values: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of each cell; not finite where a value is not."""
+    low = cells.reduce(values, np.minimum, lambda part, _: (wide(part),))[0]
+    high = cells.reduce(values, np.maximum, lambda part, _: (wide(part),))[0]
+    return low, high
 
 
-def _ends_of(block: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    low = np.min(block, axis=axes, keepdims=True)
-    high = np.max(block, axis=axes, keepdims=True)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        finite = np.where(np.isfinite(block), block, 0)
-        low = np.min(finite, axis=axes, keepdims=True)
-        high = np.max(finite, axis=axes, keepdims=True)
-    return low.astype(np.float64), high.astype(np.float64)
+def _best_shrink(
+    values: np.ndarray, cells: Cells, make: Any, low: np.ndarray, high: np.ndarray, *, quick: bool
+) -> np.ndarray:
+    """How far each cell's range shrinks for the least squared error.
+
+    A whole tensor is looked at as a fine histogram; of long channels a sample is searched, and the
+    best of it held against wider ranges, for the sake of what the sample missed, on all values.
+    """
+    if cells.group:
+        return least(_loss_of_all(values, make, cells, low, high), _LOOKS[::2], cells.counts, 6)
+    if cells.axis is None:
+        line, _ = _kmeans.line_of(values, zeros=False)
+        if not line.points.size:
+            return np.ones(cells.counts)
+        points, weights = line.points[None], line.weights[None]
+        looks = _LOOKS if quick else _MANY_LOOKS
+        return least(_loss_of_rows(points, weights, make, low, high), looks, cells.counts, 12)
+    count = max(256, (_SURVEYED if quick else _SAMPLE) // max(1, low.size))
+    sample = cells.sample(values, count).astype(np.float32)
+    best = least(_loss_of_rows(sample, None, make, low, high), _LOOKS, cells.counts, 8)
+    if quick or sample.size == values.size:
+        return best
+    loss = _loss_of_all(values, make, cells, low, high)
+    tried = np.stack([np.minimum(best * guard, 1.0) for guard in _GUARDS] + [np.ones(low.shape)])
+    losses = np.stack([loss(shrink) for shrink in tried])
+    found: np.ndarray = np.take_along_axis(tried, losses.argmin(axis=0)[None], axis=0)[0]
+    return found
 
 
-def _channels(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The values as (channels, rest), and the shape of one number a channel, keeping all axes."""
-    if axis is None:
-        return values.reshape(1, -1), (1,) * values.ndim
-    moved = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    shape = tuple(n if i == axis else 1 for i, n in enumerate(values.shape))
-    return moved, shape
+def _loss_of_rows(
+    rows: np.ndarray, weights: np.ndarray | None, make: Any, low: np.ndarray, high: np.ndarray
+) -> Any:
+    """Squared error of each row, a cell each, when its range shrinks."""
+
+    def loss(shrink: np.ndarray) -> np.ndarray:
+        grid = make(low * shrink, high * shrink)
+        zero = grid.zero_point
+        flat = Affine(
+            grid.width,
+            grid.scale.reshape(-1, 1),
+            None if zero is None else zero.reshape(-1, 1),
+        )
+        found = Cells(rows.shape, 0).reduce(rows, np.add, partial(_squares, flat, weights))[0]
+        return found.reshape(shrink.shape)
+
+    return loss
+
+
+def _loss_of_all(
+    values: np.ndarray, make: Any, cells: Cells, low: np.ndarray, high: np.ndarray
+) -> Any:
+    """The same over all values of each cell."""
+
+    def loss(shrink: np.ndarray) -> np.ndarray:
+        grid = make(low * shrink, high * shrink)
+        return cells.reduce(values, np.add, partial(_squares, grid, None))[0]
+
+    return loss
+
+
+def _squares(
+    grid: Affine, weights: np.ndarray | None, part: np.ndarray, rows: slice
+) -> tuple[np.ndarray]:
+    delta = wide(part) - wide(grid.project(part, rows))
+    delta *= delta
+    return (delta if weights is None else delta * weights[rows],)

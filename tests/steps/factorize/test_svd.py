@@ -95,5 +95,5 @@ def test_the_input_shape_stays_with_the_first():
 
 @pytest.mark.parametrize("fields", [{}, {"rank": 2, "energy": 0.9}])
 def test_exactly_one_target(fields):
-    with pytest.raises(ValueError, match="exactly one of rank, energy and ratio"):
+    with pytest.raises(ValueError, match="exactly one of energy, rank, ratio and budget"):
         Svd(**fields)

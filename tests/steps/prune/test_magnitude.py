@@ -93,7 +93,7 @@ def test_nan_is_never_the_smallest():
     "fields", [{}, {"sparsity": 0.5, "threshold": 1.0}, {"threshold": 1, "cutoff": 1}]
 )
 def test_exactly_one_target(fields):
-    with pytest.raises(ValueError, match="exactly one of sparsity, threshold, cutoff and pattern"):
+    with pytest.raises(ValueError, match="exactly one of sparsity, threshold, cutoff, pattern"):
         Magnitude(**fields)
 
 

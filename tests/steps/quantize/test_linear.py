@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from toys import toy_model
@@ -62,6 +63,183 @@ def test_least_error_is_no_worse_than_min_max():
         for kind in ("minmax", "mse")
     }
     assert errors["mse"] < errors["minmax"]
+
+
+def error(values, got):
+    return float(np.square(values.astype("f8") - got.astype("f8")).sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_range_is_the_best_of_a_thousand(bits, per, symmetric):
+    rng = np.random.default_rng(bits)
+    values = (rng.standard_t(4, size=(600, 3)) + 0.3).astype("float32")
+    fields = {"bits": bits, "per": per, "symmetric": symmetric}
+    _, widest = quantized(values, **fields)
+    got, _ = quantized(values, **fields, range="mse")
+    parts = values.T[:, :, None] if per == "channel" else values[None]
+    found = got.T[:, :, None] if per == "channel" else got[None]
+    for index, (part, mine) in enumerate(zip(parts, found, strict=True)):
+        scale = float(widest.scale.reshape(-1)[index])
+        zero = 0 if symmetric else int(widest.zero_point.reshape(-1)[index])
+        most = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1 - zero
+        least = -most if symmetric else -zero
+        best = np.inf
+        for shrunk in scale * np.linspace(0.05, 1, 1000):
+            steps = np.clip(np.rint(part / shrunk), least, most)
+            best = min(best, error(part, steps * shrunk))
+        assert error(part, mine) <= best * 1.02
+
+
+def test_an_outlier_that_a_sample_missed_is_not_forgotten(monkeypatch):
+    from modelcut.steps.quantize import linear as module
+
+    values = np.random.default_rng(0).normal(size=(4096, 2)).astype("float32") / 50
+    values[1001, 0] = 30.0
+    monkeypatch.setattr(module, "_SAMPLE", 512)
+    kept, _ = quantized(values, bits=8, range="mse")
+    plain, _ = quantized(values, bits=8)
+    assert error(values, kept) <= error(values, plain)
+
+
+def test_groups_by_hand():
+    values = np.array([[1.0, 8], [-3, 4], [0.5, 2], [0.25, -1], [7, 0]], "float32")
+    got, grid = quantized(values, bits=3, group=2)
+    # Three groups of the five inputs, the last one short; each with steps of a third of its peak.
+    peaks = np.array([[3, 8], [0.5, 2], [7, 0]])
+    np.testing.assert_allclose(grid.scale, np.where(peaks, peaks / 3, 1), rtol=1 / 128)
+    assert grid.scale.shape == (3, 2)
+    assert grid.side_bits() == 6 * 32
+    np.testing.assert_allclose(
+        got, [[1, 8], [-3, 8 / 3], [0.5, 2], [1 / 3 / 2, -2 / 3], [7, 0]], rtol=1 / 128
+    )
+
+
+def test_groups_of_a_convolution_lie_along_its_inputs():
+    from dataclasses import replace
+
+    from modelcut.model import Source
+
+    values = np.random.default_rng(0).normal(size=(3, 3, 7, 4)).astype("float32")
+    values *= np.repeat([1, 20, 300], 3)[:7, None]
+    model = toy_model({"a": (values[0, 0], None)})
+    tensor = next(model.tensors)
+    whole = replace(tensor, shape=values.shape, source=Source(values.copy), in_axis=2, out_axis=3)
+    model = model.with_tensors({"a/kernel": whole})
+    got, grid = next(Linear(bits=6, group=3).apply(model, Context()).model.tensors).pull()
+    assert grid.scale.shape == (1, 1, 3, 4)
+    for start in (0, 3, 6):
+        part = np.s_[:, :, start : start + 3]
+        peak = np.abs(values[part]).max(axis=(0, 1, 2), keepdims=True)
+        assert np.all(np.abs(got[part] - values[part]) <= peak / 31 / 2 * 1.01)
+    blocks = [grid.project(values[r], r) for r in (slice(0, 1), slice(1, 3))]
+    np.testing.assert_array_equal(np.concatenate(blocks), got)
+
+
+def test_smaller_groups_leave_less_error():
+    values = np.random.default_rng(0).standard_t(3, size=(256, 10)).astype("float32")
+    errors = [error(values, quantized(values, bits=4, group=n)[0]) for n in (8, 32, 128)]
+    errors.append(error(values, quantized(values, bits=4)[0]))
+    assert errors == sorted(errors)
+    better = quantized(values, bits=4, group=32, range="mse")[0]
+    assert error(values, better) < errors[1]
+
+
+def test_groups_need_inputs():
+    with pytest.raises(ValueError, match="group needs per: channel"):
+        Linear(group=4, per="tensor")
+    with pytest.raises(ValueError, match="too few values"):
+        Linear(group=4, range="percentile")
+    model = toy_model({"a": (np.ones((4, 3), "float32"), np.ones(3, "float32"))})
+    outcome = Linear(group=2, include=["role:bias"]).apply(model, Context())
+    assert "no axis of inputs" in outcome.skipped["a/bias"]
+
+
+def test_bits_are_dealt_out_where_they_help_most():
+    rng = np.random.default_rng(0)
+    model = toy_model(
+        {
+            "small": (rng.standard_t(2, size=(10, 20)).astype("float32"), None),
+            "large": (rng.normal(size=(20, 300)).astype("float32"), None),
+            "plain": (np.sign(rng.normal(size=(300, 40))).astype("float32"), None),
+            "fixed": (rng.normal(size=(40, 40)).astype("float32"), None),
+        }
+    )
+    step = Linear(average_bits=4, overrides={"fixed": {"bits": 7}})
+    outcome = step.apply(model, Context())
+    bits = outcome.facts["bits"]
+    assert bits["small/kernel"] == 8, "it costs next to nothing"
+    assert bits["plain/kernel"] == 2, "it has no error at 2 bits"
+    assert outcome.facts["average_bits"] <= 4
+    encodings = {t.name: t.pull()[1] for t in outcome.model.tensors}
+    assert {name: encodings[name].width for name in bits} == bits
+    assert encodings["fixed/kernel"].width == 7
+    with pytest.raises(ValueError, match="bits, average_bits and budget"):
+        Linear(average_bits=4, bits=4)
+
+
+def test_no_other_deal_within_the_budget_is_better():
+    import itertools
+
+    from modelcut.steps.quantize._widths import deal
+
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        sizes = dict.fromkeys("abcd", 100)
+        scale = dict(zip("abcd", rng.uniform(0.5, 900, 4), strict=True))
+        errors = {n: [float(scale[n]) * 4.0**-b for b in range(2, 6)] for n in sizes}
+        got = deal(sizes, errors, range(2, 6), 3.5)
+        spent = sum(got.values())
+        mine = sum(errors[n][got[n] - 2] for n in sizes)
+        deals = [
+            sum(errors[n][b - 2] for n, b in zip(sizes, widths, strict=True))
+            for widths in itertools.product(range(2, 6), repeat=4)
+            if sum(widths) <= 14
+        ]
+        assert mine <= min(deals) * (1 + 1e-9)
+        assert spent == 14
+
+
+def test_a_width_off_the_hull_is_not_taken():
+    from modelcut.steps.quantize._widths import _hull
+
+    # 3 bits are no better than 2 here; 4 are.
+    assert _hull([2, 3, 4, 5], [1.0, 0.99, 0.1, 0.2]) == [(2, 1.0), (4, 0.1)]
+
+
+def test_the_ends_of_a_type_are_no_infinity():
+    for dtype in ("float16", "float32"):
+        values = np.array([[np.finfo(dtype).max], [np.finfo(dtype).min], [0]], dtype)
+        for fields in ({"bits": 8}, {"bits": 3}, {"bits": 4, "range": "mse"}):
+            got, _ = quantized(values, **fields)
+            assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("fields", [{}, {"group": 2}, {"range": "mse"}, {"average_bits": 3}])
+def test_what_is_not_finite_is_left_alone_with_a_reason(odd, fields):
+    from modelcut.measure import Meter
+
+    values = np.ones((4, 3), "float32")
+    values[1, 2] = odd
+    tensor = next(Linear(**fields).apply(toy_model({"a": (values, None)}), Context()).model.tensors)
+    meter = Meter()
+    got, encoding = tensor.pull(meter)
+    np.testing.assert_array_equal(got, values)
+    assert encoding.kinds == ("dense",)
+    assert meter.left_alone == [(0, "holds NaN or infinite values")]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("fields", [{}, {"group": 7}, {"range": "mse", "bits": 4}])
+def test_every_float_type_keeps_its_type(dtype, fields):
+    values = np.random.default_rng(0).normal(size=(50, 8)).astype(dtype)
+    got, encoding = quantized(values, **fields)
+    assert got.dtype == values.dtype
+    assert error(values, got) < 0.02 * values.size
+    np.testing.assert_array_equal(encoding.project(got), got)
+    assert encoding.decode(encoding.codes(got), got.dtype).tobytes() == got.tobytes()
 
 
 def test_percentile_clips():

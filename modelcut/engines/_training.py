@@ -1,0 +1,273 @@
+"""The training step: forward on projected weights, backward onto the latent ones.
+
+One `tf.function` runs many steps over rows that are already in memory; Python takes part once a
+block of batches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelcut.data.rows import Rows
+from modelcut.encoding import Encoding
+from modelcut.engines import _losses, quiet
+from modelcut.engines._latent import Latent, Masked, Shared, latent
+from modelcut.engines._losses import Goal
+from modelcut.errors import InputError
+from modelcut.lab import Passed, Plan, Restraint
+
+if TYPE_CHECKING:
+    from modelcut.engines.running import KerasRunning
+
+_BETAS = (0.9, 0.999, 1e-7)
+
+
+class KerasTrainer:
+    """See `lab.Trainer`."""
+
+    def __init__(self, running: KerasRunning, plan: Plan) -> None:
+        import tensorflow as tf
+
+        from modelcut.engines.running import value_of
+
+        self._tf = tf
+        self._running = running
+        self._plan = plan
+        self._goals = [_with_loss(goal, plan.loss) for goal in running.goals]
+        self._weights = None
+        if plan.class_weights is not None:
+            self._weights = tf.constant(plan.class_weights, tf.float32)
+        self._names = list(plan.restraints)
+        self._targets = [value_of(running.variables[name]) for name in self._names]
+        self._latents: list[Latent] = []
+        for name, restraint in plan.restraints.items():
+            values = np.array(running.variables[name])
+            self._latents.append(latent(restraint.encoding, values, follow=restraint.follow))
+        self._slots = [
+            [_Slot(tf, variable, plan.optimizer) for variable in one.variables]
+            for one in self._latents
+        ]
+        self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # Statistics that training moves, such as those of a batch normalization.
+        self._moving = {
+            name: value_of(variable)
+            for name, variable in running.variables.items()
+            if name not in running.trainable
+        }
+        self._at_start = {name: v.numpy() for name, v in self._moving.items()}
+        self._block = tf.function(self._steps, reduce_retracing=True)
+        self._project = tf.function(self._assign)
+        self._kept: list[Any] | None = None
+
+    def run(self, rows: Rows, rates: np.ndarray) -> Passed:
+        running = self._running
+        if rows.labels is None and self._plan.distill < 1:
+            running.labels(rows)  # says what is missing
+        labels = [] if rows.labels is None else running.labels(rows)
+        from modelcut.engines.running import translated
+
+        with translated(), quiet():
+            speed = self._tf.convert_to_tensor(rates.astype(np.float32))
+            loss, right = self._block(running.tensors(rows), labels, speed)
+        count = len(rates) * min(self._plan.batch, len(rows))
+        return Passed(float(loss) / len(rates), float(right), count)
+
+    def _steps(self, inputs: list[Any], labels: list[Any], rates: Any) -> tuple[Any, Any]:
+        tf = self._tf
+        size = self._plan.batch
+
+        def step(index: Any, loss: Any, right: Any) -> tuple[Any, Any, Any]:
+            part = slice(index * size, (index + 1) * size)
+            one = self._step([x[part] for x in inputs], [y[part] for y in labels], rates[index])
+            return index + 1, loss + one[0], right + one[1]
+
+        start = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
+        steps = tf.shape(rates)[0]
+        # One after the other: a step needs the weights that the one before it left.
+        _, loss, right = tf.while_loop(
+            lambda index, *_: index < steps, step, start, parallel_iterations=1
+        )
+        return loss, right
+
+    def _step(self, inputs: list[Any], labels: list[Any], rate: Any) -> tuple[Any, Any]:
+        tf = self._tf
+        self._assign()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._targets)
+            outputs = self._running.forward(inputs, training=True)
+            total = self._total(inputs, labels, outputs)
+            if self._running.model.losses:
+                total += tf.add_n([tf.cast(x, tf.float32) for x in self._running.model.losses])
+        found = tape.gradient(total, self._targets, unconnected_gradients="zero")
+        self._count.assign_add(1)
+        restraints = list(self._plan.restraints.values())
+        parts = zip(found, self._targets, self._latents, self._slots, restraints, strict=True)
+        for gradient, target, one, slots, restraint in parts:
+            slope = tf.convert_to_tensor(gradient)
+            if restraint.l2:
+                slope += tf.cast(2 * restraint.l2, slope.dtype) * target
+            for slot, part in zip(slots, one.gradients(slope), strict=True):
+                self._update(slot, part, rate)
+            self._shrink(one, restraint, rate)
+            one.settle()
+        right = tf.constant(0.0)
+        if labels:
+            right = _losses.hits(self._goals[0], labels[0], outputs[0])
+        return total, right
+
+    def _total(self, inputs: list[Any], labels: list[Any], outputs: list[Any]) -> Any:
+        """The mean loss of a batch: by the labels, and by the teacher."""
+        tf = self._tf
+        plan = self._plan
+        total = tf.constant(0.0)
+        if labels and plan.distill < 1:
+            for number, (goal, truth, output) in enumerate(
+                zip(self._goals, labels, outputs, strict=True)
+            ):
+                each = _losses.loss(goal, truth, output)
+                if self._weights is not None and number == 0:
+                    each *= tf.gather(self._weights, truth)
+                total += (1 - plan.distill) * tf.reduce_mean(each)
+        if plan.teacher is not None and plan.distill > 0:
+            teacher: Any = plan.teacher
+            for goal, output, shown in zip(
+                self._goals, outputs, teacher.forward(inputs, training=False), strict=True
+            ):
+                each = _losses.likeness(goal, output, tf.stop_gradient(shown), plan.temperature)
+                total += plan.distill * tf.reduce_mean(each)
+        return total
+
+    def _assign(self) -> None:
+        for target, one in zip(self._targets, self._latents, strict=True):
+            target.assign(one.value())
+
+    def _update(self, slot: _Slot, gradient: Any, rate: Any) -> None:
+        """Adam (Kingma and Ba 2015, algorithm 1) or momentum, fused in one kernel."""
+        tf = self._tf
+        gradient = tf.cast(gradient, slot.variable.dtype)
+        rate = tf.cast(rate, slot.variable.dtype)
+        if self._plan.optimizer == "sgd":
+            tf.raw_ops.ResourceApplyMomentum(
+                var=slot.variable.handle,
+                accum=slot.first.handle,
+                lr=rate,
+                grad=gradient,
+                momentum=tf.cast(self._plan.momentum, slot.variable.dtype),
+            )
+            return
+        one, two, tiny = (tf.cast(x, slot.variable.dtype) for x in _BETAS)
+        count = tf.cast(self._count, slot.variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=slot.variable.handle,
+            m=slot.first.handle,
+            v=slot.second.handle,
+            beta1_power=one**count,
+            beta2_power=two**count,
+            lr=rate,
+            beta1=one,
+            beta2=two,
+            epsilon=tiny,
+            grad=gradient,
+        )
+
+    def _shrink(self, one: Latent, restraint: Restraint, rate: Any) -> None:
+        """Decay, and the proximal steps that bring weights to zero exactly.
+
+        Parikh and Boyd 2014, section 6.5: soft thresholds for l1, whole groups for the lasso.
+        """
+        tf = self._tf
+        if one.weights is None:
+            return
+        weights = one.weights.read_value()
+        rate = tf.cast(rate, weights.dtype)
+        changed = False
+        if restraint.decay and self._plan.optimizer == "adamw" and self._plan.weight_decay:
+            weights -= rate * tf.cast(self._plan.weight_decay, weights.dtype) * weights
+            changed = True
+        if restraint.l1:
+            limit = rate * tf.cast(restraint.l1, weights.dtype)
+            weights = tf.sign(weights) * tf.maximum(tf.abs(weights) - limit, 0)
+            changed = True
+        if restraint.group_lasso:
+            rank = weights.shape.rank
+            axes = [axis for axis in range(rank) if axis != restraint.axis % max(1, rank)]
+            count = float(np.prod([weights.shape[axis] for axis in axes]))
+            norm = tf.sqrt(tf.reduce_sum(tf.square(weights), axis=axes, keepdims=True))
+            limit = rate * tf.cast(restraint.group_lasso * np.sqrt(count), weights.dtype)
+            weights *= tf.maximum(1 - limit / tf.maximum(norm, 1e-30), 0)
+            changed = True
+        if changed:
+            one.weights.assign(weights)
+
+    def latent(self, names: Any) -> dict[str, np.ndarray]:
+        found = dict(zip(self._names, self._latents, strict=True))
+        return {
+            name: (
+                found[name].value() if found[name].weights is None else found[name].weights
+            ).numpy()
+            for name in names
+        }
+
+    def mask(self, masks: Any) -> None:
+        found = dict(zip(self._names, self._latents, strict=True))
+        for name, kept in masks.items():
+            one = found[name]
+            assert isinstance(one, Masked)
+            assert not isinstance(one.inner, Shared) or (one.mask.numpy() >= kept).all()
+            one.mask.assign(kept)
+
+    def settle(self) -> None:
+        with quiet():
+            self._project()
+
+    def _state(self) -> list[Any]:
+        own = [v for one in self._latents for v in one.variables]
+        masks = [one.mask for one in self._latents if isinstance(one, Masked)]
+        return [*own, *masks, *self._moving.values()]
+
+    def save(self) -> None:
+        self._kept = [variable.numpy() for variable in self._state()]
+
+    def restore(self) -> None:
+        if self._kept is not None:
+            for variable, values in zip(self._state(), self._kept, strict=True):
+                variable.assign(values)
+        self.settle()
+
+    def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
+        self.settle()
+        found: dict[str, tuple[np.ndarray, Encoding | None]] = {
+            name: one.finish() for name, one in zip(self._names, self._latents, strict=True)
+        }
+        for name, variable in self._moving.items():
+            values = variable.numpy()
+            if not np.array_equal(values, self._at_start[name], equal_nan=values.dtype.kind == "f"):
+                found[name] = (values, None)
+        return found
+
+
+class _Slot:
+    """A variable with the optimizer's memory of it."""
+
+    def __init__(self, tf: Any, variable: Any, optimizer: str) -> None:
+        self.variable = variable
+        self.first = tf.Variable(tf.zeros_like(variable), trainable=False)
+        if optimizer != "sgd":
+            self.second = tf.Variable(tf.zeros_like(variable), trainable=False)
+
+
+def _with_loss(goal: Goal, loss: str) -> Goal:
+    """The goal with another loss.
+
+    Raises:
+        InputError: it makes no sense for this output.
+    """
+    if not loss:
+        return goal
+    if loss == "cross_entropy" and goal.task == "regression":
+        raise InputError(
+            "loss: cross_entropy needs an output that decides", "say task: multiclass or binary"
+        )
+    return Goal(goal.task, goal.units, loss, goal.probabilities)

@@ -1,0 +1,108 @@
+"""Which variable of a loaded Keras model is which tensor of the file.
+
+Layers are found by their path of names; a layer's variables stand in the order in which Keras
+saves them, as its tensors do. That is then held against the values: a variable whose value is not
+that of its tensor is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modelcut.errors import InputError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer's tensors, as the file has them.
+
+    Attributes:
+        path: names from the outermost submodel down to the layer.
+        tensors: name of each tensor and what reads its values, in the order of the file.
+    """
+
+    path: tuple[str, ...]
+    tensors: tuple[tuple[str, Callable[[], np.ndarray]], ...]
+
+
+def find(model: Any, places: Sequence[Place], where: str) -> dict[str, Any]:
+    """Keras's variable for each tensor.
+
+    Raises:
+        InputError: a tensor has none with its values; named.
+    """
+    found: dict[str, Any] = {}
+    for place in places:
+        if not place.tensors:
+            continue
+        layer = layer_at(model, place.path)
+        if layer is None:
+            raise InputError(
+                f"{where}: the engine has no layer {'/'.join(place.path)!r}, so it cannot be "
+                "trained"
+            )
+        values = {name: read() for name, read in place.tensors}
+        found.update(_match(weights_of(layer), values, where))
+    return found
+
+
+def layer_at(model: Any, path: Sequence[str]) -> Any:
+    """The layer at a path of names; None where there is none."""
+    for name in path:
+        model = next((layer for layer in _parts(model) if layer.name == name), None)
+        if model is None:
+            return None
+    return model
+
+
+def _parts(layer: Any) -> list[Any]:
+    """Layers of a model, looking into a wrapper around one."""
+    while not getattr(layer, "layers", None) and getattr(layer, "layer", None) is not None:
+        layer = layer.layer
+    return list(getattr(layer, "layers", None) or [])
+
+
+def weights_of(layer: Any) -> list[Any]:
+    """A layer's variables in the order in which Keras saves them, random seeds left out."""
+    both = [*layer.trainable_weights, *layer.non_trainable_weights]
+    unique: dict[int, Any] = {id(v): v for v in both}
+    return [v for v in unique.values() if "seed_generator" not in _path(v)]
+
+
+def _path(variable: Any) -> str:
+    return str(getattr(variable, "path", "") or variable.name)
+
+
+def _match(
+    variables: Sequence[Any], values: Mapping[str, np.ndarray], where: str
+) -> dict[str, Any]:
+    held = [np.asarray(v) for v in variables]
+    names = list(values)
+    if len(held) == len(names) and all(
+        _same(one, values[name]) for one, name in zip(held, names, strict=True)
+    ):
+        return dict(zip(names, variables, strict=True))
+    # Another order, as where a layer was frozen later: the values themselves must tell.
+    result: dict[str, Any] = {}
+    left = list(range(len(held)))
+    for name in names:
+        hits = [i for i in left if _same(held[i], values[name])]
+        if not hits:
+            raise InputError(
+                f"{where}: {name}: the engine holds no variable with its values, so it cannot be "
+                "trained",
+                "the engine keeps this layer in another form than the file",
+            )
+        result[name] = variables[hits[0]]
+        left.remove(hits[0])
+    return result
+
+
+def _same(held: np.ndarray, values: np.ndarray) -> bool:
+    if held.shape != values.shape:
+        return False
+    return bool(np.array_equal(held, values.astype(held.dtype), equal_nan=held.dtype.kind == "f"))

@@ -1,0 +1,1 @@
+"""Training in the loop: what was cut stays cut."""

@@ -1,0 +1,233 @@
+"""The epochs of a training: rates, masks, validation, the best state, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from signal import SIGINT
+from typing import Any
+
+import numpy as np
+
+from modelcut.blocks import ahead
+from modelcut.errors import ModelcutError, Stopped
+from modelcut.lab import Lab, Rows, Running, Trainer
+
+_BLOCK_BYTES = 64 << 20
+_SAY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and how fast.
+
+    Attributes:
+        steps: in all.
+        batch: rows a step.
+        rate: the largest learning rate.
+        cosine: it falls along a cosine to zero (Loshchilov and Hutter 2017, eq. 5); else it stays.
+        warmup: share of the steps over which it rises from zero.
+        refresh: steps between two looks at the masks.
+        settled: share of the steps after which the result may be kept or the training stopped.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+    cosine: bool
+    warmup: float
+    refresh: int
+    settled: float
+
+    def rates(self, start: int, count: int) -> np.ndarray:
+        """The learning rates of some steps."""
+        progress = (np.arange(start, start + count) + 1) / max(1, self.steps)
+        rising = progress / self.warmup if self.warmup > 0 else np.ones(count)
+        left = np.clip((progress - self.warmup) / max(1e-12, 1 - self.warmup), 0, 1)
+        falling = 0.5 * (1 + np.cos(np.pi * left)) if self.cosine else np.ones(count)
+        result: np.ndarray = self.rate * np.minimum(1, rising) * falling
+        return result
+
+
+@dataclass
+class Course:
+    """What happened, as facts.
+
+    Attributes:
+        steps: done.
+        rows: seen in an epoch.
+        loss, right: of the training part, an entry an epoch.
+        judged: metrics of the validation part, an entry an epoch.
+        best: number of the epoch whose state was kept, from 1; 0: the last one's.
+        ended: why it ended.
+    """
+
+    steps: int = 0
+    rows: int = 0
+    loss: list[float] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+    judged: list[dict[str, float]] = field(default_factory=list)
+    best: int = 0
+    ended: str = "all steps done"
+
+
+@dataclass
+class Loop:
+    """One training; see `run`.
+
+    Attributes:
+        lab, running, trainer: what it is done with.
+        schedule: how long and how fast.
+        share: of the rows set aside for validation; 0: none.
+        patience: epochs without a better validation after which it ends; None: never.
+        vary: changes the rows of an epoch at random; None: not.
+        masks: the masks after a share of the steps, from the latent weights; None: they stay.
+        masked: names of the tensors that `masks` is about.
+        judge: metrics of the running copy, and how good they are; larger is better.
+        say: takes a line about progress.
+        keep_interrupted: an interrupt ends the training, not the run.
+        metric: what a trainer's `right` is called, a row; "": nothing.
+    """
+
+    lab: Lab
+    running: Running
+    trainer: Trainer
+    schedule: Schedule
+    share: float
+    patience: int | None
+    vary: Callable[[Rows, int], Rows] | None
+    masks: Callable[[Mapping[str, np.ndarray], float], Mapping[str, np.ndarray]] | None
+    masked: list[str]
+    judge: Callable[[], tuple[dict[str, float], tuple[float, ...]]] | None
+    say: Callable[[str], None]
+    keep_interrupted: bool
+    metric: str = ""
+
+    def run(self) -> Course:
+        """Trains, and leaves the trainer in the state to be kept.
+
+        Raises:
+            ModelcutError: the loss is no number any more.
+        """
+        self._course = Course()
+        self._began = time.monotonic()
+        self._said = 0.0
+        self._least: tuple[float, ...] | None = None
+        try:
+            self._epochs()
+        except (Stopped, KeyboardInterrupt) as error:
+            if not self.keep_interrupted or getattr(error, "number", SIGINT) != SIGINT:
+                raise
+            self._course.ended = "interrupted"
+        self._refresh(1.0)
+        if self._course.best and self._least is not None:
+            self.trainer.restore()
+        self.trainer.settle()
+        return self._course
+
+    def _epochs(self) -> None:
+        course = self._course
+        waited = 0
+        epoch = 0
+        while course.steps < self.schedule.steps:
+            self._epoch(epoch)
+            epoch += 1
+            if self.judge is None:
+                continue
+            self.trainer.settle()
+            metrics, score = self.judge()
+            course.judged.append(metrics)
+            if course.steps < self.schedule.settled * self.schedule.steps:
+                continue
+            if self._least is None or score > self._least:
+                self._least, course.best, waited = score, epoch, 0
+                self.trainer.save()
+                continue
+            waited += 1
+            if self.patience is not None and waited >= self.patience:
+                course.ended = f"no better for {waited} epochs"
+                return
+
+    def _epoch(self, epoch: int) -> None:
+        course, schedule = self._course, self.schedule
+        losses, right, rows_seen, steps = 0.0, 0.0, 0, 0
+        for rows in ahead(self._blocks(epoch), depth=1):
+            count = min(max(1, len(rows) // schedule.batch), schedule.steps - course.steps)
+            done = 0
+            while done < count:
+                self._refresh_if_due()
+                until = schedule.refresh - course.steps % schedule.refresh
+                some = min(until, count - done) if self.masks else count - done
+                part = rows[done * schedule.batch : (done + some) * schedule.batch]
+                passed = self.trainer.run(part, schedule.rates(course.steps, some))
+                if not np.isfinite(passed.loss):
+                    raise ModelcutError(
+                        f"the loss became {passed.loss} after {course.steps + some} steps",
+                        "a lower learning_rate, a warmup, or a smaller weight of regularize helps",
+                    )
+                done += some
+                course.steps += some
+                steps += some
+                losses += passed.loss * some
+                right += passed.right
+                rows_seen += passed.rows
+                self._report(epoch, losses / steps, right / max(1, rows_seen))
+            if course.steps >= schedule.steps:
+                break
+        course.rows = max(course.rows, rows_seen)
+        course.loss.append(losses / max(1, steps))
+        course.right.append(right / max(1, rows_seen))
+
+    def _blocks(self, epoch: int) -> Iterator[Rows]:
+        """The rows of an epoch, many batches at a time; a last part of a batch waits."""
+        schedule = self.schedule
+        sample = next(iter(self.lab.rows(self.running, 1, part="train", share=self.share)))
+        most = max(1, _BLOCK_BYTES // max(1, sample.nbytes * schedule.batch))
+        size = schedule.batch * min(most, 64)
+        for rows in self.lab.rows(
+            self.running, size, part="train", share=self.share, shuffle=epoch
+        ):
+            whole = len(rows) // schedule.batch * schedule.batch
+            if whole:
+                part = rows[:whole]
+                yield self.vary(part, epoch) if self.vary else part
+
+    def _refresh_if_due(self) -> None:
+        if self.masks and self._course.steps % self.schedule.refresh == 0:
+            self._refresh(self._course.steps / self.schedule.steps)
+
+    def _refresh(self, progress: float) -> None:
+        if self.masks:
+            self.trainer.mask(self.masks(self.trainer.latent(self.masked), progress))
+
+    def _report(self, epoch: int, loss: float, right: float) -> None:
+        now = time.monotonic()
+        if now - self._said < _SAY_SECONDS:
+            return
+        self._said = now
+        done = self._course.steps / self.schedule.steps
+        left = (now - self._began) * (1 - done) / done
+        shown = f", {self.metric} {right:.4f}" if self.metric else ""
+        judged = self._course.judged[-1:] or [{}]
+        more = "".join(f", validation {name} {value:.4f}" for name, value in judged[0].items())
+        self.say(
+            f"training: epoch {epoch + 1}, {done:.0%}, loss {loss:.4f}{shown}{more}, "
+            f"{left:.0f} s left"
+        )
+
+
+def facts(course: Course) -> dict[str, Any]:
+    """The course as plain JSON data, rounded so that it reads well."""
+    return {
+        "steps": course.steps,
+        "rows": course.rows,
+        "epochs": len(course.loss),
+        "best_epoch": course.best,
+        "ended": course.ended,
+        "loss": [float(f"{value:.6g}") for value in course.loss],
+        "validation": [
+            {name: float(f"{value:.6g}") for name, value in entry.items()}
+            for entry in course.judged
+        ],
+    }

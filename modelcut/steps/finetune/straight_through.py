@@ -1,0 +1,370 @@
+"""Trains on under every restriction, by projection and a straight-through estimator.
+
+Bengio, Léonard and Courville 2013, section 4; Courbariaux et al. 2015, algorithm 1; masks that
+follow: Guo et al. 2016, section 3; shared values: Han et al. 2016, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from modelcut.encoding import Dense, Encoding, Sparse
+from modelcut.errors import ModelcutError, RecipeError
+from modelcut.lab import Lab, Plan, Restraint, Rows, Running, Trainer, pinned
+from modelcut.model import Model, Tensor
+from modelcut.step import TARGET_KINDS, Context, Outcome, Step
+from modelcut.steps.finetune._augment import Augment
+from modelcut.steps.finetune._gradual import Gradual, Target, largest
+from modelcut.steps.finetune._loop import Loop, Schedule, facts
+
+_COUNTING = 4096
+Strength = Annotated[float, Field(ge=0)]
+
+
+class Distill(BaseModel):
+    """How far the model before the first step is a teacher (Hinton et al. 2015)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="Share of the loss; at 1 no labels are needed."
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="Of the softmax on both sides."
+    )
+
+
+class Regularize(BaseModel):
+    """Penalties on kernels, in proximal steps: weights become zero, not only small."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    l1: Strength = Field(default=0.0, description="Times the sum of magnitudes.")
+    l2: Strength = Field(default=0.0, description="Times the sum of squares.")
+    group_lasso: Strength = Field(
+        default=0.0, description="Times the norm of each output's weights: outputs go as a whole."
+    )
+
+
+class StraightThrough(Step):
+    """Train on: zeros stay zero, shared values shared, grids and signs kept, all exactly."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"train"})
+    aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
+
+    epochs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Passes over the training rows (5)."
+    )
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Batches, instead of epochs."
+    )
+    batch_size: int = Field(default=128, ge=1, description="Rows a step.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        default="adam", description="Adam, with decoupled weight decay, or with momentum."
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=1e-3, description="At its highest."
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        default="cosine", description="The learning rate stays, or falls to zero along a cosine."
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Share of the steps over which the learning rate rises."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="Of sgd (0.9)."
+    )
+    weight_decay: Strength | None = Field(default=None, description="Of adamw, on kernels (0.01).")
+    loss: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = Field(
+        default="auto", description="auto: what the last layer and the file's own loss say."
+    )
+    class_weights: Literal["balanced"] | list[Strength] | None = Field(
+        default=None, description="balanced: rare classes count more; or one weight a class."
+    )
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="Share of the rows that judges the epochs; 0: none is set aside."
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best", description="The epoch that is kept: the best on validation, or the last."
+    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Stop after so many epochs that were no better."
+    )
+    mask: Literal["fixed", "dynamic"] = Field(
+        default="fixed",
+        description="dynamic: as many zeros, but where the smallest weights are by now; and each "
+        "weight takes the shared value that is nearest by now.",
+    )
+    prune: Gradual | None = Field(
+        default=None, description="Sparsity that rises meanwhile: {sparsity: 0.97, end: 0.6, …}."
+    )
+    distill: Distill | None = Field(
+        default=None, description="The original as teacher: {weight: 0.5, temperature: 2}."
+    )
+    regularize: Regularize | None = Field(
+        default=None, description="Penalties on kernels: {l1: …, l2: …, group_lasso: …}."
+    )
+    augment: Augment | None = Field(
+        default=None, description="Images are varied: {shift: 2, flip: true, image: [28, 28]}."
+    )
+    on_interrupt: Literal["discard", "keep"] = Field(
+        default="discard", description="What Ctrl-C does: end the run, or only this training."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError("momentum needs optimizer: sgd")
+        if self.weight_decay is not None and self.optimizer != "adamw":
+            raise ValueError("weight_decay needs optimizer: adamw")
+        if self.patience is not None and (self.validation == 0 or self.keep == "last"):
+            raise ValueError("patience needs a validation share, and keep: best")
+        return self
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ("sparse",) if self.prune else ()
+
+    def apply(self, model: Model, context: Context) -> Outcome:
+        chosen, skipped = self.select(model, context)
+        where = f"step {context.index + 1}, {self.title}"
+        lab = context.laboratory(self.title)
+        context.say("starting the engine")
+        running = lab.open(model)
+        tensors: dict[str, Tensor] = {}
+        for tensor in chosen:
+            if tensor.name in running.trainable:
+                tensors[tensor.name] = tensor
+            else:
+                skipped[tensor.name] = "its layer is frozen, or holds it as a state"
+        if not tensors:
+            raise RecipeError(f"{where}: all that it is aimed at is frozen")
+        targets = self.prune.targets(model, tensors, where) if self.prune else {}
+        warnings: list[str] = []
+        restraints = {
+            name: self._restraint(tensor, name in targets, warnings)
+            for name, tensor in tensors.items()
+        }
+        found, more = self._train(lab, model, running, restraints, targets, context)
+        state = {t.name: t for t in model.tensors}
+        edited = {}
+        for name, (values, encoding) in found.items():
+            if name in tensors or name in state:
+                edited[name] = _settled(state[name], values, encoding, context)
+                skipped.pop(name, None)
+        return Outcome(model.with_tensors(edited), more, skipped, tuple(warnings))
+
+    def _restraint(self, tensor: Tensor, pruned: bool, warnings: list[str]) -> Restraint:
+        encoding = _in_training(tensor)
+        follow = self.mask == "dynamic" or pruned
+        if pruned:
+            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+            encoding = Sparse(inner)
+        elif follow and isinstance(encoding, Sparse) and encoding.pattern:
+            follow = False
+            warnings.append(
+                f"{self.title}: the mask of {tensor.name} stays: it has the pattern "
+                f"{encoding.pattern}"
+            )
+        penalty = self.regularize or Regularize()
+        kernel = tensor.kind in TARGET_KINDS
+        inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+        if self.regularize and kernel and not isinstance(inner, Dense):
+            warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
+        kernel = kernel and isinstance(inner, Dense)
+        return Restraint(
+            encoding,
+            follow=follow,
+            l1=penalty.l1 if kernel else 0.0,
+            l2=penalty.l2 if kernel else 0.0,
+            group_lasso=penalty.group_lasso if kernel and tensor.out_axis is not None else 0.0,
+            axis=tensor.out_axis if tensor.out_axis is not None else -1,
+            decay=kernel,
+        )
+
+    def _train(
+        self,
+        lab: Lab,
+        model: Model,
+        running: Running,
+        restraints: Mapping[str, Restraint],
+        targets: Mapping[str, Target],
+        context: Context,
+    ) -> tuple[dict[str, tuple[np.ndarray, Encoding | None]], dict[str, Any]]:
+        context.say("reading the training data")
+        rows, labelled, classes = self._count(lab, running)
+        batch = min(self.batch_size, rows)
+        each = max(1, rows // batch)
+        total = self.steps if self.steps is not None else each * (self.epochs or 5)
+        teacher = lab.open(lab.original) if self.distill else None
+        plan = Plan(
+            restraints,
+            optimizer=self.optimizer,
+            momentum=0.9 if self.momentum is None else self.momentum,
+            weight_decay=0.01 if self.weight_decay is None else self.weight_decay,
+            batch=batch,
+            loss="" if self.loss == "auto" else self.loss,
+            class_weights=self._weights(classes, context),
+            teacher=teacher,
+            distill=self.distill.weight if self.distill else 0.0,
+            temperature=self.distill.temperature if self.distill else 1.0,
+        )
+        trainer = running.trainer(plan)
+        masks, masked = self._masks(restraints, targets, trainer)
+        judged = self.validation > 0 and self.keep == "best"
+        ramp = self.prune.end if self.prune else 0.0
+        loop = Loop(
+            lab,
+            running,
+            trainer,
+            Schedule(
+                steps=total,
+                batch=batch,
+                rate=self.learning_rate,
+                cosine=self.schedule == "cosine",
+                warmup=self.warmup,
+                refresh=max(1, min(100, total // 100)),
+                settled=ramp,
+            ),
+            self.validation,
+            self.patience,
+            self._vary(context),
+            masks,
+            masked,
+            (lambda: self._judge(lab, running, teacher, labelled)) if judged else None,
+            context.say,
+            self.on_interrupt == "keep",
+            "right" if labelled and classes is not None else "",
+        )
+        course = loop.run()
+        more = {"engine": running.engine, "batch_size": batch, **facts(course)}
+        return trainer.result(), more
+
+    def _count(self, lab: Lab, running: Running) -> tuple[int, bool, np.ndarray | None]:
+        """Training rows, whether they have labels, and how many there are of each class."""
+        rows, counts = 0, np.zeros(0, np.int64)
+        labelled = decisions = False
+        for part in lab.rows(running, _COUNTING, part="train", share=self.validation):
+            rows += len(part)
+            labelled = part.labels is not None
+            first = part.labels[0] if part.labels else np.zeros(0)
+            decisions = first.dtype == np.int64 and first.ndim == 1
+            if decisions:
+                more = np.bincount(first, minlength=len(counts))
+                more[: len(counts)] += counts
+                counts = more
+        return rows, labelled, counts if decisions else None
+
+    def _weights(self, counts: np.ndarray | None, context: Context) -> np.ndarray | None:
+        if self.class_weights is None:
+            return None
+        where = f"step {context.index + 1}, {self.title}: class_weights"
+        if counts is None:
+            raise RecipeError(f"{where}: the labels are no classes", "leave class_weights out")
+        if self.class_weights == "balanced":
+            return np.where(
+                counts > 0, counts.sum() / (np.count_nonzero(counts) * counts.clip(1)), 0
+            )
+        if len(self.class_weights) < len(counts):
+            raise RecipeError(
+                f"{where}: {len(self.class_weights)} weights for {len(counts)} classes"
+            )
+        return np.asarray(self.class_weights, np.float64)
+
+    def _vary(self, context: Context) -> Any:
+        if self.augment is None:
+            return None
+        augment, where = self.augment, f"step {context.index + 1}, {self.title}"
+        rng = np.random.default_rng([context.seed, context.index])
+
+        def vary(rows: Rows, epoch: int) -> Rows:
+            del epoch  # the generator moves on from epoch to epoch
+            return augment.apply(rows, rng, where)
+
+        return vary
+
+    def _masks(
+        self, restraints: Mapping[str, Restraint], targets: Mapping[str, Target], trainer: Trainer
+    ) -> tuple[Any, list[str]]:
+        """What says where the zeros are as the training goes on, and for which tensors."""
+        following = [
+            name
+            for name, restraint in restraints.items()
+            if self.mask == "dynamic"
+            and restraint.follow
+            and name not in targets
+            and isinstance(restraint.encoding, Sparse)
+        ]
+        names = [*targets, *following]
+        if not names:
+            return None, []
+        start = {name: float(np.mean(v == 0)) for name, v in trainer.latent(names).items()}
+        prune = self.prune
+        final: set[str] = set()
+
+        def masks(latent: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
+            found = {name: largest(latent[name], start[name]) for name in following}
+            if prune is None or (final and self.mask == "fixed"):
+                return found
+            if progress >= prune.end:
+                final.add("reached")
+            return {**found, **prune.masks(latent, targets, start, progress)}
+
+        return masks, names
+
+    def _judge(
+        self, lab: Lab, running: Running, teacher: Running | None, labelled: bool
+    ) -> tuple[dict[str, float], tuple[float, ...]]:
+        """What the validation rows say."""
+        if not labelled:
+            assert teacher is not None
+            total = count = 0.0
+            for rows in lab.rows(running, 1024, part="validation", share=self.validation):
+                for mine, theirs in zip(running.predict(rows), teacher.predict(rows), strict=True):
+                    total += float(np.square(mine.astype(np.float64) - theirs).sum())
+                count += len(rows)
+            distance = total / max(1.0, count)
+            return {"distance": distance}, (-distance,)
+        found = lab.judge(running, part="validation", share=self.validation)
+        if "accuracy" not in found:
+            return {"rmse": found["rmse"]}, (-found["rmse"],)
+        loss = found["log_loss"]
+        return {"accuracy": found["accuracy"], "log_loss": loss}, (found["accuracy"], -loss)
+
+
+def _in_training(tensor: Tensor) -> Encoding:
+    """The encoding of a tensor's values now; what the file stores in 16 bits has that precision."""
+    values, encoding = tensor.pull()
+    stored = values.dtype.name
+    if stored not in ("float16", "bfloat16"):
+        return encoding
+    if isinstance(encoding, Sparse) and encoding.inner == Dense():
+        return replace(encoding, inner=Dense(stored))
+    return Dense(stored) if encoding == Dense() else encoding
+
+
+def _settled(
+    tensor: Tensor, values: np.ndarray, encoding: Encoding | None, context: Context
+) -> Tensor:
+    """The tensor with its trained values, which satisfy the encoding exactly.
+
+    Raises:
+        ModelcutError: they do not.
+    """
+    before, own = tensor.pull()
+    after = own if encoding is None else encoding
+    stored = after.project(values.astype(before.dtype))
+    if not np.array_equal(after.project(stored), stored, equal_nan=True):
+        raise ModelcutError(
+            f"step {context.index + 1}, {tensor.name}: training broke its {after.label} encoding",
+            "this is a mistake of modelcut: please report it with the input",
+        )
+    return pinned(tensor, context.index, stored, after)

@@ -1,0 +1,66 @@
+"""What the criteria that ask for the loss's gradient have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from modelcut.lab import Lab, Rows, Running
+from modelcut.model import Model, Tensor
+from modelcut.step import Context
+from modelcut.steps.prune._scored import Scored
+
+Kind = Literal["mean", "magnitude", "square"]
+
+
+class Gradients(Scored):
+    """Scores by the gradient of the mean loss of batches of training rows, in inference mode."""
+
+    global_fields: ClassVar[frozenset[str]] = frozenset({"batch"})
+    kind: ClassVar[Kind]
+    """Summed over batches: the gradient itself, its magnitude, or its square."""
+
+    batch: Annotated[int, Field(ge=1)] = Field(
+        default=32, description="Rows whose mean loss is derived at a time."
+    )
+
+    def statistics(
+        self, model: Model, targets: list[Tensor], context: Context
+    ) -> tuple[Mapping[str, np.ndarray | str], dict[str, Any]]:
+        """The mean over batches, each weighed by its rows."""
+        lab = context.laboratory(self.title)
+        running = lab.open(model)
+        names = [tensor.name for tensor in targets]
+        trained = [name for name in names if name in running.trainable]
+        sums = {t.name: np.zeros(t.shape) for t in targets if t.name in running.trainable}
+        count = 0
+        for rows in some_rows(lab, running, self.batch, self.rows, context):
+            context.say(f"{self.title}: gradients, {count} of {self.rows} rows")
+            for name, found in running.gradients(rows, trained).items():
+                gradient = found.astype(np.float64)
+                if self.kind == "magnitude":
+                    gradient = np.abs(gradient)
+                elif self.kind == "square":
+                    gradient = np.square(gradient)
+                sums[name] += len(rows) * gradient
+            count += len(rows)
+        frozen = dict.fromkeys(names, "is frozen, so that there is no gradient by it")
+        return {**frozen, **{n: (s / count).astype(np.float32) for n, s in sums.items()}}, {
+            "rows": count
+        }
+
+    @abstractmethod
+    def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray: ...
+
+
+def some_rows(lab: Lab, running: Running, size: int, most: int, context: Context) -> Iterator[Rows]:
+    """At most so many training rows, drawn from all of them: a CSV may be sorted."""
+    size = min(size, most)
+    taken = lab.rows(running, size, part="train", shuffle=context.seed)
+    for number, rows in enumerate(islice(taken, -(-most // size))):
+        yield rows[: most - number * size]

@@ -1,0 +1,70 @@
+"""Removes the weights that carry least (Sun et al. 2024, section 3, eq. 1): |w| times its input.
+
+Needs no labels and no gradient: only what goes into each layer over some training rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from modelcut.budget import SPARSITIES, Strength
+from modelcut.model import Model, Tensor
+from modelcut.step import Context
+from modelcut.steps.prune._gradients import some_rows
+from modelcut.steps.prune._groups import lowest
+from modelcut.steps.prune._inputs import matrices, refusal
+from modelcut.steps.prune._scored import Scored
+
+
+class Wanda(Scored):
+    """Remove the weights of smallest |w| · ‖x‖, x being the input that the weight multiplies."""
+
+    strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES, along={"scope": "output"})
+
+    scope: Literal["output", "layer", "global"] = Field(  # type: ignore[assignment]
+        default="output",
+        description="Rank the weights of each output alone, of each layer, or of all together.",
+    )
+    rows: Annotated[int, Field(ge=1)] = Field(
+        default=1024, description="Training rows that are looked at, at most; no labels needed."
+    )
+
+    def statistics(
+        self, model: Model, targets: list[Tensor], context: Context
+    ) -> tuple[Mapping[str, np.ndarray | str], dict[str, Any]]:
+        """The norm of each input over all rows and places, in the kernel's shape but for 1s."""
+        owners = {tensor.name: layer for layer in model.layers for tensor in layer.tensors}
+        reasons = {tensor.name: refusal(owners[tensor.name], tensor) for tensor in targets}
+        kernels = [tensor for tensor in targets if not reasons[tensor.name]]
+        if not kernels:
+            return reasons, {"rows": 0}
+        lab = context.laboratory(self.title)
+        running = lab.open(model)
+        sums = {tensor.name: np.zeros(int(np.prod(tensor.shape[:-1]))) for tensor in kernels}
+        count = 0
+        for rows in some_rows(lab, running, 64, self.rows, context):
+            context.say(f"{self.title}: inputs, {count} of {self.rows} rows")
+            found = running.layer_inputs(rows, [owners[tensor.name].name for tensor in kernels])
+            for tensor in kernels:
+                layer = owners[tensor.name]
+                for given in found[layer.name]:
+                    for matrix in matrices(layer, tensor, given):
+                        sums[tensor.name] += np.einsum("ij,ij->j", matrix, matrix)
+            count += len(rows)
+        norms = {t.name: np.sqrt(sums[t.name]).reshape(*t.shape[:-1], 1) for t in kernels}
+        return {**reasons, **norms}, {"rows": count}
+
+    def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray:
+        return np.abs(weights) * statistic.astype(np.float32)
+
+    def least(self, tensor: Tensor, scores: np.ndarray) -> np.ndarray:
+        if self.scope != "output":
+            return super().least(tensor, scores)
+        assert self.sparsity is not None
+        each = {str(i): scores[..., i] for i in range(scores.shape[-1])}
+        gone = lowest(each, self.sparsity, together=False)
+        return np.stack([gone[str(i)] for i in range(scores.shape[-1])], axis=-1)

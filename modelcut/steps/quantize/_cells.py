@@ -1,0 +1,153 @@
+"""Cells: the parts of a tensor that have a scale of their own; and numbers about each cell.
+
+A cell is the whole tensor, an output channel, or a group of inputs of an output channel. Numbers
+about cells are arrays that keep all axes, as the parameters of an `Encoding` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelcut.blocks import map_rows
+
+Part = Callable[[np.ndarray, slice], tuple[np.ndarray, ...]]
+"""From the values of some rows, and which rows they are, to arrays of the same shape."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How a tensor is cut.
+
+    Attributes:
+        shape: of the tensor.
+        axis: the axis of channels; None: the whole tensor is one cell.
+        group: length of a group along `group_axis`; 0: no groups.
+        group_axis: the axis that is cut into groups.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None = None
+    group: int = 0
+    group_axis: int = 0
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Cells along each axis."""
+        return tuple(
+            -(-n // self.group)
+            if self.group and i == self.group_axis
+            else (n if i == self.axis else 1)
+            for i, n in enumerate(self.shape)
+        )
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Values in each cell; the last group may be shorter."""
+        size = np.ones((1,) * len(self.shape), np.int64)
+        for i, (n, cells) in enumerate(zip(self.shape, self.counts, strict=True)):
+            if self.group and i == self.group_axis:
+                ends = np.minimum(np.arange(1, cells + 1) * self.group, n)
+                along = np.diff(ends, prepend=0)
+            else:
+                along = np.full(cells, n // cells if cells else 0)
+            size = size * along.reshape([-1 if j == i else 1 for j in range(len(self.shape))])
+        return size
+
+    def reduce(self, values: np.ndarray, ufunc: np.ufunc, part: Part) -> list[np.ndarray]:
+        """Reduces each array that `part` makes over each cell, block by block, in float64.
+
+        Sums inside a block of some MB are taken in the type of the array.
+        """
+        multiple = self.group if self.group and self.group_axis == 0 else 1
+        over = tuple(
+            i
+            for i in range(values.ndim)
+            if i != self.axis and not (self.group and i == self.group_axis)
+        )
+
+        def one(rows: slice) -> list[np.ndarray]:
+            return [self._within(array, ufunc, over) for array in part(values[rows], rows)]
+
+        parts = map_rows(one, values, multiple)
+        kept = bool(self.shape) and 0 not in over
+        join = np.concatenate if kept else (lambda found: ufunc.reduce(np.stack(found), axis=0))
+        return [join([block[i] for block in parts]) for i in range(len(parts[0]))]
+
+    def _within(self, array: np.ndarray, ufunc: np.ufunc, over: tuple[int, ...]) -> np.ndarray:
+        kind = np.int32 if array.dtype == bool else array.dtype
+        found = ufunc.reduce(array, axis=over, keepdims=True, dtype=kind)
+        if self.group:
+            starts = np.arange(0, found.shape[self.group_axis], self.group)
+            found = ufunc.reduceat(found, starts, axis=self.group_axis)
+        wide: np.ndarray = found.astype(np.float64)
+        return wide
+
+    def rows_of(self, parameter: np.ndarray, rows: slice) -> np.ndarray:
+        """The part of a number a cell that belongs to these rows (no groups on axis 0)."""
+        return parameter[rows] if parameter.ndim and parameter.shape[0] > 1 else parameter
+
+    def sample(self, values: np.ndarray, count: int) -> np.ndarray:
+        """Up to about `count` values of each cell, float64, shape (cells, n); no groups."""
+        if self.axis is None:
+            rest = values.reshape(1, -1)
+        elif self.axis == values.ndim - 1:
+            rest = values.reshape(-1, values.shape[-1]).T
+        else:
+            rest = np.moveaxis(values, self.axis, 0).reshape(values.shape[self.axis], -1)
+        # An odd step, so as not to fall in with a period of the layout.
+        step = rest.shape[1] // count
+        return rest[:, :: max(1, step | 1 if step > 1 else 1)].astype(np.float64)
+
+
+def wide(values: np.ndarray) -> np.ndarray:
+    """As float32 or float64, in which NumPy can sum; the same array where it is one already."""
+    return values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
+
+
+def magnitudes_above(
+    values: np.ndarray, cells: Cells, limits: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """How many magnitudes of each cell are above each limit, and their sums; exact over all.
+
+    Args:
+        values: the tensor.
+        cells: tensor or channels.
+        limits: a number a cell each.
+
+    Returns:
+        Counts and sums, float64, one a limit; sums are not finite where a value is not.
+    """
+
+    def part(block: np.ndarray, rows: slice) -> tuple[np.ndarray, ...]:
+        sizes = np.abs(wide(block))
+        found: list[np.ndarray] = []
+        for limit in limits:
+            above = sizes > cells.rows_of(limit, rows).astype(sizes.dtype)
+            found += [above, sizes * above]
+        return tuple(found)
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = cells.reduce(values, np.add, part)
+    return found[0::2], found[1::2]
+
+
+def short(scale: np.ndarray, rounding: np.ufunc = np.rint) -> np.ndarray:
+    """Float32 of 8 significant bits, an error of at most 0.2 % (`np.ceil`, `np.floor`: 0.8 %).
+
+    The product with a code of 8 bits is then exact in float32, and its low bytes are zero: where
+    each channel has a scale of its own, the weights deflate better by half.
+    """
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
+    found: np.ndarray = np.ldexp(rounding(mantissa * 256) / 256, exponent).astype(np.float32)
+    return found
+
+
+def fits(scale: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether scales can be held as float32, and in the type of the tensor."""
+    import ml_dtypes
+
+    most = min(float(ml_dtypes.finfo(dtype).max), float(np.finfo(np.float32).max))
+    return bool(np.all(np.abs(scale) < most))

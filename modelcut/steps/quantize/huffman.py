@@ -1,0 +1,102 @@
+"""Weight sharing by clustering, for a Huffman code (Han et al. 2016, section 3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from modelcut import bins
+from modelcut.budget import Budgeted, Strength
+from modelcut.encoding import Codebook, Encoding, Sparse, with_inner
+from modelcut.model import Edit, Rewrite, Tensor, leave
+from modelcut.step import NOT_FINITE, Context, TensorStep, random_generator
+from modelcut.steps.quantize import _kmeans
+from modelcut.steps.quantize.linear import CODED
+
+
+class Huffman(Budgeted, TensorStep):
+    """Share a few values among all weights, chosen by 1-D k-means; a Huffman code then packs them.
+
+    Zeros of a pruned tensor keep a code of their own, besides the shared values. In `.h5` and
+    `.keras` the codes are packed by deflate, whose own Huffman code does the rest.
+    """
+
+    strength: ClassVar[Strength] = Strength(
+        "bits", (8, 7, 6, 5, 4, 3, 2, 1), instead=("values",), needed=False
+    )
+    refuses: ClassVar[dict[str, str]] = CODED
+
+    bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        default=None, description="2^bits shared values; 4 where values is not given either."
+    )
+    values: Annotated[int, Field(ge=2, le=256)] | None = Field(
+        default=None, description="How many shared values, 2 to 256, instead of bits."
+    )
+    start: _kmeans.Start = Field(
+        default="optimum",
+        description="Where clustering begins: the optimum of a coarser picture, evenly over the "
+        "range, evenly over the weights, or by k-means++. A layer of few different weights gets "
+        "the true optimum, whatever the start.",
+    )
+    entropy_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="Trades error for bits: one bit is worth this share of the layer's mean "
+        "square. 0: plain clustering; 0.01 to 0.1 are usual.",
+    )
+
+    @property
+    def _k(self) -> int:
+        return self.values or 1 << (4 if self.bits is None else self.bits)
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ("codebook",)
+
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit:
+        del survey
+
+        def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+            line, finite = _kmeans.line_of(values, zeros=not isinstance(encoding, Sparse))
+            if not finite:
+                return leave(encoding, NOT_FINITE)
+            if not line.points.size:  # wholly pruned
+                after = with_inner(encoding, _book(np.zeros(1), values.dtype))
+                return Rewrite(after, after.project)
+            rng = random_generator(context, tensor.name)
+            centres = _kmeans.clusters(line, self._k, self.start, rng)
+            if self.entropy_weight:
+                return self._traded(values, encoding, line, centres)
+            after = with_inner(encoding, _book(centres, values.dtype))
+            return Rewrite(after, after.project)
+
+        return plan
+
+    def _traded(
+        self, values: np.ndarray, encoding: Encoding, line: _kmeans.Line, centres: np.ndarray
+    ) -> Rewrite:
+        """A weight goes not to the nearest shared value, but to the cheapest by error and bits."""
+        sparse = isinstance(encoding, Sparse)
+        zeros = values.size - float(line.weights.sum()) if sparse else 0.0
+        centres, edges = _kmeans.weighted(line, centres, self.entropy_weight, zeros=zeros)
+        cuts = bins.Cuts.at(edges, centres + 0.0, values.dtype)
+        kept = centres[centres != 0] if sparse and np.any(centres != 0) else centres
+        after = with_inner(encoding, _book(kept, values.dtype))
+
+        def block(part: np.ndarray, rows: slice) -> np.ndarray:
+            del rows
+            chosen = cuts.pick(part)
+            return bins.masked(chosen, part != 0) if sparse else chosen
+
+        return Rewrite(after, block)
+
+    def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
+        return ("sparse", "codebook") if "sparse" in tensor.kinds else ("codebook",)
+
+
+def _book(centres: np.ndarray, dtype: np.dtype) -> Codebook:
+    """Centres that the tensor's dtype holds exactly."""
+    wide = np.float64 if dtype == np.float64 else np.float32
+    held: np.ndarray = centres.astype(dtype).astype(wide)
+    return Codebook(np.unique(held + 0.0))

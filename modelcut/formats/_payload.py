@@ -67,7 +67,7 @@ def pack(values: np.ndarray, encoding: Encoding, coder: Coder) -> Packed:
     values = values if values.flags.c_contiguous else np.ascontiguousarray(values)
     ways: list[Callable[[], bytes]] = []
     alphabet = encoding.symbols
-    if alphabet is not None and alphabet <= symbols.MOST_SYMBOLS:
+    if values.ndim and alphabet is not None and alphabet <= symbols.MOST_SYMBOLS:
         ways.append(lambda: bytes([_CODES]) + _blocks(values, _coding(values, encoding, coder)))
     palette = _palette(values)
     if palette is not None:
@@ -245,7 +245,8 @@ def _alphabet(encoding: Encoding) -> int:
 
 def _palette(values: np.ndarray) -> np.ndarray | None:
     """The different bit patterns, 0 the first; None where they are too many to pay."""
-    known = np.unique(np.append(_sample(values), 0))
+    sample = _sample(values)
+    known = np.unique(np.append(sample, np.zeros(1, sample.dtype)))
     if known.size > _MOST_PALETTE or 2 * known.size > values.size:
         return None
     for rows in row_blocks(values.shape):

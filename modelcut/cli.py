@@ -27,6 +27,7 @@ COMMANDS = {
     "quantize": "Store weights in fewer bits.",
     "factorize": "Split layers into products of smaller ones.",
     "finetune": "Train on, keeping what was cut.",
+    "export": "Make a .tflite for LiteRT on phones and microcontrollers.",
     "eval": "Measure a model on a CSV, alone or against another.",
     "sensitivity": "Measure what each layer alone can bear.",
     "inspect": "Show what is in a model file.",

@@ -217,6 +217,8 @@ class Origin:
         dialect: "keras1", "keras2" or "keras3": who can load it, and which engine runs it.
         writer: the version that the file says wrote it, such as "keras 2.2.4-tf".
         weights_only: there is no architecture in the file.
+        runnable: an engine can run the file though modelcut has no architecture of it.
+        code: what in such a file would run code of its own, in words.
         dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
         warnings: what a user should know about the file.
         training: the training configuration as text, where it is not part of the architecture.
@@ -229,6 +231,8 @@ class Origin:
     dialect: str
     writer: str
     weights_only: bool = False
+    runnable: bool = False
+    code: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     training: str = ""

@@ -7,10 +7,12 @@ the written file. Nothing appears at the output's place before all of it is done
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 from modelcut import __version__, formats, graph, safety
 from modelcut.budget import Budgeted
 from modelcut.digest import Digest, sha256, size
-from modelcut.errors import InputError, ModelcutError, UsageError
+from modelcut.errors import InputError, ModelcutError, UnsafeError, UsageError
 from modelcut.lab import Lab
 from modelcut.measure import Meter
 from modelcut.model import Model
@@ -53,6 +55,7 @@ class Job:
         test: CSV to evaluate both models on; None: no evaluation.
         train: CSV for the steps that train; None: none given.
         validate: CSV for the steps that search; None: a share of `train` is set aside.
+        calibrate: CSV with the rows that a .tflite is calibrated on; None: none given.
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
@@ -67,6 +70,7 @@ class Job:
     test: Path | None = None
     train: Path | None = None
     validate: Path | None = None
+    calibrate: Path | None = None
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
@@ -85,7 +89,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         ModelcutError: with the exit code; nothing is left behind.
     """
     _check_needs(job.recipe, job.train, job.validate, job.test)
-    data = (job.test, job.train, job.validate)
+    data = (job.test, job.train, job.validate, job.calibrate)
     inputs = [job.model, *(path for path in data if path is not None)]
     for path in inputs:
         safety.check_path(path)
@@ -94,8 +98,9 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         writer = formats.for_output(job.output, model)
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
-        if job.test is not None:
+        if job.test is not None or formats.needs_engine(writer):
             _check_runnable(model, job.trust)
+        _check_export(job, needed=formats.needs_engine(writer))
         lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
             target = outputs.add(job.output)
@@ -112,11 +117,14 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                     compression=job.compression,
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
+                    convert=partial(_convert, job, _provenance(job, model, digest)),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
                 ),
             )
             _measure_rest(models, meters)
-            _check_written(models[-1], target, job.output)
+            made = formats.needs_engine(writer)
+            if not made:
+                _check_written(models[-1], target, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -136,11 +144,13 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "sha256": sha256(target),
                 "compression": job.compression,
                 "dropped": list(written.dropped),
+                **({"litert": dict(written.facts)} if written.facts else {}),
             }
             if job.test is not None:
                 say("evaluating")
+                result = formats.open_model(target) if made else models[-1]
                 report["evaluation"] = evaluate(
-                    job.recipe, job.test, [(job.model, model), (target, models[-1])], job.trust
+                    job.recipe, job.test, [(job.model, model), (target, result)], job.trust
                 )
             report["warnings"] = [
                 *warnings,
@@ -373,6 +383,12 @@ def _check_runnable(model: Model, trust: Trust) -> None:
     """Refuses what an engine must not be started on."""
     from modelcut import laboratory
 
+    if model.origin.runnable:
+        if model.origin.code and not trust.all:
+            raise UnsafeError(
+                f"{model.origin.path}: needs {model.origin.code[0]}", "--trust runs it all the same"
+            )
+        return
     laboratory.check_runnable(
         model,
         trust=trust.all,
@@ -413,6 +429,46 @@ def open_laboratory(
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,
+    )
+
+
+def _check_export(job: Job, *, needed: bool) -> None:
+    """Holds what a .tflite needs against what was given."""
+    options = job.recipe.head.export
+    if needed and options.calibrated and job.calibrate is None:
+        raise UsageError(
+            f"a .tflite of type {options.type} needs calibration rows",
+            "add --calibrate FILE.csv, with rows like those of the training",
+        )
+    if needed and not options.calibrated and job.calibrate is not None:
+        raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
+
+
+def _convert(
+    job: Job, provenance: Mapping[str, Any], scratch: Model, target: Path, name: str
+) -> Mapping[str, Any]:
+    """Has a .tflite made of a model in its own format."""
+    from modelcut import laboratory
+    from modelcut.engines import litert
+
+    options = job.recipe.head.export
+    return litert.convert(
+        {
+            "source": str(scratch.origin.path),
+            "shown": str(job.model),
+            "dialect": scratch.origin.dialect,
+            "suffix": laboratory.SUFFIXES[scratch.origin.format],
+            "trust": job.trust.all,
+            "custom_objects": job.trust.custom_objects,
+            "target": str(target),
+            "type": options.type,
+            "io": options.io,
+            "samples": options.samples,
+            "calibrate": str(job.calibrate) if job.calibrate else None,
+            "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
+            "metadata": name,
+            "provenance": json.dumps(provenance, sort_keys=True),
+        }
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from modelcut.data import InputSpec
-from modelcut.errors import InputError, ResourceError, UsageError
+from modelcut.errors import InputError, ModelcutError, ResourceError, UsageError
 from modelcut.safety import printable
 
 
@@ -95,7 +95,7 @@ def open_network(
         InputError: the engine cannot load it; one line of its reason.
         ResourceError: out of memory.
     """
-    module = "keras3" if dialect == "keras3" else "tf_keras"
+    module = dialect if dialect in ("keras3", "litert") else "tf_keras"
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
         _prepare(folder)
         # Keras tells formats by the name; ours are told by content.
@@ -106,6 +106,8 @@ def open_network(
             if seed is not None:
                 engine.set_seed(seed)
             network: Network = engine.load(link, loss, trust, dict(custom_objects or {}))
+        except ModelcutError:
+            raise
         except MemoryError:
             raise ResourceError(
                 f"{name or path}: out of memory while loading the network"

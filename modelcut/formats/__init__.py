@@ -18,7 +18,7 @@ from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
 from modelcut.safety import printable
 
-_MODULES = ("hdf5", "keras_zip")
+_MODULES = ("hdf5", "keras_zip", "litert")
 
 Compression = Literal["none", "fast", "best"]
 
@@ -32,12 +32,15 @@ class WriteOptions:
         keep_optimizer: keep the optimizer's state; refused where a shape changed.
         provenance: plain JSON data to be kept in the file's one entry of that kind.
         meter: gives the meter that watches a tensor, or None.
+        convert: has an engine make a file of a model that was read from a scratch file (the model,
+            where to, the name of the entry for the provenance), and gives facts about it.
     """
 
     compression: Compression = "fast"
     keep_optimizer: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     meter: Callable[[Tensor], Meter | None] = lambda _: None
+    convert: Callable[[Model, Path, str], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class Written:
         stored: tensor name -> bytes that its values take in the file.
         encodings: tensor name -> the encoding its values ended with.
         dropped: what was left out, in words.
+        facts: about a file that an engine made.
     """
 
     stored: dict[str, int]
     encodings: dict[str, Encoding]
     dropped: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Format(Protocol):
@@ -89,6 +94,11 @@ def module(name: str) -> Format:
     return cast("Format", import_module(f"modelcut.formats.{name}"))
 
 
+def needs_engine(one: Format) -> bool:
+    """Whether a file of this format is made by an engine, which must be handed to its writer."""
+    return bool(getattr(one, "NEEDS_ENGINE", False))
+
+
 def open_model(path: Path) -> Model:
     """Recognises a file by its content and reads it.
 
@@ -111,7 +121,7 @@ def open_model(path: Path) -> Model:
                 ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
-        "it reads Keras .h5/.hdf5 and .keras files",
+        "it reads Keras .h5/.hdf5 and .keras files, and LiteRT's .tflite",
     )
 
 

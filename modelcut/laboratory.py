@@ -179,7 +179,8 @@ def error_in(loss: str | None) -> str:
 
 def loss_of(model: Model) -> str | None:
     """The loss that the model was compiled with, as the file says it."""
-    assert model.architecture is not None
+    if model.architecture is None:
+        return None
     training: Any = model.architecture.root.get("compile_config")
     if model.origin.training:
         training = safety.load_json(

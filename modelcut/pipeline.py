@@ -7,10 +7,12 @@ the written file. Nothing appears at the output's place before all of it is done
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ class Job:
         test: CSV to evaluate both models on; None: no evaluation.
         train: CSV for the steps that train; None: none given.
         validate: CSV for the steps that search; None: a share of `train` is set aside.
+        calibrate: CSV with the rows that a .tflite is calibrated on; None: none given.
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
@@ -70,6 +73,7 @@ class Job:
     test: Path | None = None
     train: Path | None = None
     validate: Path | None = None
+    calibrate: Path | None = None
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
@@ -90,7 +94,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         ModelcutError: with the exit code; nothing is left behind.
     """
     _check_needs(job.recipe, job.train, job.validate, job.test)
-    data = (job.test, job.train, job.validate)
+    data = (job.test, job.train, job.validate, job.calibrate)
     inputs = [job.model, *(path for path in data if path is not None)]
     for path in inputs:
         safety.check_path(path)
@@ -104,8 +108,9 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
-        if job.test is not None:
+        if job.test is not None or formats.needs_engine(writer):
             _check_runnable(model, job.trust)
+        _check_export(job, needed=formats.needs_engine(writer))
         lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
             target = outputs.add(job.output, folder=formats.is_folder(writer))
@@ -126,11 +131,14 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                     coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
+                    convert=partial(_convert, job, _provenance(job, model, digest)),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
                 ),
             )
             _measure_rest(models, meters)
-            again = _check_written(models[-1], target, job.output)
+            again = formats.open_model(target)
+            if not formats.needs_engine(writer):
+                _check_same(models[-1], again, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -151,6 +159,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "sha256": sha256(target),
                 "compression": None if written.coders else job.compression or "fast",
                 "dropped": list(written.dropped),
+                **({"litert": dict(written.facts)} if written.facts else {}),
             }
             if job.test is not None:
                 say("evaluating")
@@ -468,6 +477,46 @@ def _check_options(job: Job, writer: formats.Format) -> None:
         raise UsageError("--compression: a packed file has its own", "choose with --coder")
 
 
+def _check_export(job: Job, *, needed: bool) -> None:
+    """Holds what a .tflite needs against what was given."""
+    options = job.recipe.head.export
+    if needed and options.calibrated and job.calibrate is None:
+        raise UsageError(
+            f"a .tflite of type {options.type} needs calibration rows",
+            "add --calibrate FILE.csv, with rows like those of the training",
+        )
+    if needed and not options.calibrated and job.calibrate is not None:
+        raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
+
+
+def _convert(
+    job: Job, provenance: Mapping[str, Any], scratch: Model, target: Path, name: str
+) -> Mapping[str, Any]:
+    """Has a .tflite made of a model in its own format."""
+    from modelcut import laboratory
+    from modelcut.engines import litert
+
+    options = job.recipe.head.export
+    return litert.convert(
+        {
+            "source": str(scratch.origin.path),
+            "shown": str(job.model),
+            "dialect": scratch.origin.dialect,
+            "suffix": laboratory.SUFFIXES[scratch.origin.format],
+            "trust": job.trust.all,
+            "custom_objects": job.trust.custom_objects,
+            "target": str(target),
+            "type": options.type,
+            "io": options.io,
+            "samples": options.samples,
+            "calibrate": str(job.calibrate) if job.calibrate else None,
+            "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
+            "metadata": name,
+            "provenance": json.dumps(provenance, sort_keys=True),
+        }
+    )
+
+
 def _architecture_text(model: Model) -> str:
     return model.architecture.text if model.architecture is not None else ""
 
@@ -493,9 +542,8 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_written(model: Model, written: Path, output: Path) -> Model:
-    """Reads the written file again, as a stranger's: layers, names and shapes must be there."""
-    again = formats.open_model(written)
+def _check_same(model: Model, again: Model, output: Path) -> None:
+    """Holds the written file, read as a stranger's, against what was meant: layers and shapes."""
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
     found = {(tensor.name, tensor.shape) for tensor in again.tensors}
     if meant != found:
@@ -504,7 +552,6 @@ def _check_written(model: Model, written: Path, output: Path) -> Model:
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
             "this is a mistake of modelcut: please report it with the input",
         )
-    return again
 
 
 def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:

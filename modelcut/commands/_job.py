@@ -12,6 +12,7 @@ import typer
 from modelcut import flags
 from modelcut.data import DataOptions
 from modelcut.errors import ExitCode, UsageError
+from modelcut.export import ExportOptions
 from modelcut.gates import Gates
 from modelcut.recipe import Head, Recipe
 
@@ -60,6 +61,8 @@ JOB = (
         "CSV for the steps that search; else a tenth of --train is set aside.",
         metavar="CSV",
     ),
+    flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
+    *flags.of_models([ExportOptions]),
     flags.option("seed", "For everything random.", metavar="INT"),
 )
 
@@ -73,6 +76,9 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
         fields["data"] = flags.build(DataOptions, {**fields.get("data", {}), **data})
     if gates:
         fields["gates"] = flags.build(Gates, {**fields.get("gates", {}), **gates})
+    export = flags.fields_given(ExportOptions, values)
+    if export:
+        fields["export"] = flags.build(ExportOptions, {**fields.get("export", {}), **export})
     for name in ("seed", "task"):
         if values.get(name) is not None:
             fields[name] = values[name]
@@ -109,6 +115,10 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
+        if output.suffix.lower() != ".tflite":
+            for name in ("type", "io", "samples", "calibrate"):
+                if values.get(name) is not None:
+                    raise UsageError(f"--{name} is for a .tflite", f"not for {output.name}")
         report = pipeline.run(
             pipeline.Job(
                 model,
@@ -116,6 +126,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 output,
                 test=path_of(values.get("test")),
                 train=path_of(values.get("train")),
+                calibrate=path_of(values.get("calibrate")),
                 validate=path_of(values.get("validate")),
                 trust=trust,
                 force=bool(values.get("force")),

@@ -1,10 +1,10 @@
 """One module a file format; each offers `sniff`, `read`, `write`, found here by content or name.
 
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
-`Format`; one whose models are folders sets `FOLDER`, one that cannot follow an edit of the
-architecture says why in `FIXED_GRAPH`, and one that keeps a network which is not built from an
-architecture has a `check_runnable` of its own. Adding a format is adding a module and
-its name to `_MODULES`.
+`Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
+(Keras cannot open them), `NEEDS_ENGINE` (an engine makes them), `FIXED_GRAPH` (why it cannot follow
+an edit of the architecture), and `check_runnable` where the network is not built from an
+architecture. Adding a format is adding a module and its name to `_MODULES`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
 from modelcut.safety import printable
 
-_MODULES = ("hdf5", "keras_zip", "saved_model", "mcut")
+_MODULES = ("hdf5", "keras_zip", "saved_model", "mcut", "litert")
 
 Compression = Literal["none", "fast", "best"]
 
@@ -55,6 +55,8 @@ class WriteOptions:
         provenance: plain JSON data to be kept in the file's one entry of that kind.
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
+        convert: has an engine make a file of a model that was read from a scratch file (the model,
+            where to, the name of the entry for the provenance), and gives facts about it.
     """
 
     compression: Compression = "fast"
@@ -63,6 +65,7 @@ class WriteOptions:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     meter: Callable[[Tensor], Meter | None] = lambda _: None
     hollow: Hollow | None = None
+    convert: Callable[[Model, Path, str], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ class Written:
         encodings: tensor name -> the encoding its values ended with.
         dropped: what was left out, in words.
         coders: tensor name -> the entropy coder that wrote it; empty for formats that have none.
+        facts: about a file that an engine made.
     """
 
     stored: dict[str, int]
     encodings: dict[str, Encoding]
     dropped: tuple[str, ...] = ()
     coders: dict[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Format(Protocol):
@@ -155,6 +160,11 @@ def module(name: str) -> Format:
     return cast("Format", import_module(f"modelcut.formats.{name}"))
 
 
+def needs_engine(one: Format) -> bool:
+    """Whether a file of this format is made by an engine, which must be handed to its writer."""
+    return bool(getattr(one, "NEEDS_ENGINE", False))
+
+
 def open_model(path: Path) -> Model:
     """Recognises a file by its content and reads it.
 
@@ -177,7 +187,7 @@ def open_model(path: Path) -> Model:
                 ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
-        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders and .mcut",
+        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders, .mcut and .tflite",
     )
 
 
@@ -189,11 +199,11 @@ def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
         path: of a model, perhaps packed: it is then unpacked for as long as it is needed.
     """
     kind = next((module(name) for name in _MODULES if module(name).sniff(path)), None)
-    if kind is None or is_folder(kind):
-        yield path, path.suffix if kind is None else ""
+    if kind is None:
+        yield path, path.suffix
         return
-    if isinstance(kind, Packable):
-        yield path, kind.SUFFIXES[0]
+    if not getattr(kind, "PACKED", False):
+        yield path, "" if is_folder(kind) else kind.SUFFIXES[0]
         return
     model = open_model(path)
     inner = module(model.origin.format)

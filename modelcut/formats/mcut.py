@@ -62,6 +62,7 @@ from modelcut.model import Model, Source, Tensor
 
 NAME = "mcut"
 SUFFIXES = (".mcut",)
+PACKED = True
 
 _MAGIC = b"\x89MCUT"
 _VERSION = 1

@@ -17,6 +17,7 @@ from typing import Any
 
 from modelcut import __version__, formats, graph, safety
 from modelcut.budget import Budgeted
+from modelcut.coding import Coder
 from modelcut.digest import Digest, sha256, size
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.lab import Lab
@@ -56,9 +57,11 @@ class Job:
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
-        compression: none, fast or best.
+        compression: none, fast or best; None: the default.
+        coder: of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state.
         report: write NAME.report.json and NAME.report.md beside the output.
+        lossless: only the container changes: what the input says of its making is kept as it is.
     """
 
     model: Path
@@ -70,9 +73,11 @@ class Job:
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
-    compression: formats.Compression = "fast"
+    compression: formats.Compression | None = None
+    coder: Coder | None = None
     keep_optimizer: bool = False
     report: bool = True
+    lossless: bool = False
 
 
 Say = Callable[[str], None]
@@ -92,6 +97,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
+        _check_options(job, writer)
         fixed = getattr(writer, "FIXED_GRAPH", "")
         for index, step in enumerate(job.recipe.steps if fixed else ()):
             if "graph" in step.needs and model.architecture is not None:
@@ -116,7 +122,8 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 models[-1],
                 target,
                 formats.WriteOptions(
-                    compression=job.compression,
+                    compression=job.compression or "fast",
+                    coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
@@ -132,6 +139,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 meters,
                 written.stored,
                 written.encodings,
+                written.coders,
                 (graph.macs(model), graph.macs(models[-1])),
             )
             report = describe(passage, job.model, target, digest, job.recipe)
@@ -141,7 +149,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "format": writer.NAME,
                 "bytes": size(target),
                 "sha256": sha256(target),
-                "compression": job.compression,
+                "compression": None if written.coders else job.compression or "fast",
                 "dropped": list(written.dropped),
             }
             if job.test is not None:
@@ -200,6 +208,7 @@ def describe(
     """The report as far as it does not need the network to run."""
     model = passage.models[0]
     stages = build.ledger(passage)
+    coded = build.coded(passage, stages[-1])
     file_bytes = (size(source), size(target) if target else None)
     report: dict[str, Any] = {
         "schema": build.SCHEMA,
@@ -208,7 +217,7 @@ def describe(
         "host": {"machine": platform.machine(), "system": platform.system()},
         "input": {
             "path": str(source),
-            "format": model.origin.format,
+            "format": model.origin.container or model.origin.format,
             "dialect": model.origin.dialect,
             "writer": model.origin.writer,
             "bytes": file_bytes[0],
@@ -218,7 +227,7 @@ def describe(
         "recipe": recipe.to_dict() if recipe else None,
         "seed": recipe.head.seed if recipe else None,
         "sizes": build.sizes(passage, stages, file_bytes),
-        "ledger": stages,
+        "ledger": [*stages, *coded],
         "steps": build.step_rows(passage),
         "layers": build.layers(passage),
         "evaluation": None,
@@ -241,18 +250,21 @@ def evaluate(
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     folders = [path for path, model in candidates if model.origin.format == "saved_model"]
     without = [path for path, _ in candidates if folders and path not in folders]
-    networks = [
-        engines.open_network(
-            path,
-            model.origin.dialect,
-            suffix=laboratory.SUFFIXES[model.origin.format],
-            loss=laboratory.loss_of(model),
-            trust=trust.all,
-            custom_objects=custom,
-            signature=recipe.head.data.signature if path not in without else None,
-        )
-        for path, model in candidates
-    ]
+    networks = []
+    for path, model in candidates:
+        with formats.plain_file(path) as (file, suffix):
+            networks.append(
+                engines.open_network(
+                    file,
+                    model.origin.dialect,
+                    suffix=suffix,
+                    loss=laboratory.loss_of(model),
+                    trust=trust.all,
+                    custom_objects=custom,
+                    signature=recipe.head.data.signature if path not in without else None,
+                    name=str(path),
+                )
+            )
     task = None if recipe.head.task == "auto" else recipe.head.task
     results, agreement = evaluation.evaluate(networks, test, recipe.head.data, task=task)
     parts = [result.to_dict() for result in results]
@@ -349,6 +361,24 @@ def assess(
     return report
 
 
+def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
+    """A model of any kind that modelcut reads as a Keras model; see `modelcut.load`."""
+    from modelcut import engines
+
+    safety.check_path(path)
+    model = formats.open_model(path)
+    _check_runnable(model, Trust(trust, "given" if custom_objects else ""))
+    with formats.plain_file(path) as (file, suffix):
+        network: Any = engines.open_network(
+            file,
+            model.origin.dialect,
+            suffix=suffix,
+            trust=trust,
+            custom_objects=custom_objects,
+        )
+    return network.model
+
+
 def _check_needs(
     recipe: Recipe,
     train: Path | None,
@@ -429,6 +459,15 @@ def open_laboratory(
     )
 
 
+def _check_options(job: Job, writer: formats.Format) -> None:
+    """Refuses options that the output's format has no use for."""
+    packs = writer.NAME == "mcut"
+    if job.coder is not None and not packs:
+        raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
+    if job.compression is not None and packs:
+        raise UsageError("--compression: a packed file has its own", "choose with --coder")
+
+
 def _architecture_text(model: Model) -> str:
     return model.architecture.text if model.architecture is not None else ""
 
@@ -477,6 +516,8 @@ def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
         "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
     }
     earlier = list(model.origin.provenance.get("history", []))
+    if job.lossless and earlier:
+        return dict(model.origin.provenance)
     return {"history": [*earlier, entry]}
 
 
@@ -492,7 +533,8 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
-        return bool(formats.open_model(path).origin.provenance)
+        origin = formats.open_model(path).origin
+        return bool(origin.provenance or origin.container)
     return False
 
 

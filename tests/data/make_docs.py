@@ -95,8 +95,13 @@ def bench() -> str:
     return done.stdout.replace("\n### ", "\n**").replace("\n\n|", "**\n\n|").strip()
 
 
+def methods() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "methods.py")]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
 SECTIONS = ("prune", "quantize", "eval")
-MEASURED = {"demo": demo, "bench": bench}
+MEASURED = {"demo": demo, "methods": methods, "bench": bench}
 TABLES = {"steps": step_tables, "gates": gate_table, "data": data_table}
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ name for one that is not known.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -160,7 +161,9 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     if not isinstance(item, dict):
         problems.add(path, f"a step looks like '- prune: magnitude', not like a {_kind(item)}")
         return None
-    families = _families(item)
+    families = [key for key in item if key in steps.families()]
+    if len(families) > 1:
+        families = _with_own_fields(item, families)
     if len(families) != 1:
         if families:
             problems.add(path, f"one step names {' and '.join(families)}: make it several steps")
@@ -192,18 +195,20 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     return problems.validate(cls, fields, place, list(cls.model_fields))
 
 
-def _families(item: Mapping[str, Any]) -> list[str]:
-    """The families that a step names; a field may be called like one too (finetune's `prune`)."""
-    named = [key for key in item if key in steps.families()]
-    whole = [family for family in named if set(named) - {family} <= _fields_of(family, item)]
-    return whole if len(named) > 1 and len(whole) == 1 else named
-
-
-def _fields_of(family: str, item: Mapping[str, Any]) -> set[str]:
-    method = item[family] if isinstance(item[family], str) else steps.DEFAULT_METHOD[family]
-    if method not in steps.methods(family):
-        return set()
-    return set(steps.find(family, method).model_fields)
+def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
+    """Of several families that a step names: the one of which the others are fields."""
+    found = []
+    for family in families:
+        others = [other for other in families if other != family]
+        if not all(isinstance(item[other], dict) for other in others):
+            continue
+        method = item[family]
+        if isinstance(method, dict):
+            method = method.get("method", steps.DEFAULT_METHOD[family])
+        with contextlib.suppress(RecipeError):
+            if set(others) <= set(steps.find(family, str(method)).model_fields):
+                found.append(family)
+    return found if len(found) == 1 else families
 
 
 class _Problems:

@@ -4,8 +4,7 @@
 
 Trains a dense network (kept in `.cache/lenet`), applies `NETWORK.yaml` of this folder to it, and
 prints test errors and ratios: the float32 bytes of all parameters by the bytes of the packed file.
-The settings must be chosen on a validation part of the training set; the test set is only looked
-at here.
+Settings must be chosen on a validation part of the training set: the test set is looked at here.
 """
 
 from __future__ import annotations

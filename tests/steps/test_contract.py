@@ -76,6 +76,7 @@ CASES = [
 
 
 def context(model, index=0):
+    """With a laboratory for the steps that need one."""
     return Context(index=index, lab=toy_lab(model))
 
 

@@ -18,8 +18,8 @@ SEQUENTIAL = MODELS / "keras3_sequential.h5"
 def rows(tmp_path_factory):
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("rows") / "rows.csv"
-    lines = ["a,b,c,d,label"]
-    lines += [",".join(f"{v:.3f}" for v in rng.normal(size=4)) + f",{i % 3}" for i in range(40)]
+    lines = ["a,b,c,d,e,f,g,h,label"]
+    lines += [",".join(f"{v:.3f}" for v in rng.normal(size=8)) + f",{i % 3}" for i in range(40)]
     path.write_text("\n".join(lines))
     return path
 
@@ -42,6 +42,10 @@ def test_a_float_file_predicts_as_the_writer_did(name, tmp_path, modelcut, rows)
     expected = next(recorded[key] for key in sorted(recorded.files) if key.startswith("output"))
     np.testing.assert_allclose(network.predict(inputs)[0], expected, rtol=1e-4, atol=1e-5)
     assert model.origin.provenance["history"]
+    # Alone, too, it is known to end in probabilities: the loss is the same.
+    alone = json.loads(modelcut("eval", out, "--test", rows, "--json").out)["evaluation"]["after"]
+    beside = report["evaluation"]["after"]["metrics"]
+    assert alone["metrics"]["log_loss"] == pytest.approx(beside["log_loss"])
 
 
 def test_int8_in_and_out_is_the_same_every_time_and_gates_hold(tmp_path, modelcut, rows):

@@ -104,7 +104,8 @@ class _Runner:
         """What makes an output, looking through the operators that only change its type."""
         index = entry["index"]
         for operator in reversed(self._it._get_ops_details()):
-            if index in operator["outputs"]:
+            # XNNPACK stands as one operator more, beside those that it runs.
+            if index in operator["outputs"] and operator["op_name"] != "DELEGATE":
                 name = operator["op_name"]
                 if name not in ("DEQUANTIZE", "QUANTIZE"):
                     return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(name)

@@ -30,7 +30,7 @@ class Buffer:
     def __init__(self, data: np.ndarray, where: str) -> None:
         self.data = data
         self.where = where
-        self._view = memoryview(data.data)
+        self._view = data.data
         self._left = MAX_TABLES
 
     def unpack(self, form: str, at: int) -> Any:

@@ -41,7 +41,7 @@ def decode(reader: Reader, size: int, alphabet: int) -> np.ndarray:
     """The inverse of `encode`; reads to the end of the stream.
 
     Returns:
-        uint16, shape (size,).
+        int32, shape (size,).
 
     Raises:
         CodingError: no encoder wrote this.
@@ -55,7 +55,7 @@ def decode(reader: Reader, size: int, alphabet: int) -> np.ndarray:
     found = coder.decode(_model(shares), size)
     if not coder.is_empty():
         raise CodingError("a stream does not end where it should")
-    return found.astype(np.uint16)
+    return found
 
 
 def _choose(counts: np.ndarray) -> tuple[bytes, np.ndarray]:

@@ -7,7 +7,6 @@ coder spends a fraction of a bit on the common symbol and needs no runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -27,42 +26,77 @@ _ESCAPE = 255
 _GEOMETRIC, _LISTED = range(2)
 
 
-@dataclass(frozen=True)
 class Symbols:
-    """A block of symbols, by the places of those that are not the common one.
+    """A block of symbols, as all of them or as the places of those that are not the common one.
 
     Attributes:
         size: how many symbols.
         alphabet: symbols are below it.
-        common: the symbol everywhere else.
-        places: int64, ascending.
-        values: unsigned, at the places; none is `common`.
+        whole: all symbols, shape (size,), where they are at hand; None where `places` were given.
     """
 
-    size: int
-    alphabet: int
-    common: int
-    places: np.ndarray
-    values: np.ndarray
+    def __init__(
+        self,
+        size: int,
+        alphabet: int,
+        common: int = 0,
+        places: np.ndarray | None = None,
+        values: np.ndarray | None = None,
+        whole: np.ndarray | None = None,
+    ) -> None:
+        """Either `whole`, or the others.
+
+        Args:
+            size: how many symbols.
+            alphabet: symbols are below it.
+            common: the symbol everywhere but at the places.
+            places: int64, ascending.
+            values: unsigned, at the places; none is `common`.
+            whole: all symbols.
+        """
+        self.size = size
+        self.alphabet = alphabet
+        self.whole = whole
+        if whole is None:
+            assert places is not None
+            assert values is not None
+            self.common, self.places, self.values = common, places, values
 
     @classmethod
     def of(cls, symbols: np.ndarray, alphabet: int) -> Symbols:
-        """From an array of unsigned symbols, any shape."""
+        """From an array of symbols, any shape."""
         flat = symbols.reshape(-1)
-        counts = np.bincount(flat, minlength=alphabet)
-        common = int(counts.argmax())
-        places = np.flatnonzero(flat != common)
-        return cls(flat.size, alphabet, common, places, flat[places])
+        return cls(flat.size, alphabet, whole=flat)
 
     @cached_property
     def counts(self) -> np.ndarray:
         """How often each symbol occurs."""
+        if self.whole is not None:
+            return np.bincount(self.whole, minlength=self.alphabet)
         counts = np.bincount(self.values, minlength=self.alphabet)
         counts[self.common] += self.size - self.values.size
         return counts
 
+    @cached_property
+    def common(self) -> int:
+        """The most frequent symbol, or the one that was given as such."""
+        return int(self.counts.argmax())
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Where the other symbols are: int64, ascending."""
+        return np.flatnonzero(self.whole != self.common)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The symbols at the places."""
+        assert self.whole is not None
+        return self.whole[self.places]
+
     def dense(self, dtype: type[np.number]) -> np.ndarray:
         """All symbols, shape (size,)."""
+        if self.whole is not None:
+            return self.whole.astype(dtype, copy=False)
         full = np.full(self.size, self.common, dtype)
         full[self.places] = self.values
         return full
@@ -112,14 +146,10 @@ def decode(data: bytes | memoryview, size: int, alphabet: int) -> Symbols:
         return _read_runs(reader, size, alphabet)
     if kind == _PLAIN:
         lengths = _read_lengths(reader, alphabet)
-        return _of_dense(huffman.decode(reader, size, lengths), alphabet)
+        return Symbols.of(huffman.decode(reader, size, lengths), alphabet)
     if kind == _RANGE:
-        return _of_dense(ranged.decode(reader, size, alphabet), alphabet)
+        return Symbols.of(ranged.decode(reader, size, alphabet), alphabet)
     raise CodingError("a stream is of an unknown kind")
-
-
-def _of_dense(found: np.ndarray, alphabet: int) -> Symbols:
-    return Symbols.of(found, alphabet)
 
 
 def _range(symbols: Symbols) -> bytes:

@@ -69,10 +69,8 @@ def pack(values: np.ndarray, encoding: Encoding, coder: Coder) -> Packed:
     alphabet = encoding.symbols
     if values.ndim and alphabet is not None and alphabet <= symbols.MOST_SYMBOLS:
         ways.append(lambda: bytes([_CODES]) + _blocks(values, _coding(values, encoding, coder)))
-    palette = _palette(values)
-    if palette is not None:
-        ways.append(lambda: _with_palette(values, palette, coder))
-    if 10 * np.count_nonzero(_sample(values)) <= 9 * min(values.size, _SAMPLE) or not ways:
+    ways.append(lambda: _with_palette(values, coder))
+    if 10 * np.count_nonzero(_sample(values)) <= 9 * min(values.size, _SAMPLE):
         ways.append(lambda: bytes([_KEPT]) + _blocks(values, _keeping(values, coder)))
     ways.append(
         lambda: bytes([_RAW]) + _blocks(values, lambda rows: raw.encode(_part(values, rows)))
@@ -124,9 +122,7 @@ def unpack(
         elif way == _PALETTE:
             assert palette is not None
             found = symbols.decode(data, target.size, palette.size)
-            flat = target.reshape(-1)
-            flat[:] = palette[found.common]
-            flat[found.places] = palette[found.values]
+            _place(target, found, palette)
         elif way == _CODES:
             found = symbols.decode(data, target.size, _alphabet(encoding))
             _decode(target, found, encoding, rows)
@@ -225,15 +221,23 @@ def _uniform(inner: Encoding) -> bool:
 
 
 def _decode(target: np.ndarray, found: Symbols, encoding: Encoding, rows: slice) -> None:
-    if isinstance(encoding, Sparse) and _uniform(encoding.inner) and found.common == 0:
-        flat = target.reshape(-1)
-        flat[:] = 0
-        if found.places.size:
-            codes = found.values.reshape(-1, *[1] * max(0, target.ndim - 1)) - np.uint16(1)
-            flat[found.places] = encoding.inner.decode(codes, target.dtype).reshape(-1)
+    if isinstance(encoding, Sparse) and _uniform(encoding.inner):
+        known = np.arange(found.alphabet - 1, dtype=np.uint16)
+        inner = encoding.inner.decode(known.reshape(-1, *[1] * (target.ndim - 1)), target.dtype)
+        _place(target, found, np.append(np.zeros(1, target.dtype), inner.reshape(-1)))
         return
     codes = found.dense(np.uint16).reshape(target.shape)
     target[...] = encoding.decode(codes, target.dtype, rows)
+
+
+def _place(target: np.ndarray, found: Symbols, table: np.ndarray) -> None:
+    """Puts the value that each symbol stands for into its place."""
+    flat = target.reshape(-1)
+    if found.whole is not None:
+        np.take(table, found.whole, out=flat, mode="clip")
+        return
+    flat[:] = table[found.common]
+    flat[found.places] = table[found.values]
 
 
 def _alphabet(encoding: Encoding) -> int:
@@ -261,7 +265,11 @@ def _palette(values: np.ndarray) -> np.ndarray | None:
     return known.astype(f"u{values.dtype.itemsize}")
 
 
-def _with_palette(values: np.ndarray, palette: np.ndarray, coder: Coder) -> bytes:
+def _with_palette(values: np.ndarray, coder: Coder) -> bytes:
+    palette = _palette(values)
+    if palette is None:
+        raise _Unfit
+
     def one(rows: slice) -> bytes:
         part = _bits(_part(values, rows))
         places = np.flatnonzero(part)

@@ -117,7 +117,7 @@ COMMANDS = ("prune", "quantize", "factorize", "run", "eval", "inspect", "recipe"
 def prune(cache: Path, repeat: int) -> None:
     """Magnitude pruning of VGG16 at 90 %, one threshold."""
     model, out = str(vgg16(cache)), cache / "out.h5"
-    options = ["--sparsity", "0.9", "-o", str(out), "-q", "--force"]
+    options = ["--sparsity", "0.9", "--scope", "global", "-o", str(out), "-q", "--force"]
     keras = [sys.executable, "-c", KERAS_PRUNE, model, str(out)]
     rows = [
         timed("cp", ["/bin/cp", model, str(out)], repeat, out),

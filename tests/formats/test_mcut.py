@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 
@@ -253,15 +254,19 @@ def test_a_wholly_pruned_giant_pads_its_payload(tmp_path, monkeypatch):
         assert not tensor.pull()[0].any()
 
 
+VERSION_1 = "67afb3d6a1deeb76a40fcd37f16464b42fcbdb2286928b0f4cb8bf40d35d316d"
+"""Names and values of the tensors in it, digested."""
+
+
 def test_a_file_of_version_1_still_reads(tmp_path):
     """Checked in when version 1 was made; it must read the same for ever."""
     model = formats.open_model(MODELS / "version1.mcut")
     whole = formats.open_model(MODELS / "keras3_cnn.h5")
-    expected = Recipe(steps_for(MODELS / "keras3_cnn.h5"))
-    models, _, _ = pipeline.fold(whole, expected, lambda _: None)
-    for a, b in zip(models[-1].tensors, model.tensors, strict=True):
-        assert a.pull()[0].tobytes() == b.pull()[0].tobytes(), a.name
-        assert a.pull()[1].label == b.encoding.label
+    found = hashlib.sha256()
+    for tensor in model.tensors:
+        found.update(tensor.name.encode() + tensor.pull()[0].tobytes())
+    assert found.hexdigest() == VERSION_1
+    assert {tensor.encoding.label for tensor in model.tensors} == {"sparse, int4", "dense"}
     assert model.architecture.text == whole.architecture.text
 
 

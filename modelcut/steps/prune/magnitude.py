@@ -41,8 +41,9 @@ class Magnitude(Budgeted, TensorStep):
         description="Remove weights nearer to the layer's mean than this many standard deviations.",
     )
     scope: Literal["layer", "global"] = Field(
-        default="global",
-        description="For sparsity: one threshold over all layers, or one for each layer.",
+        default="layer",
+        description="For sparsity: a threshold for each layer, or one over all layers, which suits "
+        "networks whose layers are of like scale; where BatchNorm follows, it can empty a layer.",
     )
 
     pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] | None = Field(

@@ -51,7 +51,7 @@ def test_global_sparsity_is_exact_over_all_layers(sparsity):
         "big": (rng.normal(size=(300, 50)).astype("float32"), None),
         "small": (0.2 * rng.normal(size=(50, 30)).astype("float32"), None),
     }
-    got, outcome = pruned(toy_model(kernels), sparsity=sparsity)
+    got, outcome = pruned(toy_model(kernels), sparsity=sparsity, scope="global")
     total = 300 * 50 + 50 * 30
     assert sum(np.count_nonzero(v == 0) for v in got.values()) == round(sparsity * total)
     every = np.concatenate([k.ravel() for k, _ in kernels.values()])
@@ -113,3 +113,14 @@ def test_an_override_leaves_the_common_ranking():
 def test_a_setting_that_removes_nothing_warns(toy):
     _, outcome = pruned(toy, sparsity=0)
     assert "removes nothing" in outcome.warnings[0]
+
+
+def test_without_a_scope_no_layer_is_emptied_for_the_others():
+    rng = np.random.default_rng(0)
+    kernels = {
+        "big": (rng.normal(size=(30, 20)).astype("float32"), None),
+        "small": (0.001 * rng.normal(size=(20, 10)).astype("float32"), None),
+    }
+    got, _ = pruned(toy_model(kernels), sparsity=0.8)
+    for values in got.values():
+        assert np.mean(values == 0) == 0.8

@@ -19,7 +19,7 @@ from modelcut.errors import InputError
 from modelcut.lab import Running
 from modelcut.model import Model, Tensor
 
-SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras", "saved_model": ""}
+SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras", "saved_model": "", "litert": ".tflite"}
 _BATCH = 1024
 
 

@@ -7,16 +7,19 @@ the written file. Nothing appears at the output's place before all of it is done
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from modelcut import __version__, formats, graph, safety
 from modelcut.budget import Budgeted
+from modelcut.coding import Coder
 from modelcut.digest import Digest, sha256, size
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.lab import Lab
@@ -53,12 +56,15 @@ class Job:
         test: CSV to evaluate both models on; None: no evaluation.
         train: CSV for the steps that train; None: none given.
         validate: CSV for the steps that search; None: a share of `train` is set aside.
+        calibrate: CSV with the rows that a .tflite is calibrated on; None: none given.
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
-        compression: none, fast or best.
+        compression: none, fast or best; None: the default.
+        coder: of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state.
         report: write NAME.report.json and NAME.report.md beside the output.
+        lossless: only the container changes: what the input says of its making is kept as it is.
     """
 
     model: Path
@@ -67,12 +73,15 @@ class Job:
     test: Path | None = None
     train: Path | None = None
     validate: Path | None = None
+    calibrate: Path | None = None
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
-    compression: formats.Compression = "fast"
+    compression: formats.Compression | None = None
+    coder: Coder | None = None
     keep_optimizer: bool = False
     report: bool = True
+    lossless: bool = False
 
 
 Say = Callable[[str], None]
@@ -85,21 +94,23 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         ModelcutError: with the exit code; nothing is left behind.
     """
     _check_needs(job.recipe, job.train, job.validate, job.test)
-    data = (job.test, job.train, job.validate)
+    data = (job.test, job.train, job.validate, job.calibrate)
     inputs = [job.model, *(path for path in data if path is not None)]
     for path in inputs:
         safety.check_path(path)
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
+        _check_options(job, writer)
         fixed = getattr(writer, "FIXED_GRAPH", "")
         for index, step in enumerate(job.recipe.steps if fixed else ()):
             if "graph" in step.needs and model.architecture is not None:
                 raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
-        if job.test is not None:
+        if job.test is not None or formats.needs_engine(writer):
             _check_runnable(model, job.trust)
+        _check_export(job, needed=formats.needs_engine(writer))
         lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
             target = outputs.add(job.output, folder=formats.is_folder(writer))
@@ -116,14 +127,18 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 models[-1],
                 target,
                 formats.WriteOptions(
-                    compression=job.compression,
+                    compression=job.compression or "fast",
+                    coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
+                    convert=partial(_convert, job, _provenance(job, model, digest)),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
                 ),
             )
             _measure_rest(models, meters)
-            again = _check_written(models[-1], target, job.output)
+            again = formats.open_model(target)
+            if not formats.needs_engine(writer):
+                _check_same(models[-1], again, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -132,6 +147,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 meters,
                 written.stored,
                 written.encodings,
+                written.coders,
                 (graph.macs(model), graph.macs(models[-1])),
             )
             report = describe(passage, job.model, target, digest, job.recipe)
@@ -141,8 +157,9 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "format": writer.NAME,
                 "bytes": size(target),
                 "sha256": sha256(target),
-                "compression": job.compression,
+                "compression": None if written.coders else job.compression or "fast",
                 "dropped": list(written.dropped),
+                **({"litert": dict(written.facts)} if written.facts else {}),
             }
             if job.test is not None:
                 say("evaluating")
@@ -200,6 +217,7 @@ def describe(
     """The report as far as it does not need the network to run."""
     model = passage.models[0]
     stages = build.ledger(passage)
+    coded = build.coded(passage, stages[-1])
     file_bytes = (size(source), size(target) if target else None)
     report: dict[str, Any] = {
         "schema": build.SCHEMA,
@@ -208,7 +226,7 @@ def describe(
         "host": {"machine": platform.machine(), "system": platform.system()},
         "input": {
             "path": str(source),
-            "format": model.origin.format,
+            "format": model.origin.container or model.origin.format,
             "dialect": model.origin.dialect,
             "writer": model.origin.writer,
             "bytes": file_bytes[0],
@@ -218,7 +236,7 @@ def describe(
         "recipe": recipe.to_dict() if recipe else None,
         "seed": recipe.head.seed if recipe else None,
         "sizes": build.sizes(passage, stages, file_bytes),
-        "ledger": stages,
+        "ledger": [*stages, *coded],
         "steps": build.step_rows(passage),
         "layers": build.layers(passage),
         "evaluation": None,
@@ -241,18 +259,21 @@ def evaluate(
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     folders = [path for path, model in candidates if model.origin.format == "saved_model"]
     without = [path for path, _ in candidates if folders and path not in folders]
-    networks = [
-        engines.open_network(
-            path,
-            model.origin.dialect,
-            suffix=laboratory.SUFFIXES[model.origin.format],
-            loss=laboratory.loss_of(model),
-            trust=trust.all,
-            custom_objects=custom,
-            signature=recipe.head.data.signature if path not in without else None,
-        )
-        for path, model in candidates
-    ]
+    networks = []
+    for path, model in candidates:
+        with formats.plain_file(path) as (file, suffix):
+            networks.append(
+                engines.open_network(
+                    file,
+                    model.origin.dialect,
+                    suffix=suffix,
+                    loss=laboratory.loss_of(model),
+                    trust=trust.all,
+                    custom_objects=custom,
+                    signature=recipe.head.data.signature if path not in without else None,
+                    name=str(path),
+                )
+            )
     task = None if recipe.head.task == "auto" else recipe.head.task
     results, agreement = evaluation.evaluate(networks, test, recipe.head.data, task=task)
     parts = [result.to_dict() for result in results]
@@ -349,6 +370,24 @@ def assess(
     return report
 
 
+def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
+    """A model of any kind that modelcut reads as a Keras model; see `modelcut.load`."""
+    from modelcut import engines
+
+    safety.check_path(path)
+    model = formats.open_model(path)
+    _check_runnable(model, Trust(trust, "given" if custom_objects else ""))
+    with formats.plain_file(path) as (file, suffix):
+        network: Any = engines.open_network(
+            file,
+            model.origin.dialect,
+            suffix=suffix,
+            trust=trust,
+            custom_objects=custom_objects,
+        )
+    return network.model
+
+
 def _check_needs(
     recipe: Recipe,
     train: Path | None,
@@ -429,6 +468,55 @@ def open_laboratory(
     )
 
 
+def _check_options(job: Job, writer: formats.Format) -> None:
+    """Refuses options that the output's format has no use for."""
+    packs = writer.NAME == "mcut"
+    if job.coder is not None and not packs:
+        raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
+    if job.compression is not None and packs:
+        raise UsageError("--compression: a packed file has its own", "choose with --coder")
+
+
+def _check_export(job: Job, *, needed: bool) -> None:
+    """Holds what a .tflite needs against what was given."""
+    options = job.recipe.head.export
+    if needed and options.calibrated and job.calibrate is None:
+        raise UsageError(
+            f"a .tflite of type {options.type} needs calibration rows",
+            "add --calibrate FILE.csv, with rows like those of the training",
+        )
+    if needed and not options.calibrated and job.calibrate is not None:
+        raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
+
+
+def _convert(
+    job: Job, provenance: Mapping[str, Any], scratch: Model, target: Path, name: str
+) -> Mapping[str, Any]:
+    """Has a .tflite made of a model in its own format."""
+    from modelcut import laboratory
+    from modelcut.engines import litert
+
+    options = job.recipe.head.export
+    return litert.convert(
+        {
+            "source": str(scratch.origin.path),
+            "shown": str(job.model),
+            "dialect": scratch.origin.dialect,
+            "suffix": laboratory.SUFFIXES[scratch.origin.format],
+            "trust": job.trust.all,
+            "custom_objects": job.trust.custom_objects,
+            "target": str(target),
+            "type": options.type,
+            "io": options.io,
+            "samples": options.samples,
+            "calibrate": str(job.calibrate) if job.calibrate else None,
+            "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
+            "metadata": name,
+            "provenance": json.dumps(provenance, sort_keys=True),
+        }
+    )
+
+
 def _architecture_text(model: Model) -> str:
     return model.architecture.text if model.architecture is not None else ""
 
@@ -454,9 +542,8 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_written(model: Model, written: Path, output: Path) -> Model:
-    """Reads the written file again, as a stranger's: layers, names and shapes must be there."""
-    again = formats.open_model(written)
+def _check_same(model: Model, again: Model, output: Path) -> None:
+    """Holds the written file, read as a stranger's, against what was meant: layers and shapes."""
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
     found = {(tensor.name, tensor.shape) for tensor in again.tensors}
     if meant != found:
@@ -465,7 +552,6 @@ def _check_written(model: Model, written: Path, output: Path) -> Model:
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
             "this is a mistake of modelcut: please report it with the input",
         )
-    return again
 
 
 def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
@@ -477,6 +563,8 @@ def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
         "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
     }
     earlier = list(model.origin.provenance.get("history", []))
+    if job.lossless and earlier:
+        return dict(model.origin.provenance)
     return {"history": [*earlier, entry]}
 
 
@@ -492,7 +580,8 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
-        return bool(formats.open_model(path).origin.provenance)
+        origin = formats.open_model(path).origin
+        return bool(origin.provenance or origin.container)
     return False
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.errors import RecipeError
+from modelcut.export import ExportOptions
 from modelcut.gates import Gates
 from modelcut.step import Step
 
@@ -43,6 +44,9 @@ class Head(BaseModel):
     data: DataOptions = Field(default_factory=DataOptions, description="How CSV files are read.")
     gates: Gates = Field(
         default_factory=Gates, description="What must hold for the exit code to be 0."
+    )
+    export: ExportOptions = Field(
+        default_factory=ExportOptions, description="How a .tflite output is made."
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import typer
 
 from modelcut import flags
 from modelcut.data import DataOptions
 from modelcut.errors import ExitCode, UsageError
+from modelcut.export import ExportOptions
 from modelcut.gates import Gates
 from modelcut.recipe import Head, Recipe
 
@@ -34,13 +35,23 @@ MEASURE = (
     *flags.of_models([Gates]),
 )
 
+OUTPUT = flags.option("output", "The file to write.", "--output", "-o", metavar="FILE")
+FORCE = flags.option("force", "Replace a file that modelcut did not write.", kind=bool)
+COMPRESSION = flags.option("compression", "Of the written file.", metavar="none|fast|best")
+CODER = flags.option("coder", "Of a packed file (.mcut).", metavar="huffman|range|best")
+KEEP_OPTIMIZER = flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool)
+REPORT = flags.option(
+    "report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool
+)
+
 JOB = (
-    flags.option("output", "The file to write.", "--output", "-o", metavar="FILE"),
+    OUTPUT,
     flags.option("in_place", "Replace the input by the result.", kind=bool),
-    flags.option("force", "Replace a file that modelcut did not write.", kind=bool),
-    flags.option("compression", "Of the written file.", metavar="none|fast|best"),
-    flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool),
-    flags.option("report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool),
+    FORCE,
+    COMPRESSION,
+    CODER,
+    KEEP_OPTIMIZER,
+    REPORT,
     flags.option("dry_run", "Plan and measure, write nothing.", kind=bool),
     flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
     flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
@@ -50,6 +61,8 @@ JOB = (
         "CSV for the steps that search; else a tenth of --train is set aside.",
         metavar="CSV",
     ),
+    flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
+    *flags.of_models([ExportOptions]),
     flags.option("seed", "For everything random.", metavar="INT"),
 )
 
@@ -63,6 +76,9 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
         fields["data"] = flags.build(DataOptions, {**fields.get("data", {}), **data})
     if gates:
         fields["gates"] = flags.build(Gates, {**fields.get("gates", {}), **gates})
+    export = flags.fields_given(ExportOptions, values)
+    if export:
+        fields["export"] = flags.build(ExportOptions, {**fields.get("export", {}), **export})
     for name in ("seed", "task"):
         if values.get(name) is not None:
             fields[name] = values[name]
@@ -86,6 +102,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut import pipeline
+    from modelcut.coding import Coder
     from modelcut.formats import Compression
 
     trust = pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or "")
@@ -98,9 +115,10 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
-        compression = values.get("compression") or "fast"
-        if compression not in get_args(Compression):
-            raise UsageError(f"--compression: {compression!r} is not none, fast or best")
+        if output.suffix.lower() != ".tflite":
+            for name in ("type", "io", "samples", "calibrate"):
+                if values.get(name) is not None:
+                    raise UsageError(f"--{name} is for a .tflite", f"not for {output.name}")
         report = pipeline.run(
             pipeline.Job(
                 model,
@@ -108,17 +126,32 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 output,
                 test=path_of(values.get("test")),
                 train=path_of(values.get("train")),
+                calibrate=path_of(values.get("calibrate")),
                 validate=path_of(values.get("validate")),
                 trust=trust,
                 force=bool(values.get("force")),
                 in_place=bool(values.get("in_place")),
-                compression=cast("Compression", compression),
+                compression=choice(values, "compression", Compression),
+                coder=choice(values, "coder", Coder),
                 keep_optimizer=bool(values.get("keep_optimizer")),
                 report=values.get("report") is not False,
             ),
             say,
         )
     finish(report, values)
+
+
+def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:
+    """A flag with a few values, or None.
+
+    Raises:
+        UsageError: another value.
+    """
+    value, known = values.get(name), get_args(among)
+    if value is not None and value not in known:
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"--{name.replace('_', '-')}: {value!r} is not {listed}")
+    return value
 
 
 def progress(values: Mapping[str, Any]) -> Any:

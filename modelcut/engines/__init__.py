@@ -98,7 +98,7 @@ def open_network(
         UsageError: there is no such signature.
         ResourceError: out of memory.
     """
-    module = dialect if dialect in ("keras3", "saved_model") else "tf_keras"
+    module = dialect if dialect in ("keras3", "saved_model", "litert") else "tf_keras"
     more: dict[str, Any] = {}
     if dialect == "saved_model":
         more["signature"] = signature or ""

@@ -84,7 +84,11 @@ def _summary(report: Report) -> Table:
     add("latency, one row, this host", latency[0], latency[1], lambda value: f"{value:.3g} ms")
     if not written and not report["steps"] and not old:
         # Nothing was done: there is only one state to tell of.
-        return Table("Summary", ("", "value"), [row[:2] for row in rows])
+        return Table(
+            "Summary",
+            ("", "value"),
+            [(row[0], row[1] if row[2] == "–" else row[2]) for row in rows],
+        )
     return Table("Summary", ("", "before", "after", "change"), rows)
 
 

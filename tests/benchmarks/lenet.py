@@ -1,10 +1,10 @@
 """LeNet on MNIST or Fashion-MNIST: how small, at which error.
 
-    python tests/benchmarks/lenet.py [NETWORK …] [--data mnist] [--seeds 0 1 2] [--minutes]
+    python tests/benchmarks/lenet.py [NETWORK …] [--data mnist] [--seeds 0 1 2] [--recipe FILE]
 
-Trains a dense network (kept in `.cache/lenet`), applies `recipes/NETWORK.yaml` to it, and prints
-test errors and ratios: the float32 bytes of all parameters by the bytes of the packed file. The
-recipe was chosen on a validation part of the training set; the test set is only looked at here.
+Trains a dense network (kept in `.cache/lenet`), applies `NETWORK.yaml` of this folder to it, and
+prints test errors and ratios: the float32 bytes of all parameters by the bytes of the packed file.
+Settings must be chosen on a validation part of the training set: the test set is looked at here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "lenet"
 sys.path.insert(0, str(ROOT / "tests"))
-NETWORKS = ("lenet-300-100", "lenet-5")
 BASELINE = {
     "lenet-300-100": "{epochs: 40, augment: {shift: 1, image: [28, 28]}, validation: 0}",
     "lenet-5": "{epochs: 15, augment: {shift: 1}, validation: 0}",
@@ -126,16 +125,16 @@ def measure(network: str, data: str, seed: int, recipe: Path, suffix: str) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("networks", nargs="*", default=["lenet-300-100"])
     parser.add_argument("--data", choices=["mnist", "fashion"], default="mnist")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--recipe", type=Path, help="another one than recipes/NETWORK.yaml")
+    parser.add_argument("--recipe", type=Path, help="another one than NETWORK.yaml of this folder")
     parser.add_argument("--suffix", default=".mcut", help="of the files written")
     asked = parser.parse_args()
     print("| network | seed | dense error % | error % | ratio | seconds |")
     print("|---|--:|--:|--:|--:|--:|", flush=True)
     for network in asked.networks:
-        recipe = asked.recipe or ROOT / "recipes" / f"{network}.yaml"
+        recipe = asked.recipe or Path(__file__).with_name(f"{network}.yaml")
         found = []
         for seed in asked.seeds:
             row = measure(network, asked.data, seed, recipe, asked.suffix)

@@ -1,0 +1,150 @@
+"""The process that makes a `.tflite` of a Keras file: a request by stdin, the answer to a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelcut import engines
+from modelcut.data import DataOptions
+from modelcut.errors import InputError, ModelcutError
+from modelcut.safety import printable
+
+
+def main() -> None:
+    """Reads the request, converts, and writes facts or the error."""
+    request = json.load(sys.stdin)
+    answer: dict[str, Any]
+    try:
+        answer = convert(request)
+    except ModelcutError as error:
+        answer = {
+            "error": type(error).__name__,
+            "message": error.message.replace(request["source"], request["shown"]),
+            "hint": error.hint,
+        }
+    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def convert(request: dict[str, Any]) -> dict[str, Any]:
+    """Loads the network, converts it for single rows, and writes the `.tflite`.
+
+    Raises:
+        InputError: a layer has no form in LiteRT, or the calibration rows do not fit.
+    """
+    custom = request["custom_objects"]
+    network = engines.open_network(
+        Path(request["source"]),
+        request["dialect"],
+        suffix=request["suffix"],
+        trust=request["trust"],
+        custom_objects=engines.load_custom_objects(custom) if custom else {},
+    )
+    rows = _rows(request, network) if request["calibrate"] else []
+    with engines.quiet():
+        try:
+            content = _made(network, request, rows)
+        except Exception as error:  # noqa: BLE001 - the converter raises whatever it meets
+            raise InputError(
+                f"{request['shown']}: LiteRT's converter refuses it as {request['type']}: "
+                f"{_reason(error)}",
+                "try another --type; float32 and dynamic take the most layers",
+            ) from None
+        content = _finished(content, network, request)
+    Path(request["target"]).write_bytes(content)
+    import tensorflow as tf
+
+    return {
+        "converter": f"TensorFlow {tf.__version__}",
+        "type": request["type"],
+        "io": request["io"],
+        "calibration_rows": len(rows),
+    }
+
+
+def _rows(request: dict[str, Any], network: engines.Network) -> list[list[np.ndarray]]:
+    """The first rows of the CSV, one by one, as the network takes them."""
+    from modelcut.data.csv import Csv
+
+    options = DataOptions.model_validate({**request["data"], "limit": request["samples"]})
+    table = Csv.open(Path(request["calibrate"]), options, network.inputs)
+    return [
+        [batch.inputs[spec.name][row : row + 1] for spec in network.inputs]
+        for batch in table.batches(256)
+        for row in range(len(batch))
+    ]
+
+
+def _made(network: Any, request: dict[str, Any], rows: list[list[np.ndarray]]) -> bytes:
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    specs = [
+        tf.TensorSpec([network.fixed_batch or 1, *spec.shape], spec.dtype, name=f"input_{number}")
+        for number, spec in enumerate(network.inputs)
+    ]
+    function = tf.function(lambda *tensors: network._forward(list(tensors)))
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function(*specs))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    kind, ops = request["type"], tf.lite.OpsSet
+    if kind != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if rows:
+        converter.representative_dataset = _representative(rows)
+        both = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
+        wanted = ops.TFLITE_BUILTINS_INT8 if kind == "int8" else getattr(ops, both)
+        converter.target_spec.supported_ops = [wanted]
+    if request["io"] == "int8":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    return bytes(converter.convert())
+
+
+def _representative(rows: list[list[np.ndarray]]) -> Callable[[], Iterator[list[np.ndarray]]]:
+    return lambda: iter(rows)
+
+
+def _finished(content: bytes, network: Any, request: dict[str, Any]) -> bytes:
+    """Puts in a signature with the network's own names, and how the file was made."""
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    for places, specs, into in (
+        (graph.inputs, network.inputs, "inputs"),
+        (graph.outputs, network.outputs, "outputs"),
+    ):
+        maps = []
+        for index, spec in zip(places, specs, strict=True):
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = spec.name.encode(), int(index)
+            maps.append(entry)
+        setattr(signature, into, maps)
+    model.signatureDefs = [signature]
+    entry, buffer = schema.MetadataT(), schema.BufferT()
+    buffer.data = np.frombuffer(request["provenance"].encode(), np.uint8)
+    model.buffers.append(buffer)
+    entry.name, entry.buffer = request["metadata"].encode(), len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+    builder = flatbuffers.Builder(len(content) + 4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "error:" in line or "ops:" in line or "Op" in line]
+    return printable(" ".join((told or lines)[:2]) or type(error).__name__, 240)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What a user may say about a `.tflite` that is to be made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+
+class ExportOptions(BaseModel):
+    """How a `.tflite` is made of a network; said only where the output is one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    type: Literal["float32", "float16", "dynamic", "int8", "int16x8"] = Field(
+        default="float32",
+        description="Of a .tflite: dynamic: 8-bit weights; int8, int16x8: activations too.",
+    )
+    io: Literal["float32", "int8"] = Field(
+        default="float32", description="What an int8 .tflite takes and gives."
+    )
+    samples: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=100, description="Calibration rows, the first of the CSV, for int8 and int16x8."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.io == "int8" and self.type != "int8":
+            raise ValueError("io: int8 goes with type: int8 only")
+        return self
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether rows are needed."""
+        return self.type in ("int8", "int16x8")

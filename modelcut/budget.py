@@ -118,5 +118,5 @@ class Budgeted(LayerStep):
         ways = set(self.strength.ways)
         if not ways & set(fields):
             return super()._with(fields)
-        given = {n: getattr(self, n) for n in self.model_fields_set if n not in ways}
-        return type(self).model_validate({**given, "overrides": {}, **fields})
+        given = {n: getattr(self, n) for n in self.model_fields_set - ways - {"overrides"}}
+        return type(self).model_validate({**given, **fields})

@@ -93,6 +93,8 @@ def test_a_budget_is_held_and_what_it_found_can_be_run_again(modelcut, tmp_path)
     assert accuracy == pytest.approx(found["reached"]["accuracy"])
     page = (tmp_path / "a.report.md").read_text()
     assert "    - prune: magnitude" in page
+    assert page.count("| chosen |") == 1
+    assert found["chosen"].get("overrides") != {}
 
 
 def test_a_tenth_of_the_training_rows_is_set_aside(modelcut, tmp_path):

@@ -202,12 +202,14 @@ def _gates(report: Report) -> Table:
 def _search(step: Mapping[str, Any]) -> Table:
     """What the search for one step's budget tried on whole models, and what it chose."""
     found = step["facts"]["budget"]
-    whole = [trial for trial in found["trials"][1:] if len(trial["settings"]) != 1]
+    trials = found["trials"][1:]
+    chosen = [trial for trial in trials if trial["held"] and {**trial, **found["reached"]} == trial]
+    whole = [trial for trial in trials if len(trial["settings"]) != 1 or trial in chosen[-1:]]
     what, base = headline(found["base"])
     rows = [("nothing", base, size(found["base"]["bits"] / 8), "")]
     for trial in whole:
         verdict = "held" if trial["held"] else "too much"
-        if trial["held"] and {**trial, **found["reached"]} == trial:
+        if trial in chosen[-1:]:
             verdict = "chosen"
         shown = ", ".join(f"{name} {number(value)}" for name, value in trial["settings"].items())
         cells = (headline(trial)[1], size(trial["bits"] / 8), verdict)

@@ -29,12 +29,14 @@ class Strength:
         name: of the field that does it.
         ladder: settings to try, from the weakest to the strongest.
         instead: fields that say the strength in other ways; only one of them can be given.
+        needed: one of all these must be given, for the method has no default.
         along: fields that a setting for each layer needs to have these values.
     """
 
     name: str
     ladder: tuple[float, ...]
     instead: tuple[str, ...] = ()
+    needed: bool = True
     along: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,11 +78,10 @@ class Budgeted(LayerStep):
     def _one_strength(self) -> Self:
         ways = self.strength.ways
         given = [n for n in ways if n in self.model_fields_set and getattr(self, n) is not None]
-        optional = type(self).model_fields[self.strength.name].get_default() is not None
-        if len(given) > 1 or not (given or optional):
+        if len(given) > 1 or (self.strength.needed and not given):
             what = " and ".join(given) if given else "none"
             names = f"{', '.join(ways[:-1])} and {ways[-1]}"
-            most = "at most one of" if optional else "exactly one of"
+            most = "exactly one of" if self.strength.needed else "at most one of"
             raise ValueError(f"give {most} {names} (given: {what})")
         if self.budget:
             self._check_budget(self.budget)

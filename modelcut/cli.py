@@ -27,6 +27,8 @@ COMMANDS = {
     "quantize": "Store weights in fewer bits.",
     "factorize": "Split layers into products of smaller ones.",
     "finetune": "Train on, keeping what was cut.",
+    "pack": "Write a model as a small .mcut file, without loss.",
+    "unpack": "Make a packed file a model again.",
     "export": "Make a .tflite for LiteRT on phones and microcontrollers.",
     "eval": "Measure a model on a CSV, alone or against another.",
     "sensitivity": "Measure what each layer alone can bear.",

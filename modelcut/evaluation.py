@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def evaluate(
         for index, network in enumerate(networks):
             with quiet():
                 start = time.perf_counter()
-                results.append(network.predict(batch.inputs))
+                results.append(network.predict(_named(batch.inputs, network)))
                 took = _seconds(network, time.perf_counter() - start)
             # The first batch traces the graph: it is no measure of the speed.
             seconds[index] += took if number else 0.0
@@ -148,6 +148,14 @@ def evaluate(
             )
         )
     return evaluations, agreement.result() if agreement else None
+
+
+def _named(inputs: Mapping[str, np.ndarray], network: Network) -> Mapping[str, np.ndarray]:
+    """The inputs under a network's own names: formats differ in these, not in the order."""
+    names = [spec.name for spec in network.inputs]
+    if set(names) == set(inputs) or len(names) != len(inputs):
+        return inputs
+    return dict(zip(names, inputs.values(), strict=True))
 
 
 def _seconds(network: Network, around: float) -> float:
@@ -268,7 +276,8 @@ def _latency(network: Network, sample: Batch) -> dict[str, Any]:
     with quiet():
         for run in range(_LATENCY_RUNS + 5):
             at = run * rows % max(1, len(sample) - rows + 1)
-            part = {name: values[at : at + rows] for name, values in sample.inputs.items()}
+            inputs = _named(sample.inputs, network)
+            part = {name: values[at : at + rows] for name, values in inputs.items()}
             start = time.perf_counter()
             network.predict(part, exact=True)
             took = _seconds(network, time.perf_counter() - start)

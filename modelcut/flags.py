@@ -108,7 +108,7 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False):
-            what, hint = explain(problem, cls.model_fields)
+            what, hint = explain(problem, cls.model_fields, cls)
             flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
             what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
             lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))

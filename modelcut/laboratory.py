@@ -19,7 +19,7 @@ from modelcut.errors import InputError
 from modelcut.lab import Running
 from modelcut.model import Model, Tensor
 
-SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras", "litert": ".tflite"}
+SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras", "saved_model": "", "litert": ".tflite"}
 _BATCH = 1024
 
 
@@ -179,9 +179,9 @@ def error_in(loss: str | None) -> str:
 
 def loss_of(model: Model) -> str | None:
     """The loss that the model was compiled with, as the file says it."""
-    if model.architecture is None:
-        return None
-    training: Any = model.architecture.root.get("compile_config")
+    training: Any = None
+    if model.architecture is not None:
+        training = model.architecture.root.get("compile_config")
     if model.origin.training:
         training = safety.load_json(
             model.origin.training, where=str(model.origin.path), what="training configuration"
@@ -202,6 +202,11 @@ def check_runnable(
         InputError: there is no network in the file.
         UnsafeError: it carries code, and is not trusted.
     """
+    if model.origin.format == "saved_model":
+        raise InputError(
+            f"{model.origin.path}: a SavedModel runs as a finished graph and cannot be trained",
+            "give the .h5 or .keras that it was made from",
+        )
     if model.architecture is None:
         raise InputError(
             f"{model.origin.path}: holds weights only, no network that could be run", otherwise

@@ -166,12 +166,13 @@ def _apply(
 ) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
     retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
     result = np.empty(values.shape, rewrite.dtype) if retyped else values
+    values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[float, float, float]:
         before = values[rows]
         after = rewrite.block(before, rows)
         part = difference(before, after) if measured else (0.0, 0.0, 0.0)
-        result[rows] = after
+        target[rows] = after
         return part
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
@@ -213,12 +214,12 @@ class Origin:
 
     Attributes:
         path: the file.
-        format: name of the module in `formats/` that read it.
-        dialect: "keras1", "keras2" or "keras3": who can load it, and which engine runs it.
+        format: name of the module in `formats/` whose layout it has.
+        container: name of the module that it was packed by, around that format; "" for none.
+        dialect: "keras1", "keras2", "keras3", "saved_model" or "litert": who can load it, and which
+            engine runs it.
         writer: the version that the file says wrote it, such as "keras 2.2.4-tf".
         weights_only: there is no architecture in the file.
-        runnable: an engine can run the file though modelcut has no architecture of it.
-        code: what in such a file would run code of its own, in words.
         dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
         warnings: what a user should know about the file.
         training: the training configuration as text, where it is not part of the architecture.
@@ -231,13 +232,12 @@ class Origin:
     dialect: str
     writer: str
     weights_only: bool = False
-    runnable: bool = False
-    code: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     training: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layout: Any = None
+    container: str = ""
 
 
 @dataclass(frozen=True)

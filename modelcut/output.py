@@ -1,7 +1,7 @@
 """Where results go: nothing appears at its place before all of it is there.
 
-Each file is written under a hidden name beside its place, flushed, and renamed at the end. What
-is not published is removed, whatever ended the work.
+Each file or folder is written under a hidden name beside its place, flushed, and renamed at the
+end. What is not published is removed, whatever ended the work.
 """
 
 from __future__ import annotations
@@ -53,18 +53,25 @@ class Outputs:
                     scratch.unlink()
         self._files.clear()
 
-    def add(self, place: Path) -> Path:
+    def add(self, place: Path, *, folder: bool = False) -> Path:
         """Checks that `place` may be written, and gives the hidden name to write to.
+
+        Args:
+            place: of the result.
+            folder: it is one; an empty folder waits at the hidden name.
 
         Raises:
             UsageError: the place is an input, is taken, or has no folder.
             ResourceError: its folder cannot be written to.
         """
-        self._check(place)
+        self._check(place, folder=folder)
         name = f".{place.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.part"
         scratch = place.parent / name
         try:
-            os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            if folder:
+                scratch.mkdir()
+            else:
+                os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
             raise ResourceError(f"{place}: cannot be written: {error.strerror}") from None
         self._files.append((scratch, place))
@@ -73,21 +80,29 @@ class Outputs:
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
         for scratch, _ in self._files:
-            if scratch.is_file():
-                with scratch.open("rb") as file:
-                    os.fsync(file.fileno())
+            for path in scratch.rglob("*") if scratch.is_dir() else [scratch]:
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
         while self._files:
             scratch, place = self._files[0]
-            os.replace(scratch, place)
+            if scratch.is_dir() and place.is_dir():
+                _replace_folder(scratch, place)
+            else:
+                os.replace(scratch, place)
             self._files.pop(0)
 
-    def _check(self, place: Path) -> None:
+    def _check(self, place: Path, *, folder: bool) -> None:
         if "://" in str(place):
             raise UsageError(f"{place}: only local files are written")
         if not place.parent.is_dir():
             raise UsageError(f"{place}: its folder does not exist", f"mkdir -p {place.parent}")
-        if place.is_dir():
+        if place.is_dir() and not folder:
             raise UsageError(f"{place}: is a folder", "name a file")
+        if folder and place.exists() and not place.is_dir():
+            raise UsageError(f"{place}: is a file", "name a folder that is not there yet")
+        if folder:
+            self._check_apart(place)
         if not place.exists():
             return
         for index, source in enumerate(self._inputs):
@@ -96,7 +111,37 @@ class Outputs:
                     return
                 hint = "name another file, or --in-place" if index == 0 else "name another file"
                 raise UsageError(f"{place}: is the input {source}", hint)
+        if folder and not any(place.iterdir()):
+            return
+        if folder and not any((place / name).is_file() for name in _MODEL_FILES):
+            # Not even by force: all that is in a folder would go with it.
+            raise UsageError(f"{place}: is a folder of other things", "name a new folder")
         if not (self._force or self._ours(place)):
             raise UsageError(
                 f"{place}: exists, and modelcut did not write it", "name another file, or --force"
             )
+
+    def _check_apart(self, place: Path) -> None:
+        """A folder that is replaced must hold no input, nor lie in one."""
+        mine = place.resolve()
+        for source in self._inputs:
+            other = source.resolve()
+            if mine in other.parents:
+                raise UsageError(f"{place}: holds the input {source}", "name another folder")
+            if other.is_dir() and other in mine.parents:
+                raise UsageError(f"{place}: lies in the input {source}", "name another folder")
+
+
+_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+
+
+def _replace_folder(scratch: Path, place: Path) -> None:
+    """Puts one folder into the place of another, which is back there if that fails."""
+    old = scratch.with_name(f"{scratch.name}.old")
+    os.rename(place, old)
+    try:
+        os.rename(scratch, place)
+    except BaseException:
+        os.rename(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

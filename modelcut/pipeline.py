@@ -19,8 +19,9 @@ from typing import Any
 
 from modelcut import __version__, formats, graph, safety
 from modelcut.budget import Budgeted
+from modelcut.coding import Coder
 from modelcut.digest import Digest, sha256, size
-from modelcut.errors import InputError, ModelcutError, UnsafeError, UsageError
+from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.lab import Lab
 from modelcut.measure import Meter
 from modelcut.model import Model
@@ -59,9 +60,11 @@ class Job:
         trust: what of the file's code may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
-        compression: none, fast or best.
+        compression: none, fast or best; None: the default.
+        coder: of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state.
         report: write NAME.report.json and NAME.report.md beside the output.
+        lossless: only the container changes: what the input says of its making is kept as it is.
     """
 
     model: Path
@@ -74,9 +77,11 @@ class Job:
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     in_place: bool = False
-    compression: formats.Compression = "fast"
+    compression: formats.Compression | None = None
+    coder: Coder | None = None
     keep_optimizer: bool = False
     report: bool = True
+    lossless: bool = False
 
 
 Say = Callable[[str], None]
@@ -96,6 +101,11 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     with Digest(job.model) as digest:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
+        _check_options(job, writer)
+        fixed = getattr(writer, "FIXED_GRAPH", "")
+        for index, step in enumerate(job.recipe.steps if fixed else ()):
+            if "graph" in step.needs and model.architecture is not None:
+                raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
         outputs = Outputs(inputs, force=job.force, in_place=job.in_place, ours=_is_ours)
         warnings = [*model.origin.warnings, *safety.passengers(_architecture_text(model))]
         if job.test is not None or formats.needs_engine(writer):
@@ -103,18 +113,22 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         _check_export(job, needed=formats.needs_engine(writer))
         lab = _laboratory(model, job.recipe, job.train, job.validate, job.trust)
         with outputs:
-            target = outputs.add(job.output)
+            target = outputs.add(job.output, folder=formats.is_folder(writer))
             pages = _report_paths(job.output) if job.report else {}
             drafts = {kind: outputs.add(path) for kind, path in pages.items()}
             say("planning")
             models, outcomes, seconds = fold(model, job.recipe, say, lab)
+            reason = writer.refusal(models[-1])
+            if reason:
+                raise UsageError(f"{job.output}: {reason}")
             meters: dict[build.Identity, Meter] = {}
             say("writing")
             written = writer.write(
                 models[-1],
                 target,
                 formats.WriteOptions(
-                    compression=job.compression,
+                    compression=job.compression or "fast",
+                    coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
                     convert=partial(_convert, job, _provenance(job, model, digest)),
@@ -122,9 +136,9 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 ),
             )
             _measure_rest(models, meters)
-            made = formats.needs_engine(writer)
-            if not made:
-                _check_written(models[-1], target, job.output)
+            again = formats.open_model(target)
+            if not formats.needs_engine(writer):
+                _check_same(models[-1], again, job.output)
             passage = Passage(
                 models,
                 job.recipe.steps,
@@ -133,6 +147,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 meters,
                 written.stored,
                 written.encodings,
+                written.coders,
                 (graph.macs(model), graph.macs(models[-1])),
             )
             report = describe(passage, job.model, target, digest, job.recipe)
@@ -142,15 +157,14 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "format": writer.NAME,
                 "bytes": size(target),
                 "sha256": sha256(target),
-                "compression": job.compression,
+                "compression": None if written.coders else job.compression or "fast",
                 "dropped": list(written.dropped),
                 **({"litert": dict(written.facts)} if written.facts else {}),
             }
             if job.test is not None:
                 say("evaluating")
-                result = formats.open_model(target) if made else models[-1]
                 report["evaluation"] = evaluate(
-                    job.recipe, job.test, [(job.model, model), (target, result)], job.trust
+                    job.recipe, job.test, [(job.model, model), (target, again)], job.trust
                 )
             report["warnings"] = [
                 *warnings,
@@ -203,6 +217,7 @@ def describe(
     """The report as far as it does not need the network to run."""
     model = passage.models[0]
     stages = build.ledger(passage)
+    coded = build.coded(passage, stages[-1])
     file_bytes = (size(source), size(target) if target else None)
     report: dict[str, Any] = {
         "schema": build.SCHEMA,
@@ -211,7 +226,7 @@ def describe(
         "host": {"machine": platform.machine(), "system": platform.system()},
         "input": {
             "path": str(source),
-            "format": model.origin.format,
+            "format": model.origin.container or model.origin.format,
             "dialect": model.origin.dialect,
             "writer": model.origin.writer,
             "bytes": file_bytes[0],
@@ -221,7 +236,7 @@ def describe(
         "recipe": recipe.to_dict() if recipe else None,
         "seed": recipe.head.seed if recipe else None,
         "sizes": build.sizes(passage, stages, file_bytes),
-        "ledger": stages,
+        "ledger": [*stages, *coded],
         "steps": build.step_rows(passage),
         "layers": build.layers(passage),
         "evaluation": None,
@@ -241,17 +256,24 @@ def evaluate(
     from modelcut import engines, evaluation, laboratory, metrics
 
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
-    networks = [
-        engines.open_network(
-            path,
-            model.origin.dialect,
-            suffix=laboratory.SUFFIXES[model.origin.format],
-            loss=laboratory.loss_of(model),
-            trust=trust.all,
-            custom_objects=custom,
-        )
-        for path, model in candidates
-    ]
+    # A SavedModel may be measured beside a file of another format, which has no signatures.
+    folders = [path for path, model in candidates if model.origin.format == "saved_model"]
+    without = [path for path, _ in candidates if folders and path not in folders]
+    networks = []
+    for path, model in candidates:
+        with formats.plain_file(path) as (file, suffix):
+            networks.append(
+                engines.open_network(
+                    file,
+                    model.origin.dialect,
+                    suffix=suffix,
+                    loss=laboratory.loss_of(model),
+                    trust=trust.all,
+                    custom_objects=custom,
+                    signature=recipe.head.data.signature if path not in without else None,
+                    name=str(path),
+                )
+            )
     task = None if recipe.head.task == "auto" else recipe.head.task
     results, agreement = evaluation.evaluate(networks, test, recipe.head.data, task=task)
     parts = [result.to_dict() for result in results]
@@ -348,6 +370,24 @@ def assess(
     return report
 
 
+def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
+    """A model of any kind that modelcut reads as a Keras model; see `modelcut.load`."""
+    from modelcut import engines
+
+    safety.check_path(path)
+    model = formats.open_model(path)
+    _check_runnable(model, Trust(trust, "given" if custom_objects else ""))
+    with formats.plain_file(path) as (file, suffix):
+        network: Any = engines.open_network(
+            file,
+            model.origin.dialect,
+            suffix=suffix,
+            trust=trust,
+            custom_objects=custom_objects,
+        )
+    return network.model
+
+
 def _check_needs(
     recipe: Recipe,
     train: Path | None,
@@ -381,14 +421,10 @@ def _check_needs(
 
 def _check_runnable(model: Model, trust: Trust) -> None:
     """Refuses what an engine must not be started on."""
+    if formats.check_runnable(model, trust=trust.all):
+        return
     from modelcut import laboratory
 
-    if model.origin.runnable:
-        if model.origin.code and not trust.all:
-            raise UnsafeError(
-                f"{model.origin.path}: needs {model.origin.code[0]}", "--trust runs it all the same"
-            )
-        return
     laboratory.check_runnable(
         model,
         trust=trust.all,
@@ -417,7 +453,7 @@ def open_laboratory(
     """
     from modelcut import engines, laboratory
 
-    _check_runnable(model, trust)
+    laboratory.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
     head = recipe.head
     return laboratory.Laboratory(
@@ -430,6 +466,15 @@ def open_laboratory(
         trust=trust.all,
         custom_objects=custom,
     )
+
+
+def _check_options(job: Job, writer: formats.Format) -> None:
+    """Refuses options that the output's format has no use for."""
+    packs = writer.NAME == "mcut"
+    if job.coder is not None and not packs:
+        raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
+    if job.compression is not None and packs:
+        raise UsageError("--compression: a packed file has its own", "choose with --coder")
 
 
 def _check_export(job: Job, *, needed: bool) -> None:
@@ -497,9 +542,8 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_written(model: Model, written: Path, output: Path) -> None:
-    """Reads the written file again, as a stranger's: layers, names and shapes must be there."""
-    again = formats.open_model(written)
+def _check_same(model: Model, again: Model, output: Path) -> None:
+    """Holds the written file, read as a stranger's, against what was meant: layers and shapes."""
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
     found = {(tensor.name, tensor.shape) for tensor in again.tensors}
     if meant != found:
@@ -519,6 +563,8 @@ def _provenance(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
         "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
     }
     earlier = list(model.origin.provenance.get("history", []))
+    if job.lossless and earlier:
+        return dict(model.origin.provenance)
     return {"history": [*earlier, entry]}
 
 
@@ -534,7 +580,8 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
-        return bool(formats.open_model(path).origin.provenance)
+        origin = formats.open_model(path).origin
+        return bool(origin.provenance or origin.container)
     return False
 
 

@@ -6,6 +6,7 @@ name for one that is not known.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -161,6 +162,8 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
         problems.add(path, f"a step looks like '- prune: magnitude', not like a {_kind(item)}")
         return None
     families = [key for key in item if key in steps.families()]
+    if len(families) > 1:
+        families = _with_own_fields(item, families)
     if len(families) != 1:
         if families:
             problems.add(path, f"one step names {' and '.join(families)}: make it several steps")
@@ -192,6 +195,22 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     return problems.validate(cls, fields, place, list(cls.model_fields))
 
 
+def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
+    """Of several families that a step names: the one of which the others are fields."""
+    found = []
+    for family in families:
+        others = [other for other in families if other != family]
+        if not all(isinstance(item[other], dict) for other in others):
+            continue
+        method = item[family]
+        if isinstance(method, dict):
+            method = method.get("method", steps.DEFAULT_METHOD[family])
+        with contextlib.suppress(RecipeError):
+            if set(others) <= set(steps.find(family, str(method)).model_fields):
+                found.append(family)
+    return found if len(found) == 1 else families
+
+
 class _Problems:
     """Gathers what is wrong, so that all of it is said at once."""
 
@@ -215,7 +234,7 @@ class _Problems:
             return cls.model_validate(dict(data))
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                what, hint = explain(problem, known)
+                what, hint = explain(problem, known, cls)
                 self.add((*path, *problem["loc"]), what, hint)
             return None
 
@@ -224,12 +243,14 @@ class _Problems:
             raise RecipeError("; ".join(self._lines))
 
 
-def explain(problem: Mapping[str, Any], known: Iterable[str]) -> tuple[str, str]:
-    """One pydantic error in words: what is wrong with which field, and a hint."""
+def explain(
+    problem: Mapping[str, Any], known: Iterable[str], cls: type[BaseModel] | None = None
+) -> tuple[str, str]:
+    """One pydantic error in words: what is wrong with which field of `cls`, and a hint."""
     loc = problem["loc"]
     name = ".".join(str(part) for part in loc)
     if problem["type"] == "extra_forbidden":
-        options = known if len(loc) == 1 else _fields_at(loc[:-1])
+        options = known if len(loc) == 1 else _fields_at(loc[:-1], cls or Head)
         hint = _near(str(loc[-1]), options)
         if not hint and list(options):
             hint = f"known: {', '.join(sorted(options))}"
@@ -243,12 +264,13 @@ def explain(problem: Mapping[str, Any], known: Iterable[str]) -> tuple[str, str]
     return f"{name}: {message}, not {shown[:60]}", ""
 
 
-def _fields_at(path: Iterable[str | int]) -> list[str]:
-    """Field names of the head's part at `path` (data, gates), if it is one."""
-    cls: Any = Head
+def _fields_at(path: Iterable[str | int], cls: Any) -> list[str]:
+    """Field names of the part of a model at `path` (data, gates), if it is one."""
     for part in path:
         info = getattr(cls, "model_fields", {}).get(str(part))
-        cls = getattr(info, "annotation", None)
+        annotation = getattr(info, "annotation", None)
+        choices = (annotation, *getattr(annotation, "__args__", ()))
+        cls = next((c for c in choices if hasattr(c, "model_fields")), None)
     return list(getattr(cls, "model_fields", {}))
 
 

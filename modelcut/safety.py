@@ -74,6 +74,9 @@ def _escaped(character: str) -> str:
     )
 
 
+_FOLDER_MODELS = ("saved_model.pb", "saved_model.pbtxt", "variables")
+
+
 def check_path(path: Path) -> None:
     """Refuses what is not a local file (or folder) that can be read to its end.
 
@@ -91,6 +94,8 @@ def check_path(path: Path) -> None:
     except ValueError:
         raise UsageError(f"{text!r}: not a path") from None
     if stat.S_ISDIR(status.st_mode):
+        if not any((path / name).exists() for name in _FOLDER_MODELS):
+            raise InputError(f"{text}: is a folder without a model in it", "name a SavedModel")
         return
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{text}: not a regular file", "give a file on disk")

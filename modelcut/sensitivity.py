@@ -51,7 +51,7 @@ def assess(
         lab = pipeline.open_laboratory(model, recipe, train, data, trust)
         say("starting the network")
         bench = Bench(model, lab)
-        profiles = []
+        profiles: list[dict[str, Any]] = []
         for index, step in enumerate(recipe.steps):
             assert isinstance(step, Budgeted)
             context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab)
@@ -70,8 +70,9 @@ def assess(
                             "trials": [trial.to_dict() for trial in found[layer.name]],
                         }
                         for layer in trier.layers
+                        if layer.name in found
                     ],
-                    "left_alone": trier.skipped,
+                    "left_alone": trier.skipped | trier.unmoved,
                 }
             )
         if digest.changed():

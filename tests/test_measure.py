@@ -61,6 +61,16 @@ def test_deflated_size_is_that_of_a_real_stream():
     assert abs(deflated_size(array) - len(zlib.compress(noise, 1))) < 400
 
 
+def test_of_a_very_large_tensor_a_quarter_is_deflated():
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random((20_000, 1000)) < 0.9, 0, 1).astype("float32")
+    whole = sum(deflated_size(values[i : i + 1048]) for i in range(0, 20_000, 1048))
+    assert summarize(values, Dense(), deflate=True).deflated == pytest.approx(whole, rel=0.01)
+    small = values[:9000]
+    parts = sum(deflated_size(small[i : i + 1048]) for i in range(0, 9000, 1048))
+    assert summarize(small, Dense(), deflate=True).deflated == parts
+
+
 def test_a_meter_sees_every_edit(toy):
     from modelcut.model import Rewrite
 

@@ -19,6 +19,12 @@ RECIPES = {
         steps.find("prune", "magnitude")(sparsity=0.5),
         steps.find("quantize", "linear")(bits=8),
     ),
+    "prune and share": lambda: (
+        steps.find("prune", "magnitude")(sparsity=0.5),
+        steps.find("quantize", "huffman")(entropy_weight=0.01),
+    ),
+    "binary": lambda: (steps.find("quantize", "binary")(bases=2),),
+    "ternary": lambda: (steps.find("quantize", "ternary")(),),
     "float16": lambda: (steps.find("quantize", "float16")(),),
     "factorize": lambda: (steps.find("factorize", "svd")(ratio=0.6),),
 }

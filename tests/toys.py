@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -74,3 +75,14 @@ def legacy(path, arrays, config=None, version="2.4.0"):
             )
             for weight, values in weights.items():
                 group[weight] = values
+
+
+SAVED_MODELS = Path(__file__).parent / "data" / "saved_models"
+
+
+def saved_model(kind, folder):
+    """A golden SavedModel of this kind, unpacked."""
+    path = folder / kind
+    with zipfile.ZipFile(SAVED_MODELS / f"{kind}.zip") as archive:
+        archive.extractall(path)
+    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import typer
 
@@ -35,13 +35,23 @@ MEASURE = (
     *flags.of_models([Gates]),
 )
 
+OUTPUT = flags.option("output", "The file to write.", "--output", "-o", metavar="FILE")
+FORCE = flags.option("force", "Replace a file that modelcut did not write.", kind=bool)
+COMPRESSION = flags.option("compression", "Of the written file.", metavar="none|fast|best")
+CODER = flags.option("coder", "Of a packed file (.mcut).", metavar="huffman|range|best")
+KEEP_OPTIMIZER = flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool)
+REPORT = flags.option(
+    "report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool
+)
+
 JOB = (
-    flags.option("output", "The file to write.", "--output", "-o", metavar="FILE"),
+    OUTPUT,
     flags.option("in_place", "Replace the input by the result.", kind=bool),
-    flags.option("force", "Replace a file that modelcut did not write.", kind=bool),
-    flags.option("compression", "Of the written file.", metavar="none|fast|best"),
-    flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool),
-    flags.option("report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool),
+    FORCE,
+    COMPRESSION,
+    CODER,
+    KEEP_OPTIMIZER,
+    REPORT,
     flags.option("dry_run", "Plan and measure, write nothing.", kind=bool),
     flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
     flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
@@ -92,6 +102,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut import pipeline
+    from modelcut.coding import Coder
     from modelcut.formats import Compression
 
     trust = pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or "")
@@ -108,9 +119,6 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             for name in ("type", "io", "samples", "calibrate"):
                 if values.get(name) is not None:
                     raise UsageError(f"--{name} is for a .tflite", f"not for {output.name}")
-        compression = values.get("compression") or "fast"
-        if compression not in get_args(Compression):
-            raise UsageError(f"--compression: {compression!r} is not none, fast or best")
         report = pipeline.run(
             pipeline.Job(
                 model,
@@ -123,13 +131,27 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 trust=trust,
                 force=bool(values.get("force")),
                 in_place=bool(values.get("in_place")),
-                compression=cast("Compression", compression),
+                compression=choice(values, "compression", Compression),
+                coder=choice(values, "coder", Coder),
                 keep_optimizer=bool(values.get("keep_optimizer")),
                 report=values.get("report") is not False,
             ),
             say,
         )
     finish(report, values)
+
+
+def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:
+    """A flag with a few values, or None.
+
+    Raises:
+        UsageError: another value.
+    """
+    value, known = values.get(name), get_args(among)
+    if value is not None and value not in known:
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"--{name.replace('_', '-')}: {value!r} is not {listed}")
+    return value
 
 
 def progress(values: Mapping[str, Any]) -> Any:

@@ -31,11 +31,13 @@ def inspect(**values: Any) -> None:
         typer.echo(render(report, "json"), nl=False)
         return
     origin = model.origin
-    typer.echo(f"{printable(str(origin.path))}: {origin.format}, written by {origin.writer}")
+    kind = f"{origin.container}, packed {origin.format}" if origin.container else origin.format
+    typer.echo(f"{printable(str(origin.path))}: {kind}, written by {origin.writer}")
     for line in origin.dropped:
         typer.echo(f"a rewrite leaves out: {printable(line)}")
     for entry in origin.provenance.get("history", []):
         recipe = entry.get("recipe", {}).get("steps", [])
         names = ", ".join(f"{key}: {value}" for step in recipe for key, value in step.items())
-        typer.echo(f"made by modelcut {entry.get('modelcut')}: {printable(names, 300)}")
+        names = printable(names, 300) or "packed or copied, nothing changed"
+        typer.echo(f"made by modelcut {entry.get('modelcut')}: {names}")
     terminal.show(report)

@@ -61,6 +61,9 @@ class DataOptions(BaseModel):
     outlier_range: tuple[float, float] | None = Field(
         default=None, description="Outliers: outside [least, most], before scaling."
     )
+    signature: str | None = Field(
+        default=None, description="Of a SavedModel: which signature is run (serving_default)."
+    )
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Read at most so many rows."
     )

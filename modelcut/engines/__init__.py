@@ -1,7 +1,7 @@
 """Engines run a network. The only room that imports TensorFlow, and only when it is called.
 
 `keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
-the file is written in.
+the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras.
 """
 
 from __future__ import annotations
@@ -77,25 +77,33 @@ def open_network(
     seed: int | None = None,
     name: str = "",
     hint: str = "modelcut can still prune, quantize and factorize it; leave out --test",
+    signature: str | None = None,
 ) -> Network:
     """Loads a model into the engine of its dialect.
 
     Args:
         path: of the file, whatever its name.
-        dialect: keras1, keras2 or keras3.
-        suffix: by which the engine tells the format: .h5 or .keras.
+        dialect: keras1, keras2, keras3 or saved_model.
+        suffix: by which the engine tells the format: .h5, .keras or "" for a folder.
         loss: that the model was compiled with, as the file says.
         trust: let code in the file run.
         custom_objects: the user's own layers and functions, by name.
         seed: of everything random in the engine; None: left as it is.
         name: of the model in messages; "": its path.
         hint: what to do where the engine cannot load it.
+        signature: of a SavedModel, which one is run; None: the default one.
 
     Raises:
         InputError: the engine cannot load it; one line of its reason.
+        UsageError: there is no such signature.
         ResourceError: out of memory.
     """
-    module = dialect if dialect in ("keras3", "litert") else "tf_keras"
+    module = dialect if dialect in ("keras3", "saved_model", "litert") else "tf_keras"
+    more: dict[str, Any] = {}
+    if dialect == "saved_model":
+        more["signature"] = signature or ""
+    elif signature:
+        raise UsageError(f"--signature: {path} is no SavedModel and has none", "leave it out")
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
         _prepare(folder)
         # Keras tells formats by the name; ours are told by content.
@@ -105,8 +113,9 @@ def open_network(
         try:
             if seed is not None:
                 engine.set_seed(seed)
-            network: Network = engine.load(link, loss, trust, dict(custom_objects or {}))
-        except ModelcutError:
+            network: Network = engine.load(link, loss, trust, dict(custom_objects or {}), **more)
+        except ModelcutError as error:
+            error.message = f"{path}: {error.message}"
             raise
         except MemoryError:
             raise ResourceError(

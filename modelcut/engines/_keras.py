@@ -55,7 +55,7 @@ class KerasNetwork:
         if self.fixed_batch is not None and rows != self.fixed_batch:
             return self._in_fixed_batches(arrays, rows)
         if not exact and rows < self._largest:
-            arrays = [_padded(array, self._largest) for array in arrays]
+            arrays = [padded(array, self._largest) for array in arrays]
         elif not exact:
             self._largest = rows
         return [output[:rows] for output in self._run(arrays)]
@@ -64,7 +64,7 @@ class KerasNetwork:
         size = self.fixed_batch
         assert size is not None
         parts = [
-            self._run([_padded(array[start : start + size], size) for array in arrays])
+            self._run([padded(array[start : start + size], size) for array in arrays])
             for start in range(0, rows, size)
         ]
         return [np.concatenate(column)[:rows] for column in zip(*parts, strict=True)]
@@ -109,7 +109,8 @@ def _activation(model: Any, tensor: Any) -> str | None:
     return getattr(found, "__name__", None)
 
 
-def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+def padded(array: np.ndarray, rows: int) -> np.ndarray:
+    """Rows, the last one repeated up to a number of them."""
     missing = rows - len(array)
     if missing <= 0:
         return array

@@ -1,26 +1,47 @@
 """One module a file format; each offers `sniff`, `read`, `write`, found here by content or name.
 
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
-`Format`. Adding a format is adding a module and its name to `_MODULES`.
+`Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
+(Keras cannot open them), `NEEDS_ENGINE` (an engine makes them), `FIXED_GRAPH` (why it cannot follow
+an edit of the architecture), and `check_runnable` where the network is not built from an
+architecture. Adding a format is adding a module and its name to `_MODULES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
+
+from modelcut.coding import Coder
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
 from modelcut.safety import printable
 
-_MODULES = ("hdf5", "keras_zip", "litert")
+_MODULES = ("hdf5", "keras_zip", "saved_model", "mcut", "litert")
 
 Compression = Literal["none", "fast", "best"]
+
+
+@dataclass(frozen=True)
+class Hollow:
+    """Tells a writer to leave the values out: they are kept elsewhere, by number.
+
+    Attributes:
+        tensors: tensor name -> (number, dtype that its values have when written).
+        places: filled by the writer: place in the file -> number.
+    """
+
+    tensors: Mapping[str, tuple[int, np.dtype]]
+    places: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,17 +50,21 @@ class WriteOptions:
 
     Attributes:
         compression: none; fast (ISA-L's deflate); best (slow deflate at its highest level).
+        coder: of the packed format: huffman, range, or the smaller one for each tensor.
         keep_optimizer: keep the optimizer's state; refused where a shape changed.
         provenance: plain JSON data to be kept in the file's one entry of that kind.
         meter: gives the meter that watches a tensor, or None.
+        hollow: write everything but the values of the tensors; None: write all.
         convert: has an engine make a file of a model that was read from a scratch file (the model,
             where to, the name of the entry for the provenance), and gives facts about it.
     """
 
     compression: Compression = "fast"
+    coder: Coder = "best"
     keep_optimizer: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     meter: Callable[[Tensor], Meter | None] = lambda _: None
+    hollow: Hollow | None = None
     convert: Callable[[Model, Path, str], Mapping[str, Any]] | None = None
 
 
@@ -51,12 +76,14 @@ class Written:
         stored: tensor name -> bytes that its values take in the file.
         encodings: tensor name -> the encoding its values ended with.
         dropped: what was left out, in words.
+        coders: tensor name -> the entropy coder that wrote it; empty for formats that have none.
         facts: about a file that an engine made.
     """
 
     stored: dict[str, int]
     encodings: dict[str, Encoding]
     dropped: tuple[str, ...] = ()
+    coders: dict[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,10 +110,49 @@ class Format(Protocol):
     def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
         """Writes the model to a new file, one tensor at a time, the same bytes every time.
 
+        A format of folders finds an empty one at `path`.
+
         Raises:
             ModelcutError: the model cannot be written in this format, or an edit failed.
             OSError: the file system's own words.
         """
+
+
+@runtime_checkable
+class Packable(Protocol):
+    """What a format offers so that its models can be packed (`mcut`) and come back the same."""
+
+    def strip(self, model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+        """All that `write` would put into a file, without values and provenance, as plain data.
+
+        Args:
+            model: what to write; no tensor of it is pulled.
+            scratch: a path that may be used meanwhile; nothing may be left there.
+            options: `hollow` is set.
+
+        Returns:
+            Plain data (None, booleans, numbers, text, bytes, lists, dictionaries), small where the
+            model is; and what was left out.
+        """
+
+    def restore(self, data: Any, path: Path) -> tuple[Model, Mapping[str, int]]:
+        """The inverse of `strip`: a model that `write` writes as it would have the first one.
+
+        Args:
+            data: from `strip`, or from a stranger.
+            path: of the packed file.
+
+        Returns:
+            The model, its sources empty; and, by key, the number of each tensor.
+
+        Raises:
+            InputError: the data does not hang together.
+        """
+
+
+def names() -> tuple[str, ...]:
+    """Of all formats."""
+    return _MODULES
 
 
 def module(name: str) -> Format:
@@ -121,23 +187,69 @@ def open_model(path: Path) -> Model:
                 ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
-        "it reads Keras .h5/.hdf5 and .keras files, and LiteRT's .tflite",
+        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders, .mcut and .tflite",
     )
 
 
+@contextlib.contextmanager
+def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
+    """A file that Keras itself opens, and the suffix by which it tells the format.
+
+    Args:
+        path: of a model, perhaps packed: it is then unpacked for as long as it is needed.
+    """
+    kind = next((module(name) for name in _MODULES if module(name).sniff(path)), None)
+    if kind is None:
+        yield path, path.suffix
+        return
+    if not getattr(kind, "PACKED", False):
+        yield path, "" if is_folder(kind) else kind.SUFFIXES[0]
+        return
+    model = open_model(path)
+    inner = module(model.origin.format)
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        file = Path(folder) / f"model{inner.SUFFIXES[0]}"
+        inner.write(model, file, WriteOptions(compression="none"))
+        yield file, inner.SUFFIXES[0]
+
+
 def for_output(path: Path, model: Model) -> Format:
-    """The format that the name of an output asks for; the input's own where it does not say.
+    """The format that the name of an output asks for; without a suffix, a folder.
 
     Raises:
         UsageError: no format has this suffix, or it cannot hold this model.
     """
     suffixes: list[str] = []
+    suffix = path.suffix.lower()
+    if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
+        suffix = ".savedmodel"
     for name in _MODULES:
         candidate = module(name)
         suffixes += candidate.SUFFIXES
-        if path.suffix.lower() in candidate.SUFFIXES:
+        if suffix in candidate.SUFFIXES:
             reason = candidate.refusal(model)
             if reason:
                 raise UsageError(f"{path}: {reason}")
             return candidate
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes)}")
+
+
+def check_runnable(model: Model, *, trust: bool) -> bool:
+    """Lets the format look at a network that is not built from an architecture.
+
+    Returns:
+        Whether it is such a format; else the architecture must be looked at.
+
+    Raises:
+        UnsafeError: it would do more than compute.
+    """
+    check = getattr(module(model.origin.format), "check_runnable", None)
+    if check is None:
+        return False
+    check(model, trust=trust)
+    return True
+
+
+def is_folder(writer: Format) -> bool:
+    """Whether a model of this format is a folder."""
+    return bool(getattr(writer, "FOLDER", False))

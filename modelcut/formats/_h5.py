@@ -7,7 +7,6 @@ Writing compresses chunks on all cores with ISA-L and hands them to HDF5 as they
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import json
@@ -25,9 +24,11 @@ import numpy as np
 from isal import isal_zlib
 
 from modelcut.blocks import in_threads
-from modelcut.encoding import Encoding, from_record
+from modelcut.encoding import Dense, Encoding, from_record
 from modelcut.errors import InputError, UnsafeError
-from modelcut.model import Source
+from modelcut.formats import WriteOptions
+from modelcut.formats._records import arrays, jsonable
+from modelcut.model import Source, Tensor
 from modelcut.safety import load_json, printable
 
 ATTRIBUTE_LIMIT = 64512
@@ -100,6 +101,8 @@ def dataset(parent: h5py.Group, path: str, where: str) -> h5py.Dataset:
         dtype_of(found)
     except TypeError as error:
         raise InputError(f"{where}: {name!r} holds {error}, no weights") from None
+    if found.file.driver == "core":  # made by `_tree`: its values are elsewhere
+        return found
     declared, stored = found.nbytes, found.id.get_storage_size()
     hollow = declared > 1 << 20 and stored == 0
     if hollow or (declared > _BOMB_BYTES and declared > _BOMB_RATIO * stored):
@@ -293,6 +296,69 @@ def copy_attributes(old: h5py.Group, new: h5py.Group, leave: Iterable[str] = ())
             target.write(values)
 
 
+def copy(parent: h5py.Group, name: str, target: h5py.Group) -> None:
+    """Copies an object; a link that is no hard one is left behind rather than followed."""
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        return
+    if not bare(parent[name]):
+        parent.copy(name, target, name)
+        return
+    # Made anew: a copy would bring the time stamps of its making along.
+    copy_attributes(parent[name], make_group(target, name))
+    for below in parent[name]:
+        copy(parent[name], below, target[name])
+
+
+def bare(item: h5py.Group | h5py.Dataset, depth: int = 0) -> bool:
+    """Whether an object is nothing but a tree of groups (of 20 levels at most)."""
+    if not isinstance(item, h5py.Group) or h5py.h5o.get_info(item.id).rc != 1 or depth > 20:
+        return False
+    links = (item.get(name, getlink=True) for name in item)
+    return all(isinstance(link, h5py.HardLink) for link in links) and all(
+        bare(item[name], depth + 1) for name in item
+    )
+
+
+def put(
+    group: h5py.Group,
+    name: str,
+    tensor: Tensor,
+    options: WriteOptions,
+    attributes: Mapping[str, Any],
+) -> tuple[int, Encoding]:
+    """Pulls one tensor and writes it, or only what it is, where a hollow file is wanted.
+
+    Args:
+        group: to write into.
+        name: a relative path.
+        tensor: to be written.
+        options: how.
+        attributes: of the dataset.
+
+    Returns:
+        Bytes that the values take in the file, and the encoding they ended with.
+    """
+    if options.hollow is None:
+        values, encoding = tensor.pull(options.meter(tensor))
+        return write(group, name, values, options.compression, attributes), encoding
+    number, dtype = options.hollow.tensors[tensor.name]
+    made = declare(group, name, tensor.shape, dtype)
+    for key, value in attributes.items():
+        made.attrs[key] = value
+    options.hollow.places[made.name.strip("/")] = number
+    return 0, Dense()
+
+
+def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
+    """A dataset without values: the file holds its shape and dtype only."""
+    parent, _, leaf = name.rpartition("/")
+    raw = np.dtype("V2") if dtype == _BFLOAT16 else dtype
+    made = make_group(group, parent).create_dataset(leaf, shape, raw, track_times=False)
+    if dtype == _BFLOAT16:
+        made.attrs["dtype"] = "bfloat16"
+    return made
+
+
 def write(
     group: h5py.Group,
     name: str,
@@ -389,7 +455,7 @@ def _deflater(compression: str) -> Callable[[Any], bytes]:
 def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
     """Keeps the encodings of tensors, so that a later run knows what they are restricted to."""
     records = {
-        name: _jsonable(encoding.record())
+        name: jsonable(encoding.record())
         for name, encoding in encodings.items()
         if encoding.kinds != ("dense",)
     }
@@ -410,49 +476,6 @@ def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], lis
             raise InputError("too large")
         data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
         records = load_json(data.decode(), where=where, what="list of encodings")
-        return {str(k): from_record(_arrays(v)) for k, v in records.items()}, []
+        return {str(k): from_record(arrays(v)) for k, v in records.items()}, []
     except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
         return {}, ["the encodings kept in the file cannot be read; they are ignored"]
-
-
-def fits(encoding: Encoding, shape: tuple[int, ...]) -> bool:
-    """Whether the parameters of an encoding go with a tensor of this shape."""
-    inner = getattr(encoding, "inner", encoding)
-    for name in ("scale", "zero_point", "centres"):
-        array = getattr(inner, name, None)
-        if array is None:
-            continue
-        if not isinstance(array, np.ndarray) or not np.isfinite(array).all() or array.size == 0:
-            return False
-        if name == "centres":
-            if array.ndim != 1 or np.any(np.diff(array) <= 0):
-                return False
-            continue
-        own = array.shape[1:] if inner.kind == "binary" else array.shape
-        grouped = getattr(inner, "group", 0)
-        if len(own) not in (0, len(shape)):
-            return False
-        for axis, (mine, size) in enumerate(zip(own, shape, strict=False)):
-            cut = grouped and axis == getattr(inner, "group_axis", 0)
-            groups = -(-size // grouped) if cut else size
-            if mine not in (1, groups):
-                return False
-    return True
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        packed = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-        return {"dtype": value.dtype.str, "shape": list(value.shape), "base64": packed}
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return value
-
-
-def _arrays(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"dtype", "shape", "base64"}:
-        raw = base64.b64decode(value["base64"])
-        return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
-    if isinstance(value, dict):
-        return {key: _arrays(item) for key, item in value.items()}
-    return value

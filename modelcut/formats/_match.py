@@ -15,7 +15,7 @@ from modelcut import layers
 from modelcut.architecture import Node, specs
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import InputError
-from modelcut.formats import _h5
+from modelcut.formats import _records
 from modelcut.layers import WeightSpec
 from modelcut.model import Layer, Source, Tensor
 from modelcut.safety import printable
@@ -231,7 +231,7 @@ def with_encodings(
         tensors = []
         for tensor in layer.tensors:
             encoding = encodings.get(tensor.name, Dense())
-            if not _h5.fits(encoding, tensor.shape):
+            if not _records.fits(encoding, tensor.shape):
                 warnings.append(f"{tensor.name}: the encoding kept in the file does not fit it")
                 encoding = Dense()
             tensors.append(replace(tensor, encoding=encoding))

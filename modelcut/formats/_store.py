@@ -196,9 +196,9 @@ def write(
         for index, tensor in enumerate(layer.tensors):
             key = moved.get(tensor.key) if tensor.key else None
             key = key or _fresh_key(model, layer, index, old)
-            values, encodings[tensor.name] = tensor.pull(options.meter(tensor))
             attributes = dict(old[tensor.key].attrs) if old is not None and tensor.key else {}
-            stored[tensor.name] = _h5.write(new, key, values, options.compression, attributes)
+            bytes_, encoding = _h5.put(new, key, tensor, options, attributes)
+            stored[tensor.name], encodings[tensor.name] = bytes_, encoding
             group = new[key.rpartition("/")[0]]
             if names and "name" not in group.attrs:
                 group.attrs["name"] = layer.path[-1]

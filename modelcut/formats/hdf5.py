@@ -12,13 +12,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 
 from modelcut.architecture import Architecture, Dialect
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
-from modelcut.formats import WriteOptions, Written, _h5, _match, _store
+from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
 from modelcut.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
 
@@ -69,11 +70,14 @@ def sniff(path: Path) -> bool:
 def read(path: Path) -> Model:
     """Reads a file; see `Format`."""
     where = str(path)
-    file = _h5.open_file(str(path), where)
+    return _damaged_or(_h5.open_file(str(path), where), path)
+
+
+def _damaged_or(file: h5py.File, path: Path) -> Model:
     try:
-        return _read(file, path, where)
+        return _read(file, path, str(path))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{where}: damaged: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from None
 
 
 def _read(file: h5py.File, path: Path, where: str) -> Model:
@@ -213,6 +217,12 @@ def refusal(model: Model) -> str:
     """Why `.h5` cannot hold this model: one that was never in an HDF5 or `.keras` file."""
     if model.origin.format == NAME:
         return ""
+    if model.origin.format == "saved_model":
+        return (
+            ""
+            if model.architecture is not None
+            else ("this SavedModel holds a graph, but no architecture of layers")
+        )
     if model.origin.dialect == "keras3" and model.architecture is not None:
         return ""
     return f"a {model.origin.format} file written by {model.origin.writer} cannot become .h5"
@@ -221,16 +231,37 @@ def refusal(model: Model) -> str:
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes a file; see `Format`."""
     layout = model.origin.layout if model.origin.format == NAME else None
+    if layout is None and options.keep_optimizer and model.origin.dropped:
+        raise UsageError(
+            f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to .h5",
+            "leave the option out",
+        )
     with _h5.create_file(path) as new:
-        old = layout.file if isinstance(layout, Layout) else None
         if isinstance(layout, Layout) and layout.groups is None:
             stored, encodings = _store.write(model, layout.file, new, options)
         else:
             stored, encodings = _write_legacy(model, layout, new, options)
             _h5.put_encodings(new, encodings)
         new.attrs[_PROVENANCE] = _short(options.provenance)
-        dropped = () if options.keep_optimizer or old is None else model.origin.dropped
+        dropped = () if options.keep_optimizer else model.origin.dropped
     return Written(stored, encodings, tuple(dropped))
+
+
+def strip(model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+    """See `Packable`: a file without values, as a tree."""
+    assert options.hollow is not None
+    try:
+        written = write(model, scratch, options)
+        with h5py.File(scratch, "r") as file:
+            return _tree.to_data(file, options.hollow.places, leave=(_PROVENANCE,)), written
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
+    """See `Packable`."""
+    file, numbers = _tree.to_file(data, str(path))
+    return _damaged_or(file, path), numbers
 
 
 def _short(provenance: object) -> str:
@@ -279,8 +310,8 @@ def _write_legacy(
         if edited or source is None:
             _h5.put_text_list(group, "weight_names", [weight for weight, _ in parts])
         for weight, tensor in parts:
-            values, encodings[tensor.name] = tensor.pull(options.meter(tensor))
-            stored[tensor.name] = _h5.write(group, weight, values, options.compression, {})
+            bytes_, encoding = _h5.put(group, weight, tensor, options, {})
+            stored[tensor.name], encodings[tensor.name] = bytes_, encoding
     return stored, encodings
 
 
@@ -298,18 +329,12 @@ def _copy_beside(layout: Layout, new: h5py.File, root: h5py.Group, *, keep_optim
     for item in layout.file:
         own = item in (layout.weights, _PROVENANCE) or (layout.weights == "/" and item in tops)
         if not own and (item != _OPTIMIZER or keep_optimizer):
-            _copy(layout.file, item, new)
+            _h5.copy(layout.file, item, new)
     if layout.weights != "/":
         weights = layout.file[layout.weights]
         for item in weights:
             if item not in tops:
-                _copy(weights, item, root)
-
-
-def _copy(parent: h5py.Group, name: str, target: h5py.Group) -> None:
-    """Copies an object; a link that is no hard one is left behind rather than followed."""
-    if isinstance(parent.get(name, getlink=True), h5py.HardLink):
-        parent.copy(name, target, name)
+                _h5.copy(weights, item, root)
 
 
 def _as_read(model: Model, layout: Layout | None) -> list[tuple[str, list[tuple[str, Tensor]]]]:
@@ -356,7 +381,7 @@ def _positional(leaves: list[Layer]) -> list[Tensor]:
 
 
 def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
-    """The attributes of a legacy Keras 3 file, for a model that came from another format."""
+    """The attributes of a legacy file, for a model that came from another format."""
     architecture = model.architecture
     assert architecture is not None
     root = _h5.make_group(new, "model_weights")
@@ -366,5 +391,7 @@ def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
     training = architecture.root.get("compile_config")
     if isinstance(training, dict):
         new.attrs["training_config"] = json.dumps(training)
+    elif model.origin.training:
+        new.attrs["training_config"] = model.origin.training
     _h5.make_group(root, "top_level_model_weights").attrs["weight_names"] = []
     return root

@@ -10,6 +10,7 @@ import json
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ import h5py
 
 from modelcut.architecture import Architecture
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats import WriteOptions, Written, _h5, _match, _store
+from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
 from modelcut.model import Model, Origin, Tensor
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable
 from modelcut.topology import is_functional
@@ -65,20 +66,23 @@ def read(path: Path) -> Model:
     try:
         archive = zipfile.ZipFile(path)
         _check_members(archive, where)
-        config = _text(archive, _CONFIG, where)
-        metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
-        metadata = metadata if isinstance(metadata, dict) else {}
-        version = metadata.get("keras_version")
-        architecture = Architecture.parse(
-            config, version if isinstance(version, str) else None, where
-        )
         file = _h5.open_file(_seekable(archive, where), f"{where}: {_WEIGHTS}")
-        layers = _store.read(file, architecture, where)
-        encodings, warnings = _h5.get_encodings(file, where)
+        return _read(archive, file, path)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+
+
+def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
+    where = str(path)
+    config = _text(archive, _CONFIG, where)
+    metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
+    metadata = metadata if isinstance(metadata, dict) else {}
+    version = metadata.get("keras_version")
+    architecture = Architecture.parse(config, version if isinstance(version, str) else None, where)
+    layers = _store.read(file, architecture, where)
+    encodings, warnings = _h5.get_encodings(file, where)
     found, more = _match.with_encodings(layers, encodings)
     optimizer = _store.optimizer_bytes(file)
     provenance = metadata.get("modelcut")
@@ -188,6 +192,8 @@ def refusal(model: Model) -> str:
     """Why `.keras` cannot hold this model."""
     if model.origin.format == NAME:
         return ""
+    if model.architecture is None and model.origin.format == "saved_model":
+        return "this SavedModel holds a graph, but no architecture of layers"
     if model.architecture is None:
         return "bare weights have no architecture to put into a .keras file; name it .h5"
     if model.origin.dialect == "keras3":
@@ -197,33 +203,74 @@ def refusal(model: Model) -> str:
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes an archive; see `Format`."""
+    weights = path.with_name(path.name + ".weights")
+    try:
+        written = _write_weights(model, weights, options)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in _members(model, options.provenance):
+                if data is None:
+                    _put_file(archive, name, weights)
+                else:
+                    _put(archive, name, data)
+    finally:
+        weights.unlink(missing_ok=True)
+    return written
+
+
+def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Written:
+    layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
+    with _h5.create_file(weights) as new:
+        stored, encodings = _store.write(model, layout.file if layout else None, new, options)
+    kept = options.keep_optimizer or layout is None
+    return Written(stored, encodings, () if kept else model.origin.dropped)
+
+
+def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes | None]]:
+    """The archive's members in order; None for the weights."""
     layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
     assert model.architecture is not None
     metadata: dict[str, Any] = dict(layout.metadata) if layout else {
         "keras_version": model.architecture.keras_version,
         "date_saved": "1980-01-01@00:00:00",
     }  # fmt: skip
-    metadata["modelcut"] = options.provenance
-    weights = path.with_name(path.name + ".weights")
+    metadata.pop("modelcut", None)
+    metadata["modelcut"] = provenance
+    members = layout.archive.infolist() if layout else []
+    for name in [info.filename for info in members] or [_METADATA, _CONFIG, _WEIGHTS]:
+        if name == _CONFIG:
+            yield name, _config_text(model, layout).encode()
+        elif name == _METADATA:
+            yield name, json.dumps(metadata).encode()
+        elif name == _WEIGHTS:
+            yield name, None
+        elif layout is not None and not name.endswith("/"):
+            yield name, layout.archive.read(name)
+
+
+def strip(model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+    """See `Packable`: the members, and the weights without values as a tree."""
+    assert options.hollow is not None
     try:
-        with _h5.create_file(weights) as new:
-            stored, encodings = _store.write(model, layout.file if layout else None, new, options)
-        with zipfile.ZipFile(path, "w") as archive:
-            members = layout.archive.infolist() if layout else []
-            names = [info.filename for info in members] or [_METADATA, _CONFIG, _WEIGHTS]
-            for name in names:
-                if name == _CONFIG:
-                    _put(archive, name, _config_text(model, layout).encode())
-                elif name == _METADATA:
-                    _put(archive, name, json.dumps(metadata).encode())
-                elif name == _WEIGHTS:
-                    _put_file(archive, name, weights)
-                elif layout is not None and not name.endswith("/"):
-                    _put(archive, name, layout.archive.read(name))
+        written = _write_weights(model, scratch, options)
+        with h5py.File(scratch, "r") as file:
+            tree = _tree.to_data(file, options.hollow.places)
     finally:
-        weights.unlink(missing_ok=True)
-    kept = options.keep_optimizer or layout is None
-    return Written(stored, encodings, () if kept else model.origin.dropped)
+        scratch.unlink(missing_ok=True)
+    return [[[name, data] for name, data in _members(model, {})], tree], written
+
+
+def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
+    """See `Packable`."""
+    where = str(path)
+    try:
+        members, tree = data
+        archive = zipfile.ZipFile(io.BytesIO(), "w")
+        for name, content in members:
+            archive.writestr(_info(name, 0), content or b"")
+        file, numbers = _tree.to_file(tree, where)
+        return _read(archive, file, path), numbers
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
 
 
 def _config_text(model: Model, layout: Layout | None) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from modelcut import formats
 from modelcut.encoding import Affine, Dense, Encoding
-from modelcut.errors import ModelcutError
+from modelcut.errors import ModelcutError, UnsafeError
 from modelcut.formats import WriteOptions, Written, _tflite
 from modelcut.formats._tflite import File, Graph, Value
 from modelcut.model import Layer, Model, Origin, Source, Tensor
@@ -66,7 +66,6 @@ def read(path: Path) -> Model:
     """Reads a file; see `Format`. Constants are its tensors, as the floats they stand for."""
     file = _tflite.parse(path)
     provenance = _provenance(file)
-    code = tuple(f"the operator {name}, whose code comes from elsewhere" for name in file.custom)
     return Model(
         tuple(_layers(file)),
         None,
@@ -75,13 +74,29 @@ def read(path: Path) -> Model:
             format=NAME,
             dialect="litert",
             writer=printable(file.description or "an unnamed converter", 80),
-            code=code,
-            runnable=True,
-            warnings=tuple(f"needs {line}" for line in code),
+            warnings=tuple(f"needs {line}" for line in _foreign(file)),
             provenance=provenance,
             layout=Layout(file),
         ),
     )
+
+
+def check_runnable(model: Model, *, trust: bool) -> None:
+    """See `formats.check_runnable`.
+
+    Raises:
+        UnsafeError: an operator of it is none of LiteRT's own.
+    """
+    foreign = _foreign(model.origin.layout.file)
+    if foreign and not trust:
+        raise UnsafeError(
+            f"{model.origin.path}: needs {foreign[0]}", "--trust runs it all the same"
+        )
+
+
+def _foreign(file: File) -> list[str]:
+    """Operators that are none of LiteRT's own, in words."""
+    return [f"the operator {name}, whose code comes from elsewhere" for name in file.custom]
 
 
 def _provenance(file: File) -> dict[str, Any]:
@@ -208,8 +223,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         # Layers are merged and split by the converter: only their sum can be told.
         {"": sum(held.values())},
         written.encodings,
-        (),
-        facts,
+        facts=facts,
     )
 
 

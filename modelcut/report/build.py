@@ -38,6 +38,7 @@ class Passage:
         meters: of every tensor that was pulled.
         stored: tensor name -> bytes of its values in the written file.
         encodings: tensor name -> the encoding it ended with.
+        coders: tensor name -> the entropy coder that wrote it, in a packed file.
         macs: multiply-accumulates of one inference, layer name -> count, of the first and the
             last model; None where a layer's cannot be told.
     """
@@ -49,6 +50,7 @@ class Passage:
     meters: Mapping[Identity, Meter] = field(default_factory=dict)
     stored: Mapping[str, int] = field(default_factory=dict)
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    coders: Mapping[str, str] = field(default_factory=dict)
     macs: tuple[Mapping[str, int | None], Mapping[str, int | None]] = ({}, {})
 
     def summary(self, tensor: Tensor, stage: int) -> Summary:
@@ -70,6 +72,17 @@ def ledger(passage: Passage) -> list[dict[str, Any]]:
         title = "original" if stage == 0 else f"{stage} {passage.steps[stage - 1].title}"
         rows.append({"stage": title, **totals(parts)})
     return rows
+
+
+def coded(passage: Passage, last: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One more stage, where entropy coders wrote the file: the last one, as it is stored."""
+    if not passage.coders:
+        return []
+    stored = sum(passage.stored.values())
+    names = ", ".join(sorted(set(passage.coders.values())))
+    bits = 8 * stored / max(1, last["parameters"])
+    own = {"bytes": stored, "deflated_bytes": None, "bits_per_weight": bits}
+    return [{**last, "stage": f"coded: {names}", **own}]
 
 
 def totals(parts: Sequence[Summary]) -> dict[str, Any]:
@@ -167,6 +180,7 @@ def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> dict[str, An
         "after": None if gone else asdict(last),
         "encoding": (encoding or tensor.encoding).label,
         "stored_bytes": None if gone else passage.stored.get(tensor.name),
+        "coder": None if gone else passage.coders.get(tensor.name),
         "changes": changes,
         "left_alone": _reasons(passage, tensor.name)
         + [{"step": step + 1, "reason": reason} for step, reason in meter.left_alone],

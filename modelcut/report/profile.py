@@ -18,10 +18,12 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
             (
                 printable(layer["name"], 40),
                 printable(layer["class"], 24),
-                *(headline(trial)[1] for trial in layer["trials"]),
+                *(headline(trial)[1] if trial["changed"] else "=" for trial in layer["trials"]),
             )
             for layer in part["layers"]
         ]
         title = f"{part['title']}: {what} with one layer alone at each {part['field']}"
         note = f"{base} with all layers as they are, on {count(report['data']['rows'])} rows"
+        if any(not trial["changed"] for layer in part["layers"] for trial in layer["trials"]):
+            note += "; =: that setting does nothing to the layer"
         yield Table(title, ("layer", "class", *columns), rows, left=("class",), note=note)

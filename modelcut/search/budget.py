@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from modelcut.budget import Budgeted
+from modelcut.budget import Budget, Budgeted
 from modelcut.errors import RecipeError, UsageError
 from modelcut.model import Model
 from modelcut.recipe import step_to_dict
@@ -50,13 +50,27 @@ def apply(step: Budgeted, model: Model, context: Context) -> Outcome:
     bench = Bench(model, context.lab)
     plain, facts = search(step, model, context, bench)
     facts["budget"]["rows"] = bench.rows
+    assert step.budget is not None
+    coarse = _too_few(step, step.budget, bench.rows)
     if plain is None:
         chosen, skipped = step.select(model, context)
         skipped |= {tensor.name: "no setting holds the budget" for tensor in chosen}
         warning = f"{step.title}: no setting holds the budget, so nothing was done"
-        return Outcome(model, facts, skipped, (warning,))
+        return Outcome(model, facts, skipped, (*coarse, warning))
     outcome = plain.apply(model, context)
-    return replace(outcome, facts={**outcome.facts, **facts})
+    warnings = (*outcome.warnings, *coarse)
+    return replace(outcome, facts={**outcome.facts, **facts}, warnings=warnings)
+
+
+def _too_few(step: Budgeted, budget: Budget, rows: int) -> tuple[str, ...]:
+    """A warning where a limit is finer than one row of the validation data."""
+    limit = budget.max_accuracy_drop
+    if limit is None or limit * rows >= 1:
+        return ()
+    return (
+        f"{step.title}: {rows} validation rows cannot tell a drop of {limit:g}: one row is "
+        f"{1 / rows:.2g}",
+    )
 
 
 def search(

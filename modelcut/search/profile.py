@@ -12,7 +12,7 @@ from modelcut.budget import Budgeted
 from modelcut.gates import Limits
 from modelcut.model import Layer, Model
 from modelcut.search.bench import Bench, Measured
-from modelcut.step import Context, matches
+from modelcut.step import Context, Outcome, matches
 
 Settings = Mapping[str, float | None]
 """Layer name -> setting; None: the layer is left alone."""
@@ -26,16 +26,19 @@ class Trial:
         settings: of the layers, those that are left alone left out.
         measured: what it did.
         held: whether it holds the limits; None where there are none.
+        changed: whether the step does anything with these settings.
     """
 
     settings: Mapping[str, float]
     measured: Measured
     held: bool | None = None
+    changed: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
         held = {} if self.held is None else {"held": self.held}
-        return {"settings": dict(self.settings), **self.measured.to_dict(), **held}
+        found = {**self.measured.to_dict(), **held, "changed": self.changed}
+        return {"settings": dict(self.settings), **found}
 
 
 @dataclass
@@ -49,6 +52,10 @@ class Trier:
         context: of the step.
         limits: that are to hold; None: none.
         trials: so far, in order.
+        skipped: tensor -> why the step is not aimed at it.
+        unmoved: tensor -> why the step did nothing to it when it was tried.
+        layers: whose settings are free.
+        pinned: those that the step's overrides give a strength of their own.
     """
 
     step: Budgeted
@@ -57,8 +64,10 @@ class Trier:
     context: Context
     limits: Limits | None = None
     trials: list[Trial] = field(default_factory=list)
+    unmoved: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._known: dict[Any, Trial] = {}
         chosen, self.skipped = self.step.select(self.model, self.context)
         names = {tensor.name for tensor in chosen}
         self.layers: list[Layer] = []
@@ -112,15 +121,29 @@ class Trier:
         return f"path:{name}" if odd else name
 
     def measure(self, settings: Settings, *, pinned: bool = True) -> Trial:
-        """Applies the step with these settings and measures the result."""
-        step = self.plain(settings, pinned=pinned)
-        model = step.apply(self.model, self.context).model if step else self.model
-        measured = self.bench.measure(model)
+        """Applies the step with these settings and measures the result; once for the same."""
         used = {name: value for name, value in settings.items() if value is not None}
-        held = measured.judge(self.limits) if self.limits else None
-        trial = Trial(used, measured, held)
-        self.trials.append(trial)
-        return trial
+        key = (pinned, *sorted(used.items()))
+        if key not in self._known:
+            step = self.plain(settings, pinned=pinned)
+            outcome = step.apply(self.model, self.context) if step else Outcome(self.model)
+            before = set(map(id, self.model.tensors))
+            changed = any(id(tensor) not in before for tensor in outcome.model.tensors)
+            measured = self.bench.measure(outcome.model)
+            held = measured.judge(self.limits) if self.limits else None
+            trial = Trial(used, measured, held, changed)
+            if not changed and len(used) == 1:
+                self._note(next(iter(used)), outcome)
+            self.trials.append(trial)
+            self._known[key] = trial
+        return self._known[key]
+
+    def _note(self, layer: str, outcome: Outcome) -> None:
+        """Why a layer was left alone though it was to be tried."""
+        tensors = next(each for each in self.layers if each.name == layer).tensors
+        for tensor in tensors:
+            if tensor.name in outcome.skipped and tensor.name not in self.skipped:
+                self.unmoved[tensor.name] = outcome.skipped[tensor.name]
 
 
 def profile(
@@ -134,7 +157,8 @@ def profile(
         say: takes a line about progress.
 
     Returns:
-        Layer name -> its trials, in the order of the ladder.
+        Layer name -> its trials, in the order of the ladder; without the layers to which no
+        setting does anything.
     """
     found: dict[str, list[Trial]] = {}
     ladder = trier.step.ladder
@@ -148,4 +172,6 @@ def profile(
             found[layer.name].append(trial)
             if stop and trial.held is False:
                 break
+        if not any(trial.changed for trial in found[layer.name]):
+            del found[layer.name]
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import flags, steps
+from modelcut.budget import Budgeted
 from modelcut.data import DataOptions
 from modelcut.gates import Gates
 from modelcut.step import Step, TensorStep
@@ -42,6 +43,14 @@ def step_tables() -> str:
     parts = []
     common = [_field(name, Step.model_fields[name]) for name in ("include", "exclude")]
     common.append(_field("overrides", TensorStep.model_fields["overrides"]))
+    name, kind, text = _field("budget", Budgeted.model_fields["budget"])
+    searched = [
+        method
+        for family in steps.families()
+        for method in steps.methods(family)
+        if issubclass(steps.find(family, method), Budgeted)
+    ]
+    common.append((name, kind, f"{text} Of {', '.join(searched)}."))
     parts.append("All steps have:\n\n" + table(common, ("field", "value", "meaning")))
     for family in steps.families():
         for method in steps.methods(family):
@@ -49,7 +58,7 @@ def step_tables() -> str:
             own = [
                 _field(name, info)
                 for name, info in cls.model_fields.items()
-                if name not in TensorStep.model_fields
+                if name not in {*TensorStep.model_fields, "budget"}
             ]
             text = (cls.__doc__ or "").split("\n\n")[0]
             parts.append(f"**{family}: {method}.** {' '.join(text.split())}")
@@ -95,8 +104,20 @@ def bench() -> str:
     return done.stdout.replace("\n### ", "\n**").replace("\n\n|", "**\n\n|").strip()
 
 
+def methods() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "methods.py")]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
 SECTIONS = ("prune", "quantize", "eval")
-MEASURED = {"demo": demo, "bench": bench}
+
+
+def criteria() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "criteria.py")]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
+MEASURED = {"criteria": criteria, "demo": demo, "methods": methods, "bench": bench}
 TABLES = {"steps": step_tables, "gates": gate_table, "data": data_table}
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from toy_engine import ToyLab, ToyNetwork
+from toy_engine import ToyNetwork, WatchedLab
 from toys import toy_model
 
 from modelcut import steps
@@ -36,11 +36,11 @@ def toy():
 
 def lost_by(model, lab):
     """Share of rows on which a model decides otherwise than the labels say."""
-    return 1 - float(np.mean(ToyNetwork(model).forward(lab.inputs)[1].argmax(1) == lab.labels))
+    return 1 - float(np.mean(ToyNetwork(model).forward(lab.inputs).argmax(1) == lab.labels))
 
 
 def test_a_variant_is_measured_as_if_it_had_been_loaded(toy):
-    lab = ToyLab.taught_by(toy)
+    lab = WatchedLab.taught_by(toy)
     bench = Bench(toy, lab)
     magnitude = steps.find("prune", "magnitude")
     assert bench.base.metrics["accuracy"] == 1
@@ -56,7 +56,7 @@ def test_a_variant_is_measured_as_if_it_had_been_loaded(toy):
 
 
 def test_a_profile_is_of_each_layer_alone(toy):
-    lab = ToyLab.taught_by(toy)
+    lab = WatchedLab.taught_by(toy)
     step = steps.find("prune", "magnitude")(budget={"max_accuracy_drop": 1, **MAGNITUDE})
     trier = Trier(step, toy, Bench(toy, lab), Context())
     found = profile(trier)
@@ -84,7 +84,7 @@ def test_a_profile_is_of_each_layer_alone(toy):
     ],
 )
 def test_what_is_found_holds_and_says_how_to_do_it_again(family, method, candidates, drop, toy):
-    lab = ToyLab.taught_by(toy)
+    lab = WatchedLab.taught_by(toy)
     step = steps.find(family, method)(budget={"max_accuracy_drop": drop, "candidates": candidates})
     bench = Bench(toy, lab)
     plain, facts = search(step, toy, Context(), bench)
@@ -109,7 +109,7 @@ def test_the_search_comes_near_to_trying_everything(toy):
     """All 4^3 (and left alone: 5^3) settings of the three layers."""
     magnitude = steps.find("prune", "magnitude")
     step = magnitude(budget={"max_accuracy_drop": 0.05, **MAGNITUDE})
-    bench = Bench(toy, ToyLab.taught_by(toy))
+    bench = Bench(toy, WatchedLab.taught_by(toy))
     _, facts = search(step, toy, Context(), bench)
     trier = Trier(step, toy, bench, Context(), step.budget)
     every = (None, *step.ladder)
@@ -137,7 +137,7 @@ def test_a_sensitive_layer_is_left_alone_and_overrides_are_kept():
             "two": (rng.normal(size=(30, 3)).astype("float32"), None),
         }
     )
-    bench = Bench(model, ToyLab.taught_by(model))
+    bench = Bench(model, WatchedLab.taught_by(model))
     magnitude = steps.find("prune", "magnitude")
     step = magnitude(
         budget={"max_accuracy_drop": 0.3, "candidates": [0.1, 0.95]},
@@ -151,7 +151,7 @@ def test_a_sensitive_layer_is_left_alone_and_overrides_are_kept():
 
 
 def test_a_budget_that_cannot_hold_is_an_error_before_any_search(toy):
-    lab = ToyLab.taught_by(toy, shift=1)
+    lab = WatchedLab.taught_by(toy, shift=1)
     bench = Bench(toy, lab)
     step = steps.find("prune", "magnitude")(budget={"min_accuracy": 0.9})
     with pytest.raises(RecipeError, match="does not hold even with the searched layers left alone"):
@@ -162,7 +162,7 @@ def test_a_budget_that_cannot_hold_is_an_error_before_any_search(toy):
 def test_where_nothing_holds_nothing_is_done(toy):
     budget = {"max_accuracy_drop": 0, "candidates": [0.99]}
     step = steps.find("prune", "magnitude")(budget=budget)
-    plain, facts = search(step, toy, Context(), Bench(toy, ToyLab.taught_by(toy)))
+    plain, facts = search(step, toy, Context(), Bench(toy, WatchedLab.taught_by(toy)))
     assert plain is None
     assert facts["budget"]["chosen"] is None
     assert [trial["held"] for trial in facts["budget"]["trials"]] == [True, False, False, False]
@@ -199,5 +199,5 @@ def test_budgets_that_mean_nothing(fields, words):
 
 
 def test_bits_and_a_budget_are_not_both_taken():
-    with pytest.raises(ValueError, match="at most one of bits and budget"):
+    with pytest.raises(ValueError, match="at most one of bits, average_bits and budget"):
         steps.find("quantize", "linear")(bits=4, budget={"max_accuracy_drop": 0.1})

@@ -50,9 +50,9 @@ class Svd(Budgeted):
         """See `Step`; the factors are computed here, once, and kept: they are the smaller part."""
         if model.architecture is None:
             raise RecipeError(
-                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds weights "
-                "only, and a layer cannot be split without the architecture",
-                "give the whole model",
+                f"step {context.index + 1}, {self.title}: {model.origin.path.name} has no "
+                "architecture, without which a layer cannot be split",
+                "give the whole model as Keras saved it, .h5 or .keras",
             )
         chosen, skipped = self.select(model, context)
         names = {tensor.name for tensor in chosen}

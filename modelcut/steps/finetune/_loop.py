@@ -56,7 +56,7 @@ class Course:
 
     Attributes:
         steps: done.
-        rows: in the training part.
+        rows: seen in an epoch.
         loss, right: of the training part, an entry an epoch.
         judged: metrics of the validation part, an entry an epoch.
         best: number of the epoch whose state was kept, from 1; 0: the last one's.
@@ -175,6 +175,7 @@ class Loop:
                 self._report(epoch, losses / steps, right / max(1, rows_seen))
             if course.steps >= schedule.steps:
                 break
+        course.rows = max(course.rows, rows_seen)
         course.loss.append(losses / max(1, steps))
         course.right.append(right / max(1, rows_seen))
 

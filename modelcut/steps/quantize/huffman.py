@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from modelcut import bins
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Codebook, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep, random_generator
@@ -16,13 +16,16 @@ from modelcut.steps.quantize import _kmeans
 from modelcut.steps.quantize.linear import CODED
 
 
-class Huffman(TensorStep):
+class Huffman(Budgeted, TensorStep):
     """Share a few values among all weights, chosen by 1-D k-means; a Huffman code then packs them.
 
     Zeros of a pruned tensor keep a code of their own, besides the shared values. In `.h5` and
     `.keras` the codes are packed by deflate, whose own Huffman code does the rest.
     """
 
+    strength: ClassVar[Strength] = Strength(
+        "bits", (8, 7, 6, 5, 4, 3, 2, 1), instead=("values",), needed=False
+    )
     refuses: ClassVar[dict[str, str]] = CODED
 
     bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
@@ -42,19 +45,6 @@ class Huffman(TensorStep):
         description="Trades error for bits: one bit is worth this share of the layer's mean "
         "square. 0: plain clustering; 0.01 to 0.1 are usual.",
     )
-
-    @model_validator(mode="after")
-    def _one_size(self) -> Self:
-        if self.bits is not None and self.values is not None:
-            raise ValueError("give bits or values, not both")
-        return self
-
-    def _with(self, fields: Any) -> Self:
-        # An override by values replaces the step's bits.
-        if {"bits", "values"} & set(fields):
-            given = {n: getattr(self, n) for n in self.model_fields_set - {"bits", "values"}}
-            return type(self).model_validate({**given, "overrides": {}, **fields})
-        return super()._with(fields)
 
     @property
     def _k(self) -> int:

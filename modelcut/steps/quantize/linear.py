@@ -36,7 +36,9 @@ _SURVEYED = 1 << 19
 class Linear(Budgeted, TensorStep):
     """Put weights on a uniform grid, zero on it exactly."""
 
-    strength: ClassVar[Strength] = Strength("bits", (8, 7, 6, 5, 4, 3, 2), ("average_bits",))
+    strength: ClassVar[Strength] = Strength(
+        "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits",), needed=False
+    )
     refuses: ClassVar[dict[str, str]] = CODED
     global_fields: ClassVar[frozenset[str]] = frozenset({"average_bits"})
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_engine import ToyLab, ToyNetwork
+from toy_engine import ToyNetwork, WatchedLab
 from toys import toy_model
 
 from modelcut import steps
@@ -39,7 +39,7 @@ def deep():
 
 
 def lab_of(model, rows=96):
-    lab = ToyLab.taught_by(model, rows)
+    lab = WatchedLab.taught_by(model, rows)
     lab.labels = np.random.default_rng(0).permutation(lab.labels)  # else the gradients are tiny
     return lab
 
@@ -60,21 +60,20 @@ def per_row(model, lab):
 
 def test_the_gradients_of_the_toy_are_derivatives(deep):
     lab, network = lab_of(deep), ToyNetwork(deep)
-    rows = Rows((lab.inputs.astype(float),), (lab.labels,))
+    rows = Rows((lab.inputs,), (lab.labels,))
     names = [tensor.name for tensor in deep.tensors]
-    network.write({name: network.values[name].astype(float) for name in names})
     found = network.gradients(rows, names)
     for name in names:
         values = network.values[name]
         for place in [(0,) * values.ndim, tuple(n - 1 for n in values.shape)]:
             losses = []
-            for delta in (1e-5, -1e-5):
+            for delta in (1e-3, -1e-3):
                 moved = values.copy()
                 moved[place] += delta
                 network.write({name: moved})
                 losses.append(network.loss(rows))
             network.write({name: values})
-            assert found[name][place] == pytest.approx((losses[0] - losses[1]) / 2e-5, abs=1e-7)
+            assert found[name][place] == pytest.approx((losses[0] - losses[1]) / 2e-3, abs=5e-4)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -184,12 +183,12 @@ def test_obs_makes_up_for_what_goes(deep):
     rng = np.random.default_rng(2)
     lab = lab_of(deep)
     lab.inputs = (lab.inputs @ rng.normal(size=(9, 9))).astype("float32")
-    before = ToyNetwork(deep).forward(lab.inputs)[1]
+    before = ToyNetwork(deep).forward(lab.inputs)
 
     def error(criterion, **fields):
         step = steps.find("prune", criterion)(sparsity=0.5, **fields)
         outcome = step.apply(deep, Context(lab=lab))
-        return float(np.square(ToyNetwork(outcome.model).forward(lab.inputs)[1] - before).sum()), (
+        return float(np.square(ToyNetwork(outcome.model).forward(lab.inputs) - before).sum()), (
             outcome
         )
 

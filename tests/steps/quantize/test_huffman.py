@@ -247,7 +247,7 @@ def test_what_is_not_finite_is_left_alone_with_a_reason(odd, size):
 
 
 def test_bits_or_values():
-    with pytest.raises(ValueError, match="bits or values, not both"):
+    with pytest.raises(ValueError, match="at most one of bits, values and budget"):
         Huffman(bits=3, values=5)
     step = Huffman(bits=3, overrides={"two": {"values": 5}})
     two = toy_model({"two": (RNG.normal(size=(20, 20)).astype("f4"), None)})

@@ -1,0 +1,127 @@
+"""A range coder under a distribution that goes with the stream.
+
+The coder is `constriction`'s asymmetric numeral system (Duda 2013): within a few bytes of the
+entropy. Probabilities are written with as many bits as pay.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from modelcut.coding import CodingError
+from modelcut.coding.bits import Reader, pack, varint, width_of
+
+_PRECISIONS = (4, 5, 6, 7, 8, 10, 12, 14, 16)
+"""Bits of the probabilities that are tried."""
+
+
+def bits_of(counts: np.ndarray) -> int:
+    """Bits of a stream with these counts, its table in."""
+    table, shares = _choose(counts)
+    return 8 * len(table) + 64 + math.ceil(_cross_entropy(counts, shares))
+
+
+def encode(symbols: np.ndarray, counts: np.ndarray) -> bytes:
+    """Codes a stream.
+
+    Args:
+        symbols: int32, shape (n,), at least two different ones.
+        counts: how often each symbol occurs.
+    """
+    table, shares = _choose(counts)
+    coder = _stack().AnsCoder()
+    coder.encode_reverse(symbols, _model(shares))
+    return table + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+def decode(reader: Reader, size: int, alphabet: int) -> np.ndarray:
+    """The inverse of `encode`; reads to the end of the stream.
+
+    Returns:
+        int32, shape (size,).
+
+    Raises:
+        CodingError: no encoder wrote this.
+    """
+    shares = _read_table(reader, alphabet)
+    raw = bytes(reader.rest())
+    words = np.frombuffer(raw + b"\0" * (-len(raw) % 4), "<u4").astype(np.uint32)
+    if not words.size or not words[-1]:
+        raise CodingError("a stream ends in nothing")
+    coder = _stack().AnsCoder(words)
+    found = coder.decode(_model(shares), size)
+    if not coder.is_empty():
+        raise CodingError("a stream does not end where it should")
+    return found
+
+
+def _choose(counts: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """The table that makes table and stream smallest, and the shares that it stands for."""
+    best: tuple[float, bytes, np.ndarray] | None = None
+    for bits in _PRECISIONS:
+        shares = _quantized(counts, bits)
+        if shares is None:
+            continue
+        table = _table(shares, bits)
+        cost = 8 * len(table) + _cross_entropy(counts, shares)
+        if best is None or cost < best[0]:
+            best = cost, table, shares
+    assert best is not None
+    return best[1], best[2]
+
+
+def _cross_entropy(counts: np.ndarray, shares: np.ndarray) -> float:
+    used = counts > 0
+    total = math.log2(int(shares.sum()))
+    return float((counts[used] * (total - np.log2(shares[used]))).sum())
+
+
+def _quantized(counts: np.ndarray, bits: int) -> np.ndarray | None:
+    """Shares of 2^bits, at least 1 for each symbol that occurs; None where there is no room."""
+    used = counts > 0
+    whole = 1 << bits
+    if 2 * int(used.sum()) > whole:
+        return None
+    shares = np.where(used, np.maximum(1, np.rint(counts * (whole / counts.sum()))), 0)
+    shares = shares.astype(np.int64)
+    excess = int(shares.sum()) - whole
+    if excess < 0:
+        shares[shares.argmax()] -= excess
+    for _ in range(excess):
+        shares[shares.argmax()] -= 1
+    return shares
+
+
+def _table(shares: np.ndarray, bits: int) -> bytes:
+    """All shares but the largest, which is what they leave."""
+    most = int(shares.argmax())
+    rest = np.delete(shares, most)
+    width = width_of(rest)
+    return bytes([bits, width]) + varint(most) + pack(rest, width)
+
+
+def _read_table(reader: Reader, alphabet: int) -> np.ndarray:
+    bits, width = reader.byte(), reader.byte()
+    if bits > _PRECISIONS[-1] or width > bits:
+        raise CodingError("probabilities are out of range")
+    most = reader.varint(alphabet - 1)
+    rest = reader.fields(alphabet - 1, width)
+    left = (1 << bits) - int(rest.sum())
+    if left <= 0:
+        raise CodingError("probabilities are out of range")
+    return np.insert(rest, most, left)
+
+
+def _model(shares: np.ndarray) -> Any:
+    import constriction  # its parts are no modules: they cannot be imported by name
+
+    return constriction.stream.model.Categorical(shares / float(shares.sum()), perfect=False)
+
+
+def _stack() -> Any:
+    import constriction
+
+    return constriction.stream.stack

@@ -1,0 +1,138 @@
+"""SavedModels in TensorFlow itself: golden ones, and what modelcut makes of them."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from materials import models
+from toys import SAVED_MODELS, saved_model
+
+from modelcut import engines, formats, pipeline, steps
+from modelcut.errors import UsageError
+from modelcut.formats import _fingerprint
+from modelcut.recipe import Recipe
+
+KINDS = ["keras3", "tf_keras", "module", "v1"]
+PRUNE = {"sparsity": 0.5}
+
+
+def recorded(kind):
+    found = np.load(SAVED_MODELS / f"{kind}.npz")
+    parts = {"input": {}, "output": {}}
+    for name in found.files:
+        what, _, key = name.partition("_")
+        parts[what][key] = found[name]
+    return parts["input"], parts["output"]
+
+
+def opened(path, signature=None):
+    return engines.open_network(path, "saved_model", suffix="", signature=signature)
+
+
+def made(path, out, *done, **more):
+    pipeline.run(pipeline.Job(path, Recipe(done), out, report=False, **more))
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_those_of_the_writer(kind, tmp_path):
+    path = saved_model(kind, tmp_path)
+    prune = steps.find("prune", "magnitude")
+    same = made(path, tmp_path / "same", prune(threshold=0.0))
+    inputs, outputs = recorded(kind)
+    for folder in (path, same):
+        network = opened(folder)
+        found = network.predict(inputs)
+        assert [spec.name for spec in network.outputs] == sorted(outputs)
+        assert network.outputs[0].activation == "softmax"
+        for spec, values in zip(network.outputs, found, strict=True):
+            np.testing.assert_allclose(values, outputs[spec.name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_loaders_of_tensorflow_give_the_pruned_network(kind, tmp_path, caplog):
+    """The object loader, and that of sessions (TensorFlow Serving's), which restores by keys."""
+    import tensorflow as tf
+
+    path = saved_model(kind, tmp_path)
+    out = made(path, tmp_path / "out", steps.find("prune", "magnitude")(**PRUNE))
+    inputs, before = recorded(kind)
+    with caplog.at_level(logging.INFO):
+        network = opened(out)
+        found = network.predict(inputs)
+    assert "ingerprint" not in caplog.text or kind == "v1"
+    assert max(np.abs(found[0] - value).max() for value in before.values()) > 1e-4
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(out))
+        signature = loaded.signature_def["serving_default"]
+        feed = {signature.inputs[name].name: value for name, value in inputs.items()}
+        names = sorted(signature.outputs)
+        values = session.run([signature.outputs[name].name for name in names], feed)
+    np.testing.assert_allclose(values[0], found[0], rtol=1e-5, atol=1e-6)
+    stored = tf.train.load_checkpoint(str(out / "variables" / "variables"))
+    for tensor in formats.open_model(out).tensors:
+        np.testing.assert_array_equal(stored.get_tensor(tensor.key), tensor.pull()[0])
+
+
+def test_signatures_are_chosen_by_name(tmp_path):
+    path = saved_model("module", tmp_path)
+    network = opened(path, "embed")
+    assert [spec.name for spec in network.inputs] == ["point"]
+    with pytest.raises(UsageError, match=r"it has: .*embed"):
+        opened(path, "embeds")
+    with pytest.raises(UsageError, match="no SavedModel"):
+        engines.open_network(path / "saved_model.pb", "keras2", signature="embed")
+
+
+def test_words_and_whole_numbers_come_from_the_csv(tmp_path, modelcut):
+    path = saved_model("module", tmp_path)
+    rows = ["word,counts_0,counts_1,counts_2,counts_3,counts_4,label"]
+    rows += [f"{word},{i % 3},1,0,2,{i % 2},{i % 3}" for i in range(4) for word in ("red", "blue")]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    said = modelcut("eval", path, "--test", tmp_path / "rows.csv")
+    assert said.code == 0, said
+    assert "accuracy" in said.out
+    said = modelcut("eval", path, "--test", tmp_path / "rows.csv", "--signature", "nope")
+    assert said.code == 2
+    assert "no signature 'nope'" in said.err
+
+
+def test_keras_2_runs_what_became_h5(tmp_path):
+    path = saved_model("tf_keras", tmp_path)
+    out = made(path, tmp_path / "out.h5", steps.find("prune", "magnitude")(threshold=0.0))
+    network = engines.open_network(out, "keras2")
+    inputs, outputs = recorded("tf_keras")
+    given = dict(zip([spec.name for spec in network.inputs], inputs.values(), strict=True))
+    for one, two in zip(network.predict(given), outputs.values(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_the_hash_is_tensorflows():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    for length in [*range(140), 1000, 4096, 4097]:
+        data = rng.bytes(length)
+        expected = int.from_bytes(tf.fingerprint([data]).numpy().tobytes(), "little")
+        assert _fingerprint.hash64(data) == expected
+
+
+@pytest.mark.slow
+def test_a_published_model(tmp_path):
+    """basic-pitch: TensorFlow 2.4, Keras 2, three outputs, an optimizer's state."""
+    path = models("basic-pitch==0.4.0")[0].parent
+    prune, linear = steps.find("prune", "magnitude"), steps.find("quantize", "linear")
+    network = opened(path)
+    spec = network.inputs[0]
+    sound = np.random.default_rng(0).normal(size=(2, *spec.shape)).astype("float32")
+    before = network.predict({spec.name: sound})
+    same = made(path, tmp_path / "same", prune(threshold=0.0))
+    for one, two in zip(before, opened(same).predict({spec.name: sound}), strict=True):
+        np.testing.assert_array_equal(one, two)
+    small = made(path, tmp_path / "small", prune(sparsity=0.2), linear(bits=8))
+    for one, two in zip(before, opened(small).predict({spec.name: sound}), strict=True):
+        assert 0 < np.abs(one - two).mean() < 0.1
+    size = (small / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert size < 0.7 * (path / "variables" / "variables.data-00000-of-00001").stat().st_size

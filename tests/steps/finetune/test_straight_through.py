@@ -1,0 +1,236 @@
+"""Fine-tuning on the toy laboratory, and once on each Keras."""
+
+from __future__ import annotations
+
+from signal import SIGINT, SIGTERM
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from toy_lab import ToyTrainer, toy_lab
+from toys import MODELS
+
+from modelcut import formats, steps
+from modelcut.encoding import Sparse
+from modelcut.errors import ModelcutError, RecipeError, Stopped, UsageError
+from modelcut.step import Context
+
+
+def finetune(**fields):
+    return steps.find("finetune", "straight_through")(**fields)
+
+
+def arrays(model):
+    return {tensor.name: tensor.pull()[0] for tensor in model.tensors}
+
+
+def test_training_teaches_and_zeros_stay_zero(toy):
+    lab = toy_lab(toy, rows=300)
+    pruned = steps.find("prune", "magnitude")(sparsity=0.5).apply(toy, Context()).model
+    before = lab.judge(lab.open(pruned))["log_loss"]
+    step = finetune(epochs=20, batch_size=16, learning_rate=0.1, validation=0)
+    outcome = step.apply(pruned, Context(index=1, lab=lab))
+    assert lab.judge(lab.open(outcome.model))["log_loss"] < 0.7 * before
+    old, new = arrays(pruned), arrays(outcome.model)
+    for name in old:
+        assert not new[name][old[name] == 0].any()
+        assert (new[name] != old[name]).any()
+    assert outcome.facts["loss"][-1] < outcome.facts["loss"][0]
+
+
+def test_sparsity_rises_to_its_end_exactly(toy):
+    step = finetune(epochs=5, batch_size=16, prune={"sparsity": 0.8, "overrides": {"three": 0.25}})
+    model = step.apply(toy, Context(lab=toy_lab(toy))).model
+    found = arrays(model)
+    common = np.concatenate([found[f"{name}/kernel"].ravel() for name in ("one", "two")])
+    assert np.sum(common == 0) == round(0.8 * common.size)
+    assert np.mean(found["three/kernel"] == 0) == 0.25
+    assert isinstance(next(t for t in model.tensors if t.kind == "kernel").pull()[1], Sparse)
+
+
+def test_the_cubic_schedule():
+    prune = finetune(prune={"sparsity": 0.9, "begin": 0.2, "end": 0.7}).prune
+    assert prune.at(0.1, 0.0, 0.9) == 0
+    assert prune.at(0.45, 0.0, 0.9) == pytest.approx(0.9 - 0.9 * 0.5**3)
+    assert prune.at(0.7, 0.0, 0.9) == 0.9
+
+
+def test_a_dynamic_mask_moves_and_keeps_its_size(toy):
+    pruned = steps.find("prune", "random")(sparsity=0.5).apply(toy, Context()).model
+    step = finetune(epochs=30, batch_size=16, learning_rate=0.3, mask="dynamic", keep="last")
+    after = arrays(step.apply(pruned, Context(index=1, lab=toy_lab(toy))).model)
+    for name, old in arrays(pruned).items():
+        if name.endswith("kernel"):
+            assert np.sum(after[name] == 0) == np.sum(old == 0)
+            assert ((after[name] == 0) != (old == 0)).any()
+
+
+def test_l1_brings_weights_to_zero_exactly(toy):
+    step = finetune(epochs=5, batch_size=16, regularize={"l1": 20.0}, keep="last")
+    after = arrays(step.apply(toy, Context(lab=toy_lab(toy))).model)
+    assert np.mean(after["two/kernel"] == 0) > 0.2
+    assert (after["one/bias"] != 0).all()
+
+
+def test_a_teacher_needs_no_labels(toy):
+    pruned = steps.find("prune", "magnitude")(sparsity=0.6).apply(toy, Context()).model
+    lab = toy_lab(toy, labelled=False)
+    step = finetune(epochs=20, batch_size=16, learning_rate=0.05, distill={"weight": 1})
+    outcome = step.apply(pruned, Context(index=1, lab=lab))
+    distances = [entry["distance"] for entry in outcome.facts["validation"]]
+    assert min(distances) < distances[0]
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_it(toy):
+    lab = toy_lab(toy, rows=200)
+    # Far too fast: no epoch after the first few is any better.
+    step = finetune(epochs=200, batch_size=8, learning_rate=3.0, patience=3, schedule="constant")
+    outcome = step.apply(toy, Context(lab=lab))
+    facts = outcome.facts
+    assert facts["ended"] == "no better for 3 epochs"
+    assert facts["epochs"] == facts["best_epoch"] + 3
+    kept = lab.judge(lab.open(outcome.model), part="validation")
+    best = facts["validation"][facts["best_epoch"] - 1]
+    assert kept["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6)
+    assert kept["accuracy"] == max(entry["accuracy"] for entry in facts["validation"])
+
+
+@pytest.mark.parametrize("wish", ["discard", "keep"])
+def test_an_interrupt(toy, monkeypatch, wish):
+    run = ToyTrainer.run
+    calls = []
+
+    def interrupted(self, rows, rates):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stopped(SIGINT)
+        return run(self, rows, rates)
+
+    monkeypatch.setattr(ToyTrainer, "run", interrupted)
+    step = finetune(epochs=50, on_interrupt=wish, prune={"sparsity": 0.5, "end": 0.1})
+    if wish == "discard":
+        with pytest.raises(Stopped):
+            step.apply(toy, Context(lab=toy_lab(toy)))
+        return
+    outcome = step.apply(toy, Context(lab=toy_lab(toy)))
+    assert outcome.facts["ended"] == "interrupted"
+    kernels = [v.ravel() for n, v in arrays(outcome.model).items() if n.endswith("kernel")]
+    assert np.mean(np.concatenate(kernels) == 0) == pytest.approx(0.5, abs=0.002)
+    calls[:] = []
+    monkeypatch.setattr(ToyTrainer, "run", lambda *_: (_ for _ in ()).throw(Stopped(SIGTERM)))
+    with pytest.raises(Stopped):
+        step.apply(toy, Context(lab=toy_lab(toy)))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(toy):
+    step = finetune(epochs=50, batch_size=8, learning_rate=1e30, validation=0)
+    with np.errstate(all="ignore"), pytest.raises(ModelcutError, match="the loss became"):
+        step.apply(toy, Context(lab=toy_lab(toy)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 1, "steps": 1},
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"patience": 2, "validation": 0},
+        {"prune": {"sparsity": 0.5, "begin": 0.9, "end": 0.1}},
+        {"distill": {"weight": 0}},
+    ],
+)
+def test_settings_that_do_not_go_together(fields):
+    with pytest.raises(ValidationError):
+        finetune(**fields)
+
+
+def test_what_cannot_be_done_is_said(toy):
+    with pytest.raises(UsageError, match="needs training data"):
+        finetune().apply(toy, Context())
+    with pytest.raises(RecipeError, match="'thre' matches no layer"):
+        finetune(prune={"sparsity": 0.5, "exclude": ["thre"]}).apply(toy, Context(lab=toy_lab(toy)))
+    with pytest.raises(RecipeError, match="are not images"):
+        finetune(augment={"shift": 1}).apply(toy, Context(lab=toy_lab(toy)))
+
+
+def test_shifts_and_flips_are_of_whole_images():
+    from modelcut.lab import Rows
+    from modelcut.steps.finetune._augment import Augment
+
+    images = np.arange(1, 1 + 50 * 12, dtype="float32").reshape(50, 12)
+    rng = np.random.default_rng(0)
+    found = Augment(shift=1, flip=True, image=(3, 4)).apply(Rows((images,), None), rng, "")
+    seen = set()
+    for before, after in zip(
+        images.reshape(-1, 3, 4), found.inputs[0].reshape(-1, 3, 4), strict=True
+    ):
+        for flip in (1, -1):
+            wide = np.pad(before[:, ::flip], 1)
+            for down in range(3):
+                for right in range(3):
+                    if np.array_equal(after, wide[down : down + 3, right : right + 4]):
+                        seen.add((flip, down, right))
+                        break
+    assert len(seen) > 12
+    assert found.inputs[0].shape == images.shape
+
+
+@pytest.mark.parametrize("wish", [{"prune": {"sparsity": 0.8}}, {"mask": "dynamic"}])
+def test_the_demo_through_keras(tmp_path, wish):
+    from pathlib import Path
+
+    import modelcut
+    from modelcut.data import DataOptions
+    from modelcut.laboratory import Laboratory
+
+    demo = Path(modelcut.__file__).parent / "demo"
+    model = formats.open_model(demo / "digits.h5")
+    options = DataOptions(scale="1/16", limit=600)
+    done = []
+    for _ in range(2):
+        start = model
+        if "mask" in wish:
+            for index, (name, fields) in enumerate(
+                {"prune": {"sparsity": 0.7}, "quantize": {"bits": 4}}.items()
+            ):
+                cls = steps.find(name, steps.DEFAULT_METHOD[name])
+                start = cls(**fields).apply(start, Context(index=index)).model
+        lab = Laboratory(model, demo / "digits_train.csv", options, seed=1)
+        step = finetune(epochs=4, batch_size=64, validation=0.2, **wish)
+        outcome = step.apply(start, Context(index=2, seed=1, lab=lab))
+        assert outcome.facts["validation"][-1]["accuracy"] > 0.8
+        for tensor in outcome.model.tensors:
+            values, encoding = tensor.pull()
+            np.testing.assert_array_equal(encoding.project(values), values)
+        done.append(arrays(outcome.model))
+    for name, values in done[0].items():
+        assert values.tobytes() == done[1][name].tobytes(), f"{name} differs from run to run"
+    moved = arrays(model)["norm1/moving_mean"]
+    assert not np.array_equal(done[0]["norm1/moving_mean"], moved)
+
+
+def test_variables_are_found_again_in_the_golden_files():
+    from modelcut.engines import open_network
+    from modelcut.engines._variables import Place, find
+
+    suffix = {"hdf5": ".h5", "keras_zip": ".keras"}
+    known = 0
+    for path in sorted(MODELS.iterdir()):
+        if path.suffix not in suffix.values() or ".weights" in path.name:
+            continue
+        model = formats.open_model(path)
+        network = open_network(path, model.origin.dialect, suffix=suffix[model.origin.format])
+        places = [
+            Place(layer.path, tuple((t.name, lambda t=t: t.pull()[0]) for t in layer.tensors))
+            for layer in model.layers
+        ]
+        try:
+            found = find(network.model, places, path.name)
+        except ModelcutError:
+            if model.origin.dialect != "keras1":
+                raise
+            continue
+        for tensor in model.tensors:
+            np.testing.assert_array_equal(np.asarray(found[tensor.name]), tensor.pull()[0])
+        known += 1
+    assert known >= 3

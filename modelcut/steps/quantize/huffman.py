@@ -13,7 +13,11 @@ from modelcut.encoding import Codebook, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep, random_generator
 from modelcut.steps.quantize import _kmeans
+from modelcut.steps.quantize._cells import short
 from modelcut.steps.quantize.linear import CODED
+
+_FEW = 32
+_MANY = 1 << 12
 
 
 class Huffman(Budgeted, TensorStep):
@@ -65,7 +69,7 @@ class Huffman(Budgeted, TensorStep):
                 after = with_inner(encoding, _book(np.zeros(1), values.dtype))
                 return Rewrite(after, after.project)
             rng = random_generator(context, tensor.name)
-            centres = _kmeans.clusters(line, self._k, self.start, rng)
+            centres = _held(_kmeans.clusters(line, self._k, self.start, rng), line)
             if self.entropy_weight:
                 return self._traded(values, encoding, line, centres)
             after = with_inner(encoding, _book(centres, values.dtype))
@@ -80,6 +84,7 @@ class Huffman(Budgeted, TensorStep):
         sparse = isinstance(encoding, Sparse)
         zeros = values.size - float(line.weights.sum()) if sparse else 0.0
         centres, edges = _kmeans.weighted(line, centres, self.entropy_weight, zeros=zeros)
+        centres = _held(centres, line)
         cuts = bins.Cuts.at(edges, centres + 0.0, values.dtype)
         kept = centres[centres != 0] if sparse and np.any(centres != 0) else centres
         after = with_inner(encoding, _book(kept, values.dtype))
@@ -93,6 +98,17 @@ class Huffman(Budgeted, TensorStep):
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "codebook") if "sparse" in tensor.kinds else ("codebook",)
+
+
+def _held(centres: np.ndarray, line: _kmeans.Line) -> np.ndarray:
+    """The centres as they are kept: of 8 significant bits where few stand for very many weights.
+
+    That moves one by 0.2 % at most, little beside the distance to its neighbours, and the weights'
+    low bytes are zero: the file of a large layer deflates by an eighth better.
+    """
+    if centres.size > _FEW or line.points.size <= _MANY:
+        return centres
+    return short(centres).astype(np.float64)
 
 
 def _book(centres: np.ndarray, dtype: np.dtype) -> Codebook:

@@ -199,7 +199,16 @@ def refusal(model: Model) -> str:
         return "a .tflite cannot be edited; start from the Keras file that it was made of"
     if model.architecture is None:
         return "bare weights are no network that LiteRT could run"
+    if _scratch_format(model) is None:
+        return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
     return ""
+
+
+def _scratch_format(model: Model) -> formats.Format | None:
+    """A format that Keras opens and that can hold the model; its own, where it is one."""
+    names = sorted(("hdf5", "keras_zip"), key=lambda name: name != model.origin.format)
+    able = (formats.module(name) for name in names)
+    return next((one for one in able if not one.refusal(model)), None)
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
@@ -210,7 +219,8 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """
     if options.convert is None:
         raise ModelcutError(f"{path}: a .tflite needs an engine that converts")
-    own = formats.module(model.origin.format)
+    own = _scratch_format(model)
+    assert own is not None  # `refusal` has asked
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         scratch = Path(folder) / f"model{own.SUFFIXES[0]}"
         written = own.write(model, scratch, changed(options, compression="none"))

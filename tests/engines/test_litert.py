@@ -166,3 +166,10 @@ def test_a_tflite_is_not_edited(sound, tmp_path, modelcut):
         assert said.code == 2, said
         assert said.err.count("\n") == 1
     assert modelcut("inspect", path).code == 0
+
+
+def test_a_packed_file_becomes_one_too(tmp_path, modelcut):
+    packed, out = tmp_path / "m.mcut", tmp_path / "m.tflite"
+    assert modelcut("quantize", SEQUENTIAL, "--bits", "8", "-o", packed, "-q").code == 0
+    assert modelcut("export", packed, "-o", out, "-q").code == 0
+    assert formats.open_model(out).origin.format == "litert"

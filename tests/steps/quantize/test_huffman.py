@@ -258,9 +258,7 @@ def test_few_values_of_a_large_layer_are_short_numbers():
     """Their low bytes are zero, which deflates; an error far below that of the sharing."""
     values = np.random.default_rng(0).normal(size=(300, 200)).astype("float32")
     model = toy_model({"a": (values, None)})
-    tensor = next(
-        steps.find("quantize", "huffman")(values=16).apply(model, Context()).model.tensors
-    )
+    tensor = next(find("quantize", "huffman")(values=16).apply(model, Context()).model.tensors)
     got, encoding = tensor.pull()
     assert not np.any(encoding.centres.view("u4") & 0xFFFF)
     assert encoding.symbols == 16

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from modelcut.data.csv import Batch, Csv
 from modelcut.errors import InputError
+
+if TYPE_CHECKING:  # a step that speaks of rows only, and its --help, need no CSV reader
+    from modelcut.data.csv import Batch, Csv
 
 Part = Literal["all", "train", "validation"]
 _CHUNK_VALUES = 1 << 21

@@ -157,7 +157,9 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 "format": writer.NAME,
                 "bytes": size(target),
                 "sha256": sha256(target),
-                "compression": None if written.coders else job.compression or "fast",
+                "compression": None
+                if getattr(writer, "OWN_CODING", "")
+                else job.compression or "fast",
                 "dropped": list(written.dropped),
                 **({"litert": dict(written.facts)} if written.facts else {}),
             }
@@ -473,8 +475,11 @@ def _check_options(job: Job, writer: formats.Format) -> None:
     packs = writer.NAME == "mcut"
     if job.coder is not None and not packs:
         raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
-    if job.compression is not None and packs:
-        raise UsageError("--compression: a packed file has its own", "choose with --coder")
+    own = getattr(writer, "OWN_CODING", "")
+    if job.compression is not None and own:
+        raise UsageError(f"--compression: {job.output}: {own}", "leave it out")
+    if job.keep_optimizer and formats.needs_engine(writer):
+        raise UsageError(f"--keep-optimizer: {job.output} has no place for it", "leave it out")
 
 
 def _check_export(job: Job, *, needed: bool) -> None:

@@ -202,3 +202,20 @@ def test_help_tells_what_a_shared_flag_means_to_each_method(modelcut):
         "--sparsity NUMBER Share of the weights that are zero afterwards, exactly. [magn" in words
     )
     assert "Share of the groups that go. [l1, l2]" in words
+
+
+@pytest.mark.parametrize("output", ["x.mcut", "x.tflite"])
+def test_compression_is_refused_where_a_format_has_its_own(output, tmp_path, modelcut):
+    said = modelcut("pack" if output.endswith("mcut") else "prune", CNN, "-o", tmp_path / output,
+                    *(() if output.endswith("mcut") else ("--sparsity", "0.5")),
+                    "--compression", "best")  # fmt: skip
+    assert said.code == 2
+    assert "compression" in said.err
+    assert not (tmp_path / output).exists()
+
+
+def test_a_tflite_keeps_no_optimizer(tmp_path, modelcut):
+    said = modelcut("prune", CNN, "--sparsity", "0.5", "-o", tmp_path / "x.tflite",
+                    "--keep-optimizer")  # fmt: skip
+    assert said.code == 2
+    assert "--keep-optimizer" in said.err

@@ -16,7 +16,7 @@ from modelcut.recipe import Recipe
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5 or .keras."),
+        flags.argument("model", "The model: .h5, .hdf5, .keras or .mcut."),
         *_job.JOB,
         *_job.MEASURE,
         *_job.TRUST,

@@ -16,7 +16,7 @@ from modelcut.recipe import load
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5 or .keras."),
+        flags.argument("model", "The model: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
         flags.option("recipe", "The recipe.", "--recipe", "-r", metavar="YAML"),
         *_job.JOB,
         *_job.MEASURE,

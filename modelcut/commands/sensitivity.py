@@ -18,7 +18,7 @@ from modelcut.recipe import Recipe
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5 or .keras."),
+        flags.argument("model", "The model: .h5, .hdf5, .keras or .mcut."),
         flags.option("data", "Labelled CSV to measure on; not the test data.", metavar="CSV"),
         flags.option(
             "method",

@@ -2,9 +2,10 @@
 
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
 `Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
-(Keras cannot open them), `NEEDS_ENGINE` (an engine makes them), `FIXED_GRAPH` (why it cannot follow
-an edit of the architecture), and `check_runnable` where the network is not built from an
-architecture. Adding a format is adding a module and its name to `_MODULES`.
+(Keras cannot open them), `OWN_CODING` (why `--compression` is not for it), `NEEDS_ENGINE` (an
+engine makes them), `FIXED_GRAPH` (why it cannot follow an edit of the architecture), and
+`check_runnable` where the network is not built from an architecture. Adding a format is adding a
+module and its name to `_MODULES`.
 """
 
 from __future__ import annotations

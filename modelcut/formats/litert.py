@@ -29,6 +29,7 @@ from modelcut.safety import printable
 NAME = "litert"
 SUFFIXES = (".tflite",)
 NEEDS_ENGINE = True
+OWN_CODING = "LiteRT maps its file into memory as it is"
 METADATA = "modelcut"
 """The name of the entry that says how the file was made."""
 

@@ -63,6 +63,7 @@ from modelcut.model import Model, Source, Tensor
 NAME = "mcut"
 SUFFIXES = (".mcut",)
 PACKED = True
+OWN_CODING = "a packed file has coders of its own (--coder)"
 
 _MAGIC = b"\x89MCUT"
 _VERSION = 1
@@ -208,10 +209,10 @@ def read(path: Path) -> Model:
     try:
         head, payloads = _open(file, where)
         return _model(head, payloads, path)
-    except CodingError as error:
-        raise InputError(f"{where}: damaged: {error}", _HINT) from None
-    except BaseException:
+    except BaseException as error:
         file.close()
+        if isinstance(error, CodingError):
+            raise InputError(f"{where}: damaged: {error}", _HINT) from None
         raise
 
 

@@ -40,6 +40,7 @@ from modelcut.safety import load_json, printable
 NAME = "saved_model"
 SUFFIXES = (".savedmodel", ".saved_model")
 FOLDER = True
+OWN_CODING = "TensorFlow reads no compressed checkpoint"
 FIXED_GRAPH = "the graph of a SavedModel cannot change its layers; name the output .h5"
 """Why a step that edits the architecture is refused before any work."""
 

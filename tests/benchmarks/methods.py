@@ -43,11 +43,12 @@ METHODS = {
     "pruned, then huffman, traded": f"{PRUNE}\n  - quantize: huffman\n    entropy_weight: 0.01",
 }
 
-FILES: dict[str, tuple[str, str]] = {
+FILES: dict[str, tuple[str | None, str]] = {
     ".h5": ("fast", "small.h5"),
     ".h5, best": ("best", "small.h5"),
+    ".mcut": (None, "small.mcut"),
 }
-"""Heading -> compression, and a name whose suffix says the format."""
+"""Heading -> compression (None: the format's own), and a name whose suffix says the format."""
 
 
 def rows(model: Path, test: Path | None, data: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -305,7 +305,7 @@ def test_the_commands(modelcut, tmp_path):
         (("prune", "M", "--sparsity", "0.5", "-o", "x.h5", "--coder", "best"), "is no packed file"),
         (
             ("prune", "M", "--sparsity", "0.5", "-o", "x.mcut", "--compression", "fast"),
-            "has its own",
+            "has coders of its own",
         ),
     ],
 )

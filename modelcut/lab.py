@@ -163,9 +163,16 @@ class Lab(Protocol):
 
     Attributes:
         original: the model as it was read, before the recipe's first step.
+        workers: processes that train together, each of which does the same as this one.
     """
 
     original: Model
+
+    @property
+    def workers(self) -> int: ...
+
+    def agreed(self, numbers: Sequence[float]) -> list[float]:
+        """The chief's numbers in every worker, where something is decided by them."""
 
     def open(self, model: Model) -> Running:
         """A running copy of a model as it is after its deferred edits.

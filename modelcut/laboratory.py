@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import Part, Rows, RowStore
 from modelcut.engines.running import Goal, KerasRunning, Place, start
+from modelcut.engines.team import Team
 from modelcut.errors import InputError
 from modelcut.lab import Running
 from modelcut.model import Model, Tensor
@@ -37,6 +38,7 @@ class Laboratory:
         seed: int = 0,
         trust: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        team: Team | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -49,6 +51,7 @@ class Laboratory:
             seed: of everything random in the engine, and of the rows set aside.
             trust: let code in the file run.
             custom_objects: the user's own layers and functions, by name.
+            team: who trains together; None: this process alone.
         """
         self.original = original
         self._train = train
@@ -58,6 +61,7 @@ class Laboratory:
         self._seed = seed
         self._trust = trust
         self._custom = dict(custom_objects or {})
+        self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
 
     def open(self, model: Model) -> Running:
@@ -67,23 +71,31 @@ class Laboratory:
         with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
             path = Path(folder) / f"model{SUFFIXES[model.origin.format]}"
             writer.write(model, path, formats.WriteOptions(compression="none"))
-            network = engines.open_network(
-                path,
-                model.origin.dialect,
-                suffix=SUFFIXES[model.origin.format],
-                loss=loss_of(model),
-                trust=self._trust,
-                custom_objects=self._custom,
-                seed=self._seed,
-                name=where,
-                hint="a step that trains needs the network to run",
-            )
+            with self._team.scope():
+                network = engines.open_network(
+                    path,
+                    model.origin.dialect,
+                    suffix=SUFFIXES[model.origin.format],
+                    loss=loss_of(model),
+                    trust=self._trust,
+                    custom_objects=self._custom,
+                    seed=self._seed,
+                    name=where,
+                    hint="a step that trains needs the network to run",
+                )
         places = [
             Place(layer.path, tuple((t.name, partial(_values, t)) for t in layer.tensors))
             for layer in model.layers
         ]
         table = Csv.open(self._source("all"), self._options, network.inputs)
-        return start(network, places, self._goals(network, table), where)
+        return start(network, places, self._goals(network, table), where, self._team)
+
+    @property
+    def workers(self) -> int:
+        return self._team.workers
+
+    def agreed(self, numbers: Sequence[float]) -> list[float]:
+        return self._team.agreed(numbers)
 
     def _goals(self, network: engines.Network, table: Csv) -> list[Goal]:
         """What each output is for, as evaluation would judge it."""

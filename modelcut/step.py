@@ -85,7 +85,7 @@ class Step(BaseModel, ABC):
 
     Class attributes:
         family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
-        needs: subset of {"graph", "engine", "train"}.
+        needs: subset of {"graph", "engine", "train", "loop"}; "loop": it trains step by step.
         aims: kinds of tensors that it aims at unless `include` names roles.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         leaves: kinds of encodings that it leaves on its targets.

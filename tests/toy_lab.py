@@ -18,8 +18,13 @@ class ToyLab:
         self.original = original
         self._rows = Rows((inputs,), None if labels is None else (labels,))
 
+    workers = 1
+
     def open(self, model):
         return ToyRunning(model)
+
+    def agreed(self, numbers):
+        return list(numbers)
 
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))

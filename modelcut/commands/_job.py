@@ -10,6 +10,7 @@ from typing import Any, get_args
 import typer
 
 from modelcut import flags
+from modelcut.cluster import Distribute
 from modelcut.data import DataOptions
 from modelcut.errors import ExitCode, UsageError
 from modelcut.export import ExportOptions
@@ -64,6 +65,11 @@ JOB = (
     flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
     *flags.of_models([ExportOptions]),
     flags.option("seed", "For everything random.", metavar="INT"),
+    flags.option(
+        "distribute",
+        "Where steps that train do so: auto takes the machines of TF_CONFIG, else all GPUs.",
+        metavar="auto|none|mirrored|multiworker",
+    ),
 )
 
 
@@ -105,10 +111,13 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     from modelcut.coding import Coder
     from modelcut.formats import Compression
 
+    distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
     trust = pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
     model = Path(values["model"])
     if values.get("dry_run"):
+        if distribute in ("mirrored", "multiworker"):
+            raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
         train, validate = (path_of(values.get(name)) for name in ("train", "validate"))
         _, report = pipeline.look(model, recipe, say, train, validate, trust)
     else:
@@ -135,9 +144,16 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 coder=choice(values, "coder", Coder),
                 keep_optimizer=bool(values.get("keep_optimizer")),
                 report=values.get("report") is not False,
+                distribute=distribute,
             ),
             say,
         )
+        if "worker" in report:
+            say("")
+            if not values.get("quiet"):
+                line = f"worker {report['worker']}: done; the chief, worker 0, has written {output}"
+                typer.echo(f"modelcut: {line}", err=True)
+            return
     finish(report, values)
 
 

@@ -6,6 +6,7 @@ block of batches.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,12 @@ class KerasTrainer:
         self._tf = tf
         self._running = running
         self._plan = plan
+        self._team = running.team
+        if self._team.replicas > plan.batch:
+            raise InputError(
+                f"a batch of {plan.batch} rows cannot be shared by {self._team.replicas} devices",
+                "a larger batch_size, or --distribute none",
+            )
         self._goals = [_with_loss(goal, plan.loss) for goal in running.goals]
         self._weights = None
         if plan.class_weights is not None:
@@ -42,9 +49,12 @@ class KerasTrainer:
         self._names = list(plan.restraints)
         self._targets = [value_of(running.variables[name]) for name in self._names]
         self._latents: list[Latent] = []
+        start = hashlib.sha256()
         for name, restraint in plan.restraints.items():
             values = np.array(running.variables[name])
+            start.update(f"{name} {restraint.encoding.label}".encode() + values.tobytes())
             self._latents.append(latent(restraint.encoding, values, follow=restraint.follow))
+        self._team.check_same({"start of a training, after the steps before it,": start.digest()})
         self._slots = [
             [_Slot(tf, variable, plan.optimizer) for variable in one.variables]
             for one in self._latents
@@ -58,7 +68,7 @@ class KerasTrainer:
         }
         self._at_start = {name: v.numpy() for name, v in self._moving.items()}
         self._block = tf.function(self._steps, reduce_retracing=True)
-        self._project = tf.function(self._assign)
+        self._project = tf.function(self._assign_all)
         self._kept: list[Any] | None = None
 
     def run(self, rows: Rows, rates: np.ndarray) -> Passed:
@@ -68,7 +78,7 @@ class KerasTrainer:
         labels = [] if rows.labels is None else running.labels(rows)
         from modelcut.engines.running import translated
 
-        with translated(), quiet():
+        with translated(), self._team.translated(), quiet():
             speed = self._tf.convert_to_tensor(rates.astype(np.float32))
             loss, right = self._block(running.tensors(rows), labels, speed)
         count = len(rates) * min(self._plan.batch, len(rows))
@@ -79,9 +89,16 @@ class KerasTrainer:
         size = self._plan.batch
 
         def step(index: Any, loss: Any, right: Any) -> tuple[Any, Any, Any]:
-            part = slice(index * size, (index + 1) * size)
-            one = self._step([x[part] for x in inputs], [y[part] for y in labels], rates[index])
+            one = self._team.run(replica, index)
             return index + 1, loss + one[0], right + one[1]
+
+        def replica(index: Any) -> tuple[Any, Any]:
+            first, last = self._share()
+            part = slice(index * size + first, index * size + last)
+            weight = tf.cast((last - first) / size, tf.float32)
+            return self._step(
+                [x[part] for x in inputs], [y[part] for y in labels], rates[index], weight
+            )
 
         start = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
         steps = tf.shape(rates)[0]
@@ -91,7 +108,15 @@ class KerasTrainer:
         )
         return loss, right
 
-    def _step(self, inputs: list[Any], labels: list[Any], rate: Any) -> tuple[Any, Any]:
+    def _share(self) -> tuple[Any, Any]:
+        """The first row of a batch that this replica takes, and the first that it does not."""
+        replicas, place = self._team.replicas, self._team.place()
+        return place * self._plan.batch // replicas, (place + 1) * self._plan.batch // replicas
+
+    def _step(
+        self, inputs: list[Any], labels: list[Any], rate: Any, weight: Any
+    ) -> tuple[Any, Any]:
+        """One step on a share of the batch that counts `weight`."""
         tf = self._tf
         self._assign()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -100,21 +125,25 @@ class KerasTrainer:
             total = self._total(inputs, labels, outputs)
             if self._running.model.losses:
                 total += tf.add_n([tf.cast(x, tf.float32) for x in self._running.model.losses])
+            if self._team.replicas > 1:
+                total *= weight
         found = tape.gradient(total, self._targets, unconnected_gradients="zero")
+        right = tf.constant(0.0)
+        if labels:
+            right = _losses.hits(self._goals[0], labels[0], outputs[0])
+        found = [tf.convert_to_tensor(part) for part in found]
+        *found, total, right = self._team.total([*found, total, right])
         self._count.assign_add(1)
         restraints = list(self._plan.restraints.values())
         parts = zip(found, self._targets, self._latents, self._slots, restraints, strict=True)
         for gradient, target, one, slots, restraint in parts:
-            slope = tf.convert_to_tensor(gradient)
+            slope = gradient
             if restraint.l2:
                 slope += tf.cast(2 * restraint.l2, slope.dtype) * target
             for slot, part in zip(slots, one.gradients(slope), strict=True):
                 self._update(slot, part, rate)
             self._shrink(one, restraint, rate)
             one.settle()
-        right = tf.constant(0.0)
-        if labels:
-            right = _losses.hits(self._goals[0], labels[0], outputs[0])
         return total, right
 
     def _total(self, inputs: list[Any], labels: list[Any], outputs: list[Any]) -> Any:
@@ -142,6 +171,13 @@ class KerasTrainer:
     def _assign(self) -> None:
         for target, one in zip(self._targets, self._latents, strict=True):
             target.assign(one.value())
+
+    def _assign_all(self) -> None:
+        def replica() -> Any:
+            self._assign()
+            return self._tf.constant(0)
+
+        self._team.run(replica)
 
     def _update(self, slot: _Slot, gradient: Any, rate: Any) -> None:
         """Adam (Kingma and Ba 2015, algorithm 1) or momentum, fused in one kernel."""
@@ -212,7 +248,9 @@ class KerasTrainer:
 
     def mask(self, masks: Any) -> None:
         found = dict(zip(self._names, self._latents, strict=True))
-        for name, kept in masks.items():
+        # The chief's: on machines that round otherwise, two weights may change their order.
+        agreed = self._team.from_chief(list(masks.values()))
+        for name, kept in zip(masks, agreed, strict=True):
             one = found[name]
             assert isinstance(one, Masked)
             assert not isinstance(one.inner, Shared) or (one.mask.numpy() >= kept).all()

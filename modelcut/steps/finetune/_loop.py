@@ -136,7 +136,7 @@ class Loop:
             if self.judge is None:
                 continue
             self.trainer.settle()
-            metrics, score = self.judge()
+            metrics, score = self._agreed(*self.judge())
             course.judged.append(metrics)
             if course.steps < self.schedule.settled * self.schedule.steps:
                 continue
@@ -148,6 +148,13 @@ class Loop:
             if self.patience is not None and waited >= self.patience:
                 course.ended = f"no better for {waited} epochs"
                 return
+
+    def _agreed(
+        self, metrics: dict[str, float], score: tuple[float, ...]
+    ) -> tuple[dict[str, float], tuple[float, ...]]:
+        """What the chief found: workers must not differ in which epoch was the best."""
+        numbers = self.lab.agreed([*metrics.values(), *score])
+        return dict(zip(metrics, numbers, strict=False)), tuple(numbers[len(metrics) :])
 
     def _epoch(self, epoch: int) -> None:
         course, schedule = self._course, self.schedule

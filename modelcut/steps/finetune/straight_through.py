@@ -55,7 +55,7 @@ class Regularize(BaseModel):
 class StraightThrough(Step):
     """Train on: zeros stay zero, shared values shared, grids and signs kept, all exactly."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"train"})
+    needs: ClassVar[frozenset[str]] = frozenset({"train", "loop"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
@@ -137,6 +137,11 @@ class StraightThrough(Step):
         chosen, skipped = self.select(model, context)
         where = f"step {context.index + 1}, {self.title}"
         lab = context.laboratory(self.title)
+        if self.on_interrupt == "keep" and lab.workers > 1:
+            raise RecipeError(
+                f"{where}: on_interrupt: keep does not go with several workers",
+                "one of them may stop before the others; --checkpoint keeps what was done",
+            )
         context.say("starting the engine")
         running = lab.open(model)
         tensors: dict[str, Tensor] = {}

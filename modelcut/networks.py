@@ -124,7 +124,6 @@ def convert(
     job: Job, history: Mapping[str, Any], scratch: Model, target: Path, name: str
 ) -> Mapping[str, Any]:
     """Has a .tflite made of a model in its own format."""
-    from modelcut import laboratory
     from modelcut.engines import litert
 
     options = job.recipe.head.export
@@ -133,7 +132,7 @@ def convert(
             "source": str(scratch.origin.path),
             "shown": str(job.model),
             "dialect": scratch.origin.dialect,
-            "suffix": laboratory.SUFFIXES[scratch.origin.format],
+            "suffix": formats.engine_suffix(formats.module(scratch.origin.format)),
             "trust": job.trust.all,
             "custom_objects": job.trust.custom_objects,
             "target": str(target),

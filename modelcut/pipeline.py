@@ -33,6 +33,9 @@ Say = Callable[[str], None]
 def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     """Does the whole job and returns the report; `report["gates"]` tells what held.
 
+    A worker that is not the chief of a distributed training does its share, waits until the chief
+    has written, and returns only {"worker": …, "workers": …}.
+
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
     """
@@ -45,7 +48,12 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         check_options(job, model, writer)
         if job.test is not None or formats.needs_engine(writer):
             networks.check_runnable(model, job.trust)
-        lab = networks.laboratory_for(model, job.recipe, job.train, job.validate, job.trust)
+        team = networks.team_for(job, digest)
+        lab = networks.laboratory_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        if team is not None and not team.chief:
+            fold(model, job.recipe, say, lab)
+            team.finish()
+            return {"worker": team.worker, "workers": team.workers}
         outputs = Outputs(
             job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         )
@@ -103,6 +111,8 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             if digest.changed():
                 raise InputError(f"{job.model}: changed while modelcut was reading it", "run again")
             outputs.publish()
+        if team is not None:
+            team.finish()
     return report
 
 

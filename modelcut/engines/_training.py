@@ -14,7 +14,7 @@ import numpy as np
 from modelcut.data.rows import Rows
 from modelcut.encoding import Encoding
 from modelcut.engines import _losses, quiet
-from modelcut.engines._latent import Latent, Masked, Shared, latent
+from modelcut.engines._latent import Following, Latent, Masked, Shared, latent
 from modelcut.engines._losses import Goal
 from modelcut.errors import InputError
 from modelcut.lab import Passed, Plan, Restraint
@@ -53,12 +53,25 @@ class KerasTrainer:
         for name, restraint in plan.restraints.items():
             values = np.array(running.variables[name])
             start.update(f"{name} {restraint.encoding.label}".encode() + values.tobytes())
-            self._latents.append(latent(restraint.encoding, values, follow=restraint.follow))
+            self._latents.append(
+                latent(
+                    restraint.encoding,
+                    values,
+                    follow=restraint.follow,
+                    regrow=restraint.regrow,
+                    entropy_weight=restraint.entropy_weight,
+                )
+            )
         self._team.check_same({"start of a training, after the steps before it,": start.digest()})
         self._slots = [
             [_Slot(tf, variable, plan.optimizer) for variable in one.variables]
             for one in self._latents
         ]
+        self._moved = {
+            name: tf.Variable(tf.zeros_like(one.weights), trainable=False)
+            for (name, restraint), one in zip(plan.restraints.items(), self._latents, strict=True)
+            if restraint.movement
+        }
         self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Statistics that training moves, such as those of a batch normalization.
         self._moving = {
@@ -81,6 +94,9 @@ class KerasTrainer:
         with translated(), self._team.translated(), quiet():
             speed = self._tf.convert_to_tensor(rates.astype(np.float32))
             loss, right = self._block(running.tensors(rows), labels, speed)
+            for one in self._latents:
+                if isinstance(one, (Following, Masked)):
+                    one.recount()
         count = len(rates) * min(self._plan.batch, len(rows))
         return Passed(float(loss) / len(rates), float(right), count)
 
@@ -134,10 +150,13 @@ class KerasTrainer:
         found = [tf.convert_to_tensor(part) for part in found]
         *found, total, right = self._team.total([*found, total, right])
         self._count.assign_add(1)
-        restraints = list(self._plan.restraints.values())
-        parts = zip(found, self._targets, self._latents, self._slots, restraints, strict=True)
-        for gradient, target, one, slots, restraint in parts:
+        parts = zip(found, self._targets, self._latents, self._slots, self._names, strict=True)
+        for gradient, target, one, slots, name in parts:
+            restraint = self._plan.restraints[name]
             slope = gradient
+            if name in self._moved:
+                step = tf.cast(rate, slope.dtype) * slope * one.weights
+                self._moved[name].assign_sub(step)
             if restraint.l2:
                 slope += tf.cast(2 * restraint.l2, slope.dtype) * target
             for slot, part in zip(slots, one.gradients(slope), strict=True):
@@ -246,6 +265,11 @@ class KerasTrainer:
             for name in names
         }
 
+    def worth(self, names: Any) -> dict[str, np.ndarray]:
+        moved = {name: score.numpy() for name, score in self._moved.items() if name in names}
+        rest = self.latent([name for name in names if name not in moved])
+        return moved | {name: np.abs(weights) for name, weights in rest.items()}
+
     def mask(self, masks: Any) -> None:
         found = dict(zip(self._names, self._latents, strict=True))
         # The chief's: on machines that round otherwise, two weights may change their order.
@@ -263,7 +287,7 @@ class KerasTrainer:
     def _state(self) -> list[Any]:
         own = [v for one in self._latents for v in one.variables]
         masks = [one.mask for one in self._latents if isinstance(one, Masked)]
-        return [*own, *masks, *self._moving.values()]
+        return [*own, *masks, *self._moved.values(), *self._moving.values()]
 
     def save(self) -> None:
         self._kept = [variable.numpy() for variable in self._state()]

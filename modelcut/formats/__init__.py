@@ -204,14 +204,32 @@ def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
         yield path, path.suffix
         return
     if not getattr(kind, "PACKED", False):
-        yield path, "" if is_folder(kind) else kind.SUFFIXES[0]
+        yield path, engine_suffix(kind)
         return
-    model = open_model(path)
-    inner = module(model.origin.format)
+    with scratch_file(open_model(path), WriteOptions(compression="none")) as (file, inner):
+        yield file, engine_suffix(inner)
+
+
+@contextlib.contextmanager
+def scratch_file(model: Model, options: WriteOptions) -> Iterator[tuple[Path, Format]]:
+    """A model written in the format it was read from, for as long as it is needed.
+
+    Args:
+        model: which.
+        options: how.
+    """
+    writer = module(model.origin.format)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        file = Path(folder) / f"model{inner.SUFFIXES[0]}"
-        inner.write(model, file, WriteOptions(compression="none"))
-        yield file, inner.SUFFIXES[0]
+        file = Path(folder) / f"model{engine_suffix(writer)}"
+        if is_folder(writer):
+            file.mkdir()
+        writer.write(model, file, options)
+        yield file, writer
+
+
+def engine_suffix(one: Format) -> str:
+    """By which an engine tells a file of this format: "" for a folder."""
+    return "" if is_folder(one) else one.SUFFIXES[0]
 
 
 def for_output(path: Path, model: Model) -> Format:

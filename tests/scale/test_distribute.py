@@ -198,9 +198,8 @@ def test_what_does_not_go_together(work, capsys, monkeypatch):
             cli.main(arguments(work, "no.keras", *words))
         assert ended.value.code == ExitCode.USAGE
         assert expected in capsys.readouterr().err
-    model = str(work / "model.keras")
+    words = ("--sparsity", "0.5", "-o", str(work / "no.keras"), "--distribute", "mirrored")
     with pytest.raises(SystemExit) as ended:
-        words = ("--sparsity", "0.5", "-o", str(work / "no.keras"), "--distribute", "mirrored")
-        cli.main(["prune", model, *words])
+        cli.main(["prune", str(work / "model.keras"), *words])
     assert ended.value.code == ExitCode.USAGE
     assert "no step of the recipe trains" in capsys.readouterr().err

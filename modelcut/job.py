@@ -47,6 +47,9 @@ class Job:
         report: write NAME.report.json and NAME.report.md beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
         distribute: on which devices and machines the steps that train do so.
+        checkpoint: folder in which the state of a training is kept; None: it is not.
+        resume: go on from what is there.
+        checkpoint_every: seconds between two states.
     """
 
     model: Path
@@ -65,6 +68,9 @@ class Job:
     report: bool = True
     lossless: bool = False
     distribute: Distribute = "none"
+    checkpoint: Path | None = None
+    resume: bool = False
+    checkpoint_every: float = 60
 
     @property
     def inputs(self) -> list[Path]:

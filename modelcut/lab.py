@@ -123,6 +123,16 @@ class Trainer(Protocol):
     def restore(self) -> None:
         """Goes back to the state that was kept."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the training goes on from, the state that was kept included."""
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from a state.
+
+        Raises:
+            InputError: it is not one of this training.
+        """
+
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         """Values and encodings of the trained tensors; and statistics that moved, without."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelcut import __version__, formats, provenance, safety
+from modelcut.checkpoint import Checkpoint
 from modelcut.digest import Digest, sha256, sha256_of
 from modelcut.errors import UsageError
 from modelcut.job import Job, Trust
@@ -109,6 +110,25 @@ def team_for(job: Job, digest: Digest) -> Team | None:
     if found.workers > 1:
         found.check_same({what: sha256_of(text) for what, text in identity(job, digest).items()})
     return found
+
+
+def checkpoint_for(job: Job, digest: Digest, *, writes: bool) -> Checkpoint | None:
+    """Where the state of the trainings is kept, if it is to be.
+
+    Raises:
+        ModelcutError: nothing trains, or what is there is not this job's.
+    """
+    if job.checkpoint is None:
+        return None
+    if not any("loop" in step.needs for step in job.recipe.steps):
+        raise UsageError("--checkpoint: no step of the recipe trains", "finetune does")
+    return Checkpoint(
+        job.checkpoint,
+        identity(job, digest),
+        resume=job.resume,
+        every=job.checkpoint_every,
+        writes=writes,
+    )
 
 
 def identity(job: Job, digest: Digest) -> dict[str, str]:

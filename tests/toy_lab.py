@@ -174,6 +174,24 @@ class ToyTrainer:
             self.weights, self.masks = dict(self.kept[0]), dict(self.kept[1])
         self.settle()
 
+    def state(self):
+        weights, masks = (self.weights, self.masks) if self.kept is None else self.kept
+        parts = {"now": (self.weights, self.masks), "kept": (weights, masks)}
+        return {
+            f"{when} {kind} {name}": values
+            for when, pair in parts.items()
+            for kind, table in zip(("weights", "mask"), pair, strict=True)
+            for name, values in table.items()
+        }
+
+    def load(self, state):
+        def part(when, kind):
+            start = f"{when} {kind} "
+            return {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
+
+        self.weights, self.masks = part("now", "weights"), part("now", "mask")
+        self.kept = part("kept", "weights"), part("kept", "mask")
+
     def result(self):
         return {
             name: (self._projected(name), restraint.encoding)

@@ -298,6 +298,38 @@ class KerasTrainer:
                 variable.assign(values)
         self.settle()
 
+    def _whole(self) -> dict[str, Any]:
+        """Every variable that a later step depends on, by name."""
+        found: dict[str, Any] = {"count": self._count}
+        for name, one, slots in zip(self._names, self._latents, self._slots, strict=True):
+            parts = _variables_of(one)
+            parts += [v for slot in slots for v in (slot.first, slot.second) if v is not None]
+            if name in self._moved:
+                parts.append(self._moved[name])
+            found.update({f"{name}:{number}": part for number, part in enumerate(parts)})
+        found.update({f"{name}:moving": variable for name, variable in self._moving.items()})
+        known = {id(v) for v in self._running.variables.values()}
+        noise = [v for v in self._running.model.variables if id(v) not in known]
+        found.update({f"noise:{number}": v for number, v in enumerate(noise)})
+        return found
+
+    def state(self) -> dict[str, np.ndarray]:
+        found = {name: np.asarray(variable) for name, variable in self._whole().items()}
+        kept = self._kept or []
+        return {**found, **{f"kept:{number}": part for number, part in enumerate(kept)}}
+
+    def load(self, state: Any) -> None:
+        mine = self._whole()
+        kept = [state[f"kept:{n}"] for n in range(len(self._state())) if f"kept:{n}" in state]
+        for name, variable in mine.items():
+            if name not in state or state[name].shape != tuple(variable.shape):
+                raise InputError(
+                    f"the checkpoint is of another training: {name} is not as it is here",
+                    "remove it, and begin anew",
+                )
+            variable.assign(state[name])
+        self._kept = kept or None
+
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         self.settle()
         found: dict[str, tuple[np.ndarray, Encoding | None]] = {
@@ -316,8 +348,22 @@ class _Slot:
     def __init__(self, tf: Any, variable: Any, optimizer: str) -> None:
         self.variable = variable
         self.first = tf.Variable(tf.zeros_like(variable), trainable=False)
+        self.second: Any = None
         if optimizer != "sgd":
             self.second = tf.Variable(tf.zeros_like(variable), trainable=False)
+
+
+def _variables_of(one: Any) -> list[Any]:
+    """All variables of a latent form, those of what is inside it too, each once."""
+    import tensorflow as tf
+
+    found: dict[int, Any] = {}
+    for part in vars(one).values():
+        if isinstance(part, tf.Variable):
+            found[id(part)] = part
+        elif hasattr(part, "gradients"):
+            found.update({id(v): v for v in _variables_of(part)})
+    return list(found.values())
 
 
 def _with_loss(goal: Goal, loss: str) -> Goal:

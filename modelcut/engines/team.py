@@ -133,7 +133,7 @@ class _Several(Team):
         return [float(x) for x in found[0]]
 
     def from_chief(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if self.workers == 1:
+        if self.workers == 1 or not arrays:
             return list(arrays)
         mine = [a.astype(np.float32) if a.dtype == bool else a for a in arrays]
         sums = self._summed(mine if self.chief else [np.zeros_like(a) for a in mine])

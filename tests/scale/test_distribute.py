@@ -1,22 +1,16 @@
 """One training in one process, on two devices, and in two processes on loopback."""
 
-import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import begin, end
 
 from modelcut import cli, formats
 from modelcut.errors import ExitCode
 
-CHILD = Path(__file__).with_name("child.py")
-ROOT = CHILD.parents[2]
 RECIPE = """\
 version: 1
 data: {label: label}
@@ -83,17 +77,6 @@ def check_same(found, expected):
         np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def begin(arguments, *, config=None, devices=1, die_at=0):
-    more = {} if config is None else {"TF_CONFIG": json.dumps(config)}
-    return subprocess.Popen(
-        [sys.executable, str(CHILD), str(devices), str(die_at), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **more},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def cluster(count):
     """TF_CONFIG of each worker, on ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]
@@ -106,16 +89,6 @@ def cluster(count):
         {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         for index in range(count)
     ]
-
-
-def end(processes, seconds=540):
-    """What each said on stderr, and its exit code; none outlives the test."""
-    try:
-        said = [process.communicate(timeout=seconds)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return list(zip([process.returncode for process in processes], said, strict=True))
 
 
 def test_two_workers_give_what_one_gives(work, alone):

@@ -266,6 +266,7 @@ class StraightThrough(Step):
             context.say,
             self.on_interrupt == "keep",
             "right" if labelled and classes is not None else "",
+            context.keeper,
         )
         course = loop.run()
         more = {"engine": running.engine, "batch_size": batch, **facts(course)}
@@ -306,11 +307,13 @@ class StraightThrough(Step):
         if self.augment is None:
             return None
         augment, where = self.augment, f"step {context.index + 1}, {self.title}"
-        rng = np.random.default_rng([context.seed, context.index])
+        state: dict[int, np.random.Generator] = {}
 
         def vary(rows: Rows, epoch: int) -> Rows:
-            del epoch  # the generator moves on from epoch to epoch
-            return augment.apply(rows, rng, where)
+            if epoch not in state:  # each has its own, so that a training can go on in any of them
+                state.clear()
+                state[epoch] = np.random.default_rng([context.seed, context.index, epoch])
+            return augment.apply(rows, state[epoch], where)
 
         return vary
 

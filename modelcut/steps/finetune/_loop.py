@@ -138,6 +138,7 @@ class Loop:
             epoch += 1
             if self.judge is None:
                 continue
+            self._refresh(course.steps / self.schedule.steps)
             self.trainer.settle()
             metrics, score = self.judge()
             course.judged.append(metrics)

@@ -283,7 +283,7 @@ def test_the_commands(modelcut, tmp_path):
     stored = [t["stored_bytes"] for layer in report["layers"] for t in layer["tensors"]]
     assert sum(stored) == report["ledger"][-1]["bytes"] == report["sizes"]["after"]["stored_bytes"]
     assert {t["coder"] for layer in report["layers"] for t in layer["tensors"]} <= {
-        "zstd", "huffman", "range", "constant"
+        "zstd", "huffman", "range", "context", "constant"
     }  # fmt: skip
     assert modelcut("pack", path, "-o", packed).code == 0, "what modelcut wrote, it may replace"
     assert modelcut("unpack", packed, "-o", back).code == 0

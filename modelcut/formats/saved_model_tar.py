@@ -55,7 +55,7 @@ def read(path: Path) -> Model:
     try:
         with igzip.open(path, "rb") if packed else path.open("rb") as stream:
             _unpack(stream, target)
-    except (EOFError, gzip.BadGzipFile, isal_zlib.IsalError) as error:
+    except (EOFError, gzip.BadGzipFile, isal_zlib.IsalError) as error:  # type: ignore[misc]
         what = printable(str(error) or type(error).__name__, 120)
         raise InputError(f"{path}: damaged: {what}", "copy it again from where it came") from None
     return target.model(NAME)

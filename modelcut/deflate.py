@@ -93,18 +93,15 @@ def restored(data: bytes, nbytes: int, itemsize: int, *, shuffled: bool) -> np.n
     if not shuffled or itemsize == 1:
         return flat
     planes = flat.reshape(itemsize, -1)
-    if itemsize not in _UNSIGNED or sys.byteorder != "little":
+    if itemsize not in (2, 4, 8) or sys.byteorder != "little":
         return np.ascontiguousarray(planes.T).reshape(-1)
     # Shifting whole planes together is five times as fast as turning the array round.
-    kind = _UNSIGNED[itemsize]
+    kind = np.dtype(f"u{itemsize}").type
     whole = planes[-1].astype(kind)
     for plane in planes[-2::-1]:
         whole <<= kind(8)
         whole |= plane
     return whole.view(np.uint8)
-
-
-_UNSIGNED: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def _shuffled(flat: np.ndarray, itemsize: int) -> np.ndarray:

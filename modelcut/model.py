@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def leave(encoding: Encoding, reason: str) -> Rewrite:
     return Rewrite(encoding, lambda part, _: part, left_alone=reason)
 
 
-Edit = Callable[[np.ndarray, Encoding], Rewrite]
+Edit: TypeAlias = "Callable[[np.ndarray, Encoding], Rewrite]"
 """Looks at a whole tensor and its encoding (neither may be changed) and plans its rewriting."""
 
 

@@ -451,7 +451,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
             new = _fingerprint.updated(_optional(fingerprint), index)
             (path / _FINGERPRINT).write_bytes(new)
     notes = {
-        "provenance": dict(options.provenance),
+        "provenance": dict(options.provenance()),
         "encodings": {
             name: jsonable(encoding.record())
             for name, encoding in encodings.items()

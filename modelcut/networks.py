@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,7 @@ def open_laboratory(
 
 
 def convert(
-    job: Job, history: Mapping[str, Any], scratch: Model, target: Path, name: str
+    job: Job, history: Callable[[], Mapping[str, Any]], scratch: Model, target: Path, name: str
 ) -> Mapping[str, Any]:
     """Has a .tflite made of a model in its own format."""
     from modelcut.engines import litert
@@ -210,6 +210,6 @@ def convert(
             "calibrate": str(job.calibrate) if job.calibrate else None,
             "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
             "metadata": name,
-            "provenance": json.dumps(history, sort_keys=True),
+            "provenance": json.dumps(history(), sort_keys=True),
         }
     )

@@ -71,7 +71,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 raise UsageError(f"{job.output}: {reason}")
             say("writing")
             meters: dict[build.Identity, Meter] = {}
-            history = provenance.of(job, model, digest)
+            history = partial(provenance.of, job, model, digest)
             written = writer.write(
                 models[-1],
                 target,

@@ -54,7 +54,7 @@ def latent(
     values: np.ndarray,
     *,
     follow: bool,
-    regrow: bool = True,
+    regrow: bool = False,
     entropy_weight: float = 0.0,
 ) -> Latent:
     """The latent form of a tensor.
@@ -335,7 +335,12 @@ class Following:
 
 
 class Masked:
-    """Zeros that stay, or that lie where a mask says from time to time."""
+    """Zeros that stay, or that lie where a mask says from time to time.
+
+    Where removed weights learn on, nothing holds them back while they are removed: together they
+    would come back at the next mask and undo the training. So each comes back, or goes, at the
+    step at which it passes the limit that the last mask drew.
+    """
 
     def __init__(
         self, encoding: Sparse, inner: Latent, values: np.ndarray, *, regrow: bool
@@ -347,7 +352,8 @@ class Masked:
         self.weights = self.inner.weights
         self.variables = self.inner.variables
         self.mask = _variable(values != 0, tf.bool)
-        self._regrow = regrow
+        self._regrow = regrow and self.weights is not None
+        self._limit = _variable(_least(values, values != 0))
         self.recount()
 
     def value(self) -> Any:
@@ -361,13 +367,23 @@ class Masked:
 
         masked = tf.where(self.mask, gradient, tf.zeros_like(gradient))
         found = self.inner.gradients(masked)
-        if self._regrow and self.weights is not None:
+        if self._regrow:
             # Removed weights learn on, so that they may come back (Guo et al. 2016, eq. 3).
             found[0] = gradient
         return found
 
+    def keep(self, kept: np.ndarray) -> None:
+        """Sets the mask, of the tensor's shape."""
+        self.mask.assign(kept)
+        if self._regrow:
+            self._limit.assign(_least(self.weights.numpy(), kept))
+
     def settle(self) -> None:
+        import tensorflow as tf
+
         self.inner.settle()
+        if self._regrow:
+            self.mask.assign(tf.abs(self.weights) >= self._limit)
 
     def recount(self) -> None:
         """Takes the bits of shared values from how often they are used by weights that are kept."""
@@ -384,6 +400,12 @@ class Masked:
         if isinstance(encoding, Codebook):
             values, encoding = _exact(values, masked=True)
         return values, Sparse(encoding, self._pattern)
+
+
+def _least(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The smallest magnitude that is kept; infinite where none is. A scalar, of their dtype."""
+    limit: np.ndarray = np.min(np.abs(values), initial=np.inf, where=kept).astype(values.dtype)
+    return limit
 
 
 def _summed(gradient: Any, codes: Any, count: int) -> Any:

@@ -278,7 +278,7 @@ class KerasTrainer:
             one = found[name]
             assert isinstance(one, Masked)
             assert not isinstance(one.inner, Shared) or (one.mask.numpy() >= kept).all()
-            one.mask.assign(kept)
+            one.keep(kept)
 
     def settle(self) -> None:
         with quiet():

@@ -1,8 +1,8 @@
 """The packed file `.mcut`: any model file, its tensors coded near their entropy.
 
-Version 1, in order; numbers are varints (LEB128) unless a width is said, all little-endian:
+Version 2, in order; numbers are varints (LEB128) unless a width is said, all little-endian:
 
-    89 4D 43 55 54 01    magic: 0x89, "MCUT", the version
+    89 4D 43 55 54 02    magic: 0x89, "MCUT", the version
     length               of the header that follows, its checksum not counted
     header
       count              of tensors
@@ -30,7 +30,8 @@ along axis 0:
 
 A block of symbols is coded by one of: a single symbol; Huffman codes; runs between symbols that are
 not the common one, by Huffman codes, and those others by Huffman codes of their own; the range
-coder with a table of probabilities (`modelcut/coding/`, which states each in full).
+coder with a table of probabilities; the range coder with probabilities that follow from neighbours
+(`modelcut/coding/`, which states each in full). Version 1 had all but the last.
 
 A file is refused unless all checksums hold, all payloads are there and nothing follows them, and
 each tensor is of a size that so many bytes can stand for.
@@ -66,7 +67,9 @@ PACKED = True
 OWN_CODING = "a packed file has coders of its own (--coder)"
 
 _MAGIC = b"\x89MCUT"
-_VERSION = 1
+_VERSION = 2
+_VERSIONS = (1, 2)
+"""That can be read."""
 _HINT = "copy it again from where it came"
 _ODD = "it was not modelcut that wrote this"
 
@@ -119,9 +122,9 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         structure, shell = inner.strip(
             model,
             path.with_name(path.name + ".structure"),
-            replace(options, hollow=Hollow(kept), provenance={}),
+            replace(options, hollow=Hollow(kept), provenance=dict),
         )
-        head = [model.origin.format, structure, _plain(options.provenance), records]
+        head = [model.origin.format, structure, _plain(options.provenance()), records]
         with path.open("wb") as file, values_path.open("rb") as source:
             file.write(_header(head, directory))
             shutil.copyfileobj(source, file, 1 << 20)
@@ -173,10 +176,11 @@ def _most_head(packed: int) -> int:
     return _FREE_HEAD + _HEAD_RATIO * packed
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _dictionary(version: int) -> bytes:
     """What heads of this version have in common; a released one is never changed."""
-    return resources.files("modelcut.formats").joinpath(f"mcut_{version}.dict").read_bytes()
+    del version  # both have the same
+    return resources.files("modelcut.formats").joinpath("mcut_1.dict").read_bytes()
 
 
 @dataclass(frozen=True)
@@ -222,10 +226,10 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     if bytes(start.take(len(_MAGIC))) != _MAGIC:
         raise InputError(f"{where}: not a packed file")
     version = start.byte()
-    if version != _VERSION:
+    if version not in _VERSIONS:
         raise InputError(
             f"{where}: is of version {version} of the packed format, this modelcut reads "
-            f"version {_VERSION}",
+            f"versions {_VERSIONS[0]} to {_VERSIONS[-1]}",
             "pip install --upgrade modelcut",
         )
     length = start.varint(1 << 62)

@@ -140,7 +140,7 @@ def head_of(path, steps_, folder):
     # No digest of one file helps with another's.
     history["history"][0]["input_sha256"] = ""
     models, _, _ = pipeline.fold(model, recipe, lambda _: None)
-    mcut.write(models[-1], out, WriteOptions(provenance=history))
+    mcut.write(models[-1], out, WriteOptions(provenance=lambda: history))
     return kept["head"]
 
 

@@ -203,6 +203,7 @@ class Loop:
             at.epoch += 1
             if self.judge is None:
                 continue
+            self._refresh(course.steps / self.schedule.steps)
             self.trainer.settle()
             metrics, score = self._agreed(*self.judge())
             course.judged.append(metrics)

@@ -199,17 +199,18 @@ class StraightThrough(Step):
         if self.regularize and kernel and not isinstance(inner, Dense):
             warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
         kernel = kernel and isinstance(inner, Dense)
+        movement = pruned and self.prune is not None and self.prune.criterion == "movement"
         return Restraint(
             encoding,
             follow=follow,
-            regrow=self.mask == "dynamic",
+            regrow=self.mask == "dynamic" and not movement,
             l1=penalty.l1 if kernel else 0.0,
             l2=penalty.l2 if kernel else 0.0,
             group_lasso=penalty.group_lasso if kernel and tensor.out_axis is not None else 0.0,
             axis=tensor.out_axis if tensor.out_axis is not None else -1,
             decay=kernel,
             entropy_weight=self.entropy_weight,
-            movement=pruned and self.prune is not None and self.prune.criterion == "movement",
+            movement=movement,
         )
 
     def _train(

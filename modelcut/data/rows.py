@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from modelcut.data._spill import Spill
 from modelcut.errors import InputError
 
 if TYPE_CHECKING:  # a step that speaks of rows only, and its --help, need no CSV reader
@@ -87,6 +88,7 @@ class RowStore:
         self._seed = seed
         self._memory = _default_memory() if memory is None else memory
         self._kept: Rows | None = None
+        self._spill: Spill | None = None
         self._read = False
         width = sum(len(columns) for columns in table.features.values())
         self._chunk = int(np.clip(_CHUNK_VALUES // max(1, width), 1, 4096))
@@ -95,6 +97,11 @@ class RowStore:
     def in_memory(self) -> bool:
         """Whether the rows, once read, all fit."""
         return self._kept is not None
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the rows, once read, are in a scratch file."""
+        return self._spill is not None
 
     def batches(
         self, size: int, *, part: Part = "all", share: float = 0.0, shuffle: int = -1
@@ -119,21 +126,33 @@ class RowStore:
             )
 
     def _fill(self) -> None:
-        """Keeps all rows if they fit; once."""
+        """Keeps all rows in memory if they fit, else in a scratch file if that has room; once."""
         if self._read:
             return
         parts: list[Rows] = []
         have = 0
-        for rows in self._chunks():
+        spill: Spill | None = None
+        for rows in self._parsed():
             have += rows.nbytes
-            if have * 2 > self._memory:  # joining them needs as much again
+            if spill is None and have * 2 <= self._memory:  # joining them needs as much again
+                parts.append(rows)
+                continue
+            fresh = [rows]
+            if spill is None:
+                spill, fresh = Spill(), [*parts, rows]
                 parts.clear()
+            if not all(map(spill.add, fresh)):
+                spill.close()
+                spill = None
                 break
-            parts.append(rows)
         self._kept = joined(parts) if parts else None
+        self._spill = spill
         self._read = True
 
     def _chunks(self) -> Iterator[Rows]:
+        return self._parsed() if self._spill is None else iter(self._spill)
+
+    def _parsed(self) -> Iterator[Rows]:
         for batch in self._table.batches(self._chunk):
             yield self._decode(batch)
 

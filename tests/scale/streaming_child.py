@@ -1,6 +1,6 @@
 """Streams a CSV through a buffer of some bytes and says what came, and how much memory it took.
 
-usage: streaming_child.py CSV rows bytes
+usage: streaming_child.py CSV rows bytes [nodisk]
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelcut.data import DataOptions, InputSpec
+from modelcut.data import DataOptions, InputSpec, _spill
 from modelcut.data.csv import Csv
 from modelcut.data.rows import Rows, RowStore
 
@@ -26,6 +26,10 @@ def store(path):
     table = Csv.open(path, DataOptions(label="label"), (spec,))
     decode = lambda batch: Rows((batch.inputs["x"],), (batch.labels[:, 0].astype(np.int64),))  # noqa: E731
     return RowStore(table, decode, memory=memory)
+
+
+if len(sys.argv) > 4:
+    _spill._SHARE = 1 << 60
 
 
 def peak():
@@ -49,5 +53,10 @@ for epoch in (0, 1):
 aside = [part.labels[0] for part in large.batches(500, part="validation", share=0.2)]
 np.save(path.with_suffix(".npy"), np.stack(orders))
 np.save(path.with_name("aside.npy"), np.concatenate(aside))
-answer = {"grown": peak() - before, "in_memory": large.in_memory, "wrong": wrong}
+answer = {
+    "grown": peak() - before,
+    "in_memory": large.in_memory,
+    "in_file": large.in_file,
+    "wrong": wrong,
+}
 print(json.dumps({**answer, "sizes": sorted(sizes)}))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelcut.data import _spill
 from modelcut.data.rows import Rows, _mixed
 
 CHILD = Path(__file__).with_name("streaming_child.py")
@@ -35,9 +36,17 @@ def table(tmp_path_factory):
     return path
 
 
-def test_a_csv_larger_than_the_memory(table):
+@pytest.mark.parametrize("disk", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_csv_larger_than_the_memory(table, disk):
     child = subprocess.run(
-        [sys.executable, str(CHILD), str(table), str(ROWS // 4), str(MEMORY)],
+        [
+            sys.executable,
+            str(CHILD),
+            str(table),
+            str(ROWS // 4),
+            str(MEMORY),
+            *([] if disk else ["no"]),
+        ],
         env={**os.environ, "PYTHONPATH": str(CHILD.parents[2])},
         capture_output=True,
         text=True,
@@ -45,7 +54,7 @@ def test_a_csv_larger_than_the_memory(table):
         timeout=500,
     )
     answer = json.loads(child.stdout)
-    assert not answer["in_memory"]
+    assert (answer["in_memory"], answer["in_file"]) == (False, disk)
     assert answer["wrong"] == 0
     # What a quarter of the file took was enough for the whole: the rows themselves are 80 MB.
     assert answer["grown"] < 40 << 20, answer
@@ -82,3 +91,28 @@ def test_a_buffer_for_all_rows_is_a_fair_shuffle():
         [found] = _mixed(iter([Rows((number,), None)]), 1 << 20, 2, rng)
         places[found.inputs[0], number] += 1
     assert abs(places / 4000 - 1 / 20).max() < 0.02
+
+
+@pytest.mark.parametrize("labels", [None, (np.arange(7), np.zeros((7, 2)))])
+def test_a_scratch_file_gives_back_what_it_was_given(labels, monkeypatch):
+    rows = Rows((np.arange(42, dtype="float32").reshape(7, 3, 2), np.ones((7, 0))), labels)
+    spill = _spill.Spill()
+    assert spill.add(rows)
+    assert spill.add(rows[:3])
+    one, other = iter(spill), iter(spill)  # two may read at a time
+    found = [next(one), next(other), next(one), next(other)]
+    assert next(one, None) is None
+    for part, given in zip(found, (rows, rows, rows[:3], rows[:3]), strict=True):
+        pairs = zip(
+            (*part.inputs, *(part.labels or ())),
+            (*given.inputs, *(given.labels or ())),
+            strict=True,
+        )
+        for mine, expected in pairs:
+            np.testing.assert_array_equal(mine, expected)
+            assert mine.dtype == expected.dtype
+            mine[...] = 0  # and it is the reader's own
+    assert not spill.add(Rows((np.array(["a"], object),), None))
+    monkeypatch.setattr(_spill, "_SHARE", 1 << 60)
+    assert not _spill.Spill().add(rows)
+    spill.close()

@@ -26,23 +26,36 @@ TARGET = Path(formats.__file__).parent / "mcut_2.dict"
 RECIPES = """\
 data: {label: label, scale: 1/255}
 steps:
-  - finetune: {epochs: 40, validation: 0, augment: {shift: 1, image: [28, 28]}}
+  - finetune:
+      epochs: 40
+      batch_size: 256
+      optimizer: adamw
+      learning_rate: 1.e-3
+      weight_decay: 0.05
+      validation: 0
+      augment: {shift: 1, image: [28, 28]}
 ---
 data: {label: label, scale: 1/255}
 steps:
   - finetune:
       epochs: 50
+      batch_size: 256
       learning_rate: 1.e-3
-      optimizer: adamw
-      weight_decay: 1.e-4
+      mask: dynamic
+      prune: {sparsity: 0.95, scope: global, end: 0.5, overrides: {digit: 0.6}}
       distill: {weight: 0.5, temperature: 2}
-      prune: {sparsity: 0.975, end: 0.6, overrides: {digit: 0.6}}
   - quantize: huffman
     values: 8
+    entropy_weight: 0.02
+  - quantize: huffman
+    include: ["role:bias"]
+    values: 16
+    entropy_weight: 0.02
   - quantize: linear
     include: ["role:bias"]
   - finetune:
       epochs: 8
+      batch_size: 256
       learning_rate: 3.e-4
       mask: dynamic
       distill: {weight: 0.5, temperature: 2}

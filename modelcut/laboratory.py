@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from modelcut.errors import InputError
 from modelcut.lab import Running
 from modelcut.model import Model, Tensor
 
-SUFFIXES = {"hdf5": ".h5", "keras_zip": ".keras", "saved_model": "", "litert": ".tflite"}
 _BATCH = 1024
 
 
@@ -63,14 +61,12 @@ class Laboratory:
     def open(self, model: Model) -> Running:
         check_runnable(model, trust=self._trust, custom=bool(self._custom))
         where = str(model.origin.path)
-        writer = formats.module(model.origin.format)
-        with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-            path = Path(folder) / f"model{SUFFIXES[model.origin.format]}"
-            writer.write(model, path, formats.WriteOptions(compression="none"))
+        options = formats.WriteOptions(compression="none")
+        with formats.scratch_file(model, options) as (path, writer):
             network = engines.open_network(
                 path,
                 model.origin.dialect,
-                suffix=SUFFIXES[model.origin.format],
+                suffix=formats.engine_suffix(writer),
                 loss=loss_of(model),
                 trust=self._trust,
                 custom_objects=self._custom,

@@ -111,6 +111,11 @@ class ToyTrainer:
             for name, restraint in plan.restraints.items()
             if isinstance(restraint.encoding, Sparse)
         }
+        self.moved = {
+            name: np.zeros_like(self.weights[name])
+            for name, restraint in plan.restraints.items()
+            if restraint.movement
+        }
         self.kept = None
 
     def run(self, rows, rates):
@@ -129,7 +134,9 @@ class ToyTrainer:
             slopes = self.running._gradients(part, list(self.weights), truth)
             for name, slope in slopes.items():
                 restraint = self.plan.restraints[name]
-                if name in self.masks and not restraint.follow:
+                if name in self.moved:
+                    self.moved[name] = self.moved[name] - rate * slope * self.weights[name]
+                if name in self.masks and not restraint.regrow:
                     slope = slope * self.masks[name]
                 self.weights[name] = self.weights[name] - np.float32(rate) * slope
                 limit = np.float32(rate * restraint.l1)
@@ -140,6 +147,9 @@ class ToyTrainer:
 
     def latent(self, names):
         return {name: self.weights[name].copy() for name in names}
+
+    def worth(self, names):
+        return {name: self.moved.get(name, np.abs(self.weights[name])) for name in names}
 
     def mask(self, masks):
         self.masks.update(masks)

@@ -19,16 +19,18 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     from modelcut import pipeline
     from modelcut.coding import Coder
     from modelcut.formats import Compression
+    from modelcut.job import Job
 
     suffix = ".mcut"
     output = _job.path_of(values.get("output"))
     if output is None:
-        raise UsageError("no output named", f"add -o FILE{suffix if packed else '.h5'}")
+        more = "" if packed else ", or a name without suffix for a SavedModel folder"
+        raise UsageError("no output named", f"add -o FILE{suffix if packed else '.h5'}{more}")
     if packed != (output.suffix.lower() == suffix):
         hint = f"name it {suffix}" if packed else "`modelcut pack` writes .mcut"
         raise UsageError(f"{output}: not what `modelcut {name}` writes", hint)
     report = pipeline.run(
-        pipeline.Job(
+        Job(
             Path(values["model"]),
             Recipe((), _job.head_from(values), f"modelcut {name}"),
             output,

@@ -13,7 +13,7 @@ import numpy as np
 from modelcut.data.rows import Rows
 from modelcut.encoding import Encoding
 from modelcut.engines import _losses, quiet
-from modelcut.engines._latent import Latent, Masked, Shared, latent
+from modelcut.engines._latent import Following, Latent, Masked, Shared, latent
 from modelcut.engines._losses import Goal
 from modelcut.errors import InputError
 from modelcut.lab import Passed, Plan, Restraint
@@ -44,11 +44,24 @@ class KerasTrainer:
         self._latents: list[Latent] = []
         for name, restraint in plan.restraints.items():
             values = np.array(running.variables[name])
-            self._latents.append(latent(restraint.encoding, values, follow=restraint.follow))
+            self._latents.append(
+                latent(
+                    restraint.encoding,
+                    values,
+                    follow=restraint.follow,
+                    regrow=restraint.regrow,
+                    entropy_weight=restraint.entropy_weight,
+                )
+            )
         self._slots = [
             [_Slot(tf, variable, plan.optimizer) for variable in one.variables]
             for one in self._latents
         ]
+        self._moved = {
+            name: tf.Variable(tf.zeros_like(one.weights), trainable=False)
+            for (name, restraint), one in zip(plan.restraints.items(), self._latents, strict=True)
+            if restraint.movement
+        }
         self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Statistics that training moves, such as those of a batch normalization.
         self._moving = {
@@ -71,6 +84,9 @@ class KerasTrainer:
         with translated(), quiet():
             speed = self._tf.convert_to_tensor(rates.astype(np.float32))
             loss, right = self._block(running.tensors(rows), labels, speed)
+            for one in self._latents:
+                if isinstance(one, (Following, Masked)):
+                    one.recount()
         count = len(rates) * min(self._plan.batch, len(rows))
         return Passed(float(loss) / len(rates), float(right), count)
 
@@ -102,10 +118,13 @@ class KerasTrainer:
                 total += tf.add_n([tf.cast(x, tf.float32) for x in self._running.model.losses])
         found = tape.gradient(total, self._targets, unconnected_gradients="zero")
         self._count.assign_add(1)
-        restraints = list(self._plan.restraints.values())
-        parts = zip(found, self._targets, self._latents, self._slots, restraints, strict=True)
-        for gradient, target, one, slots, restraint in parts:
+        parts = zip(found, self._targets, self._latents, self._slots, self._names, strict=True)
+        for gradient, target, one, slots, name in parts:
+            restraint = self._plan.restraints[name]
             slope = tf.convert_to_tensor(gradient)
+            if name in self._moved:
+                step = tf.cast(rate, slope.dtype) * slope * one.weights
+                self._moved[name].assign_sub(step)
             if restraint.l2:
                 slope += tf.cast(2 * restraint.l2, slope.dtype) * target
             for slot, part in zip(slots, one.gradients(slope), strict=True):
@@ -210,13 +229,18 @@ class KerasTrainer:
             for name in names
         }
 
+    def worth(self, names: Any) -> dict[str, np.ndarray]:
+        moved = {name: score.numpy() for name, score in self._moved.items() if name in names}
+        rest = self.latent([name for name in names if name not in moved])
+        return moved | {name: np.abs(weights) for name, weights in rest.items()}
+
     def mask(self, masks: Any) -> None:
         found = dict(zip(self._names, self._latents, strict=True))
         for name, kept in masks.items():
             one = found[name]
             assert isinstance(one, Masked)
             assert not isinstance(one.inner, Shared) or (one.mask.numpy() >= kept).all()
-            one.mask.assign(kept)
+            one.keep(kept)
 
     def settle(self) -> None:
         with quiet():
@@ -225,7 +249,7 @@ class KerasTrainer:
     def _state(self) -> list[Any]:
         own = [v for one in self._latents for v in one.variables]
         masks = [one.mask for one in self._latents if isinstance(one, Masked)]
-        return [*own, *masks, *self._moving.values()]
+        return [*own, *masks, *self._moved.values(), *self._moving.values()]
 
     def save(self) -> None:
         self._kept = [variable.numpy() for variable in self._state()]

@@ -123,9 +123,9 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         structure, shell = inner.strip(
             model,
             path.with_name(path.name + ".structure"),
-            replace(options, hollow=Hollow(kept), provenance={}),
+            replace(options, hollow=Hollow(kept), provenance=dict),
         )
-        head = [model.origin.format, structure, _plain(options.provenance), records]
+        head = [model.origin.format, structure, _plain(options.provenance()), records]
         with path.open("wb") as file, values_path.open("rb") as source:
             file.write(_header(head, directory))
             shutil.copyfileobj(source, file, 1 << 20)

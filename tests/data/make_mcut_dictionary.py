@@ -18,7 +18,7 @@ import numpy as np
 from modelcut import __version__, formats, recipe
 from modelcut.encoding import Affine, Binary, Codebook, Dense, Encoding, Sparse
 from modelcut.formats import _payload, mcut
-from modelcut.pipeline import versions
+from modelcut.provenance import versions
 from modelcut.yaml_text import loads
 
 TARGET = Path(formats.__file__).parent / "mcut_2.dict"

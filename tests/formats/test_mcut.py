@@ -19,6 +19,7 @@ from modelcut import formats, pipeline, steps
 from modelcut.coding import symbols
 from modelcut.encoding import Affine, Binary, Codebook, Dense, Sparse
 from modelcut.formats import WriteOptions, _payload
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))
@@ -149,11 +150,11 @@ def test_it_unpacks_to_the_file_that_a_plain_write_makes(path, coder, tmp_path):
     direct, packed, back = (
         tmp_path / name for name in ("d" + path.suffix, "p.mcut", "b" + path.suffix)
     )
-    write(model, direct, provenance=HISTORY)
-    write(model, packed, provenance=HISTORY, coder=coder)
+    write(model, direct, provenance=lambda: HISTORY)
+    write(model, packed, provenance=lambda: HISTORY, coder=coder)
     again = formats.open_model(packed)
     assert again.origin.provenance == HISTORY
-    write(again, back, provenance=again.origin.provenance)
+    write(again, back, provenance=lambda: again.origin.provenance)
     assert back.read_bytes() == direct.read_bytes()
 
 
@@ -161,8 +162,8 @@ def test_it_unpacks_to_the_file_that_a_plain_write_makes(path, coder, tmp_path):
 def test_an_edited_model_comes_back(path, tmp_path):
     recipe = Recipe(steps_for(path))
     direct, packed = tmp_path / f"direct{path.suffix}", tmp_path / "x.mcut"
-    pipeline.run(pipeline.Job(path, recipe, direct, report=False))
-    pipeline.run(pipeline.Job(path, recipe, packed, report=False))
+    pipeline.run(Job(path, recipe, direct, report=False))
+    pipeline.run(Job(path, recipe, packed, report=False))
     one, two = formats.open_model(direct), formats.open_model(packed)
     kinds = {t.name: t.encoding.label for t in one.tensors}
     assert kinds == {t.name: t.encoding.label for t in two.tensors}
@@ -234,11 +235,11 @@ def test_it_may_go_over_to_another_format_as_the_original_may(tmp_path):
 
 def test_little_is_spent_beyond_the_values(tmp_path):
     for path in GOLDEN:
-        written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=HISTORY)
+        written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
         more = (tmp_path / "p.mcut").stat().st_size - sum(written.stored.values())
         assert more < 1000, path.name
     path = MODELS / "keras3_sequential.h5"
-    written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=HISTORY)
+    written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
     assert (tmp_path / "p.mcut").stat().st_size - sum(written.stored.values()) < 400
 
 

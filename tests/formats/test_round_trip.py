@@ -19,6 +19,7 @@ from modelcut import formats, pipeline, steps
 from modelcut.encoding import Affine, Sparse
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions
+from modelcut.job import Job
 from modelcut.model import Rewrite
 from modelcut.recipe import Recipe
 
@@ -59,7 +60,9 @@ def test_the_same_job_gives_the_same_bytes(tmp_path):
     def all_written():
         for path in GOLDEN:
             out = tmp_path / f"out{path.suffix}"
-            write(formats.open_model(path), out, provenance={"history": [{"modelcut": "x"}]})
+            write(
+                formats.open_model(path), out, provenance=lambda: {"history": [{"modelcut": "x"}]}
+            )
             yield path.name, out.read_bytes()
 
     first = dict(all_written())
@@ -139,7 +142,7 @@ def test_encodings_are_known_again(tmp_path):
 
         edited = model.with_tensors({kernel.name: kernel.then(0, edit, ("sparse", "affine"))})
         out = tmp_path / f"out{(MODELS / name).suffix}"
-        write(edited, out, provenance={"history": [{"modelcut": "x"}]})
+        write(edited, out, provenance=lambda: {"history": [{"modelcut": "x"}]})
         again = formats.open_model(out)
         found = {t.name: t.encoding for t in again.tensors}[kernel.name]
         assert found.label == "sparse, int4"
@@ -424,7 +427,7 @@ def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
     }
     legacy(tmp_path / "m.h5", weights, config)
     step = steps.find("quantize", "linear")(bits=8)
-    report = pipeline.run(pipeline.Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
+    report = pipeline.run(Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
     assert report["sizes"]["after"]["parameters"] == 24
     found = values_of(formats.open_model(tmp_path / "o.h5"))
     assert found["norm/count"] == 7

@@ -28,6 +28,7 @@ class Schedule:
         rate: the largest learning rate.
         cosine: it falls along a cosine to zero (Loshchilov and Hutter 2017, eq. 5); else it stays.
         warmup: share of the steps over which it rises from zero.
+        hold: share of the steps after which it begins to fall.
         refresh: steps between two looks at the masks.
         settled: share of the steps after which the result may be kept or the training stopped.
     """
@@ -37,6 +38,7 @@ class Schedule:
     rate: float
     cosine: bool
     warmup: float
+    hold: float
     refresh: int
     settled: float
 
@@ -44,7 +46,8 @@ class Schedule:
         """The learning rates of some steps."""
         progress = (np.arange(start, start + count) + 1) / max(1, self.steps)
         rising = progress / self.warmup if self.warmup > 0 else np.ones(count)
-        left = np.clip((progress - self.warmup) / max(1e-12, 1 - self.warmup), 0, 1)
+        start = max(self.warmup, self.hold)
+        left = np.clip((progress - start) / max(1e-12, 1 - start), 0, 1)
         falling = 0.5 * (1 + np.cos(np.pi * left)) if self.cosine else np.ones(count)
         result: np.ndarray = self.rate * np.minimum(1, rising) * falling
         return result
@@ -82,7 +85,7 @@ class Loop:
         share: of the rows set aside for validation; 0: none.
         patience: epochs without a better validation after which it ends; None: never.
         vary: changes the rows of an epoch at random; None: not.
-        masks: the masks after a share of the steps, from the latent weights; None: they stay.
+        masks: the masks after a share of the steps, from the weights' worth; None: they stay.
         masked: names of the tensors that `masks` is about.
         judge: metrics of the running copy, and how good they are; larger is better.
         say: takes a line about progress.
@@ -135,6 +138,7 @@ class Loop:
             epoch += 1
             if self.judge is None:
                 continue
+            self._refresh(course.steps / self.schedule.steps)
             self.trainer.settle()
             metrics, score = self.judge()
             course.judged.append(metrics)
@@ -199,7 +203,7 @@ class Loop:
 
     def _refresh(self, progress: float) -> None:
         if self.masks:
-            self.trainer.mask(self.masks(self.trainer.latent(self.masked), progress))
+            self.trainer.mask(self.masks(self.trainer.worth(self.masked), progress))
 
     def _report(self, epoch: int, loss: float, right: float) -> None:
         now = time.monotonic()

@@ -77,6 +77,11 @@ class StraightThrough(Step):
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Share of the steps over which the learning rate rises."
     )
+    hold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of the steps after which the learning rate begins to fall, of cosine; "
+        "with prune, its end is a good place.",
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Of sgd (0.9)."
     )
@@ -98,8 +103,13 @@ class StraightThrough(Step):
     )
     mask: Literal["fixed", "dynamic"] = Field(
         default="fixed",
-        description="dynamic: as many zeros, but where the smallest weights are by now; and each "
-        "weight takes the shared value that is nearest by now.",
+        description="dynamic: as many zeros, but where the smallest weights are by now, removed "
+        "ones learning on; and each weight takes the shared value that is nearest by now.",
+    )
+    entropy_weight: Strength = Field(
+        default=0.0,
+        description="With mask: dynamic, as in quantize: huffman: a rare shared value gives way to "
+        "a usual one; a bit is worth this share of the layer's mean square.",
     )
     prune: Gradual | None = Field(
         default=None, description="Sparsity that rises meanwhile: {sparsity: 0.97, end: 0.6, …}."
@@ -125,6 +135,10 @@ class StraightThrough(Step):
             raise ValueError("momentum needs optimizer: sgd")
         if self.weight_decay is not None and self.optimizer != "adamw":
             raise ValueError("weight_decay needs optimizer: adamw")
+        if self.hold and self.schedule != "cosine":
+            raise ValueError("hold needs schedule: cosine")
+        if self.entropy_weight and self.mask != "dynamic":
+            raise ValueError("entropy_weight needs mask: dynamic: else each keeps its shared value")
         if self.patience is not None and (self.validation == 0 or self.keep == "last"):
             raise ValueError("patience needs a validation share, and keep: best")
         return self
@@ -180,14 +194,18 @@ class StraightThrough(Step):
         if self.regularize and kernel and not isinstance(inner, Dense):
             warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
         kernel = kernel and isinstance(inner, Dense)
+        movement = pruned and self.prune is not None and self.prune.criterion == "movement"
         return Restraint(
             encoding,
             follow=follow,
+            regrow=self.mask == "dynamic" and not movement,
             l1=penalty.l1 if kernel else 0.0,
             l2=penalty.l2 if kernel else 0.0,
             group_lasso=penalty.group_lasso if kernel and tensor.out_axis is not None else 0.0,
             axis=tensor.out_axis if tensor.out_axis is not None else -1,
             decay=kernel,
+            entropy_weight=self.entropy_weight,
+            movement=movement,
         )
 
     def _train(
@@ -231,6 +249,7 @@ class StraightThrough(Step):
                 rate=self.learning_rate,
                 cosine=self.schedule == "cosine",
                 warmup=self.warmup,
+                hold=self.hold,
                 refresh=max(1, min(100, total // 100)),
                 settled=ramp,
             ),
@@ -310,13 +329,13 @@ class StraightThrough(Step):
         prune = self.prune
         final: set[str] = set()
 
-        def masks(latent: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
-            found = {name: largest(latent[name], start[name]) for name in following}
+        def masks(worth: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
+            found = {name: largest(worth[name], start[name]) for name in following}
             if prune is None or (final and self.mask == "fixed"):
                 return found
             if progress >= prune.end:
                 final.add("reached")
-            return {**found, **prune.masks(latent, targets, start, progress)}
+            return {**found, **prune.masks(worth, targets, start, progress)}
 
         return masks, names
 

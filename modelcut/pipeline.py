@@ -119,7 +119,7 @@ def fold(
         say(step.title)
         start = time.perf_counter()
         context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab)
-        searched = isinstance(step, Budgeted) and step.budget is not None
+        searched = isinstance(step, Budgeted) and step.searched
         outcome = (
             _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
         )

@@ -139,7 +139,7 @@ def fold(
         start = time.perf_counter()
         keeper = kept.keeper(index) if kept and "loop" in step.needs else None
         context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab, keeper=keeper)
-        searched = isinstance(step, Budgeted) and step.budget is not None
+        searched = isinstance(step, Budgeted) and step.searched
         outcome = (
             _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
         )

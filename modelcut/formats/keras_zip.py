@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import h5py
 
+from modelcut import formats
 from modelcut.architecture import Architecture
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
@@ -193,7 +194,7 @@ def refusal(model: Model) -> str:
     if model.origin.format == NAME:
         return ""
     if model.architecture is None and model.origin.format == "saved_model":
-        return "this SavedModel holds a graph, but no architecture of layers"
+        return formats.NO_LAYERS
     if model.architecture is None:
         return "bare weights have no architecture to put into a .keras file; name it .h5"
     if model.origin.dialect == "keras3":

@@ -199,7 +199,7 @@ def refusal(model: Model) -> str:
         return "bare weights have no architecture to put into a .keras file; name it .h5"
     if model.origin.dialect == "keras3":
         return ""
-    return f"written by {model.origin.writer}, whose dialect only .h5 holds"
+    return f"written by {model.origin.writer}, whose dialect only .h5 holds; name the output .h5"
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

@@ -198,7 +198,7 @@ def refusal(model: Model) -> str:
     if model.origin.format == NAME:
         return "a .tflite cannot be edited; start from the Keras file that it was made of"
     if model.architecture is None and model.origin.format != "saved_model":
-        return "bare weights are no network that LiteRT could run"
+        return "bare weights are no network that LiteRT could run; start from the whole model"
     if _scratch_format(model) is None:
         return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
     return ""

@@ -67,7 +67,8 @@ class WriteOptions:
         compression: none; fast (ISA-L's deflate); best (slow deflate at its highest level).
         coder: of the packed format: huffman, range, or the smaller one for each tensor.
         keep_optimizer: keep the optimizer's state; refused where a shape changed.
-        provenance: plain JSON data to be kept in the file's one entry of that kind.
+        provenance: gives plain JSON data to be kept in the file's one entry of that kind. Asked
+            for last: it holds the input's digest, which takes as long as reading it.
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
         convert: has an engine make a file of a model that was read from a scratch file (the model,
@@ -77,7 +78,7 @@ class WriteOptions:
     compression: Compression = "fast"
     coder: Coder = "best"
     keep_optimizer: bool = False
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Callable[[], Mapping[str, Any]] = dict
     meter: Callable[[Tensor], Meter | None] = lambda _: None
     hollow: Hollow | None = None
     convert: Callable[[Model, Path, str], Mapping[str, Any]] | None = None

@@ -67,8 +67,8 @@ def test_a_tensor_that_is_damaged_is_named(good, tmp_path):
 
 def test_a_later_version_is_told_from_damage(good, tmp_path):
     path = tmp_path / "x.mcut"
-    path.write_bytes(good[:5] + b"\x02" + good[6:])
-    with pytest.raises(InputError, match="version 2") as caught:
+    path.write_bytes(good[:5] + b"\x03" + good[6:])
+    with pytest.raises(InputError, match="version 3") as caught:
         formats.open_model(path)
     assert "upgrade" in caught.value.hint
 
@@ -85,7 +85,7 @@ def apart(data):
         lengths.append(header.varint(1 << 40))
         header.take(4)
     size = header.varint(1 << 30)
-    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(1))
+    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(mcut._VERSION), bare=True)
     return msgpack.unpackb(head), [bytes(start.take(length)) for length in lengths]
 
 
@@ -207,9 +207,9 @@ def test_random_payloads_are_refused_or_harmless(good, tmp_path):
 
 
 def test_a_head_that_unpacks_to_a_giant_is_refused(tmp_path):
-    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(1))
+    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(mcut._VERSION), bare=True)
     header = varint(0) + varint(1 << 28) + packed
-    whole = b"\x89MCUT\x01" + varint(len(header)) + header
+    whole = b"\x89MCUT\x02" + varint(len(header)) + header
     path = tmp_path / "x.mcut"
     path.write_bytes(whole + isal_zlib.crc32(whole).to_bytes(4, "little"))
     with pytest.raises(InputError, match="out of range"):

@@ -40,8 +40,8 @@ COMMANDS = {
 ABOUT = """Make Keras models smaller and faster, and know what it cost.
 
 Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
-3 refused as unsafe; 4 out of disk, memory or the like; 70 a mistake of modelcut's own;
-130 interrupted; 143 terminated.
+3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
+machines was lost; 70 a mistake of modelcut's own; 130 interrupted; 143 terminated.
 """
 
 

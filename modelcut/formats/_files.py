@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -144,33 +144,44 @@ def leads_out(name: str) -> bool:
     return not parts[0] or ".." in parts or ":" in parts[0] or "\0" in name
 
 
-def check_names(names: Iterable[str], where: str) -> None:
-    """Holds names that came out of a container against each other and the rules.
+class Names:
+    """Names that come out of a container, held against each other and the rules."""
 
-    Args:
-        names: of files, and of folders, which end in "/".
-        where: the container, for messages.
+    def __init__(self, where: str) -> None:
+        """Knows none yet.
 
-    Raises:
-        UnsafeError: a name leads out of the model.
-        InputError: a name is there twice, is too long, or is both a file and a folder.
-    """
-    files: set[str] = set()
-    folders: set[str] = set()
-    for count, name in enumerate(names):
-        if count > MAX_FILES:
-            raise InputError(f"{where}: holds more than {MAX_FILES} files")
+        Args:
+            where: the container, for messages.
+        """
+        self._where = where
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+        self._count = 0
+
+    def add(self, name: str) -> None:
+        """Takes the name of a file, or of a folder, which ends in "/".
+
+        Raises:
+            UnsafeError: it leads out of the model.
+            InputError: it is there twice, is none, or is both a file and a folder.
+        """
+        self._count += 1
+        if self._count > MAX_FILES:
+            raise InputError(f"{self._where}: holds more than {MAX_FILES} files")
+        shown = printable(name)
         if leads_out(name) or "\\" in name:
-            raise UnsafeError(f"{where}: the member {printable(name)!r} leads out of the model")
-        parts = name.rstrip("/").split("/")
+            raise UnsafeError(f"{self._where}: the member {shown!r} leads out of the model")
+        whole = name.rstrip("/")
+        parts = whole.split("/")
         if len(name) > _MAX_NAME or not all(parts) or "." in parts:
-            raise InputError(f"{where}: the member {printable(name)!r} has no name for a file")
+            raise InputError(f"{self._where}: the member {shown!r} has no name for a file")
+        above = {"/".join(parts[:end]) for end in range(1, len(parts))}
         if name.endswith("/"):
-            folders.add("/".join(parts))
-        elif name in files:
-            raise InputError(f"{where}: holds {printable(name)!r} twice")
+            above.add(whole)
+        elif whole in self._files:
+            raise InputError(f"{self._where}: holds {shown!r} twice")
         else:
-            files.add(name)
-        folders.update("/".join(parts[:end]) for end in range(1, len(parts)))
-    for name in files & folders:
-        raise InputError(f"{where}: holds {printable(name)!r} as a file and as a folder")
+            self._files.add(whole)
+        self._folders |= above
+        if whole in self._folders & self._files or above & self._files:
+            raise InputError(f"{self._where}: holds {shown!r} as a file and as a folder")

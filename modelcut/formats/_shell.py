@@ -17,7 +17,7 @@ import numpy as np
 
 from modelcut.errors import InputError, ModelcutError
 from modelcut.formats._bundle import DTYPES, Bundle, Entry, Shell
-from modelcut.formats._files import InMemory, check_names
+from modelcut.formats._files import InMemory, Names
 from modelcut.safety import printable
 
 _TENSOR, _RAW, _ZERO, _COPY = _KINDS = range(4)
@@ -78,9 +78,9 @@ def from_data(
     """
     try:
         files, checkpoint = data
-        names = [name for name, _ in files]
-        check_names(names, where)
+        names = Names(where)
         for name, content in files:
+            names.add(name)
             if (content is None) != name.endswith("/") or not isinstance(content, bytes | None):
                 raise ValueError(f"the file {name!r}")
         held = InMemory(dict(files), where)

@@ -218,7 +218,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
                 raise InputError(f"{layout.files.where}: {_FINGERPRINT} is damaged: {error}",
                                  "copy the model again, or delete that file") from None  # fmt: skip
     notes = {
-        "provenance": dict(options.provenance),
+        "provenance": dict(options.provenance()),
         "encodings": {
             name: jsonable(encoding.record())
             for name, encoding in encodings.items()

@@ -189,27 +189,44 @@ def open_laboratory(
 
 
 def convert(
-    job: Job, history: Callable[[], Mapping[str, Any]], scratch: Model, target: Path, name: str
+    job: Job, history: Callable[[], Mapping[str, Any]], scratch: Model, target: Path, kind: str
 ) -> Mapping[str, Any]:
-    """Has a .tflite made of a model in its own format."""
+    """Has an engine make a file of another kind of a model in its own format.
+
+    Args:
+        job: what was asked for.
+        history: how the model was made.
+        scratch: the model, in a scratch file.
+        target: the file or folder to make.
+        kind: name of its format.
+    """
+    own = formats.module(scratch.origin.format)
+    request = {
+        "source": str(scratch.origin.path),
+        "shown": str(job.model),
+        "dialect": scratch.origin.dialect,
+        "suffix": formats.engine_suffix(own),
+        "trust": job.trust.all,
+        "custom_objects": job.trust.custom_objects,
+        "target": str(target),
+    }
+    if kind == "saved_model":
+        from modelcut.engines import saved_model
+
+        return saved_model.export(request)
     from modelcut.engines import litert
+    from modelcut.formats.litert import METADATA
 
     options = job.recipe.head.export
     return litert.convert(
         {
-            "source": str(scratch.origin.path),
-            "shown": str(job.model),
-            "dialect": scratch.origin.dialect,
-            "suffix": formats.engine_suffix(formats.module(scratch.origin.format)),
-            "trust": job.trust.all,
-            "custom_objects": job.trust.custom_objects,
-            "target": str(target),
+            **request,
             "type": options.type,
             "io": options.io,
             "samples": options.samples,
             "calibrate": str(job.calibrate) if job.calibrate else None,
             "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
-            "metadata": name,
+            "metadata": METADATA,
             "provenance": json.dumps(history(), sort_keys=True),
         }
     )

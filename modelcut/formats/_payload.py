@@ -310,10 +310,15 @@ def _coder(data: bytes, itemsize: int) -> str:
     if data[0] == _RAW or len(data) < 3:
         return "zstd"
     reader = Reader(data)
-    if reader.byte() == _PALETTE:
+    way = reader.byte()
+    if way == _PALETTE:
         size = reader.varint(_MOST_PALETTE)
         raw.skip(reader, size, itemsize)
-    return symbols.name_of(reader.block())
+    first = reader.block()
+    if way != _KEPT:
+        return symbols.name_of(first)
+    places = symbols.name_of(Reader(first).block())
+    return places if places == "constant" else "zstd"
 
 
 def _apart(encoding: Encoding) -> tuple[Any, list[np.ndarray]]:

@@ -8,8 +8,8 @@ Version 2, in order; numbers are varints (LEB128) unless a width is said, all li
       count              of tensors
       count × (length, CRC-32 in 4 bytes) of each tensor's payload
       length             of the head, unpacked
-      head               packed by zstd after the dictionary `mcut_1.dict`, as one frame; or as it
-                         is, if it is not shorter so
+      head               packed by zstd after the dictionary `mcut_2.dict` + `mcut_1.dict`, as one
+                         frame without its magic number; or as it is, if it is not shorter so
     CRC-32, 4 bytes      of everything before it
     payloads             one behind the other, to the end of the file
 
@@ -31,7 +31,8 @@ along axis 0:
 A block of symbols is coded by one of: a single symbol; Huffman codes; runs between symbols that are
 not the common one, by Huffman codes, and those others by Huffman codes of their own; the range
 coder with a table of probabilities; the range coder with probabilities that follow from neighbours
-(`modelcut/coding/`, which states each in full). Version 1 had all but the last.
+(`modelcut/coding/`, which states each in full). Version 1 had all but the last, `mcut_1.dict`
+alone, and the frame's magic number.
 
 A file is refused unless all checksums hold, all payloads are there and nothing follows them, and
 each tensor is of a size that so many bytes can stand for.
@@ -161,7 +162,7 @@ def _hex(value: Any) -> Any:
 
 def _header(head: Any, directory: list[tuple[int, int]]) -> bytes:
     data = msgpack.packb(head)
-    packed = raw.deflate(data, _dictionary(_VERSION))
+    packed = raw.deflate(data, _dictionary(_VERSION), bare=True)
     if len(packed) >= len(data) or len(data) > _most_head(len(packed)):
         packed = data
     parts = [varint(len(directory))]
@@ -179,8 +180,9 @@ def _most_head(packed: int) -> int:
 @lru_cache(maxsize=2)
 def _dictionary(version: int) -> bytes:
     """What heads of this version have in common; a released one is never changed."""
-    del version  # both have the same
-    return resources.files("modelcut.formats").joinpath("mcut_1.dict").read_bytes()
+    folder = resources.files("modelcut.formats")
+    parts = [f"mcut_{number}.dict" for number in range(version, 0, -1)]
+    return b"".join(folder.joinpath(part).read_bytes() for part in parts)
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     unpacked = reader.varint(_most_head(reader.left))
     data = bytes(reader.rest())
     if len(data) != unpacked:
-        data = raw.inflate(data, unpacked, _dictionary(version))
+        data = raw.inflate(data, unpacked, _dictionary(version), bare=version > 1)
     payloads = _Payloads(file, where, starts, lengths, checksums, threading.Lock())
     if at < size:
         raise InputError(f"{where}: {size - at} bytes follow its end", _HINT)

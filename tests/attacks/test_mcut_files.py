@@ -85,7 +85,7 @@ def apart(data):
         lengths.append(header.varint(1 << 40))
         header.take(4)
     size = header.varint(1 << 30)
-    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(mcut._VERSION))
+    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(mcut._VERSION), bare=True)
     return msgpack.unpackb(head), [bytes(start.take(length)) for length in lengths]
 
 
@@ -207,7 +207,7 @@ def test_random_payloads_are_refused_or_harmless(good, tmp_path):
 
 
 def test_a_head_that_unpacks_to_a_giant_is_refused(tmp_path):
-    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(mcut._VERSION))
+    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(mcut._VERSION), bare=True)
     header = varint(0) + varint(1 << 28) + packed
     whole = b"\x89MCUT\x02" + varint(len(header)) + header
     path = tmp_path / "x.mcut"

@@ -98,7 +98,7 @@ def team_for(job: Job, digest: Digest) -> Team | None:
         UsageError: nothing trains, or the workers were told different things.
         PeerError: a worker did not come, or was lost.
     """
-    if not any("loop" in step.needs for step in job.recipe.steps):
+    if not any("loop" in step.wants for step in job.recipe.steps):
         if job.distribute in ("mirrored", "multiworker"):
             raise UsageError(
                 f"--distribute {job.distribute}: no step of the recipe trains", "finetune does"
@@ -121,7 +121,7 @@ def checkpoint_for(job: Job, digest: Digest, *, writes: bool) -> Checkpoint | No
     if job.checkpoint is None:
         return None
     if not any("loop" in step.needs for step in job.recipe.steps):
-        raise UsageError("--checkpoint: no step of the recipe trains", "finetune does")
+        raise UsageError("--checkpoint: the recipe has no step finetune", "only those are kept")
     return Checkpoint(
         job.checkpoint,
         identity(job, digest),

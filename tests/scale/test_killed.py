@@ -77,5 +77,5 @@ def test_what_does_not_go_together(job, tmp_path, modelcut):
         folder,
     )
     assert said.code == ExitCode.USAGE
-    assert "no step of the recipe trains" in said.err
+    assert "the recipe has no step finetune" in said.err
     assert not folder.exists()

@@ -119,7 +119,7 @@ class Magnitude(Budgeted, TensorStep):
 
     @property
     def wants(self) -> frozenset[str]:
-        return super().wants | (frozenset() if self.finetune is None else {"train"})
+        return super().wants | (frozenset() if self.finetune is None else {"train", "loop"})
 
     def apply(self, model: Model, context: Context) -> Outcome:
         if self.finetune is None:

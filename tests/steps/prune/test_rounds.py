@@ -98,3 +98,25 @@ def test_rounds_need_training_data(toy):
     recipe = Recipe((rounds(budget={"max_accuracy_drop": 0.01}),))
     with pytest.raises(UsageError, match="needs training data"):
         job.check_needs(recipe, None, None, None)
+
+
+def test_the_report_shows_each_round():
+    from modelcut.report.tables import _rounds
+
+    facts = {
+        "rounds": [
+            {"nonzeros": {"a": 700, "b": 300}, "accuracy": 0.9, "held": True},
+            {"nonzeros": {"a": 600, "b": 200}, "accuracy": 0.8, "held": False},
+        ],
+        "ended": "the budget is spent",
+        "before": {"nonzeros": {}, "accuracy": 0.95},
+        "limits": {"max_accuracy_drop": 0.1},
+    }
+    found = _rounds({"step": 1, "title": "prune: magnitude", "facts": facts})
+    assert [tuple(row) for row in found.rows] == [
+        ("before", "", "0.9500", ""),
+        ("1", "1,000", "0.9000", "held"),
+        ("2", "800", "0.8000", "too much"),
+    ]
+    assert "the budget is spent" in found.note
+    assert "max_accuracy_drop 0.1" in found.note

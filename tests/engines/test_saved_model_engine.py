@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 from materials import models
-from toys import SAVED_MODELS, saved_model
+from toys import SAVED_MODELS, contents, saved_model
 
 from modelcut import engines, formats, pipeline, steps
 from modelcut.errors import UsageError
@@ -182,3 +182,32 @@ def _tensor(values):
     import tensorflow as tf
 
     return tf.constant(values)
+
+
+@pytest.mark.slow
+def test_a_published_model_packed_and_back(tmp_path):
+    """Pruned, shared, packed and unpacked: what comes back computes what went in."""
+    path = models("basic-pitch==0.4.0")[0].parent
+    done = steps.find("prune", "magnitude")(sparsity=0.2), steps.find("quantize", "huffman")()
+    made(path, tmp_path / "shared", *done)
+    made(path, tmp_path / "s.mcut", *done)
+    made(path, tmp_path / "s.tar.gz", *done)
+    made(path, tmp_path / "o.mcut")
+    for name in ("s", "o"):
+        made(tmp_path / f"{name}.mcut", tmp_path / f"{name}-back", lossless=True)
+    assert contents(tmp_path / "s-back") == contents(tmp_path / "shared")
+    spec = opened(path).inputs[0]
+    sound = np.random.default_rng(0).normal(size=(1, *spec.shape)).astype("float32")
+    found = {
+        name: opened(folder).predict({spec.name: sound})
+        for name, folder in {
+            "original": path,
+            "back": tmp_path / "o-back",
+            "shared": tmp_path / "s-back",
+        }.items()
+    }
+    for one, two, three in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert 0 < np.abs(one - three).mean() < 0.1
+    graph = (path / "saved_model.pb").stat().st_size
+    assert (tmp_path / "s.mcut").stat().st_size < graph / 8

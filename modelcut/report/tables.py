@@ -138,7 +138,7 @@ def _layers(report: Report, *, full: bool) -> Table:
             reason = layer["left_alone"][0]["reason"]
             rows.append((printable(layer["name"]), layer["class"], *["–"] * 6, reason))
     columns = ("tensor", "class", "shape", "zeros", "error", "dB", "bits", "bytes", "encoding")
-    notes = [f"{many} tensors: {printable(why)}" for why, many in alone.most_common(4)]
+    notes = [f"{many} × {printable(why)}" for why, many in alone.most_common(4)]
     note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
     note += "; left alone: " + "; ".join(notes) if notes else ""
     return Table("Layers", columns, rows, left=("class", "encoding"), note=note)

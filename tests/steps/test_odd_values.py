@@ -34,7 +34,7 @@ VALUES = {
 TENSORS = [
     (family, method, settings)
     for family, method, settings in CASES
-    if family != "factorize" and "train" not in steps.find(family, method).needs
+    if family != "factorize" and "train" not in steps.find(family, method)(**settings).wants
 ]
 """Those that a tensor alone is enough for."""
 

@@ -13,9 +13,9 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    type: Literal["float32", "float16", "dynamic", "int8", "int16x8"] = Field(
+    type: Literal["float32", "float16", "dynamic", "int4", "int8", "int16x8"] = Field(
         default="float32",
-        description="Of a .tflite: dynamic: 8-bit weights; int8, int16x8: activations too.",
+        description="Of a .tflite: dynamic, int4: weights of 8 or 4 bits; int8, int16x8: activations too.",
     )
     io: Literal["float32", "int8"] = Field(
         default="float32", description="What an int8 .tflite takes and gives."
@@ -34,3 +34,8 @@ class ExportOptions(BaseModel):
     def calibrated(self) -> bool:
         """Whether rows are needed."""
         return self.type in ("int8", "int16x8")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are rounded to whole numbers."""
+        return self.type not in ("float32", "float16")

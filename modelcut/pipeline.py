@@ -131,7 +131,10 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                     coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=_provenance(job, model, digest),
-                    convert=partial(_convert, job, _provenance(job, model, digest)),
+                    convert=formats.Conversion(
+                        partial(_convert, job, _provenance(job, model, digest)),
+                        quantizes=job.recipe.head.export.quantizes,
+                    ),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
                 ),
             )
@@ -495,7 +498,12 @@ def _check_export(job: Job, *, needed: bool) -> None:
 
 
 def _convert(
-    job: Job, provenance: Mapping[str, Any], scratch: Model, target: Path, name: str
+    job: Job,
+    provenance: Mapping[str, Any],
+    scratch: Model,
+    target: Path,
+    name: str,
+    twin: Path | None,
 ) -> Mapping[str, Any]:
     """Has a .tflite made of a model in its own format."""
     from modelcut import laboratory
@@ -511,6 +519,7 @@ def _convert(
             "trust": job.trust.all,
             "custom_objects": job.trust.custom_objects,
             "target": str(target),
+            "twin": str(twin) if twin else None,
             "type": options.type,
             "io": options.io,
             "samples": options.samples,

@@ -48,7 +48,9 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
     rows = _rows(request, network) if request["calibrate"] else []
     with engines.quiet():
         try:
-            content = _made(network, request, rows)
+            content, twin = _made(network, request, rows)
+        except ModelcutError:
+            raise
         except Exception as error:  # noqa: BLE001 - the converter raises whatever it meets
             raise InputError(
                 f"{request['shown']}: LiteRT's converter refuses it as {request['type']}: "
@@ -57,6 +59,8 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
             ) from None
         content = _finished(content, network, request)
     Path(request["target"]).write_bytes(content)
+    if request["twin"]:
+        Path(request["twin"]).write_bytes(twin)
     import tensorflow as tf
 
     return {
@@ -80,7 +84,10 @@ def _rows(request: dict[str, Any], network: engines.Network) -> list[list[np.nda
     ]
 
 
-def _made(network: Any, request: dict[str, Any], rows: list[list[np.ndarray]]) -> bytes:
+def _made(
+    network: Any, request: dict[str, Any], rows: list[list[np.ndarray]]
+) -> tuple[bytes, bytes]:
+    """The `.tflite`, and its twin in floats where one is wanted."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -90,20 +97,44 @@ def _made(network: Any, request: dict[str, Any], rows: list[list[np.ndarray]]) -
     ]
     function = tf.function(lambda *tensors: network._forward(list(tensors)))
     frozen = convert_variables_to_constants_v2(function.get_concrete_function(*specs))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-    kind, ops = request["type"], tf.lite.OpsSet
-    if kind != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if kind == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if rows:
-        converter.representative_dataset = _representative(rows)
-        both = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
-        wanted = ops.TFLITE_BUILTINS_INT8 if kind == "int8" else getattr(ops, both)
-        converter.target_spec.supported_ops = [wanted]
-    if request["io"] == "int8":
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    return bytes(converter.convert())
+
+    def converted(kind: str) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        ops = tf.lite.OpsSet
+        if kind != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if kind == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if kind in ("int8", "int16x8"):
+            converter.representative_dataset = _representative(rows)
+            both = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
+            wanted = ops.TFLITE_BUILTINS_INT8 if kind == "int8" else getattr(ops, both)
+            converter.target_spec.supported_ops = [wanted]
+        if request["io"] == "int8":
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        return bytes(converter.convert())
+
+    kind = request["type"]
+    if kind == "int4":
+        floats = converted("float32")
+        return _in_4_bits(floats), floats
+    return converted(kind), converted("float32") if request["twin"] else b""
+
+
+def _in_4_bits(content: bytes) -> bytes:
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    from modelcut.engines import _litert_int4
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    if not _litert_int4.quantized(model, schema):
+        raise InputError(
+            f"no kernel of {_litert_int4.LEAST} values or more to put into 4 bits", "--type float32"
+        )
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _representative(rows: list[list[np.ndarray]]) -> Callable[[], Iterator[list[np.ndarray]]]:

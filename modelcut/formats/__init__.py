@@ -46,6 +46,21 @@ class Hollow:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """How an engine makes a file.
+
+    Attributes:
+        run: makes it of a model that was read from a scratch file: the model, where to, the name
+            of the entry for the provenance, and where to put a twin of it that is not quantized
+            (None: nowhere); gives facts about it.
+        quantizes: it rounds weights, to grids of its own.
+    """
+
+    run: Callable[[Model, Path, str, Path | None], Mapping[str, Any]]
+    quantizes: bool = False
+
+
+@dataclass(frozen=True)
 class WriteOptions:
     """How a model is written.
 
@@ -56,8 +71,7 @@ class WriteOptions:
         provenance: plain JSON data to be kept in the file's one entry of that kind.
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
-        convert: has an engine make a file of a model that was read from a scratch file (the model,
-            where to, the name of the entry for the provenance), and gives facts about it.
+        convert: how an engine makes the file; for formats that need one.
     """
 
     compression: Compression = "fast"
@@ -66,7 +80,7 @@ class WriteOptions:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     meter: Callable[[Tensor], Meter | None] = lambda _: None
     hollow: Hollow | None = None
-    convert: Callable[[Model, Path, str], Mapping[str, Any]] | None = None
+    convert: Conversion | None = None
 
 
 @dataclass(frozen=True)

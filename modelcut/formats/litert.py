@@ -21,7 +21,7 @@ import numpy as np
 from modelcut import formats
 from modelcut.encoding import Affine, Dense, Encoding
 from modelcut.errors import ModelcutError, UnsafeError
-from modelcut.formats import WriteOptions, Written, _tflite
+from modelcut.formats import WriteOptions, Written, _grids, _tflite
 from modelcut.formats._tflite import File, Graph, Value
 from modelcut.model import Layer, Model, Origin, Source, Tensor
 from modelcut.safety import printable
@@ -169,22 +169,14 @@ def _encoding(value: Value) -> Encoding:
     if grid.scale.size > 1:
         shape[grid.axis] = grid.scale.size
     lowest = -(1 << (width - 1))
-    symmetric = not grid.zero_point.any() and int(_codes(value).min(initial=0)) > lowest
+    symmetric = not grid.zero_point.any() and int(_tflite.codes(value).min(initial=0)) > lowest
     zero = None if symmetric else (grid.zero_point - lowest).astype(np.int32).reshape(shape)
     return Affine(width, np.array(grid.scale, np.float32).reshape(shape), zero)
 
 
-def _codes(value: Value) -> np.ndarray:
-    if value.dtype != "int4":
-        return value.raw.view(np.dtype(value.dtype).newbyteorder("<")).reshape(value.shape)
-    pairs = np.stack([value.raw << 4, value.raw], axis=-1).ravel()
-    count = int(np.prod(value.shape, dtype=np.int64))
-    return (pairs[:count].view(np.int8) >> 4).reshape(value.shape)
-
-
 def values(value: Value) -> np.ndarray:
     """The values of a constant: floats where it has a grid that `Affine` can hold, else raw."""
-    codes, grid = _codes(value), value.quantization
+    codes, grid = _tflite.codes(value), value.quantization
     if grid is None or isinstance(_encoding(value), Dense):
         return np.array(codes)
     shape = [1] * len(value.shape)
@@ -225,7 +217,16 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         scratch = Path(folder) / f"model{own.SUFFIXES[0]}"
         written = own.write(model, scratch, changed(options, compression="none"))
-        facts = dict(options.convert(formats.open_model(scratch), path, METADATA))
+        plain = formats.open_model(scratch)
+        found, lost = (
+            _grids.find(plain, written.encodings) if options.convert.quantizes else ({}, {})
+        )
+        twin = Path(folder) / "twin.tflite" if found else None
+        facts = dict(options.convert.run(plain, path, METADATA, twin))
+        if twin:
+            facts["grids"] = _grids.keep(path, twin, found, lost).to_dict()
+        elif lost:
+            facts["grids"] = _grids.Kept(lost=lost).to_dict()
     file = _tflite.parse(path)
     held = constants(file)
     facts["constants"] = held

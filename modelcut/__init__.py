@@ -31,6 +31,6 @@ def load(
     """
     from pathlib import Path
 
-    from modelcut.pipeline import load as load_model
+    from modelcut.networks import load as load_model
 
     return load_model(Path(path), trust, custom_objects or {})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelcut import __version__, formats, pipeline, safety
+from modelcut import __version__, formats, networks, provenance, safety
 from modelcut.budget import Budgeted
 from modelcut.digest import Digest, size
 from modelcut.errors import InputError
+from modelcut.job import Trust
 from modelcut.recipe import Recipe
 from modelcut.search.bench import Bench
 from modelcut.search.profile import Trier, profile
@@ -21,10 +23,10 @@ def assess(
     path: Path,
     data: Path,
     recipe: Recipe,
-    trust: pipeline.Trust,
+    trust: Trust,
     *,
     train: Path | None = None,
-    say: pipeline.Say = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Tries each layer alone under each setting of each step; nothing is written.
 
@@ -48,7 +50,7 @@ def assess(
             safety.check_path(each)
     with Digest(path) as digest:
         model = formats.open_model(path)
-        lab = pipeline.open_laboratory(model, recipe, train, data, trust)
+        lab = networks.open_laboratory(model, recipe, train, data, trust)
         say("starting the network")
         bench = Bench(model, lab)
         profiles: list[dict[str, Any]] = []
@@ -80,7 +82,7 @@ def assess(
         return {
             "schema": SCHEMA,
             "modelcut": __version__,
-            "versions": pipeline.versions(),
+            "versions": provenance.versions(),
             "input": {"path": str(path), "bytes": size(path), "sha256": digest.hex()},
             "data": {"path": str(data), "rows": bench.rows},
             "seed": recipe.head.seed,

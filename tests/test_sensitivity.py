@@ -159,7 +159,8 @@ def test_bad_usage_is_one_line(arguments, words, modelcut, tmp_path, monkeypatch
 @pytest.mark.parametrize("name", ["keras3_cnn.h5", "keras3_cnn.keras", "tf_keras_cnn.h5"])
 def test_each_engine_gives_gradients_and_inputs(name, modelcut, tmp_path):
     """The scores of both Keras worlds, held against derivatives taken by small differences."""
-    from modelcut import formats, pipeline, steps
+    from modelcut import formats, networks, steps
+    from modelcut.job import Trust
     from modelcut.recipe import Recipe
     from modelcut.step import Context
 
@@ -168,8 +169,8 @@ def test_each_engine_gives_gradients_and_inputs(name, modelcut, tmp_path):
     header = ",".join([*(f"x{i}" for i in range(64)), "label"])
     np.savetxt(tmp_path / "t.csv", rows, fmt="%g", delimiter=",", header=header, comments="")
     model = formats.open_model(MODELS / name)
-    lab = pipeline.open_laboratory(
-        model, Recipe(()), tmp_path / "t.csv", tmp_path / "t.csv", pipeline.Trust()
+    lab = networks.open_laboratory(
+        model, Recipe(()), tmp_path / "t.csv", tmp_path / "t.csv", Trust()
     )
     kernels = [tensor for tensor in model.tensors if tensor.kind == "kernel"]
     dense = next(t for t in kernels if len(t.shape) == 2)

@@ -9,6 +9,7 @@ from materials import MODELS, models
 
 from modelcut import formats, pipeline, steps
 from modelcut.errors import RecipeError
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def test_it_loads_wherever_it_loaded_before(spec, tmp_path):
         for name, make in RECIPES.items():
             out = tmp_path / f"{path.stem}{path.suffix}"
             out.unlink(missing_ok=True)
-            job = pipeline.Job(path, Recipe(make()), out, force=True, report=False)
+            job = Job(path, Recipe(make()), out, force=True, report=False)
             if formats.open_model(path).architecture is None:
                 check_weights(job, name)
                 continue

@@ -19,6 +19,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     from modelcut import pipeline
     from modelcut.coding import Coder
     from modelcut.formats import Compression
+    from modelcut.job import Job
 
     suffix = ".mcut"
     output = _job.path_of(values.get("output"))
@@ -28,7 +29,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
         hint = f"name it {suffix}" if packed else "`modelcut pack` writes .mcut"
         raise UsageError(f"{output}: not what `modelcut {name}` writes", hint)
     report = pipeline.run(
-        pipeline.Job(
+        Job(
             Path(values["model"]),
             Recipe((), _job.head_from(values), f"modelcut {name}"),
             output,

@@ -104,8 +104,9 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     from modelcut import pipeline
     from modelcut.coding import Coder
     from modelcut.formats import Compression
+    from modelcut.job import Job, Trust
 
-    trust = pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or "")
+    trust = Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
     model = Path(values["model"])
     if values.get("dry_run"):
@@ -116,11 +117,13 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
         if output.suffix.lower() != ".tflite":
-            for name in ("type", "io", "samples", "calibrate"):
+            for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
                 if values.get(name) is not None:
-                    raise UsageError(f"--{name} is for a .tflite", f"not for {output.name}")
+                    raise UsageError(
+                        f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
+                    )
         report = pipeline.run(
-            pipeline.Job(
+            Job(
                 model,
                 recipe,
                 output,

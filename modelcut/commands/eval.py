@@ -31,13 +31,14 @@ def evaluate(**values: Any) -> None:
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
     from modelcut import pipeline
+    from modelcut.job import Trust
 
     report = pipeline.assess(
         Path(values["model"]),
         _job.path_of(values.get("against")),
         Path(values["test"]),
         Recipe((), _job.head_from(values), "modelcut eval"),
-        pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
         _job.progress(values),
     )
     _job.finish(report, values)

@@ -69,14 +69,15 @@ def sensitivity(**values: Any) -> None:
     for step in made:
         if "train" in step.needs and not values.get("train"):
             raise UsageError(f"{step.title}: needs training data", "add --train FILE.csv")
-    from modelcut import pipeline, sensitivity
+    from modelcut import sensitivity
+    from modelcut.job import Trust
     from modelcut.report import profile, render, terminal
 
     report = sensitivity.assess(
         Path(values["model"]),
         Path(values["data"]),
         Recipe(made, _job.head_from(values), "modelcut sensitivity"),
-        pipeline.Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
         train=_job.path_of(values.get("train")),
         say=(say := _job.progress(values)),
     )

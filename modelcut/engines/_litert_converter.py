@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from modelcut import engines
 from modelcut.data import DataOptions
 from modelcut.errors import InputError, ModelcutError
 from modelcut.safety import printable
+
+Item = TypeVar("Item")
 
 
 def main() -> None:
@@ -72,16 +75,40 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(request: dict[str, Any], network: engines.Network) -> list[list[np.ndarray]]:
-    """The first rows of the CSV, one by one, as the network takes them."""
+    """Rows spread evenly over the CSV, one by one, as the network takes them."""
     from modelcut.data.csv import Csv
 
-    options = DataOptions.model_validate({**request["data"], "limit": request["samples"]})
+    options = DataOptions.model_validate(request["data"])
     table = Csv.open(Path(request["calibrate"]), options, network.inputs)
-    return [
-        [batch.inputs[spec.name][row : row + 1] for spec in network.inputs]
-        for batch in table.batches(256)
-        for row in range(len(batch))
-    ]
+    return spread(
+        (
+            (len(batch), partial(_row, batch.inputs, [spec.name for spec in network.inputs]))
+            for batch in table.batches(256)
+        ),
+        request["samples"],
+    )
+
+
+def _row(inputs: Mapping[str, np.ndarray], names: list[str], row: int) -> list[np.ndarray]:
+    return [inputs[name][row : row + 1].copy() for name in names]
+
+
+def spread(batches: Iterable[tuple[int, Callable[[int], Item]]], count: int) -> list[Item]:
+    """At most `count` items, evenly spread over a stream of unknown length, in one pass.
+
+    Args:
+        batches: how many items each has, and what gives one of them.
+        count: of items to give.
+    """
+    kept: list[Item] = []
+    stride, seen = 1, 0
+    for length, item in batches:
+        kept += [item(row) for row in range(-seen % stride, length, stride)]
+        seen += length
+        while len(kept) >= 2 * count:
+            kept, stride = kept[::2], 2 * stride
+    most = min(count, len(kept))
+    return [kept[at * len(kept) // most] for at in range(most)]
 
 
 def _made(
@@ -98,11 +125,13 @@ def _made(
     function = tf.function(lambda *tensors: network._forward(list(tensors)))
     frozen = convert_variables_to_constants_v2(function.get_concrete_function(*specs))
 
-    def converted(kind: str) -> bytes:
+    def converted(kind: str, *, sparse: bool = False) -> bytes:
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
         ops = tf.lite.OpsSet
         if kind != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if sparse:
+            converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if kind in ("int8", "int16x8"):
@@ -118,7 +147,8 @@ def _made(
     if kind == "int4":
         floats = converted("float32")
         return _in_4_bits(floats), floats
-    return converted(kind), converted("float32") if request["twin"] else b""
+    twin = converted("float32") if request["twin"] else b""
+    return converted(kind, sparse=request["sparse"]), twin
 
 
 def _in_4_bits(content: bytes) -> bytes:

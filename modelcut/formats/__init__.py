@@ -265,6 +265,18 @@ def check_runnable(model: Model, *, trust: bool) -> bool:
     return True
 
 
+def facts(model: Model) -> dict[str, Any]:
+    """What its format can tell of a model besides its layers, for the report; often nothing."""
+    tell = getattr(module(model.origin.format), "facts", None)
+    return {model.origin.format: tell(model)} if tell else {}
+
+
+def warnings(writer: Format, output: Mapping[str, Any]) -> list[str]:
+    """What a user should know of a file that was written, from the report's `output`."""
+    tell = getattr(writer, "warnings", None)
+    return list(tell(output)) if tell else []
+
+
 def is_folder(writer: Format) -> bool:
     """Whether a model of this format is a folder."""
     return bool(getattr(writer, "FOLDER", False))

@@ -190,7 +190,8 @@ EVAL = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from modelcut import formats, pipeline
+from modelcut import formats, networks
+from modelcut.job import Trust
 from modelcut.recipe import Head, Recipe
 import keras
 path, csv = Path(sys.argv[1]), Path(sys.argv[2])
@@ -206,7 +207,7 @@ for _ in range(3):
     model.predict(images, batch_size=size, verbose=0)
     best = min(best, time.perf_counter() - start)
     network_start = time.perf_counter()
-    pipeline.evaluate(Recipe((), head), csv, [(path, formats.open_model(path))], pipeline.Trust())
+    networks.evaluate(Recipe((), head), csv, [(path, formats.open_model(path))], Trust())
     ours = min(ours, time.perf_counter() - network_start)
 print(f"{best:.3f} {ours:.3f} {ours / best:.2f}")
 """

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from materials import images
 
-from modelcut import formats, pipeline, steps
+from modelcut import formats, networks, steps
+from modelcut.job import Trust
 from modelcut.recipe import Head, Recipe
 from modelcut.search.bench import Bench
 from modelcut.step import Context
@@ -100,7 +101,7 @@ def measure(name: str, cache: Path) -> None:
     model = formats.open_model(path)
     head = Head.model_validate({"data": {"label": "label", "scale": "1/255"}})
     train, test = table_of("train", cache), table_of("test", cache)
-    lab = pipeline.open_laboratory(model, Recipe((), head), train, test, pipeline.Trust())
+    lab = networks.open_laboratory(model, Recipe((), head), train, test, Trust())
     bench = Bench(model, lab)
     base = bench.base.metrics["accuracy"]
     print(f"\n**{name}, {100 * base:.2f} % as trained**\n")

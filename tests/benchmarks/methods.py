@@ -17,6 +17,7 @@ from typing import Any
 
 from modelcut import pipeline, recipe
 from modelcut.errors import ModelcutError
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 from modelcut.yaml_text import loads
 
@@ -60,7 +61,7 @@ def rows(model: Path, test: Path | None, data: dict[str, Any]) -> Iterator[tuple
         sizes, report = [], {}
         with tempfile.TemporaryDirectory() as folder:
             for index, (compression, file) in enumerate(FILES.values()):
-                job = pipeline.Job(
+                job = Job(
                     model,
                     made,
                     Path(folder) / f"{index}-{file}",

@@ -25,6 +25,7 @@ from modelcut import formats, pipeline, steps
 from modelcut.coding import symbols
 from modelcut.encoding import Sparse
 from modelcut.formats import WriteOptions, _payload
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 
@@ -60,7 +61,7 @@ def shared(cache: Path) -> Path:
                 steps.find("quantize", "huffman")(bits=4),
             )
         )
-        pipeline.run(pipeline.Job(normals(cache), recipe, out, report=False))
+        pipeline.run(Job(normals(cache), recipe, out, report=False))
     return out
 
 

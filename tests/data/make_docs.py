@@ -32,7 +32,8 @@ def table(rows: list[tuple[str, ...]], columns: tuple[str, ...]) -> str:
 
 def _field(name: str, info: Any) -> tuple[str, str, str]:
     kind = flags._metavar(info.annotation).lower().replace("|", ", ")
-    default = info.get_default(call_default_factory=True)
+    default = None if info.is_required() else info.get_default(call_default_factory=True)
+    kind += "; required" if info.is_required() else ""
     if default not in (None, [], {}):
         shown = str(default).lower() if isinstance(default, bool) else default
         kind += f"; {shown} unless given"

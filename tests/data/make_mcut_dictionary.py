@@ -16,9 +16,11 @@ import numpy as np
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-from modelcut import formats, pipeline, steps
+from modelcut import formats, pipeline, provenance, steps
 from modelcut.coding import raw
+from modelcut.digest import Digest
 from modelcut.formats import WriteOptions, mcut
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 HERE = Path(__file__).parent
@@ -132,13 +134,13 @@ def head_of(path, steps_, folder):
     out = folder / "out.mcut"
     model = formats.open_model(path)
     recipe = Recipe(tuple(steps_))
-    job = pipeline.Job(path, recipe, out)
-    with pipeline.Digest(path) as digest:
-        provenance = pipeline._provenance(job, model, digest)
+    job = Job(path, recipe, out)
+    with Digest(path) as digest:
+        history = provenance.of(job, model, digest)
     # No digest of one file helps with another's.
-    provenance["history"][0]["input_sha256"] = ""
+    history["history"][0]["input_sha256"] = ""
     models, _, _ = pipeline.fold(model, recipe, lambda _: None)
-    mcut.write(models[-1], out, WriteOptions(provenance=provenance))
+    mcut.write(models[-1], out, WriteOptions(provenance=history))
     return kept["head"]
 
 

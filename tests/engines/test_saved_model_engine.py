@@ -12,6 +12,7 @@ from toys import SAVED_MODELS, saved_model
 from modelcut import engines, formats, pipeline, steps
 from modelcut.errors import UsageError
 from modelcut.formats import _fingerprint
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
@@ -32,7 +33,7 @@ def opened(path, signature=None):
 
 
 def made(path, out, *done, **more):
-    pipeline.run(pipeline.Job(path, Recipe(done), out, report=False, **more))
+    pipeline.run(Job(path, Recipe(done), out, report=False, **more))
     return out
 
 

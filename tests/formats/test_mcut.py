@@ -18,6 +18,7 @@ from toys import MODELS, dense, legacy
 from modelcut import formats, pipeline, steps
 from modelcut.encoding import Affine, Binary, Codebook, Dense, Sparse
 from modelcut.formats import WriteOptions, _payload
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))
@@ -160,8 +161,8 @@ def test_it_unpacks_to_the_file_that_a_plain_write_makes(path, coder, tmp_path):
 def test_an_edited_model_comes_back(path, tmp_path):
     recipe = Recipe(steps_for(path))
     direct, packed = tmp_path / f"direct{path.suffix}", tmp_path / "x.mcut"
-    pipeline.run(pipeline.Job(path, recipe, direct, report=False))
-    pipeline.run(pipeline.Job(path, recipe, packed, report=False))
+    pipeline.run(Job(path, recipe, direct, report=False))
+    pipeline.run(Job(path, recipe, packed, report=False))
     one, two = formats.open_model(direct), formats.open_model(packed)
     kinds = {t.name: t.encoding.label for t in one.tensors}
     assert kinds == {t.name: t.encoding.label for t in two.tensors}

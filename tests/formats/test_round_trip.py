@@ -19,6 +19,7 @@ from modelcut import formats, pipeline, steps
 from modelcut.encoding import Affine, Sparse
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions
+from modelcut.job import Job
 from modelcut.model import Rewrite
 from modelcut.recipe import Recipe
 
@@ -424,7 +425,7 @@ def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
     }
     legacy(tmp_path / "m.h5", weights, config)
     step = steps.find("quantize", "linear")(bits=8)
-    report = pipeline.run(pipeline.Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
+    report = pipeline.run(Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
     assert report["sizes"]["after"]["parameters"] == 24
     found = values_of(formats.open_model(tmp_path / "o.h5"))
     assert found["norm/count"] == 7

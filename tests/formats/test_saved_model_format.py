@@ -18,6 +18,7 @@ from modelcut.encoding import Affine, Sparse
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import _bundle, _fingerprint, _sstable
 from modelcut.formats._proto import Message, ProtoError
+from modelcut.job import Job
 from modelcut.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
@@ -76,7 +77,7 @@ def golden(request, tmp_path):
 
 
 def run(path, out, *made, **more):
-    pipeline.run(pipeline.Job(path, Recipe(made), out, report=False, **more))
+    pipeline.run(Job(path, Recipe(made), out, report=False, **more))
     return formats.open_model(out)
 
 

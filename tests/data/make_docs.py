@@ -118,7 +118,18 @@ def criteria() -> str:
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
 
-MEASURED = {"criteria": criteria, "demo": demo, "methods": methods, "bench": bench}
+def litert() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "litert.py")]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
+MEASURED = {
+    "criteria": criteria,
+    "demo": demo,
+    "methods": methods,
+    "bench": bench,
+    "litert": litert,
+}
 TABLES = {"steps": step_tables, "gates": gate_table, "data": data_table}
 
 if __name__ == "__main__":

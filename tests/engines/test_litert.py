@@ -58,7 +58,7 @@ def test_a_float_file_predicts_as_the_writer_did(name, tmp_path, modelcut, rows)
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Rows with the labels that the network of `tiny.h5` itself gives them."""
+    """Rows with the labels that the network gives them on the grids of `tiny.h5`."""
     network = engines.open_network(FILES / "float32.tflite", "litert", suffix=".tflite")
     names, *lines = (FILES / "rows.csv").read_text().splitlines()
     rows = np.array([line.split(",") for line in lines], "float32").reshape(-1, 8, 8, 1)
@@ -71,17 +71,17 @@ def labelled(tmp_path):
 
 def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut, labelled):
     out = tmp_path / "m.tflite"
-    call = ["quantize", FILES / "tiny.h5", "--bits", "2", "-o", out, "--type", "int8"]
+    call = ["quantize", FILES / "base.h5", "--bits", "2", "-o", out, "--type", "int8"]
     call += ["--io", "int8", "--calibrate", labelled, "--samples", "20", "--c-array"]
     said = modelcut(*call, "--test", labelled, "--max-accuracy-drop", "0.001", "--json")
     assert said.code == 1, said
     report = json.loads(said.out)
     evaluation = report["evaluation"]
-    assert evaluation["before"]["metrics"]["accuracy"] == 1
-    assert evaluation["after"]["metrics"]["accuracy"] < 0.999
+    before, after = (evaluation[side]["metrics"]["accuracy"] for side in ("before", "after"))
+    assert before > after
     gate = report["gates"][0]
     assert (gate["name"], gate["held"]) == ("max_accuracy_drop", False)
-    assert gate["value"] == pytest.approx(1 - evaluation["after"]["metrics"]["accuracy"])
+    assert gate["value"] == pytest.approx(before - after)
     facts = report["output"]["litert"]
     assert facts["calibration_rows"] == 20
     assert "float32" not in facts["constants"]

@@ -11,7 +11,7 @@ import signal
 import sys
 from importlib import import_module
 from io import TextIOWrapper
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import typer
@@ -40,8 +40,8 @@ COMMANDS = {
 ABOUT = """Make Keras models smaller and faster, and know what it cost.
 
 Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
-3 refused as unsafe; 4 out of disk, memory or the like; 70 a mistake of modelcut's own;
-130 interrupted; 143 terminated.
+3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
+machines was lost; 70 a mistake of modelcut's own; 130 interrupted; 143 terminated.
 """
 
 
@@ -102,8 +102,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _call(arguments: list[str]) -> int:
+    if "--help" in arguments:
+        sys.modules.setdefault("numpy", _Later("numpy"))
     app = build(arguments[0] if arguments and arguments[0] in COMMANDS else None)
     return int(app(args=arguments, standalone_mode=False, prog_name="modelcut") or 0)
+
+
+class _Later(ModuleType):
+    """A package that is imported when something of it is used.
+
+    Help comes from the steps' own classes, whose modules import NumPy: a sixth of the wait.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
 
 
 def _told(error: BaseException) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelcut import formats
+from modelcut.cluster import Distribute
 from modelcut.coding import Coder
 from modelcut.errors import UsageError
 from modelcut.model import Model
@@ -45,6 +46,10 @@ class Job:
         keep_optimizer: keep the optimizer's state.
         report: write NAME.report.json and NAME.report.md beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
+        distribute: on which devices and machines the steps that train do so.
+        checkpoint: folder in which the state of a training is kept; None: it is not.
+        resume: go on from what is there.
+        checkpoint_every: seconds between two states.
     """
 
     model: Path
@@ -62,6 +67,10 @@ class Job:
     keep_optimizer: bool = False
     report: bool = True
     lossless: bool = False
+    distribute: Distribute = "none"
+    checkpoint: Path | None = None
+    resume: bool = False
+    checkpoint_every: float = 60
 
     @property
     def header(self) -> Path | None:

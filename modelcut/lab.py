@@ -30,18 +30,25 @@ class Restraint:
     Attributes:
         encoding: what its values are restricted to, and satisfy.
         follow: the mask, and which shared value a weight has, follow the latent weights.
+        regrow: weights that such a mask removed learn on, so that they may come back.
         l1, l2, group_lasso: strengths of penalties on its values.
         axis: whose slices are the groups of `group_lasso`.
         decay: adamw's weight decay applies.
+        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
+            is worth in squared error.
+        movement: what its weights are worth is how far training moved them away from zero.
     """
 
     encoding: Encoding
     follow: bool = False
+    regrow: bool = False
     l1: float = 0.0
     l2: float = 0.0
     group_lasso: float = 0.0
     axis: int = -1
     decay: bool = False
+    entropy_weight: float = 0.0
+    movement: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,13 @@ class Trainer(Protocol):
     def latent(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The latent weights of some sparse tensors, also of weights that are zero now."""
 
+    def worth(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the weights of some sparse tensors are worth: the least are removed first.
+
+        The magnitude of the latent weight or, by `Restraint.movement`, the sum of
+        -rate · w · ∂L/∂w over the steps that were done (Sanh et al. 2020, eq. 4).
+        """
+
     def mask(self, masks: Mapping[str, np.ndarray]) -> None:
         """Says which weights of some sparse tensors are kept from now on."""
 
@@ -108,6 +122,16 @@ class Trainer(Protocol):
 
     def restore(self) -> None:
         """Goes back to the state that was kept."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the training goes on from, the state that was kept included."""
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from a state.
+
+        Raises:
+            InputError: it is not one of this training.
+        """
 
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         """Values and encodings of the trained tensors; and statistics that moved, without."""
@@ -163,9 +187,16 @@ class Lab(Protocol):
 
     Attributes:
         original: the model as it was read, before the recipe's first step.
+        workers: processes that train together, each of which does the same as this one.
     """
 
     original: Model
+
+    @property
+    def workers(self) -> int: ...
+
+    def agreed(self, numbers: Sequence[float]) -> list[float]:
+        """The chief's numbers in every worker, where something is decided by them."""
 
     def open(self, model: Model) -> Running:
         """A running copy of a model as it is after its deferred edits.

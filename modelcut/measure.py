@@ -5,13 +5,13 @@ A `Meter` watches one tensor on its way to the file: what it was, and what each 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 
-from modelcut.blocks import map_rows, row_blocks
+from modelcut.blocks import in_threads, map_rows, row_blocks
+from modelcut.deflate import choose
 from modelcut.encoding import Encoding
 
 _MANY_BLOCKS = 16
@@ -30,9 +30,7 @@ class Summary:
         bits: of a plain fixed-length writing of the encoding, its parameters counted.
         distinct: distinct codes in use; None where values are not coded.
         entropy: order-0 entropy of the codes in bits a value; None where not coded.
-        deflated: bytes after deflate, the coder of gzip; None where it was not asked for. Of a
-            tensor of more than 64 MB, what every fourth block of 4 MB comes to: coding all of it
-            twice would take longer than everything else.
+        deflated: bytes after deflate, see `deflated_size`; None where it was not asked for.
     """
 
     size: int
@@ -43,7 +41,7 @@ class Summary:
     bits: int
     distinct: int | None
     entropy: float | None
-    deflated: int | None
+    deflated: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,18 @@ class Change:
         return asdict(self)
 
 
-def summarize(values: np.ndarray, encoding: Encoding, *, deflate: bool = False) -> Summary:
+def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
     """Counts one tensor, block by block on all cores.
 
     Args:
         values: any numeric dtype, any shape.
         encoding: what the values are restricted to.
-        deflate: measure the bytes after deflate too (about 1 GB/s a core).
     """
     values = np.atleast_1d(values)  # a scalar has no rows
     symbols = encoding.symbols
     inexact = np.issubdtype(values.dtype, np.inexact) or values.dtype.kind == "V"
 
-    def count(rows: slice) -> tuple[int, int, float, np.ndarray | None, int]:
+    def count(rows: slice) -> tuple[int, int, float, np.ndarray | None]:
         block = values[rows]
         nonzeros = int(np.count_nonzero(block))
         peak, nonfinite = 0.0, 0
@@ -90,12 +87,8 @@ def summarize(values: np.ndarray, encoding: Encoding, *, deflate: bool = False) 
         used = None
         if symbols is not None:
             used = np.bincount(encoding.codes(block, rows).ravel(), minlength=symbols)
-        packed = deflated_size(block) if deflate and (rows.start or 0) in coded else 0
-        return nonzeros, nonfinite, peak, used, packed
+        return nonzeros, nonfinite, peak, used
 
-    blocks = row_blocks(values.shape, values.dtype.itemsize)
-    sampled = blocks[:: 4 if len(blocks) > _MANY_BLOCKS else 1]
-    coded = {rows.start for rows in sampled}
     parts = map_rows(count, values)
     nonzeros = sum(part[0] for part in parts)
     distinct, entropy = None, None
@@ -114,22 +107,24 @@ def summarize(values: np.ndarray, encoding: Encoding, *, deflate: bool = False) 
         bits=encoding.bits(values.size, nonzeros, values.dtype.itemsize),
         distinct=distinct,
         entropy=entropy,
-        deflated=_scaled(parts, sampled, len(values)) if deflate else None,
     )
 
 
-def _scaled(parts: list[Any], sampled: list[slice], rows: int) -> int:
-    """The coded blocks' bytes, as far as all rows."""
-    seen = sum(block.stop - block.start for block in sampled)
-    total = sum(part[4] for part in parts)
-    return round(total * rows / seen) if seen else 0
-
-
 def deflated_size(values: np.ndarray) -> int:
-    """Bytes of the raw values after ISA-L's deflate at level 1; a copy only if not contiguous."""
-    if values.size == 0:
+    """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
+
+    Of a tensor of more than 64 MB, what every fourth block of 4 MB comes to: coding all of it
+    would take longer than everything else.
+    """
+    values = np.atleast_1d(values)
+    blocks = row_blocks(values.shape, values.dtype.itemsize)
+    sampled = blocks[:: 4 if len(blocks) > _MANY_BLOCKS else 1]
+    seen = sum(block.stop - block.start for block in sampled)
+    if not seen or not values.size:
         return 0
-    return len(isal_zlib.compress(np.ascontiguousarray(values).view(np.uint8).data, 1))
+    way = choose(values)
+    total = sum(in_threads(lambda rows: len(way.pack(values[rows])), sampled))
+    return round(total * len(values) / seen)
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:
@@ -186,11 +181,27 @@ class Meter:
 
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""
-        self.before = summarize(values, encoding, deflate=self._deflate)
+        self.before = summarize(values, encoding)
 
     def edited(
         self, step: int, values: np.ndarray, encoding: Encoding, parts: list[Difference]
     ) -> None:
         """An edit of step number `step` is done; `parts` are the differences of its blocks."""
         self.changes.append((step, change(parts)))
-        self.after.append((step, summarize(values, encoding, deflate=self._deflate)))
+        self.after.append((step, summarize(values, encoding)))
+
+    def done_with(self, values: np.ndarray, deflated: int | None = None) -> None:
+        """The values as they were last summarized will not be seen again.
+
+        Args:
+            values: these values.
+            deflated: what they deflate to, where a writer has found out; None: found out here.
+        """
+        if not self._deflate:
+            return
+        found = deflated_size(values) if deflated is None else deflated
+        if self.after:
+            step, last = self.after[-1]
+            self.after[-1] = step, replace(last, deflated=found)
+        elif self.before is not None:
+            self.before = replace(self.before, deflated=found)

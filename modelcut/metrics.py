@@ -6,6 +6,7 @@ from its counts, macro over the classes of the model, weighted by support.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 from modelcut.errors import InputError
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
-_TINY = float(np.finfo(np.float64).eps)
+_TINY = sys.float_info.epsilon
 _MOST_CONFUSED = 1000
 
 

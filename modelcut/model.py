@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def leave(encoding: Encoding, reason: str) -> Rewrite:
     return Rewrite(encoding, lambda part, _: part, left_alone=reason)
 
 
-Edit = Callable[[np.ndarray, Encoding], Rewrite]
+Edit: TypeAlias = "Callable[[np.ndarray, Encoding], Rewrite]"
 """Looks at a whole tensor and its encoding (neither may be changed) and plans its rewriting."""
 
 
@@ -125,11 +125,17 @@ class Tensor:
         """This tensor with one more deferred edit; nothing is read."""
         return replace(self, edits=(*self.edits, Deferred(step, edit, kinds)))
 
-    def pull(self, meter: Meter | None = None) -> tuple[np.ndarray, Encoding]:
+    def pull(
+        self, meter: Meter | None = None, *, deflates: bool = False
+    ) -> tuple[np.ndarray, Encoding]:
         """Reads the values and passes them through the edits, in place, block by block.
 
         Peak memory is the tensor itself and some MB a core (twice the tensor for an edit that
         changes the dtype or must see everything at once).
+
+        Args:
+            meter: watches.
+            deflates: the caller will, and tells the meter that it is `done_with` the result.
 
         Raises:
             ModelcutError: the source cannot be read, or an edit fails; it names step and tensor.
@@ -144,6 +150,8 @@ class Tensor:
                     if meter:
                         meter.left_alone.append((deferred.step, rewrite.left_alone))
                     continue
+                if meter:
+                    meter.done_with(values)
                 values, parts = _apply(rewrite, values, measured=meter is not None)
             except ModelcutError as error:
                 error.message = f"step {deferred.step + 1}, {self.name}: {error.message}"
@@ -151,6 +159,8 @@ class Tensor:
             encoding = rewrite.encoding
             if meter:
                 meter.edited(deferred.step, values, encoding, parts)
+        if meter and not deflates:
+            meter.done_with(values)
         return values, encoding
 
     def sample(self, count: int) -> np.ndarray:

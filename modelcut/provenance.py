@@ -42,7 +42,7 @@ def of(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
 
 def report_paths(output: Path) -> dict[str, Path]:
     """`small.h5` -> `small.report.json`, `small.report.md`."""
-    stem = output.name.removesuffix(output.suffix) if output.suffix else output.name
+    stem = output.name.removesuffix(formats.suffix_of(output))
     return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md")}
 
 
@@ -56,5 +56,5 @@ def is_ours(path: Path) -> bool:
             return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
         origin = formats.open_model(path).origin
-        return bool(origin.provenance or origin.container)
+        return bool(origin.provenance or origin.container == "mcut")
     return False

@@ -65,10 +65,10 @@ def test_of_a_very_large_tensor_a_quarter_is_deflated():
     rng = np.random.default_rng(0)
     values = np.where(rng.random((20_000, 1000)) < 0.9, 0, 1).astype("float32")
     whole = sum(deflated_size(values[i : i + 1048]) for i in range(0, 20_000, 1048))
-    assert summarize(values, Dense(), deflate=True).deflated == pytest.approx(whole, rel=0.01)
+    assert deflated_size(values) == pytest.approx(whole, rel=0.01)
     small = values[:9000]
     parts = sum(deflated_size(small[i : i + 1048]) for i in range(0, 9000, 1048))
-    assert summarize(small, Dense(), deflate=True).deflated == parts
+    assert deflated_size(small) == parts
 
 
 def test_a_meter_sees_every_edit(toy):
@@ -84,3 +84,12 @@ def test_a_meter_sees_every_edit(toy):
     assert [step for step, _ in meter.changes] == [0, 3]
     assert meter.changes[0][1].error == pytest.approx(0.5)
     assert meter.after[-1][1].peak == pytest.approx(meter.before.peak / 4)
+
+
+def test_what_a_writer_deflated_is_not_deflated_again(toy):
+    meter = Meter(deflate=True)
+    kernel = next(toy.tensors)
+    values, _ = kernel.pull(meter, deflates=True)
+    assert meter.before.deflated is None
+    meter.done_with(values, 17)
+    assert meter.before.deflated == 17

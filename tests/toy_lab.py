@@ -18,8 +18,13 @@ class ToyLab:
         self.original = original
         self._rows = Rows((inputs,), None if labels is None else (labels,))
 
+    workers = 1
+
     def open(self, model):
         return ToyRunning(model)
+
+    def agreed(self, numbers):
+        return list(numbers)
 
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
@@ -111,6 +116,11 @@ class ToyTrainer:
             for name, restraint in plan.restraints.items()
             if isinstance(restraint.encoding, Sparse)
         }
+        self.moved = {
+            name: np.zeros_like(self.weights[name])
+            for name, restraint in plan.restraints.items()
+            if restraint.movement
+        }
         self.kept = None
 
     def run(self, rows, rates):
@@ -129,7 +139,9 @@ class ToyTrainer:
             slopes = self.running._gradients(part, list(self.weights), truth)
             for name, slope in slopes.items():
                 restraint = self.plan.restraints[name]
-                if name in self.masks and not restraint.follow:
+                if name in self.moved:
+                    self.moved[name] = self.moved[name] - rate * slope * self.weights[name]
+                if name in self.masks and not restraint.regrow:
                     slope = slope * self.masks[name]
                 self.weights[name] = self.weights[name] - np.float32(rate) * slope
                 limit = np.float32(rate * restraint.l1)
@@ -140,6 +152,9 @@ class ToyTrainer:
 
     def latent(self, names):
         return {name: self.weights[name].copy() for name in names}
+
+    def worth(self, names):
+        return {name: self.moved.get(name, np.abs(self.weights[name])) for name in names}
 
     def mask(self, masks):
         self.masks.update(masks)
@@ -158,6 +173,24 @@ class ToyTrainer:
         if self.kept:
             self.weights, self.masks = dict(self.kept[0]), dict(self.kept[1])
         self.settle()
+
+    def state(self):
+        weights, masks = (self.weights, self.masks) if self.kept is None else self.kept
+        parts = {"now": (self.weights, self.masks), "kept": (weights, masks)}
+        return {
+            f"{when} {kind} {name}": values
+            for when, pair in parts.items()
+            for kind, table in zip(("weights", "mask"), pair, strict=True)
+            for name, values in table.items()
+        }
+
+    def load(self, state):
+        def part(when, kind):
+            start = f"{when} {kind} "
+            return {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
+
+        self.weights, self.masks = part("now", "weights"), part("now", "mask")
+        self.kept = part("kept", "weights"), part("kept", "mask")
 
     def result(self):
         return {

@@ -86,3 +86,11 @@ def saved_model(kind, folder):
     with zipfile.ZipFile(SAVED_MODELS / f"{kind}.zip") as archive:
         archive.extractall(path)
     return path
+
+
+def contents(folder):
+    """All that is in a folder: name -> bytes, or None for a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }

@@ -32,9 +32,9 @@ def encode(symbols: np.ndarray, counts: np.ndarray) -> bytes:
         counts: how often each symbol occurs.
     """
     table, shares = _choose(counts)
-    coder = _stack().AnsCoder()
-    coder.encode_reverse(symbols, _model(shares))
-    return table + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    coder = stack().AnsCoder()
+    coder.encode_reverse(symbols, model(shares))
+    return table + written(coder)
 
 
 def decode(reader: Reader, size: int, alphabet: int) -> np.ndarray:
@@ -47,15 +47,32 @@ def decode(reader: Reader, size: int, alphabet: int) -> np.ndarray:
         CodingError: no encoder wrote this.
     """
     shares = _read_table(reader, alphabet)
+    if not reader.left:
+        raise CodingError("a stream ends in nothing")
+    coder = started(reader)
+    found = coder.decode(model(shares), size)
+    ended(coder)
+    return found
+
+
+def written(coder: Any) -> bytes:
+    """What a coder holds, without the zeros at its end."""
+    return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+def started(reader: Reader) -> Any:
+    """A coder that holds all that is left."""
     raw = bytes(reader.rest())
     words = np.frombuffer(raw + b"\0" * (-len(raw) % 4), "<u4").astype(np.uint32)
-    if not words.size or not words[-1]:
+    if words.size and not words[-1]:
         raise CodingError("a stream ends in nothing")
-    coder = _stack().AnsCoder(words)
-    found = coder.decode(_model(shares), size)
+    return stack().AnsCoder(words) if words.size else stack().AnsCoder()
+
+
+def ended(coder: Any) -> None:
+    """Nothing may be left in a coder."""
     if not coder.is_empty():
         raise CodingError("a stream does not end where it should")
-    return found
 
 
 def _choose(counts: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -115,13 +132,24 @@ def _read_table(reader: Reader, alphabet: int) -> np.ndarray:
     return np.insert(rest, most, left)
 
 
-def _model(shares: np.ndarray) -> Any:
+def model(shares: np.ndarray) -> Any:
+    """Of one distribution for all symbols; the shares are whole numbers."""
+    return _models().Categorical(shares / float(shares.sum()), perfect=False)
+
+
+def family() -> Any:
+    """Of a distribution for each symbol, given as float64 rows that add up to a power of 2."""
+    return _models().Categorical(perfect=False)
+
+
+def stack() -> Any:
+    """The module of the coder; it takes and gives back symbols in opposite orders."""
     import constriction  # its parts are no modules: they cannot be imported by name
 
-    return constriction.stream.model.Categorical(shares / float(shares.sum()), perfect=False)
+    return constriction.stream.stack
 
 
-def _stack() -> Any:
+def _models() -> Any:
     import constriction
 
-    return constriction.stream.stack
+    return constriction.stream.model

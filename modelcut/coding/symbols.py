@@ -2,7 +2,8 @@
 
 Where one symbol makes up more than half of a block (the zero of a pruned tensor), Huffman codes go
 to the runs between the others and, in a stream of their own, to the others themselves; the range
-coder spends a fraction of a bit on the common symbol and needs no runs.
+coder spends a fraction of a bit on the common symbol and needs no runs. Where a block is a matrix,
+the range coder can follow its rows, columns and neighbours (`context`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from modelcut.coding import Coder, CodingError, huffman, ranged
+from modelcut.coding import Coder, CodingError, context, huffman, ranged
 from modelcut.coding.bits import Reader, block, pack, varint
 
 MOST_SYMBOLS = huffman.MOST_SYMBOLS
@@ -19,8 +20,13 @@ MOST_SYMBOLS = huffman.MOST_SYMBOLS
 
 MOST_SIZE = 1 << 40
 
-_CONSTANT, _PLAIN, _RUNS, _RANGE = range(4)
-NAMES = ("constant", "huffman", "huffman", "range")
+_CONSTANT, _PLAIN, _RUNS, _RANGE, _CONTEXT = range(5)
+NAMES = ("constant", "huffman", "huffman", "range", "context")
+
+_SMALL = 1 << 16
+"""Of smaller blocks every form is tried."""
+_WORTH = 0.003
+"""Of the bits of a larger block: what contexts must promise, for they take their time."""
 
 _ESCAPE = 255
 _GEOMETRIC, _LISTED = range(2)
@@ -33,6 +39,7 @@ class Symbols:
         size: how many symbols.
         alphabet: symbols are below it.
         whole: all symbols, shape (size,), where they are at hand; None where `places` were given.
+        width: symbols a row, where they are a matrix; 0: they are none.
     """
 
     def __init__(
@@ -43,6 +50,7 @@ class Symbols:
         places: np.ndarray | None = None,
         values: np.ndarray | None = None,
         whole: np.ndarray | None = None,
+        width: int = 0,
     ) -> None:
         """Either `whole`, or the others.
 
@@ -53,8 +61,10 @@ class Symbols:
             places: int64, ascending.
             values: unsigned, at the places; none is `common`.
             whole: all symbols.
+            width: of a row.
         """
         self.size = size
+        self.width = width
         self.alphabet = alphabet
         self.whole = whole
         if whole is None:
@@ -66,7 +76,7 @@ class Symbols:
     def of(cls, symbols: np.ndarray, alphabet: int) -> Symbols:
         """From an array of symbols, any shape."""
         flat = symbols.reshape(-1)
-        return cls(flat.size, alphabet, whole=flat)
+        return cls(flat.size, alphabet, whole=flat, width=width_of(symbols.shape))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -107,22 +117,40 @@ def encode(symbols: Symbols, coder: Coder) -> bytes:
 
     Args:
         symbols: the block.
-        coder: huffman, range, or the one that comes out smaller.
+        coder: huffman, range (on its own or in contexts), or the one that comes out smaller.
     """
     counts = symbols.counts
     if np.count_nonzero(counts) <= 1:
         return bytes([_CONSTANT]) + varint(int(counts.argmax()))
-    if coder == "range":
-        return _range(symbols)
     if counts[symbols.common] < counts.max():
-        symbols = Symbols.of(symbols.dense(np.uint16), symbols.alphabet)
+        shape = (-1, symbols.width) if symbols.width else (-1,)
+        symbols = Symbols.of(symbols.dense(np.uint16).reshape(shape), symbols.alphabet)
     runs = 2 * int(counts.max()) > symbols.size
     if coder == "huffman":
         return _runs(symbols) if runs else _plain(symbols)
-    if symbols.size > 1 << 16 and ranged.bits_of(counts) < _huffman_bits(symbols, runs=runs):
-        return _range(symbols)
-    parts = [_range(symbols), _runs(symbols) if runs else _plain(symbols)]
+    small = symbols.size <= _SMALL
+    bits = ranged.bits_of(counts)
+    parts = []
+    if runs and symbols.width and (small or _promising(symbols, bits)):
+        found = context.encode(
+            symbols.dense(np.uint16), symbols.width, symbols.alphabet, symbols.common
+        )
+        if found is not None:
+            parts.append(bytes([_CONTEXT]) + found)
+    if small or not parts or 8 * len(parts[0]) > bits:
+        parts.append(_range(symbols))
+    if coder == "best" and (small or _huffman_bits(symbols, runs=runs) < 8 * len(parts[-1])):
+        parts.append(_runs(symbols) if runs else _plain(symbols))
     return min(parts, key=len)
+
+
+def _promising(symbols: Symbols, bits: int) -> bool:
+    return context.promises(symbols.places, symbols.size, symbols.width) > _WORTH * bits
+
+
+def width_of(shape: tuple[int, ...]) -> int:
+    """Symbols a row of an array of this shape; 0 where it has no rows."""
+    return shape[-1] if len(shape) > 1 else 0
 
 
 def name_of(data: bytes | memoryview) -> str:
@@ -130,8 +158,14 @@ def name_of(data: bytes | memoryview) -> str:
     return NAMES[data[0]] if len(data) and data[0] < len(NAMES) else "?"
 
 
-def decode(data: bytes | memoryview, size: int, alphabet: int) -> Symbols:
+def decode(data: bytes | memoryview, size: int, alphabet: int, width: int = 0) -> Symbols:
     """The inverse of `encode`.
+
+    Args:
+        data: what it made.
+        size: how many symbols.
+        alphabet: symbols are below it.
+        width: of a row; 0: they are no matrix.
 
     Raises:
         CodingError: no encoder wrote this.
@@ -149,6 +183,8 @@ def decode(data: bytes | memoryview, size: int, alphabet: int) -> Symbols:
         return Symbols.of(huffman.decode(reader, size, lengths), alphabet)
     if kind == _RANGE:
         return Symbols.of(ranged.decode(reader, size, alphabet), alphabet)
+    if kind == _CONTEXT:
+        return Symbols.of(context.decode(reader, size, width, alphabet), alphabet)
     raise CodingError("a stream is of an unknown kind")
 
 

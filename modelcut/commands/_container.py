@@ -24,7 +24,8 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     suffix = ".mcut"
     output = _job.path_of(values.get("output"))
     if output is None:
-        raise UsageError("no output named", f"add -o FILE{suffix if packed else '.h5'}")
+        more = "" if packed else ", or a name without suffix for a SavedModel folder"
+        raise UsageError("no output named", f"add -o FILE{suffix if packed else '.h5'}{more}")
     if packed != (output.suffix.lower() == suffix):
         hint = f"name it {suffix}" if packed else "`modelcut pack` writes .mcut"
         raise UsageError(f"{output}: not what `modelcut {name}` writes", hint)

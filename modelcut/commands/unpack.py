@@ -1,4 +1,4 @@
-"""`modelcut unpack`: a packed file as a model that Keras opens."""
+"""`modelcut unpack`: a packed file as the model that it was made of."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def unpack(**values: Any) -> None:
-    """Make a packed file a model that Keras opens: .h5 or .keras, as it was before."""
+    """Make a packed file what it was before: .h5, .keras or a SavedModel folder."""
     _container.convert(values, "unpack", packed=False)

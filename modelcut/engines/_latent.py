@@ -49,22 +49,35 @@ class Latent(Protocol):
         """The values, computed by NumPy, and the encoding that they satisfy exactly."""
 
 
-def latent(encoding: Encoding, values: np.ndarray, *, follow: bool) -> Latent:
+def latent(
+    encoding: Encoding,
+    values: np.ndarray,
+    *,
+    follow: bool,
+    regrow: bool = False,
+    entropy_weight: float = 0.0,
+) -> Latent:
     """The latent form of a tensor.
 
     Args:
         encoding: that the values satisfy.
         values: of the tensor.
         follow: masks, and which shared value a weight has, follow the latent weights.
+        regrow: of masks that follow: removed weights learn on, so that they may come back.
+        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
+            is worth in squared error.
     """
     if isinstance(encoding, Sparse):
-        return Masked(encoding, values, follow=follow)
+        inner = latent(encoding.inner, values, follow=follow, entropy_weight=entropy_weight)
+        return Masked(encoding, inner, values, regrow=follow and regrow)
     if isinstance(encoding, Affine):
         return Grid(encoding, values)
     if isinstance(encoding, Binary):
         return Signs(encoding, values)
     if isinstance(encoding, Codebook):
-        return Following(encoding, values) if follow else Shared(encoding, values)
+        if follow:
+            return Following(encoding, values, entropy_weight)
+        return Shared(encoding, values)
     assert isinstance(encoding, Dense)
     return Plain(encoding, values)
 
@@ -257,21 +270,32 @@ class Shared:
 
 
 class Following:
-    """Shared values whose centres learn, each weight with the one nearest to its latent weight."""
+    """Shared values whose centres learn, each weight with the one cheapest for its latent weight.
 
-    def __init__(self, encoding: Codebook, values: np.ndarray) -> None:
+    That is the nearest one, or, where bits have a price, the one of least squared error + price ·
+    bits (Chou et al. 1989), a code's bits following from how often it was used of late.
+    """
+
+    def __init__(self, encoding: Codebook, values: np.ndarray, entropy_weight: float = 0.0) -> None:
         self._centres = _variable(encoding.centres.astype(values.dtype))
         self.weights = _variable(values)
         self.variables = [self.weights, self._centres]
+        self._entropy_weight = entropy_weight
+        # A power diagram of centres that are all as dear is the plain one.
+        self._prices = _variable(np.zeros(encoding.symbols, values.dtype))
+        self.recount()
 
     def _codes(self) -> Any:
         import tensorflow as tf
 
-        order = tf.sort(self._centres)
-        middles = (order[1:] + order[:-1]) / 2
-        flat = tf.searchsorted(middles, tf.reshape(self.weights, (-1,)))
-        places = tf.gather(tf.argsort(self._centres), flat)
-        return tf.reshape(places, self.weights.shape)
+        order = tf.argsort(self._centres, stable=True)
+        centres = tf.gather(self._centres, order)
+        if self._entropy_weight:
+            edges = _edges(centres, tf.gather(self._prices, order))
+        else:
+            edges = (centres[1:] + centres[:-1]) / 2
+        flat = tf.searchsorted(edges, tf.reshape(self.weights, (-1,)))
+        return tf.reshape(tf.gather(order, flat), self.weights.shape)
 
     def value(self) -> Any:
         import tensorflow as tf
@@ -280,6 +304,25 @@ class Following:
 
     def gradients(self, gradient: Any) -> list[Any]:
         return [gradient, _summed(gradient, self._codes(), self._centres.shape[0])]
+
+    def recount(self, kept: np.ndarray | None = None) -> None:
+        """Takes a code's bits from how often it is used now.
+
+        Args:
+            kept: which weights count, of the tensor's shape; None: all.
+        """
+        if not self._entropy_weight:
+            return
+        codes = self._codes().numpy()
+        codes = codes.reshape(-1) if kept is None else codes[kept]
+        centres = self._centres.numpy()
+        counts = np.bincount(codes, minlength=centres.size).astype(np.float64)
+        if not counts.any():
+            return
+        # A value that no weight has is as dear as one that a single weight has: it may come back.
+        bits = -np.log2(np.maximum(counts, 1) / counts.sum())
+        square = float(counts @ np.square(centres.astype(np.float64)) / counts.sum())
+        self._prices.assign((self._entropy_weight * square * bits).astype(centres.dtype))
 
     def settle(self) -> None:
         pass
@@ -292,17 +335,26 @@ class Following:
 
 
 class Masked:
-    """Zeros that stay, or that lie where a mask says from time to time."""
+    """Zeros that stay, or that lie where a mask says from time to time.
 
-    def __init__(self, encoding: Sparse, values: np.ndarray, *, follow: bool) -> None:
+    Where removed weights learn on, nothing holds them back while they are removed: together they
+    would come back at the next mask and undo the training. So each comes back, or goes, at the
+    step at which it passes the limit that the last mask drew.
+    """
+
+    def __init__(
+        self, encoding: Sparse, inner: Latent, values: np.ndarray, *, regrow: bool
+    ) -> None:
         import tensorflow as tf
 
         self._pattern = encoding.pattern
-        self.inner = latent(encoding.inner, values, follow=follow)
+        self.inner = inner
         self.weights = self.inner.weights
         self.variables = self.inner.variables
         self.mask = _variable(values != 0, tf.bool)
-        self._follow = follow
+        self._regrow = regrow and self.weights is not None
+        self._limit = _variable(_least(values, values != 0))
+        self.recount()
 
     def value(self) -> Any:
         import tensorflow as tf
@@ -315,13 +367,28 @@ class Masked:
 
         masked = tf.where(self.mask, gradient, tf.zeros_like(gradient))
         found = self.inner.gradients(masked)
-        if self._follow and self.weights is not None:
+        if self._regrow:
             # Removed weights learn on, so that they may come back (Guo et al. 2016, eq. 3).
             found[0] = gradient
         return found
 
+    def keep(self, kept: np.ndarray) -> None:
+        """Sets the mask, of the tensor's shape."""
+        self.mask.assign(kept)
+        if self._regrow:
+            self._limit.assign(_least(self.weights.numpy(), kept))
+
     def settle(self) -> None:
+        import tensorflow as tf
+
         self.inner.settle()
+        if self._regrow:
+            self.mask.assign(tf.abs(self.weights) >= self._limit)
+
+    def recount(self) -> None:
+        """Takes the bits of shared values from how often they are used by weights that are kept."""
+        if isinstance(self.inner, Following):
+            self.inner.recount(self.mask.numpy())
 
     def encoding(self) -> Encoding:
         return Sparse(self.inner.encoding(), self._pattern)
@@ -335,12 +402,43 @@ class Masked:
         return values, Sparse(encoding, self._pattern)
 
 
+def _least(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The smallest magnitude that is kept; infinite where none is. A scalar, of their dtype."""
+    limit: np.ndarray = np.min(np.abs(values), initial=np.inf, where=kept).astype(values.dtype)
+    return limit
+
+
 def _summed(gradient: Any, codes: Any, count: int) -> Any:
     """Sums of the gradient over the weights of each code."""
     import tensorflow as tf
 
     flat = tf.reshape(gradient, (-1,))
     return tf.math.unsorted_segment_sum(flat, tf.reshape(codes, (-1,)), count)
+
+
+def _edges(centres: Any, prices: Any) -> Any:
+    """Where a value further up becomes the cheapest by squared distance + price.
+
+    Args:
+        centres: ascending, shape (k,).
+        prices: shape (k,).
+
+    Returns:
+        Shape (k - 1,), ascending; a value that is nowhere the cheapest has equal edges.
+    """
+    import tensorflow as tf
+
+    gaps = centres[None, :] - centres[:, None]
+    apart = gaps > 0
+    halves = (prices[None, :] - prices[:, None]) / tf.where(apart, 2 * gaps, tf.ones_like(gaps))
+    meet = (centres[None, :] + centres[:, None]) / 2 + halves
+    # From where on value j beats all values up to i: a maximum down the rows, then the least j > i.
+    best, rows = tf.fill(tf.shape(centres), centres.dtype.min), []
+    size = centres.shape[0]
+    for i in range(size - 1):
+        best = tf.where(apart[i], tf.maximum(best, meet[i]), best)
+        rows.append(tf.reduce_min(best[i + 1 :]))
+    return tf.stack(rows) if rows else centres[:0]
 
 
 def _exact(values: np.ndarray, *, masked: bool = False) -> tuple[np.ndarray, Codebook]:

@@ -41,8 +41,8 @@ class SignatureNetwork:
         self._tf = tf
         self.engine = f"tensorflow {tf.__version__}"
         self.loss = loss
-        self._model = tf.saved_model.load(str(path))  # functions live as long as their model
-        self._call = _signature(self._model.signatures, name)
+        self.model = tf.saved_model.load(str(path))  # functions live as long as their model
+        self._call = _signature(self.model.signatures, name)
         specs = dict(self._call.structured_input_signature[1])
         self.inputs = tuple(
             InputSpec(key, _shape(spec, key), spec.dtype.name) for key, spec in specs.items()

@@ -2,10 +2,10 @@
 
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
 `Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
-(Keras cannot open them), `OWN_CODING` (why `--compression` is not for it), `NEEDS_ENGINE` (an
-engine makes them), `FIXED_GRAPH` (why it cannot follow an edit of the architecture), and
-`check_runnable` where the network is not built from an architecture. Adding a format is adding a
-module and its name to `_MODULES`.
+(Keras cannot open them; `unpacked` says where that lies which it can), `OWN_CODING` (why
+`--compression` is not for it), `NEEDS_ENGINE` (an engine makes them), `FIXED_GRAPH` (why it cannot
+follow an edit of the architecture), and `check_runnable` where the network is not built from an
+architecture. Adding a format is adding a module and its name to `_MODULES`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
 from modelcut.safety import printable
 
-_MODULES = ("hdf5", "keras_zip", "saved_model", "mcut", "litert")
+_MODULES = (
+    "hdf5",
+    "saved_model_zip",  # before `keras_zip`, which takes any zip
+    "keras_zip",
+    "saved_model",
+    "saved_model_tar",
+    "mcut",
+    "litert",
+)
 
 Compression = Literal["none", "fast", "best"]
 
@@ -68,7 +76,8 @@ class WriteOptions:
         compression: none; fast (ISA-L's deflate); best (slow deflate at its highest level).
         coder: of the packed format: huffman, range, or the smaller one for each tensor.
         keep_optimizer: keep the optimizer's state; refused where a shape changed.
-        provenance: plain JSON data to be kept in the file's one entry of that kind.
+        provenance: gives plain JSON data to be kept in the file's one entry of that kind. Asked
+            for last: it holds the input's digest, which takes as long as reading it.
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
         convert: how an engine makes the file; for formats that need one.
@@ -77,7 +86,7 @@ class WriteOptions:
     compression: Compression = "fast"
     coder: Coder = "best"
     keep_optimizer: bool = False
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Callable[[], Mapping[str, Any]] = dict
     meter: Callable[[Tensor], Meter | None] = lambda _: None
     hollow: Hollow | None = None
     convert: Conversion | None = None
@@ -202,7 +211,8 @@ def open_model(path: Path) -> Model:
                 ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
-        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders, .mcut and .tflite",
+        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders and archives of them, .mcut "
+        "and .tflite",
     )
 
 
@@ -218,14 +228,36 @@ def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
         yield path, path.suffix
         return
     if not getattr(kind, "PACKED", False):
-        yield path, "" if is_folder(kind) else kind.SUFFIXES[0]
+        yield path, engine_suffix(kind)
         return
     model = open_model(path)
-    inner = module(model.origin.format)
+    if (unpacked := getattr(kind, "unpacked", None)) is not None:
+        yield unpacked(model), engine_suffix(module(model.origin.format))
+        return
+    with scratch_file(model, WriteOptions(compression="none")) as (file, inner):
+        yield file, engine_suffix(inner)
+
+
+@contextlib.contextmanager
+def scratch_file(model: Model, options: WriteOptions) -> Iterator[tuple[Path, Format]]:
+    """A model written in the format it was read from, for as long as it is needed.
+
+    Args:
+        model: which.
+        options: how.
+    """
+    writer = module(model.origin.format)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        file = Path(folder) / f"model{inner.SUFFIXES[0]}"
-        inner.write(model, file, WriteOptions(compression="none"))
-        yield file, inner.SUFFIXES[0]
+        file = Path(folder) / f"model{engine_suffix(writer)}"
+        if is_folder(writer):
+            file.mkdir()
+        writer.write(model, file, options)
+        yield file, writer
+
+
+def engine_suffix(one: Format) -> str:
+    """By which an engine tells a file of this format: "" for a folder."""
+    return "" if is_folder(one) else one.SUFFIXES[0]
 
 
 def for_output(path: Path, model: Model) -> Format:
@@ -234,19 +266,25 @@ def for_output(path: Path, model: Model) -> Format:
     Raises:
         UsageError: no format has this suffix, or it cannot hold this model.
     """
-    suffixes: list[str] = []
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path).lower()
     if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
         suffix = ".savedmodel"
     for name in _MODULES:
         candidate = module(name)
-        suffixes += candidate.SUFFIXES
         if suffix in candidate.SUFFIXES:
             reason = candidate.refusal(model)
             if reason:
                 raise UsageError(f"{path}: {reason}")
             return candidate
-    raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes)}")
+    known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]
+    raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(known)}")
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a name, all of it where a format has one of two parts (`.tar.gz`)."""
+    known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]
+    double = (s for s in known if s.count(".") == 2 and path.name.lower().endswith(s))
+    return next((path.name[-len(s) :] for s in double), path.suffix)
 
 
 def check_runnable(model: Model, *, trust: bool) -> bool:

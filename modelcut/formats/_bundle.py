@@ -7,9 +7,10 @@ against its checksum. Two keys may point to one place, which is how a copy costs
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -93,7 +94,11 @@ class Bundle:
 
     Attributes:
         entries: by key, in order.
+        header: as it was read.
+        zeros: keys of entries that are all zero, as far as that is known.
     """
+
+    zeros: frozenset[str] = frozenset()
 
     def __init__(self, prefix: Path, where: str) -> None:
         """Reads the index.
@@ -134,6 +139,10 @@ class Bundle:
         if declared > _BOMB_BYTES and declared > _BOMB_RATIO * sum(self._sizes):
             raise InputError(f"{where}: {index.name} declares {declared:.3g} bytes, far more than "
                              "the shards hold")  # fmt: skip
+
+    def in_order(self) -> list[Entry]:
+        """The entries in the order in which their values lie."""
+        return sorted(self.entries.values(), key=lambda entry: (entry.shard, entry.offset))
 
     def shard(self, number: int) -> Path:
         """The file of a shard."""
@@ -177,8 +186,7 @@ class Bundle:
         assert entry.numpy is not None
         values = np.empty(entry.shape, entry.numpy)
         flat = values.reshape(-1).view(np.uint8)
-        with self.shard(entry.shard).open("rb") as file:
-            file.seek(entry.offset)
+        with self._open(entry) as file:
             if file.readinto(flat.data) != entry.size:
                 raise self._damaged(entry)
         if _sstable.mask(google_crc32c.value(flat)) != entry.crc:
@@ -188,8 +196,7 @@ class Bundle:
     def pieces(self, entry: Entry) -> Iterator[bytes]:
         """The bytes of an entry as they are; of numbers, the checksum is looked at in the end."""
         crc, left = 0, entry.size
-        with self.shard(entry.shard).open("rb") as file:
-            file.seek(entry.offset)
+        with self._open(entry) as file:
             while left:
                 piece = file.read(min(left, _PIECE))
                 if not piece:
@@ -200,6 +207,12 @@ class Bundle:
         # Of texts it is that of their lengths in another form.
         if entry.dtype not in (STRING, VARIANT) and _sstable.mask(crc) != entry.crc:
             raise self._damaged(entry)
+
+    def _open(self, entry: Entry) -> io.BufferedReader | io.BytesIO:
+        """A file that stands where the values of an entry begin."""
+        file = self.shard(entry.shard).open("rb")
+        file.seek(entry.offset)
+        return file
 
     def strings(self, entry: Entry) -> list[bytes]:
         """The values of an entry of texts.
@@ -249,6 +262,49 @@ class Bundle:
             f"{self._where}: {printable(entry.name, 80)!r} does not match its checksum",
             "the file is damaged: copy the model again",
         )
+
+
+class Shell(Bundle):
+    """A checkpoint without the values of the model's tensors, in memory.
+
+    Attributes:
+        zeros: keys of the entries that are all zero.
+    """
+
+    def __init__(
+        self,
+        header: bytes,
+        entries: Sequence[Entry],
+        contents: Mapping[bytes, bytes],
+        zeros: frozenset[str],
+        where: str,
+    ) -> None:
+        """Takes over what there is.
+
+        Args:
+            header: of the checkpoint that it stands for.
+            entries: at places that are only good for telling them apart.
+            contents: key -> values as they are, of those that have any.
+            zeros: keys of the entries that are all zero.
+            where: the model, for messages.
+
+        Raises:
+            InputError: a size does not match what is there.
+        """
+        self.header, self.zeros = header, zeros
+        self._where, self._contents = where, contents
+        self.entries = {entry.key: entry for entry in sorted(entries, key=lambda e: e.key)}
+        for entry in entries:
+            held = contents.get(entry.key)
+            if any(n < 0 for n in entry.shape) or (held is not None and len(held) != entry.size):
+                raise self._damaged(entry)
+
+    def _open(self, entry: Entry) -> io.BufferedReader | io.BytesIO:
+        held = self._contents.get(entry.key)
+        if held is None:
+            raise InputError(f"{self._where}: the values of {printable(entry.name, 80)!r} are "
+                             "missing")  # fmt: skip
+        return io.BytesIO(held)
 
 
 def shard_path(prefix: Path, number: int, of: int) -> Path:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,7 +23,8 @@ import ml_dtypes
 import numpy as np
 from isal import isal_zlib
 
-from modelcut.blocks import in_threads
+from modelcut.blocks import BLOCK_BYTES, in_threads
+from modelcut.deflate import choose, inflate, restored
 from modelcut.encoding import Dense, Encoding, from_record
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions
@@ -36,6 +37,7 @@ ATTRIBUTE_LIMIT = 64512
 
 _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 4096
+_LARGE_BYTES = 2 * BLOCK_BYTES
 _INDEX_BYTES = 4096
 """About what HDF5 spends on the index of a chunked dataset: less is not worth saving."""
 _BOMB_BYTES = 1 << 30
@@ -166,26 +168,58 @@ def _read(found: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
         return values
     if dtype == _BFLOAT16:
         values[...] = np.asarray(found[()]).view(_BFLOAT16)
-    elif found.chunks is None or not _plain_deflate(found):
+        return values
+    filters = _filters(found)
+    if filters is not None:
+        _inflate(found, values, filters)
+    elif not _read_side_by_side(found, values):
         found.read_direct(values)
-    else:
-        _inflate(found, values)
     return values
 
 
-def _plain_deflate(found: h5py.Dataset) -> bool:
+def _read_side_by_side(found: h5py.Dataset, values: np.ndarray) -> bool:
+    """Reads a large contiguous dataset on all cores, past HDF5 and its lock, if it can be."""
+    offset = found.id.get_offset() if found.chunks is None else None
+    plain = found.file.driver == "sec2" and found.dtype.isnative and values.flags.c_contiguous
+    if offset is None or not plain or values.nbytes < _LARGE_BYTES:
+        return False
+    handle = found.file.id.get_vfd_handle()
+    target = values.reshape(-1).view(np.uint8).data
+
+    def place(start: int) -> None:
+        end = min(start + BLOCK_BYTES, values.nbytes)
+        while start < end:
+            count = os.preadv(handle, [target[start:end]], offset + start)
+            if not count:
+                raise OSError("the file ends too early")
+            start += count
+
+    for _ in in_threads(place, range(0, values.nbytes, BLOCK_BYTES)):
+        pass
+    return True
+
+
+_INFLATED = ((h5py.h5z.FILTER_DEFLATE,), (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE))
+
+
+def _filters(found: h5py.Dataset) -> tuple[int, ...] | None:
+    """The filters of a dataset that can be inflated on all cores; None for any other."""
+    if found.chunks is None or not found.dtype.isnative:
+        return None
     pipeline = found.id.get_create_plist()
-    filters = [pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters())]
+    filters = tuple(pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters()))
     full = found.id.get_num_chunks() == np.prod(
         [-(-n // c) for n, c in zip(found.shape, found.chunks, strict=True)]
     )
-    return filters == [h5py.h5z.FILTER_DEFLATE] and found.dtype.isnative and bool(full)
+    return filters if full and filters in _INFLATED else None
 
 
-def _inflate(found: h5py.Dataset, values: np.ndarray) -> None:
-    """Inflates plain deflate chunks on all cores; HDF5's own filter does it on one."""
+def _inflate(found: h5py.Dataset, values: np.ndarray, filters: tuple[int, ...]) -> None:
+    """Inflates chunks on all cores; HDF5's own filters do it on one."""
     chunk = found.chunks
-    nbytes = int(np.prod(chunk)) * values.dtype.itemsize
+    itemsize = values.dtype.itemsize
+    nbytes = int(np.prod(chunk)) * itemsize
+    shuffled = len(filters) > 1
 
     # HDF5 reads one chunk at a time; only the inflating runs side by side.
     lock = Lock()
@@ -194,10 +228,10 @@ def _inflate(found: h5py.Dataset, values: np.ndarray) -> None:
         with lock:
             info = found.id.get_chunk_info(index)
             mask, raw = found.id.read_direct_chunk(info.chunk_offset)
-        data = raw if mask else isal_zlib.decompressobj().decompress(raw, nbytes + 1)
-        if len(data) != nbytes:
-            raise ValueError("a chunk does not hold what it declares")
-        block = np.frombuffer(data, values.dtype).reshape(chunk)
+        # A bit of the mask is a filter that this chunk was spared.
+        undo = restored if mask >> (len(filters) - 1) & 1 else inflate
+        data = undo(raw, nbytes, itemsize, shuffled=shuffled and not mask & 1)
+        block = data.view(values.dtype).reshape(chunk)
         target = tuple(
             slice(start, min(start + length, size))
             for start, length, size in zip(info.chunk_offset, chunk, found.shape, strict=True)
@@ -339,8 +373,12 @@ def put(
         Bytes that the values take in the file, and the encoding they ended with.
     """
     if options.hollow is None:
-        values, encoding = tensor.pull(options.meter(tensor))
-        return write(group, name, values, options.compression, attributes), encoding
+        meter = options.meter(tensor)
+        values, encoding = tensor.pull(meter, deflates=True)
+        stored, deflated = write(group, name, values, options.compression, attributes)
+        if meter:
+            meter.done_with(values, stored if deflated else None)
+        return stored, encoding
     number, dtype = options.hollow.tensors[tensor.name]
     made = declare(group, name, tensor.shape, dtype)
     for key, value in attributes.items():
@@ -365,7 +403,7 @@ def write(
     values: np.ndarray,
     compression: str,
     attributes: Mapping[str, Any],
-) -> int:
+) -> tuple[int, bool]:
     """Writes one tensor.
 
     Args:
@@ -376,7 +414,7 @@ def write(
         attributes: of the dataset.
 
     Returns:
-        Bytes that the values take in the file.
+        Bytes that the values take in the file, and whether they are what `fast` makes of them.
     """
     parent, _, leaf = name.rpartition("/")
     where = make_group(group, parent)
@@ -396,7 +434,7 @@ def write(
         made.attrs[key] = value
     if bfloat16:
         made.attrs["dtype"] = "bfloat16"
-    return int(made.id.get_storage_size())
+    return int(made.id.get_storage_size()), compression == "fast" and made.chunks is not None
 
 
 def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
@@ -413,43 +451,34 @@ def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 def _write_deflated(
     group: h5py.Group, name: str, values: np.ndarray, compression: str
 ) -> h5py.Dataset | None:
-    """A chunked dataset with HDF5's deflate filter; None where that would not pay."""
+    """A chunked dataset with HDF5's own filters; None where that would not pay."""
     chunk = chunk_shape(values.shape, values.dtype.itemsize)
     starts = list(
         itertools.product(*(range(0, n, c) for n, c in zip(values.shape, chunk, strict=True)))
     )
-    deflate = _deflater(compression)
+    way = choose(values, "best" if compression == "best" else "fast")
+    if way.share > 0.95 or (1 - way.share) * values.nbytes < _INDEX_BYTES:
+        return None
 
     def pack(start: tuple[int, ...]) -> bytes:
         part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
         if part.shape != chunk:  # HDF5 stores whole chunks
             part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
-        return deflate(np.ascontiguousarray(part).view(np.uint8).reshape(-1).data)
+        return way.pack(part)
 
-    probe = starts[:: max(1, len(starts) // 4)][:4]
-    nbytes = int(np.prod(chunk)) * values.dtype.itemsize
-    share = sum(len(packed) for packed in in_threads(pack, probe)) / (nbytes * len(probe))
-    if share > 0.95 or (1 - share) * values.nbytes < _INDEX_BYTES:
-        return None
-    level = 9 if compression == "best" else 4
     made = group.create_dataset(
         name,
         values.shape,
         values.dtype,
         chunks=chunk,
+        shuffle=way.shuffle,
         compression="gzip",
-        compression_opts=level,
+        compression_opts=9 if compression == "best" else 4,
         track_times=False,
     )
     for start, packed in zip(starts, in_threads(pack, starts), strict=True):
         made.id.write_direct_chunk(start, packed)
     return made
-
-
-def _deflater(compression: str) -> Callable[[Any], bytes]:
-    if compression == "best":
-        return lambda data: zlib.compress(data, 9)
-    return lambda data: isal_zlib.compress(data, 1)
 
 
 def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:

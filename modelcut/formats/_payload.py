@@ -100,6 +100,7 @@ def unpack(
     way = reader.byte()
     palette = _read_palette(reader, dtype) if way == _PALETTE else None
     values = np.empty(shape, dtype)
+    width = symbols.width_of(shape)
     parts = [(rows, reader.block()) for rows in row_blocks(shape)]
     if any(reader.rest()):  # zeros may follow, see `mcut`
         raise CodingError("a payload goes on where it should end")
@@ -113,7 +114,7 @@ def unpack(
             own.end()
         elif way == _KEPT:
             own = Reader(data)
-            found = symbols.decode(own.block(), target.size, 2)
+            found = symbols.decode(own.block(), target.size, 2, width)
             where = np.flatnonzero(found.dense(np.uint8)) if found.common else found.places
             flat = target.reshape(-1)
             _bits(flat)[:] = 0
@@ -121,10 +122,10 @@ def unpack(
             own.end()
         elif way == _PALETTE:
             assert palette is not None
-            found = symbols.decode(data, target.size, palette.size)
+            found = symbols.decode(data, target.size, palette.size, width)
             _place(target, found, palette)
         elif way == _CODES:
-            found = symbols.decode(data, target.size, _alphabet(encoding))
+            found = symbols.decode(data, target.size, _alphabet(encoding), width)
             _decode(target, found, encoding, rows)
         else:
             raise CodingError("values are written in an unknown way")
@@ -195,7 +196,9 @@ def _coding(values: np.ndarray, encoding: Encoding, coder: Coder) -> Callable[[s
                 codes = inner.codes(kept)
                 same = _same(inner.decode(codes, part.dtype), kept)
                 codes = codes.reshape(-1).astype(np.uint16) + np.uint16(1)
-                found = Symbols(part.size, alphabet, 0, places, codes) if same else None
+                width = symbols.width_of(part.shape)
+                found = Symbols(part.size, alphabet, 0, places, codes, width=width)
+                found = found if same else None
         if found is None:
             raise _Unfit
         return symbols.encode(found, coder)
@@ -270,11 +273,14 @@ def _with_palette(values: np.ndarray, coder: Coder) -> bytes:
     if palette is None:
         raise _Unfit
 
+    width = symbols.width_of(values.shape)
+
     def one(rows: slice) -> bytes:
         part = _bits(_part(values, rows))
         places = np.flatnonzero(part)
         index = np.searchsorted(palette, part[places]).astype(np.uint16)
-        return symbols.encode(Symbols(part.size, palette.size, 0, places, index), coder)
+        found = Symbols(part.size, palette.size, 0, places, index, width=width)
+        return symbols.encode(found, coder)
 
     head = bytes([_PALETTE]) + varint(palette.size) + raw.encode(palette)
     return head + _blocks(values, one)
@@ -287,11 +293,13 @@ def _read_palette(reader: Reader, dtype: np.dtype) -> np.ndarray:
 
 def _keeping(values: np.ndarray, coder: Coder) -> Callable[[slice], bytes]:
     """Where the values are whose bits are not all 0, and those values."""
+    width = symbols.width_of(values.shape)
 
     def one(rows: slice) -> bytes:
         part = _part(values, rows).reshape(-1)
         places = np.flatnonzero(_bits(part))
-        found = Symbols(part.size, 2, 0, places, np.ones(places.size, np.uint16))
+        ones = np.ones(places.size, np.uint16)
+        found = Symbols(part.size, 2, 0, places, ones, width=width)
         return block(symbols.encode(found, coder)) + raw.encode(part[places])
 
     return one
@@ -302,10 +310,15 @@ def _coder(data: bytes, itemsize: int) -> str:
     if data[0] == _RAW or len(data) < 3:
         return "zstd"
     reader = Reader(data)
-    if reader.byte() == _PALETTE:
+    way = reader.byte()
+    if way == _PALETTE:
         size = reader.varint(_MOST_PALETTE)
         raw.skip(reader, size, itemsize)
-    return symbols.name_of(reader.block())
+    first = reader.block()
+    if way != _KEPT:
+        return symbols.name_of(first)
+    places = symbols.name_of(Reader(first).block())
+    return places if places == "constant" else "zstd"
 
 
 def _apart(encoding: Encoding) -> tuple[Any, list[np.ndarray]]:

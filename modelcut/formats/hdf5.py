@@ -242,7 +242,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         else:
             stored, encodings = _write_legacy(model, layout, new, options)
             _h5.put_encodings(new, encodings)
-        new.attrs[_PROVENANCE] = _short(options.provenance)
+        new.attrs[_PROVENANCE] = _short(options.provenance())
         dropped = () if options.keep_optimizer else model.origin.dropped
     return Written(stored, encodings, tuple(dropped))
 

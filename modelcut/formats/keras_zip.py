@@ -207,7 +207,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     try:
         written = _write_weights(model, weights, options)
         with zipfile.ZipFile(path, "w") as archive:
-            for name, data in _members(model, options.provenance):
+            for name, data in _members(model, options.provenance()):
                 if data is None:
                     _put_file(archive, name, weights)
                 else:

@@ -1,15 +1,15 @@
 """The packed file `.mcut`: any model file, its tensors coded near their entropy.
 
-Version 1, in order; numbers are varints (LEB128) unless a width is said, all little-endian:
+Version 2, in order; numbers are varints (LEB128) unless a width is said, all little-endian:
 
-    89 4D 43 55 54 01    magic: 0x89, "MCUT", the version
+    89 4D 43 55 54 02    magic: 0x89, "MCUT", the version
     length               of the header that follows, its checksum not counted
     header
       count              of tensors
       count × (length, CRC-32 in 4 bytes) of each tensor's payload
       length             of the head, unpacked
-      head               packed by zstd after the dictionary `mcut_1.dict`, as one frame; or as it
-                         is, if it is not shorter so
+      head               packed by zstd after the dictionary `mcut_2.dict` + `mcut_1.dict`, as one
+                         frame without its magic number; or as it is, if it is not shorter so
     CRC-32, 4 bytes      of everything before it
     payloads             one behind the other, to the end of the file
 
@@ -30,7 +30,9 @@ along axis 0:
 
 A block of symbols is coded by one of: a single symbol; Huffman codes; runs between symbols that are
 not the common one, by Huffman codes, and those others by Huffman codes of their own; the range
-coder with a table of probabilities (`modelcut/coding/`, which states each in full).
+coder with a table of probabilities; the range coder with probabilities that follow from neighbours
+(`modelcut/coding/`, which states each in full). Version 1 had all but the last, `mcut_1.dict`
+alone, and the frame's magic number.
 
 A file is refused unless all checksums hold, all payloads are there and nothing follows them, and
 each tensor is of a size that so many bytes can stand for.
@@ -66,7 +68,9 @@ PACKED = True
 OWN_CODING = "a packed file has coders of its own (--coder)"
 
 _MAGIC = b"\x89MCUT"
-_VERSION = 1
+_VERSION = 2
+_VERSIONS = (1, 2)
+"""That can be read."""
 _HINT = "copy it again from where it came"
 _ODD = "it was not modelcut that wrote this"
 
@@ -119,9 +123,9 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         structure, shell = inner.strip(
             model,
             path.with_name(path.name + ".structure"),
-            replace(options, hollow=Hollow(kept), provenance={}),
+            replace(options, hollow=Hollow(kept), provenance=dict),
         )
-        head = [model.origin.format, structure, _plain(options.provenance), records]
+        head = [model.origin.format, structure, _plain(options.provenance()), records]
         with path.open("wb") as file, values_path.open("rb") as source:
             file.write(_header(head, directory))
             shutil.copyfileobj(source, file, 1 << 20)
@@ -158,7 +162,7 @@ def _hex(value: Any) -> Any:
 
 def _header(head: Any, directory: list[tuple[int, int]]) -> bytes:
     data = msgpack.packb(head)
-    packed = raw.deflate(data, _dictionary(_VERSION))
+    packed = raw.deflate(data, _dictionary(_VERSION), bare=True)
     if len(packed) >= len(data) or len(data) > _most_head(len(packed)):
         packed = data
     parts = [varint(len(directory))]
@@ -173,10 +177,12 @@ def _most_head(packed: int) -> int:
     return _FREE_HEAD + _HEAD_RATIO * packed
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _dictionary(version: int) -> bytes:
     """What heads of this version have in common; a released one is never changed."""
-    return resources.files("modelcut.formats").joinpath(f"mcut_{version}.dict").read_bytes()
+    folder = resources.files("modelcut.formats")
+    parts = [f"mcut_{number}.dict" for number in range(version, 0, -1)]
+    return b"".join(folder.joinpath(part).read_bytes() for part in parts)
 
 
 @dataclass(frozen=True)
@@ -222,10 +228,10 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     if bytes(start.take(len(_MAGIC))) != _MAGIC:
         raise InputError(f"{where}: not a packed file")
     version = start.byte()
-    if version != _VERSION:
+    if version not in _VERSIONS:
         raise InputError(
             f"{where}: is of version {version} of the packed format, this modelcut reads "
-            f"version {_VERSION}",
+            f"versions {_VERSIONS[0]} to {_VERSIONS[-1]}",
             "pip install --upgrade modelcut",
         )
     length = start.varint(1 << 62)
@@ -246,7 +252,7 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     unpacked = reader.varint(_most_head(reader.left))
     data = bytes(reader.rest())
     if len(data) != unpacked:
-        data = raw.inflate(data, unpacked, _dictionary(version))
+        data = raw.inflate(data, unpacked, _dictionary(version), bare=version > 1)
     payloads = _Payloads(file, where, starts, lengths, checksums, threading.Lock())
     if at < size:
         raise InputError(f"{where}: {size - at} bytes follow its end", _HINT)

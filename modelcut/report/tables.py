@@ -120,8 +120,9 @@ def _ledger(report: Report) -> Table:
         for row in report["ledger"]
     ]
     columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
-    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast level "
-    note += "(of tensors beyond 64 MB: from a quarter of them)"
+    note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast "
+    note += "level, bytes shuffled where that is less (between steps, tensors beyond 64 MB: from "
+    note += "a quarter of them)"
     return Table("Stage by stage", columns, rows, note=note)
 
 

@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 from isal import isal_zlib
-from toys import MODELS
+from toys import MODELS, saved_model
 
 from modelcut import formats
 from modelcut.coding import raw
@@ -67,8 +67,8 @@ def test_a_tensor_that_is_damaged_is_named(good, tmp_path):
 
 def test_a_later_version_is_told_from_damage(good, tmp_path):
     path = tmp_path / "x.mcut"
-    path.write_bytes(good[:5] + b"\x02" + good[6:])
-    with pytest.raises(InputError, match="version 2") as caught:
+    path.write_bytes(good[:5] + b"\x03" + good[6:])
+    with pytest.raises(InputError, match="version 3") as caught:
         formats.open_model(path)
     assert "upgrade" in caught.value.hint
 
@@ -85,7 +85,7 @@ def apart(data):
         lengths.append(header.varint(1 << 40))
         header.take(4)
     size = header.varint(1 << 30)
-    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(1))
+    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(mcut._VERSION), bare=True)
     return msgpack.unpackb(head), [bytes(start.take(length)) for length in lengths]
 
 
@@ -207,9 +207,9 @@ def test_random_payloads_are_refused_or_harmless(good, tmp_path):
 
 
 def test_a_head_that_unpacks_to_a_giant_is_refused(tmp_path):
-    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(1))
+    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(mcut._VERSION), bare=True)
     header = varint(0) + varint(1 << 28) + packed
-    whole = b"\x89MCUT\x01" + varint(len(header)) + header
+    whole = b"\x89MCUT\x02" + varint(len(header)) + header
     path = tmp_path / "x.mcut"
     path.write_bytes(whole + isal_zlib.crc32(whole).to_bytes(4, "little"))
     with pytest.raises(InputError, match="out of range"):
@@ -224,3 +224,60 @@ def test_the_command_says_it_in_one_line(good, modelcut, tmp_path):
     assert said.err.count("\n") == 1
     assert "dense_1/bias is cut short" in said.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mcut"]
+
+
+@pytest.fixture(scope="module")
+def packed_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folder")
+    model = formats.open_model(saved_model("tf_keras", folder))
+    mcut.write(model, folder / "good.mcut", WriteOptions())
+    return (folder / "good.mcut").read_bytes()
+
+
+def entry_of(head, kind):
+    return next(entry for entry in head[1][1][1] if entry[4] == kind)
+
+
+FOLDER_CHANGES = {
+    "climbs": lambda head: head[1][0].append(["../evil.marker", b"x"]),
+    "absolute": lambda head: head[1][0].append(["/tmp/evil.marker", b"x"]),
+    "drive": lambda head: head[1][0].append(["C:/evil.marker", b"x"]),
+    "backslash": lambda head: head[1][0].append(["a\\b", b"x"]),
+    "twice": lambda head: head[1][0].append(["saved_model.pb", b"x"]),
+    "file and folder": lambda head: head[1][0].append(["saved_model.pb/x", b"x"]),
+    "no content": lambda head: head[1][0].append(["x", None]),
+    "text": lambda head: head[1][0].append(["x", "text"]),
+    "a number as name": lambda head: head[1][0].append([7, b""]),
+    "many": lambda head: head[1][0].extend([f"f{i}", b""] for i in range(20_001)),
+    "no graph": lambda head: head[1][0].clear(),
+    "no checkpoint": lambda head: head[1].__setitem__(1, None),
+    "key of a number": lambda head: entry_of(head, 0).__setitem__(0, 1 << 50),
+    "unknown dtype": lambda head: entry_of(head, 0).__setitem__(1, 99),
+    "string dtype": lambda head: entry_of(head, 0).__setitem__(1, 7),
+    "negative shape": lambda head: entry_of(head, 0).__setitem__(2, [-1, 4]),
+    "huge shape": lambda head: entry_of(head, 0).__setitem__(2, [1 << 20, 1 << 20]),
+    "endless zeros": lambda head: entry_of(head, 2).__setitem__(2, [1 << 40]),
+    "wrong number": lambda head: entry_of(head, 0).__setitem__(5, 3000),
+    "dtype by name": lambda head: entry_of(head, 0).__setitem__(6, "object"),
+    "copy of nothing": lambda head: entry_of(head, 0).__setitem__(slice(4, None), [3, 999]),
+    "raw cut short": lambda head: entry_of(head, 1).__setitem__(6, b"x"),
+    "raw of a text": lambda head: entry_of(head, 1).__setitem__(6, "text"),
+    "one entry less": lambda head: head[1][1][1].remove(entry_of(head, 0)),
+    "a key twice": lambda head: head[1][1][1].append(list(entry_of(head, 1))),
+    "entries of text": lambda head: head[1][1].__setitem__(1, "abc"),
+    "not a pair": lambda head: head.__setitem__(1, 5),
+}
+
+
+@pytest.mark.parametrize("change", FOLDER_CHANGES)
+def test_a_folder_that_does_not_hold(change, packed_folder, tmp_path, modelcut):
+    head, payloads = apart(packed_folder)
+    FOLDER_CHANGES[change](head)
+    path = tmp_path / "x.mcut"
+    path.write_bytes(together(head, payloads))
+    said = modelcut("unpack", path, "-o", tmp_path / "out", "-q")
+    assert said.code in (2, 3), said
+    assert said.err.count("\n") == 1, said.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mcut"]
+    if change in ("climbs", "absolute", "drive", "backslash"):
+        assert said.code == 3

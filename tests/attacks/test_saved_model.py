@@ -10,6 +10,7 @@ from toys import saved_model
 from modelcut.errors import ModelcutError
 from modelcut.formats import _bundle, _sstable
 from modelcut.formats import saved_model as format_module
+from modelcut.formats._files import OnDisk
 from modelcut.formats._meta_graph import MetaGraph
 from modelcut.formats._proto import Message, put_blob, put_integer, read_varint, varint
 
@@ -72,7 +73,7 @@ def in_function(folder, made, wanted):
 
 def named(folder, child):
     """Name of the first function that an object has under this name."""
-    graph = format_module.serving_graph(folder)
+    graph = format_module.serving_graph(OnDisk(folder, str(folder)))
     numbers = [n for item in graph.objects for name, n in item.children if name == child]
     return graph.objects[numbers[0]].functions[0]
 
@@ -138,7 +139,7 @@ def test_checkpoints_in_what_is_run(op, tmp_path, refused):
 @pytest.mark.parametrize("op", ["SaveV2", "RestoreV2"])
 def test_a_restore_op_that_goes_elsewhere(op, tmp_path, refused):
     folder = saved_model("v1", tmp_path)
-    restore = format_module.serving_graph(folder).saver[2]
+    restore = format_module.serving_graph(OnDisk(folder, str(folder))).saver[2]
     in_main_graph(folder, node("path", "Const"))
     in_main_graph(folder, node("c", op, "path"))
 
@@ -320,7 +321,7 @@ def test_flipped_bits_give_one_line_or_a_result(kind, name, tmp_path, modelcut):
 
 def test_functions_that_call_each_other_endlessly(tmp_path, refused):
     folder = saved_model("keras3", tmp_path)
-    graph = format_module.serving_graph(folder)
+    graph = format_module.serving_graph(OnDisk(folder, str(folder)))
     assert isinstance(graph, MetaGraph)
     name = next(iter(graph.bound))
     made = node("again", "PartitionedCall") + put_blob(

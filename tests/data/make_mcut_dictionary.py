@@ -1,160 +1,135 @@
-"""Makes `modelcut/formats/mcut_1.dict`: phrases that the heads of packed files have in common.
+"""Makes `modelcut/formats/mcut_2.dict`: phrases that the heads of packed files have in common.
 
     python tests/data/make_mcut_dictionary.py
 
-Run once for a version of the format; a dictionary that has been released is never changed, or the
-files that were packed with it cannot be read. Needs both Keras libraries.
+Version 2 of the format has these before those of version 1 (`mcut_1.dict`: whole heads of packed
+LeNets, residual and text networks of both Keras libraries, made when that version was). Run once
+for a version; a dictionary that has been released is never changed, or the files that were packed
+with it cannot be read.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+import msgpack
 import numpy as np
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+from modelcut import __version__, formats, recipe
+from modelcut.encoding import Affine, Binary, Codebook, Dense, Encoding, Sparse
+from modelcut.formats import _payload, mcut
+from modelcut.provenance import versions
+from modelcut.yaml_text import loads
 
-from modelcut import formats, pipeline, provenance, steps
-from modelcut.coding import raw
-from modelcut.digest import Digest
-from modelcut.formats import WriteOptions, mcut
-from modelcut.job import Job
-from modelcut.recipe import Recipe
+TARGET = Path(formats.__file__).parent / "mcut_2.dict"
 
-HERE = Path(__file__).parent
-TARGET = Path(formats.__file__).parent / "mcut_1.dict"
-LIMIT = 48 << 10
-
-
-def lenet(k, compiled):
-    layers = k.layers
-    model = k.Sequential(
-        [
-            layers.Input((28, 28, 1)),
-            layers.Conv2D(20, 5, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(50, 5, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(500, activation="relu"),
-            layers.Dropout(0.5),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    if compiled:
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
-
-
-def mlp(k, compiled):
-    layers = k.layers
-    model = k.Sequential(
-        [layers.Input((784,))]
-        + [layers.Dense(n, activation="relu") for n in (300, 100)]
-        + [layers.Dense(10, activation="softmax")]
-    )
-    if compiled:
-        model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
-    return model
-
-
-def residual(k, compiled):
-    layers = k.layers
-    start = x = layers.Input((16, 16, 3))
-    for width in (8, 16):
-        y = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
-        y = layers.BatchNormalization()(y)
-        y = layers.ReLU()(y)
-        y = layers.DepthwiseConv2D(3, padding="same")(y)
-        y = layers.ZeroPadding2D()(y)
-        y = layers.Conv2D(width, 3, strides=2, activation="relu")(y)
-        x = layers.Conv2D(width, 1, strides=2, padding="same")(x)
-        x = layers.Add()([x, y])
-        x = layers.Activation("relu")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dense(5, activation="softmax", name="predictions")(x)
-    model = k.Model(start, x)
-    if compiled:
-        model.compile("rmsprop", "mse", metrics=["mae"])
-    return model
-
-
-def text(k, compiled):
-    layers = k.layers
-    model = k.Sequential(
-        [
-            layers.Input((20,)),
-            layers.Embedding(50, 8),
-            layers.Conv1D(8, 3, activation="relu"),
-            layers.MaxPooling1D(2),
-            layers.LSTM(6, return_sequences=True, dropout=0.2),
-            layers.Bidirectional(layers.GRU(4)),
-            layers.LayerNormalization(),
-            layers.Dense(1, activation="sigmoid"),
-        ]
-    )
-    if compiled:
-        model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    return model
+RECIPES = """\
+data: {label: label, scale: 1/255}
+steps:
+  - finetune:
+      epochs: 40
+      batch_size: 256
+      optimizer: adamw
+      learning_rate: 1.e-3
+      weight_decay: 0.05
+      validation: 0
+      augment: {shift: 1, image: [28, 28]}
+---
+data: {label: label, scale: 1/255}
+steps:
+  - finetune:
+      epochs: 50
+      batch_size: 256
+      learning_rate: 1.e-3
+      mask: dynamic
+      prune: {sparsity: 0.95, scope: global, end: 0.5, overrides: {digit: 0.6}}
+      distill: {weight: 0.5, temperature: 2}
+  - quantize: huffman
+    values: 8
+    entropy_weight: 0.02
+  - quantize: huffman
+    include: ["role:bias"]
+    values: 16
+    entropy_weight: 0.02
+  - quantize: linear
+    include: ["role:bias"]
+  - finetune:
+      epochs: 8
+      batch_size: 256
+      learning_rate: 3.e-4
+      mask: dynamic
+      distill: {weight: 0.5, temperature: 2}
+---
+steps:
+  - prune: magnitude
+    sparsity: 0.9
+    scope: layer
+    overrides: {"class:Conv2D": {sparsity: 0.5}}
+  - quantize: huffman
+    bits: 4
+    entropy_weight: 0.01
+---
+steps:
+  - quantize: linear
+    bits: 4
+    range: mse
+    group: 64
+---
+steps:
+  - quantize: ternary
+  - quantize: float16
+    include: ["role:bias"]
+---
+steps:
+  - quantize: binary
+    bases: 2
+---
+steps:
+  - prune: l1
+    sparsity: 0.3
+---
+steps:
+  - factorize: svd
+    energy: 0.9
+"""
 
 
-def recipes():
-    find = steps.find
-    prune, linear = find("prune", "magnitude"), find("quantize", "linear")
-    yield ()
-    yield (prune(sparsity=0.9, scope="global"), linear(bits=4))
-    yield (prune(sparsity=0.95, overrides={"class:Dense": {"sparsity": 0.7}}), linear(bits=8))
-    yield (find("factorize", "svd")(energy=0.9), find("quantize", "float16")())
+def provenances():
+    for text in RECIPES.split("---\n"):
+        made = recipe.parse(loads(text, "phrases")).to_dict()
+        entry = {
+            "modelcut": __version__,
+            "input_sha256": b"",
+            "recipe": made,
+            "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
+        }
+        yield {"history": [entry]}
 
 
-def heads(folder):
-    """Unpacked heads, the most usual first."""
-    import keras
-    import tf_keras
-
-    for make in (lenet, mlp, residual, text):
-        for k in (keras, tf_keras):
-            for suffix, compiled in ((".h5", True), (".keras", True), (".h5", False)):
-                k.backend.clear_session()
-                path = folder / f"model{suffix}"
-                path.unlink(missing_ok=True)
-                make(k, compiled).save(path)
-                for steps_ in recipes():
-                    yield head_of(path, steps_, folder)
-    for path in sorted((HERE / "models").iterdir()):
-        if path.suffix in (".h5", ".keras"):
-            yield head_of(path, (), folder)
-
-
-def head_of(path, steps_, folder):
-    kept = {}
-    mcut._header = lambda head, directory: kept.setdefault("head", mcut.msgpack.packb(head))
-    out = folder / "out.mcut"
-    model = formats.open_model(path)
-    recipe = Recipe(tuple(steps_))
-    job = Job(path, recipe, out)
-    with Digest(path) as digest:
-        history = provenance.of(job, model, digest)
-    # No digest of one file helps with another's.
-    history["history"][0]["input_sha256"] = ""
-    models, _, _ = pipeline.fold(model, recipe, lambda _: None)
-    mcut.write(models[-1], out, WriteOptions(provenance=history))
-    return kept["head"]
+def records():
+    one = np.ones((), "float32")
+    kinds: list[Encoding] = [
+        Binary(np.ones((1,), "float32")),
+        Affine(4, one, group=64),
+        Affine(8, one, np.zeros((), "int32")),
+        Affine(8, one),
+        Dense("bfloat16"),
+        Dense("float16"),
+    ]
+    for encoding in kinds:
+        yield [_payload._apart(encoding)[0], None]
+    yield [None, _payload._apart(kinds[3])[0]] * 2
+    for encoding in (Dense(), Dense("float16"), kinds[3], Codebook(np.ones(1, "float32"))):
+        yield [_payload._apart(Sparse(encoding))[0], None] * 2
 
 
 def main():
-    dictionary = b""
-    with tempfile.TemporaryDirectory() as folder:
-        for head in heads(Path(folder)):
-            # What is known already is not worth its place; what is usual stands last.
-            if len(raw.deflate(head, dictionary)) > 64 and len(dictionary) + len(head) <= LIMIT:
-                dictionary = head + dictionary
-    TARGET.write_bytes(dictionary)
-    print(f"{TARGET}: {len(dictionary)} bytes")
+    # What is usual stands last.
+    phrases = [*list(provenances())[::-1], *records()]
+    TARGET.write_bytes(b"".join(map(msgpack.packb, phrases)))
+    print(f"{TARGET}: {TARGET.stat().st_size} bytes")
+    mcut._dictionary.cache_clear()
 
 
 if __name__ == "__main__":
-    np.random.seed(0)
     main()

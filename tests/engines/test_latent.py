@@ -66,3 +66,67 @@ def test_shared_values_get_the_sum_of_the_gradients():
     one = latent(book, np.array([[-1, 2, 2]], "float32"), follow=False)
     (found,) = one.gradients(tf.constant([[1.0, 10.0, 100.0]]))
     np.testing.assert_array_equal(found.numpy(), [1, 110])
+
+
+def test_a_rare_value_gives_way_where_bits_have_a_price():
+    import tensorflow as tf
+
+    from modelcut.engines._latent import latent
+
+    book = Codebook(np.array([-1, 0.5, 0.7, 2], "float32"))
+    values = np.array([0.5] * 90 + [-1] * 5 + [2] * 4 + [0.7], "float32").reshape(10, 10)
+    sparse = Sparse(book)
+    for encoding, one in (
+        (book, latent(book, values, follow=True, entropy_weight=0.05)),
+        (sparse, latent(sparse, values, follow=True, entropy_weight=0.05)),
+    ):
+        one.recount()
+        found = tf.function(one.value)().numpy()
+        # Against the definition: squared error + weight · mean square · bits.
+        counts = np.array([5, 90, 1, 4])
+        square = float(np.square(values.astype("float64")).mean())
+        price = 0.05 * square * -np.log2(counts / 100)
+        cost = np.square(values.reshape(-1, 1) - book.centres) + price
+        np.testing.assert_array_equal(found, book.centres[cost.argmin(axis=1)].reshape(10, 10))
+        assert (found == 0.7).sum() == 0
+        assert (found == -1).sum() == 5
+        kept, after = one.finish()
+        np.testing.assert_array_equal(after.project(kept), kept)
+        assert after.kinds == encoding.kinds
+
+
+def test_the_edges_of_priced_values_are_those_of_the_least_cost():
+    import tensorflow as tf
+
+    from modelcut.engines._latent import _edges
+
+    rng = np.random.default_rng(3)
+    for size in (1, 2, 5, 12):
+        centres = np.sort(rng.normal(size=size))
+        prices = rng.exponential(0.3, size)
+        edges = _edges(tf.constant(centres), tf.constant(prices)).numpy()
+        assert edges.shape == (size - 1,)
+        points = rng.normal(size=2000) * 2
+        cost = np.square(points[:, None] - centres) + prices
+        np.testing.assert_array_equal(np.searchsorted(edges, points), cost.argmin(axis=1))
+
+
+def test_removed_weights_rest_or_come_back_one_by_one():
+    import tensorflow as tf
+
+    from modelcut.engines._latent import latent
+
+    values = np.array([[0.0, 1.0, -2.0, 0.0]], "float32")
+    slope = tf.constant([[-0.6, 0.0, 0.0, 0.1]])
+    resting = latent(Sparse(), values, follow=True)
+    growing = latent(Sparse(), values, follow=True, regrow=True)
+    for one in (resting, growing):
+        for _ in range(2):
+            one.weights.assign_sub(one.gradients(slope)[0])
+            one.settle()
+    np.testing.assert_array_equal(resting.value().numpy(), values)
+    np.testing.assert_allclose(growing.value().numpy(), [[1.2, 1, -2, 0]], rtol=1e-6)
+    growing.keep(np.array([[True, False, True, False]]))
+    np.testing.assert_allclose(growing.value().numpy(), [[1.2, 0, -2, 0]], rtol=1e-6)
+    growing.settle()
+    np.testing.assert_allclose(growing.value().numpy(), [[1.2, 0, -2, 0]], rtol=1e-6)

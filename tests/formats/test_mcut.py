@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as nps
 from toys import MODELS, dense, legacy
 
 from modelcut import formats, pipeline, steps
+from modelcut.coding import symbols
 from modelcut.encoding import Affine, Binary, Codebook, Dense, Sparse
 from modelcut.formats import WriteOptions, _payload
 from modelcut.job import Job
@@ -149,11 +150,11 @@ def test_it_unpacks_to_the_file_that_a_plain_write_makes(path, coder, tmp_path):
     direct, packed, back = (
         tmp_path / name for name in ("d" + path.suffix, "p.mcut", "b" + path.suffix)
     )
-    write(model, direct, provenance=HISTORY)
-    write(model, packed, provenance=HISTORY, coder=coder)
+    write(model, direct, provenance=lambda: HISTORY)
+    write(model, packed, provenance=lambda: HISTORY, coder=coder)
     again = formats.open_model(packed)
     assert again.origin.provenance == HISTORY
-    write(again, back, provenance=again.origin.provenance)
+    write(again, back, provenance=lambda: again.origin.provenance)
     assert back.read_bytes() == direct.read_bytes()
 
 
@@ -234,11 +235,11 @@ def test_it_may_go_over_to_another_format_as_the_original_may(tmp_path):
 
 def test_little_is_spent_beyond_the_values(tmp_path):
     for path in GOLDEN:
-        written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=HISTORY)
+        written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
         more = (tmp_path / "p.mcut").stat().st_size - sum(written.stored.values())
         assert more < 1000, path.name
     path = MODELS / "keras3_sequential.h5"
-    written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=HISTORY)
+    written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
     assert (tmp_path / "p.mcut").stat().st_size - sum(written.stored.values()) < 400
 
 
@@ -259,6 +260,9 @@ VERSION_1 = "67afb3d6a1deeb76a40fcd37f16464b42fcbdb2286928b0f4cb8bf40d35d316d"
 """Names and values of the tensors in it, digested."""
 
 
+BLOCKS = "5ba41f61ccabff5b2b1e571961bb5c3e9f80ec59a9b2b95d226d7373f0f6922a"
+
+
 def test_a_file_of_version_1_still_reads(tmp_path):
     """Checked in when version 1 was made; it must read the same for ever."""
     model = formats.open_model(MODELS / "version1.mcut")
@@ -269,6 +273,33 @@ def test_a_file_of_version_1_still_reads(tmp_path):
     assert found.hexdigest() == VERSION_1
     assert {tensor.encoding.label for tensor in model.tensors} == {"sparse, int4", "dense"}
     assert model.architecture.text == whole.architecture.text
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "kinds"),
+    [("version1_blocks", BLOCKS, range(4)), ("version2_blocks", BLOCKS, range(5))],
+)
+def test_every_kind_of_block_still_reads(name, digest, kinds, monkeypatch):
+    """Made by `make_mcut_files.py` when each version was; it must read the same for ever."""
+    ways, blocks = set(), set()
+    unpack, decode = _payload.unpack, symbols.decode
+
+    def seen(record, payload, *more):
+        ways.add(payload[0])
+        return unpack(record, payload, *more)
+
+    def seen_too(data, *more):
+        blocks.add(data[0])
+        return decode(data, *more)
+
+    monkeypatch.setattr(_payload, "unpack", seen)
+    monkeypatch.setattr(symbols, "decode", seen_too)
+    found = hashlib.sha256()
+    for tensor in formats.open_model(MODELS / f"{name}.mcut").tensors:
+        found.update(tensor.name.encode() + tensor.pull()[0].tobytes())
+    assert found.hexdigest() == digest
+    assert ways == {0, 1, 2}, "codes (3) are in version1.mcut"
+    assert blocks == set(kinds)
 
 
 def test_the_commands(modelcut, tmp_path):
@@ -283,7 +314,7 @@ def test_the_commands(modelcut, tmp_path):
     stored = [t["stored_bytes"] for layer in report["layers"] for t in layer["tensors"]]
     assert sum(stored) == report["ledger"][-1]["bytes"] == report["sizes"]["after"]["stored_bytes"]
     assert {t["coder"] for layer in report["layers"] for t in layer["tensors"]} <= {
-        "zstd", "huffman", "range", "constant"
+        "zstd", "huffman", "range", "context", "constant"
     }  # fmt: skip
     assert modelcut("pack", path, "-o", packed).code == 0, "what modelcut wrote, it may replace"
     assert modelcut("unpack", packed, "-o", back).code == 0

@@ -60,7 +60,9 @@ def test_the_same_job_gives_the_same_bytes(tmp_path):
     def all_written():
         for path in GOLDEN:
             out = tmp_path / f"out{path.suffix}"
-            write(formats.open_model(path), out, provenance={"history": [{"modelcut": "x"}]})
+            write(
+                formats.open_model(path), out, provenance=lambda: {"history": [{"modelcut": "x"}]}
+            )
             yield path.name, out.read_bytes()
 
     first = dict(all_written())
@@ -140,7 +142,7 @@ def test_encodings_are_known_again(tmp_path):
 
         edited = model.with_tensors({kernel.name: kernel.then(0, edit, ("sparse", "affine"))})
         out = tmp_path / f"out{(MODELS / name).suffix}"
-        write(edited, out, provenance={"history": [{"modelcut": "x"}]})
+        write(edited, out, provenance=lambda: {"history": [{"modelcut": "x"}]})
         again = formats.open_model(out)
         found = {t.name: t.encoding for t in again.tensors}[kernel.name]
         assert found.label == "sparse, int4"

@@ -64,6 +64,8 @@ SETTINGS = {
     "finetune: straight_through": [
         {"steps": 6, "batch_size": 8},
         {"epochs": 2, "batch_size": 16, "prune": {"sparsity": 0.7}, "validation": 0.2},
+        {"steps": 6, "prune": {"sparsity": 0.7, "criterion": "movement"}, "hold": 0.5},
+        {"steps": 6, "prune": {"sparsity": 0.7}, "mask": "dynamic", "entropy_weight": 0.1},
         {"steps": 4, "distill": {}, "regularize": {"l1": 0.1}, "class_weights": "balanced"},
     ],
 }

@@ -21,7 +21,7 @@ from modelcut.errors import RecipeError
 from modelcut.measure import change, difference
 from modelcut.model import Layer, Model, Source, Tensor
 from modelcut.step import Context, Outcome
-from modelcut.steps.quantize.linear import CODED
+from modelcut.steps.quantize import CODED
 
 
 class Svd(Budgeted):

@@ -1,4 +1,7 @@
-"""Sparsity that rises while the network trains (Zhu and Gupta 2017, section 3)."""
+"""Sparsity that rises while the network trains (Zhu and Gupta 2017, section 3).
+
+Which weights go is settled by their magnitude, or by how they moved: Sanh et al. 2020, section 3.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ class Gradual(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sparsity: Share = Field(description="Share of the weights that are zero at the end, exactly.")
+    criterion: Literal["magnitude", "movement"] = Field(
+        default="magnitude",
+        description="The smallest weights go, or those that training moved towards zero, summed "
+        "over its steps.",
+    )
     schedule: Literal["cubic", "linear", "once"] = Field(
         default="cubic", description="How it rises: fast at first, evenly, or at once."
     )
@@ -99,7 +107,7 @@ class Gradual(BaseModel):
 
     def masks(
         self,
-        latent: Mapping[str, np.ndarray],
+        worth: Mapping[str, np.ndarray],
         targets: Mapping[str, Target],
         start: Mapping[str, float],
         progress: float,
@@ -107,32 +115,32 @@ class Gradual(BaseModel):
         """Which weights are kept after a share of the steps.
 
         Args:
-            latent: weights by name, also of those that are zero now.
+            worth: of each weight by name, also of those that are zero now.
             targets: as `targets` gives them.
             start: the sparsity of each before the training.
             progress: share of the steps that are done.
         """
         common = [name for name in targets if self.scope == "global" and not targets[name].own]
         masks = {
-            name: largest(latent[name], self.at(progress, start[name], targets[name].share))
+            name: largest(worth[name], self.at(progress, start[name], targets[name].share))
             for name in targets
             if name not in common
         }
         if common:
-            flat = np.concatenate([latent[name].ravel() for name in common])
-            zeros = sum(start[name] * latent[name].size for name in common)
+            flat = np.concatenate([worth[name].ravel() for name in common])
+            zeros = sum(start[name] * worth[name].size for name in common)
             kept = largest(flat, self.at(progress, zeros / max(1, flat.size), self.sparsity))
             place = 0
             for name in common:
-                size = latent[name].size
-                masks[name] = kept[place : place + size].reshape(latent[name].shape)
+                size = worth[name].size
+                masks[name] = kept[place : place + size].reshape(worth[name].shape)
                 place += size
         return masks
 
 
 def largest(values: np.ndarray, sparsity: float) -> np.ndarray:
-    """A mask of the values of largest magnitude, all but a share of them; ties by their place."""
-    flat = np.abs(values).ravel()
+    """A mask of the largest values, all but a share of them; ties by their place."""
+    flat = values.ravel()
     gone = round(sparsity * flat.size)
     mask = np.ones(flat.size, bool)
     if gone:

@@ -55,7 +55,7 @@ class Regularize(BaseModel):
 class StraightThrough(Step):
     """Train on: zeros stay zero, shared values shared, grids and signs kept, all exactly."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"train"})
+    needs: ClassVar[frozenset[str]] = frozenset({"train", "loop"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
@@ -76,6 +76,11 @@ class StraightThrough(Step):
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Share of the steps over which the learning rate rises."
+    )
+    hold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of the steps after which the learning rate begins to fall, of cosine; "
+        "with prune, its end is a good place.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Of sgd (0.9)."
@@ -98,8 +103,13 @@ class StraightThrough(Step):
     )
     mask: Literal["fixed", "dynamic"] = Field(
         default="fixed",
-        description="dynamic: as many zeros, but where the smallest weights are by now; and each "
-        "weight takes the shared value that is nearest by now.",
+        description="dynamic: as many zeros, but where the smallest weights are by now, removed "
+        "ones learning on; and each weight takes the shared value that is nearest by now.",
+    )
+    entropy_weight: Strength = Field(
+        default=0.0,
+        description="With mask: dynamic, as in quantize: huffman: a rare shared value gives way to "
+        "a usual one; a bit is worth this share of the layer's mean square.",
     )
     prune: Gradual | None = Field(
         default=None, description="Sparsity that rises meanwhile: {sparsity: 0.97, end: 0.6, …}."
@@ -125,6 +135,10 @@ class StraightThrough(Step):
             raise ValueError("momentum needs optimizer: sgd")
         if self.weight_decay is not None and self.optimizer != "adamw":
             raise ValueError("weight_decay needs optimizer: adamw")
+        if self.hold and self.schedule != "cosine":
+            raise ValueError("hold needs schedule: cosine")
+        if self.entropy_weight and self.mask != "dynamic":
+            raise ValueError("entropy_weight needs mask: dynamic: else each keeps its shared value")
         if self.patience is not None and (self.validation == 0 or self.keep == "last"):
             raise ValueError("patience needs a validation share, and keep: best")
         return self
@@ -137,6 +151,11 @@ class StraightThrough(Step):
         chosen, skipped = self.select(model, context)
         where = f"step {context.index + 1}, {self.title}"
         lab = context.laboratory(self.title)
+        if self.on_interrupt == "keep" and lab.workers > 1:
+            raise RecipeError(
+                f"{where}: on_interrupt: keep does not go with several workers",
+                "one of them may stop before the others; --checkpoint keeps what was done",
+            )
         context.say("starting the engine")
         running = lab.open(model)
         tensors: dict[str, Tensor] = {}
@@ -180,14 +199,18 @@ class StraightThrough(Step):
         if self.regularize and kernel and not isinstance(inner, Dense):
             warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
         kernel = kernel and isinstance(inner, Dense)
+        movement = pruned and self.prune is not None and self.prune.criterion == "movement"
         return Restraint(
             encoding,
             follow=follow,
+            regrow=self.mask == "dynamic" and not movement,
             l1=penalty.l1 if kernel else 0.0,
             l2=penalty.l2 if kernel else 0.0,
             group_lasso=penalty.group_lasso if kernel and tensor.out_axis is not None else 0.0,
             axis=tensor.out_axis if tensor.out_axis is not None else -1,
             decay=kernel,
+            entropy_weight=self.entropy_weight,
+            movement=movement,
         )
 
     def _train(
@@ -231,6 +254,7 @@ class StraightThrough(Step):
                 rate=self.learning_rate,
                 cosine=self.schedule == "cosine",
                 warmup=self.warmup,
+                hold=self.hold,
                 refresh=max(1, min(100, total // 100)),
                 settled=ramp,
             ),
@@ -243,6 +267,7 @@ class StraightThrough(Step):
             context.say,
             self.on_interrupt == "keep",
             "right" if labelled and classes is not None else "",
+            context.keeper,
         )
         course = loop.run()
         more = {"engine": running.engine, "batch_size": batch, **facts(course)}
@@ -283,11 +308,13 @@ class StraightThrough(Step):
         if self.augment is None:
             return None
         augment, where = self.augment, f"step {context.index + 1}, {self.title}"
-        rng = np.random.default_rng([context.seed, context.index])
+        state: dict[int, np.random.Generator] = {}
 
         def vary(rows: Rows, epoch: int) -> Rows:
-            del epoch  # the generator moves on from epoch to epoch
-            return augment.apply(rows, rng, where)
+            if epoch not in state:  # each has its own, so that a training can go on in any of them
+                state.clear()
+                state[epoch] = np.random.default_rng([context.seed, context.index, epoch])
+            return augment.apply(rows, state[epoch], where)
 
         return vary
 
@@ -310,13 +337,13 @@ class StraightThrough(Step):
         prune = self.prune
         final: set[str] = set()
 
-        def masks(latent: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
-            found = {name: largest(latent[name], start[name]) for name in following}
+        def masks(worth: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
+            found = {name: largest(worth[name], start[name]) for name in following}
             if prune is None or (final and self.mask == "fixed"):
                 return found
             if progress >= prune.end:
                 final.add("reached")
-            return {**found, **prune.masks(latent, targets, start, progress)}
+            return {**found, **prune.masks(worth, targets, start, progress)}
 
         return masks, names
 

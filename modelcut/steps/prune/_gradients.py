@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from modelcut.lab import Lab, Rows, Running
 from modelcut.model import Model, Tensor
 from modelcut.step import Context
 from modelcut.steps.prune._scored import Scored
+
+if TYPE_CHECKING:
+    from modelcut.lab import Lab, Rows, Running
 
 Kind = Literal["mean", "magnitude", "square"]
 

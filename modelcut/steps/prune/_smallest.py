@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Threshold:
     ties: tuple[int, ...]
 
 
-Pass = Callable[[], Iterable[np.ndarray]]
+Pass: TypeAlias = "Callable[[], Iterable[np.ndarray]]"
 """Yields all values, array by array, in the same order at every call."""
 
 

@@ -22,7 +22,7 @@ from modelcut.step import Context, TensorStep
 from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._hessian import choose, damped, refit
 from modelcut.steps.prune._inputs import matrices, refusal
-from modelcut.steps.quantize.linear import CODED
+from modelcut.steps.quantize import CODED
 
 _MOST_INPUTS = 8192
 """The widest Hessian: 512 MiB of float64, and some minutes."""

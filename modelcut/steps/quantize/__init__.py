@@ -2,3 +2,10 @@
 
 TOO_LARGE = "holds values too large for a scale in float32"
 """Why a tensor is left alone whose values are finite, but not by much."""
+
+CODED = {
+    "affine": "its values lie on a grid already",
+    "codebook": "its values are shared already",
+    "binary": "its values are signs already",
+}
+"""Encodings that a further quantizer would destroy."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from modelcut.blocks import map_rows
 
-Part = Callable[[np.ndarray, slice], tuple[np.ndarray, ...]]
+Part: TypeAlias = "Callable[[np.ndarray, slice], tuple[np.ndarray, ...]]"
 """From the values of some rows, and which rows they are, to arrays of the same shape."""
 
 
@@ -134,14 +135,16 @@ def magnitudes_above(
     return found[0::2], found[1::2]
 
 
-def short(scale: np.ndarray, rounding: np.ufunc = np.rint) -> np.ndarray:
-    """Float32 of 8 significant bits, an error of at most 0.2 % (`np.ceil`, `np.floor`: 0.8 %).
+def short(scale: np.ndarray, rounding: np.ufunc | None = None) -> np.ndarray:
+    """Float32 of 8 significant bits: an error of at most 0.2 %, or 0.8 % with `np.ceil`, `np.floor`.
 
     The product with a code of 8 bits is then exact in float32, and its low bytes are zero: where
     each channel has a scale of its own, the weights deflate better by half.
     """
     mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
-    found: np.ndarray = np.ldexp(rounding(mantissa * 256) / 256, exponent).astype(np.float32)
+    found: np.ndarray = np.ldexp((rounding or np.rint)(mantissa * 256) / 256, exponent).astype(
+        np.float32
+    )
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 _GOLDEN = (5**0.5 - 1) / 2
 
-Loss = Callable[[np.ndarray], np.ndarray]
+Loss: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 """From a point for each cell, to the loss of each cell there."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from modelcut.encoding import Dense, Encoding, with_inner
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize.linear import CODED
+from modelcut.steps.quantize import CODED
 
 
 class Bfloat16(TensorStep):

@@ -11,10 +11,9 @@ from modelcut.encoding import Binary as Signs
 from modelcut.encoding import Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import TOO_LARGE
+from modelcut.steps.quantize import CODED, TOO_LARGE
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short
 from modelcut.steps.quantize._signs import fit_bases, solve
-from modelcut.steps.quantize.linear import CODED
 
 _SAMPLE = 1 << 21
 

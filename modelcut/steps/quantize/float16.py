@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from modelcut.blocks import map_rows
 from modelcut.encoding import Dense, Encoding, with_inner
 from modelcut.errors import RecipeError
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize.linear import CODED
+from modelcut.steps.quantize import CODED
 
-_LARGEST = float(np.finfo(np.float16).max)
+_LARGEST = 65504.0
 
 
 class Float16(TensorStep):
@@ -31,7 +32,7 @@ class Float16(TensorStep):
         title = self.title
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            peak = float(np.abs(values).max(initial=0, where=np.isfinite(values)))
+            peak = max(map_rows(lambda rows: _peak(values[rows]), values), default=0.0)
             if peak > _LARGEST:
                 raise RecipeError(
                     f"{title}: values up to {peak:.3g} do not fit 16-bit floats",
@@ -45,3 +46,11 @@ class Float16(TensorStep):
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "float16") if "sparse" in tensor.kinds else ("float16",)
+
+
+def _peak(values: np.ndarray) -> float:
+    """The largest finite magnitude."""
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if np.isfinite(low) and np.isfinite(high):
+        return max(-low, high)
+    return float(np.abs(values).max(initial=0, where=np.isfinite(values)))

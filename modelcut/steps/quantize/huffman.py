@@ -12,9 +12,8 @@ from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Codebook, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep, random_generator
-from modelcut.steps.quantize import _kmeans
+from modelcut.steps.quantize import CODED, _kmeans
 from modelcut.steps.quantize._cells import short
-from modelcut.steps.quantize.linear import CODED
 
 _FEW = 32
 _MANY = 1 << 12

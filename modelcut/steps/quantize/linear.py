@@ -14,23 +14,18 @@ from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Affine, Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths
+from modelcut.steps.quantize import CODED, TOO_LARGE, _kmeans, _widths
 from modelcut.steps.quantize._cells import Cells, fits, short, wide
 from modelcut.steps.quantize._search import least
 
-CODED = {
-    "affine": "its values lie on a grid already",
-    "codebook": "its values are shared already",
-    "binary": "its values are signs already",
-}
-"""Encodings that a further quantizer would destroy."""
-
 _WIDTHS = range(2, 9)
-_LOOKS = np.geomspace(0.05, 1.0, 15)
-_MANY_LOOKS = np.geomspace(1e-3, 1.0, 400)
+_LOOKS = (0.05, 1.0, 15)
+_MANY_LOOKS = (1e-3, 1.0, 400)
 _GUARDS = (1.0, 1.15, 1.4)
 _SAMPLE = 1 << 21
 _SURVEYED = 1 << 19
+_SQUARES_FIT = 1e15
+"""Up to here, a block's squares can be summed in float32."""
 
 
 class Linear(Budgeted, TensorStep):
@@ -244,18 +239,19 @@ def _best_shrink(
     A whole tensor is looked at as a fine histogram; of long channels a sample is searched, and the
     best of it held against wider ranges, for the sake of what the sample missed, on all values.
     """
+    looks = np.geomspace(*_LOOKS)
     if cells.group:
-        return least(_loss_of_all(values, make, cells, low, high), _LOOKS[::2], cells.counts, 6)
+        return least(_loss_of_all(values, make, cells, low, high), looks[::2], cells.counts, 6)
     if cells.axis is None:
         line, _ = _kmeans.line_of(values, zeros=False)
         if not line.points.size:
             return np.ones(cells.counts)
         points, weights = line.points[None], line.weights[None]
-        looks = _LOOKS if quick else _MANY_LOOKS
-        return least(_loss_of_rows(points, weights, make, low, high), looks, cells.counts, 12)
+        many = looks if quick else np.geomspace(*_MANY_LOOKS)
+        return least(_loss_of_rows(points, weights, make, low, high), many, cells.counts, 12)
     count = max(256, (_SURVEYED if quick else _SAMPLE) // max(1, low.size))
     sample = cells.sample(values, count).astype(np.float32)
-    best = least(_loss_of_rows(sample, None, make, low, high), _LOOKS, cells.counts, 8)
+    best = least(_loss_of_rows(sample, None, make, low, high), looks, cells.counts, 8)
     if quick or sample.size == values.size:
         return best
     loss = _loss_of_all(values, make, cells, low, high)
@@ -300,5 +296,7 @@ def _squares(
     grid: Affine, weights: np.ndarray | None, part: np.ndarray, rows: slice
 ) -> tuple[np.ndarray]:
     delta = wide(part) - wide(grid.project(part, rows))
+    if delta.size and max(float(delta.max()), -float(delta.min())) > _SQUARES_FIT:
+        delta = delta.astype(np.float64)
     delta *= delta
     return (delta if weights is None else delta * weights[rows],)

@@ -11,9 +11,8 @@ from modelcut import bins
 from modelcut.encoding import Binary, Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import TOO_LARGE
+from modelcut.steps.quantize import CODED, TOO_LARGE
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short, wide
-from modelcut.steps.quantize.linear import CODED
 
 _SAMPLE = 1 << 21
 _ROUNDS = 3

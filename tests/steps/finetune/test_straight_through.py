@@ -65,6 +65,33 @@ def test_a_dynamic_mask_moves_and_keeps_its_size(toy):
             assert ((after[name] == 0) != (old == 0)).any()
 
 
+def test_movement_removes_what_training_moved_to_zero(toy):
+    prune = {"sparsity": 0.6, "criterion": "movement", "exclude": ["three"]}
+    fields = {"epochs": 30, "batch_size": 16, "learning_rate": 0.1, "keep": "last", "prune": prune}
+    after = arrays(finetune(**fields).apply(toy, Context(lab=toy_lab(toy))).model)
+    by_size = {**fields, "prune": {**prune, "criterion": "magnitude"}}
+    other = arrays(finetune(**by_size).apply(toy, Context(lab=toy_lab(toy))).model)
+    names = ("one/kernel", "two/kernel")
+    flat = np.concatenate([after[name].ravel() for name in names])
+    assert np.sum(flat == 0) == round(0.6 * flat.size)
+    assert any(((after[name] == 0) != (other[name] == 0)).any() for name in names)
+    before = np.concatenate([arrays(toy)[name].ravel() for name in names])
+    # By magnitude, none that was small at first could have outlived most of the large ones.
+    assert np.abs(before[flat != 0]).min() < np.quantile(np.abs(before), 0.2)
+
+
+def test_the_rate_holds_and_then_falls():
+    from modelcut.steps.finetune._loop import Schedule
+
+    schedule = Schedule(100, 1, 2.0, True, 0.1, 0.4, 10, 0.0)
+    rates = schedule.rates(0, 100)
+    np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11))
+    assert (rates[10:39] == 2).all()
+    assert (np.diff(rates[40:]) < 0).all()
+    assert rates[69] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0)
+
+
 def test_l1_brings_weights_to_zero_exactly(toy):
     step = finetune(epochs=5, batch_size=16, regularize={"l1": 20.0}, keep="last")
     after = arrays(step.apply(toy, Context(lab=toy_lab(toy))).model)
@@ -137,6 +164,8 @@ def test_a_loss_that_is_no_number_ends_the_run(toy):
         {"patience": 2, "validation": 0},
         {"prune": {"sparsity": 0.5, "begin": 0.9, "end": 0.1}},
         {"distill": {"weight": 0}},
+        {"hold": 0.3, "schedule": "constant"},
+        {"entropy_weight": 0.1},
     ],
 )
 def test_settings_that_do_not_go_together(fields):

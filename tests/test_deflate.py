@@ -1,0 +1,72 @@
+"""Deflate with and without shuffled bytes, against zlib and HDF5's own filters."""
+
+from __future__ import annotations
+
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+
+from modelcut.deflate import Deflater, choose, inflate
+from modelcut.formats import _h5
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_chunks_come_back(dtype, shuffle, effort):
+    values = np.random.default_rng(0).normal(0, 30, (37, 11)).astype(dtype)
+    packed = Deflater(effort, shuffle).pack(values)
+    assert len(zlib.decompress(packed)) == values.nbytes
+    found = inflate(packed, values.nbytes, values.itemsize, shuffled=shuffle)
+    assert found.view(dtype).reshape(values.shape).tobytes() == values.tobytes()
+
+
+def test_a_chunk_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="declares"):
+        inflate(zlib.compress(b"12345678"), 4, 4, shuffled=True)
+
+
+def test_bytes_are_shuffled_where_that_is_less():
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(300, 400)).astype("float32")
+    pruned = np.where(np.abs(plain) < 1.6, 0, plain).astype("float32")
+    signs = np.where(plain > 0, 1, -1) * rng.random((1, 400)).astype("float16")
+    assert choose(plain).shuffle
+    assert choose(signs.astype("float32")).shuffle
+    assert not choose(pruned).shuffle
+    assert choose(np.zeros((0, 4), "float32")).share == 1
+
+
+@pytest.mark.parametrize("compression", ["fast", "best"])
+@pytest.mark.parametrize("kind", ["plain", "few", "bfloat16"])
+def test_hdf5_reads_either(tmp_path, compression, kind):
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(700, 1000)).astype("float32")
+    if kind == "few":
+        values = np.where(rng.random(values.shape) < 0.9, 0, 0.1).astype("float32")
+    path = tmp_path / "one.h5"
+    with h5py.File(path, "w") as file:
+        bits = values.view("uint32") & 0xFFFF0000 if kind == "bfloat16" else values.view("uint32")
+        values = bits.view("float32")
+        _h5.write(file, "kernel", values, compression, {})
+        assert file["kernel"].shuffle == (kind != "few")
+    with h5py.File(path) as file:
+        assert np.array_equal(file["kernel"][()], values)
+        assert np.array_equal(_h5.source(file["kernel"], "one.h5").read(), values)
+
+
+def test_a_large_contiguous_dataset_is_read_side_by_side(tmp_path):
+    values = np.random.default_rng(2).normal(size=(2_100_001 + 7, 1)).astype("float32")
+    path = tmp_path / "one.h5"
+    with h5py.File(path, "w", userblock_size=1024) as file:
+        file["plain"] = values
+        file["swapped"] = values.astype(">f4")
+    with h5py.File(path) as file:
+        for name in ("plain", "swapped"):
+            assert np.array_equal(_h5.source(file[name], "one.h5").read(), values)
+        target = np.empty_like(values)
+        assert _h5._read_side_by_side(file["plain"], target)
+        assert np.array_equal(target, values)
+        assert not _h5._read_side_by_side(file["swapped"], target)

@@ -102,9 +102,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _call(arguments: list[str]) -> int:
-    if "--help" in arguments:
+    wanted = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    if wanted and "--help" in arguments:
         sys.modules.setdefault("numpy", _Later("numpy"))
-    app = build(arguments[0] if arguments and arguments[0] in COMMANDS else None)
+    app = build(wanted)
     return int(app(args=arguments, standalone_mode=False, prog_name="modelcut") or 0)
 
 

@@ -126,7 +126,8 @@ def check_options(job: Job, model: Model, writer: formats.Format) -> None:
     Raises:
         UsageError: with what to leave out, or to add.
     """
-    fixed = getattr(writer, "FIXED_GRAPH", "")
+    engine = formats.needs_engine(writer, model)
+    fixed = "" if engine else getattr(writer, "FIXED_GRAPH", "")
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
@@ -135,10 +136,10 @@ def check_options(job: Job, model: Model, writer: formats.Format) -> None:
     own = getattr(writer, "OWN_CODING", "")
     if job.compression is not None and own:
         raise UsageError(f"--compression: {job.output}: {own}", "leave it out")
-    if not formats.needs_engine(writer):
-        return
-    if job.keep_optimizer:
+    if engine and job.keep_optimizer:
         raise UsageError(f"--keep-optimizer: {job.output} has no place for it", "leave it out")
+    if writer.NAME != "litert":
+        return
     options = job.recipe.head.export
     if options.calibrated and job.calibrate is None:
         raise UsageError(

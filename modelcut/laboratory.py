@@ -211,7 +211,8 @@ def check_runnable(
     """
     if model.origin.format == "saved_model":
         raise InputError(
-            f"{model.origin.path}: a SavedModel runs as a finished graph and cannot be trained",
+            f"{model.origin.path}: a SavedModel runs as a finished graph, whose weights can be "
+            "neither trained nor tried out",
             "give the .h5 or .keras that it was made from",
         )
     if model.architecture is None:

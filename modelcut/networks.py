@@ -191,7 +191,7 @@ def open_laboratory(
 
 
 def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> formats.Conversion:
-    """How a .tflite is made, for a writer that needs to know."""
+    """How a file is made by an engine, for a writer that needs to know."""
     return formats.Conversion(
         partial(_convert, job, history), quantizes=job.recipe.head.export.quantizes
     )
@@ -202,21 +202,38 @@ def _convert(
     history: Callable[[], Mapping[str, Any]],
     scratch: Model,
     target: Path,
-    name: str,
+    kind: str,
     twin: Path | None,
 ) -> Mapping[str, Any]:
-    """Has a .tflite made of a model in its own format."""
-    from modelcut.engines import litert
+    """Has an engine make a file of another kind of a model in its own format.
 
-    options = job.recipe.head.export
-    request = {
+    Args:
+        job: what was asked for.
+        history: how the model was made.
+        scratch: the model, in a scratch file.
+        target: the file or folder to make.
+        kind: name of its format.
+        twin: where to put one that is not quantized; None: nowhere.
+    """
+    own = formats.module(scratch.origin.format)
+    request: dict[str, Any] = {
         "source": str(scratch.origin.path),
         "shown": str(job.model),
         "dialect": scratch.origin.dialect,
-        "suffix": formats.engine_suffix(formats.module(scratch.origin.format)),
+        "suffix": formats.engine_suffix(own),
         "trust": job.trust.all,
         "custom_objects": job.trust.custom_objects,
         "target": str(target),
+    }
+    if kind == "saved_model":
+        from modelcut.engines import saved_model
+
+        return saved_model.export(request)
+    from modelcut.engines import litert
+    from modelcut.formats.litert import METADATA
+
+    options = job.recipe.head.export
+    request |= {
         "twin": str(twin) if twin else None,
         "type": options.type,
         "sparse": options.sparse,
@@ -224,7 +241,7 @@ def _convert(
         "samples": options.samples,
         "calibrate": str(job.calibrate) if job.calibrate else None,
         "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
-        "metadata": name,
+        "metadata": METADATA,
         "provenance": json.dumps(history(), sort_keys=True),
     }
     if not options.sparse:

@@ -47,7 +47,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
         check_options(job, model, writer)
-        if job.test is not None or formats.needs_engine(writer):
+        if job.test is not None or formats.needs_engine(writer, model):
             networks.check_runnable(model, job.trust)
         team = networks.team_for(job, digest)
         lab = networks.laboratory_for(model, job.recipe, job.train, job.validate, job.trust, team)
@@ -87,7 +87,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             )
             _measure_rest(models, meters)
             again = formats.open_model(target)
-            if not formats.needs_engine(writer):
+            if not formats.needs_engine(writer, model):
                 _check_same(models[-1], again, job.output)
             passage = Passage(
                 models,
@@ -147,7 +147,7 @@ def fold(
         start = time.perf_counter()
         keeper = kept.keeper(index) if kept and "loop" in step.needs else None
         context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab, keeper=keeper)
-        searched = isinstance(step, Budgeted) and step.budget is not None
+        searched = isinstance(step, Budgeted) and step.searched
         outcome = (
             _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
         )
@@ -278,6 +278,7 @@ def _output(
 ) -> dict[str, Any]:
     """What the report says of the file that was written."""
     compression = None if getattr(writer, "OWN_CODING", "") else job.compression or "fast"
+    made = "litert" if writer.NAME == "litert" else "export"
     return {
         "path": str(job.output),
         "format": writer.NAME,
@@ -285,7 +286,7 @@ def _output(
         "sha256": sha256(target),
         "compression": compression,
         "dropped": list(written.dropped),
-        **({"litert": dict(written.facts)} if written.facts else {}),
+        **({made: dict(written.facts)} if written.facts else {}),
     }
 
 

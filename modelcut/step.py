@@ -190,7 +190,7 @@ class Step(BaseModel, ABC):
         if roles and not any(pattern in hits for pattern in roles):
             return "not included"
         if not roles and tensor.kind not in self.aims:
-            return f"{tensor.kind} tensors are left alone (role:{tensor.role} includes them)"
+            return f"{tensor.kind} (role:{tensor.role} includes it)"
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:

@@ -7,8 +7,6 @@ without, next to the same bytes. It also needs scipy and one version of ai-edge-
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,25 +16,11 @@ import numpy as np
 
 from modelcut import engines
 from modelcut.data import DataOptions
+from modelcut.engines import _child
 from modelcut.errors import InputError, ModelcutError
 from modelcut.safety import printable
 
 Item = TypeVar("Item")
-
-
-def main() -> None:
-    """Reads the request, converts, and writes facts or the error."""
-    request = json.load(sys.stdin)
-    answer: dict[str, Any]
-    try:
-        answer = convert(request)
-    except ModelcutError as error:
-        answer = {
-            "error": type(error).__name__,
-            "message": error.message.replace(request["source"], request["shown"]),
-            "hint": error.hint,
-        }
-    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def convert(request: dict[str, Any]) -> dict[str, Any]:
@@ -213,4 +197,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    _child.answer(convert)

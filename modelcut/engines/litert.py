@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -22,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from modelcut import errors
 from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec
+from modelcut.engines import OutputSpec, _child
 from modelcut.errors import InputError
 from modelcut.safety import printable
 
@@ -42,44 +40,12 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the converter cannot; one line of its reason.
     """
-    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        answer = Path(folder) / "answer.json"
-        call = [sys.executable, "-m", "modelcut.engines._litert_converter", str(answer)]
-        ended = subprocess.run(
-            call,
-            input=json.dumps(request).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            env=_environment(),
-        )
-        if not answer.exists():
-            raise InputError(
-                f"{request['shown']}: LiteRT's converter {_death(ended.returncode)} on it as "
-                f"{request['type']}",
-                "try another --type; float32 and dynamic take the most layers",
-            )
-        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    if "error" in found:
-        kind = getattr(errors, str(found["error"]), InputError)
-        raise kind(found["message"], found["hint"])
-    return found
-
-
-def _environment() -> dict[str, str]:
-    """The child must find the same modelcut as this process."""
-    package = str(Path(__file__).parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _death(code: int) -> str:
-    if code < 0:
-        try:
-            return f"crashed ({signal.Signals(-code).name})"
-        except ValueError:
-            return f"crashed (signal {-code})"
-    return f"ended with code {code}"
+    return _child.ask(
+        "_litert_converter",
+        request,
+        what=f"LiteRT's converter {{}} on it as {request['type']}",
+        hint="try another --type; float32 and dynamic take the most layers",
+    )
 
 
 def milliseconds(path: Path) -> float:
@@ -116,13 +82,13 @@ def arena(path: Path, inputs: int) -> dict[str, Any]:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 check=False,
-                env=_environment(),
+                env=_child.environment(),
                 timeout=_ARENA_SECONDS,
             )
         except subprocess.TimeoutExpired:
             return {"bytes": None, "why": f"tflite-micro took more than {_ARENA_SECONDS} s"}
         if not answer.exists():
-            return {"bytes": None, "why": f"tflite-micro {_death(ended.returncode)} on it"}
+            return {"bytes": None, "why": f"tflite-micro {_child.death(ended.returncode)} on it"}
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if found.get("why"):
         found["why"] = "tflite-micro does not run it: " + printable(found["why"], 240)
@@ -144,7 +110,7 @@ class LiteRTNetwork:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env=_child.environment(),
         )
         self._end = weakref.finalize(self, _stop, self._child)
         about = self._receive()
@@ -205,7 +171,7 @@ class LiteRTNetwork:
                     "a loop in it has none, or it is too large for this machine",
                 )
             raise InputError(
-                f"{self._where}: LiteRT's interpreter {_death(code)} on it",
+                f"{self._where}: LiteRT's interpreter {_child.death(code)} on it",
                 "the file is damaged, or made for another version",
             )
         return data

@@ -1,7 +1,7 @@
 """A .tflite is made, measured as it ships, and refused in one line where it cannot be.
 
 Each export starts TensorFlow in a process of its own: what can be shown on the golden files of
-`tests/data/tflite` is in `tests/formats/test_litert.py`.
+`tests/data/tflite` is in `tests/formats/test_litert_format.py`.
 """
 
 from __future__ import annotations

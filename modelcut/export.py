@@ -13,24 +13,42 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    type: Literal["float32", "float16", "dynamic", "int8", "int16x8"] = Field(
+    type: Literal["float32", "float16", "dynamic", "int4", "int8", "int16x8"] = Field(
         default="float32",
-        description="Of a .tflite: dynamic: 8-bit weights; int8, int16x8: activations too.",
+        description="Of a .tflite: dynamic, int4: weights in 8 or 4 bits; int8, int16x8: all.",
     )
     io: Literal["float32", "int8"] = Field(
         default="float32", description="What an int8 .tflite takes and gives."
     )
     samples: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=100, description="Calibration rows, the first of the CSV, for int8 and int16x8."
+        default=100, description="Calibration rows, spread over the CSV, for int8, int16x8."
+    )
+
+    sparse: bool = Field(
+        default=False,
+        description="Write pruned kernels of a float32 .tflite in LiteRT's sparse form: smaller, "
+        "and faster for dense layers pruned in blocks of 4 inputs; both are measured.",
+    )
+    c_array: bool = Field(
+        default=False, description="Write a .tflite as a C array (.h) too, the arena measured."
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.io == "int8" and self.type != "int8":
             raise ValueError("io: int8 goes with type: int8 only")
+        if self.sparse and self.type != "float32":
+            raise ValueError("sparse goes with type: float32 only; LiteRT cannot run others")
+        if self.sparse and self.c_array:
+            raise ValueError("c_array: LiteRT for Microcontrollers has no sparse form")
         return self
 
     @property
     def calibrated(self) -> bool:
         """Whether rows are needed."""
         return self.type in ("int8", "int16x8")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are rounded to whole numbers."""
+        return self.type not in ("float32", "float16")

@@ -73,6 +73,12 @@ class Job:
     checkpoint_every: float = 60
 
     @property
+    def header(self) -> Path | None:
+        """Where the C array goes that was asked for with a .tflite."""
+        wanted = self.recipe.head.export.c_array and self.output.suffix.lower() == ".tflite"
+        return self.output.with_suffix(".h") if wanted else None
+
+    @property
     def inputs(self) -> list[Path]:
         """All files that are read: none of them may be lost."""
         data = (self.test, self.train, self.validate, self.calibrate)

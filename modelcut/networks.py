@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,8 +190,20 @@ def open_laboratory(
     )
 
 
-def convert(
-    job: Job, history: Callable[[], Mapping[str, Any]], scratch: Model, target: Path, kind: str
+def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> formats.Conversion:
+    """How a file is made by an engine, for a writer that needs to know."""
+    return formats.Conversion(
+        partial(_convert, job, history), quantizes=job.recipe.head.export.quantizes
+    )
+
+
+def _convert(
+    job: Job,
+    history: Callable[[], Mapping[str, Any]],
+    scratch: Model,
+    target: Path,
+    kind: str,
+    twin: Path | None,
 ) -> Mapping[str, Any]:
     """Has an engine make a file of another kind of a model in its own format.
 
@@ -199,9 +213,10 @@ def convert(
         scratch: the model, in a scratch file.
         target: the file or folder to make.
         kind: name of its format.
+        twin: where to put one that is not quantized; None: nowhere.
     """
     own = formats.module(scratch.origin.format)
-    request = {
+    request: dict[str, Any] = {
         "source": str(scratch.origin.path),
         "shown": str(job.model),
         "dialect": scratch.origin.dialect,
@@ -218,15 +233,45 @@ def convert(
     from modelcut.formats.litert import METADATA
 
     options = job.recipe.head.export
-    return litert.convert(
-        {
-            **request,
-            "type": options.type,
-            "io": options.io,
-            "samples": options.samples,
-            "calibrate": str(job.calibrate) if job.calibrate else None,
-            "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
-            "metadata": METADATA,
-            "provenance": json.dumps(history(), sort_keys=True),
+    request |= {
+        "twin": str(twin) if twin else None,
+        "type": options.type,
+        "sparse": options.sparse,
+        "io": options.io,
+        "samples": options.samples,
+        "calibrate": str(job.calibrate) if job.calibrate else None,
+        "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
+        "metadata": METADATA,
+        "provenance": json.dumps(history(), sort_keys=True),
+    }
+    if not options.sparse:
+        return litert.convert(request)
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        dense = Path(folder) / "dense.tflite"
+        facts = litert.convert({**request, "twin": str(dense)})
+        facts["sparse"] = {
+            "bytes": target.stat().st_size,
+            "dense_bytes": dense.stat().st_size,
+            "ms": litert.milliseconds(target),
+            "dense_ms": litert.milliseconds(dense),
         }
-    )
+    return facts
+
+
+def write_header(job: Job, made: Path, draft: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a .tflite as a C array beside it, the arena measured; facts for the report.
+
+    Args:
+        job: what was asked.
+        made: the .tflite.
+        draft: where to write to.
+        facts: about the .tflite.
+    """
+    from modelcut.engines import litert
+    from modelcut.formats import _c_array
+
+    arena = litert.arena(made, len(facts["inputs"]))
+    pieces = _c_array.text(made.read_bytes(), job.output.stem, facts, arena)
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(pieces)
+    return {"path": str(job.header), "arena": arena}

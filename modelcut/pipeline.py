@@ -64,6 +64,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             target = outputs.add(job.output, folder=formats.is_folder(writer))
             pages = provenance.report_paths(job.output) if job.report else {}
             drafts = {kind: outputs.add(path) for kind, path in pages.items()}
+            header = outputs.add(job.header) if job.header else None
             say("planning")
             models, outcomes, seconds = fold(model, job.recipe, say, lab, kept)
             reason = writer.refusal(models[-1])
@@ -80,7 +81,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                     coder=job.coder or "best",
                     keep_optimizer=job.keep_optimizer,
                     provenance=history,
-                    convert=partial(networks.convert, job, history),
+                    convert=networks.conversion(job, history),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
                 ),
             )
@@ -101,13 +102,20 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             )
             report = describe(passage, job.model, target, digest, job.recipe)
             _refuse_nan(report)
-            report["output"] = _output(job, writer, target, written)
+            report["output"] = output = _output(job, writer, target, written)
+            if header is not None:
+                say("measuring the arena")
+                output["header"] = networks.write_header(job, target, header, written.facts)
             if job.test is not None:
                 say("evaluating")
                 report["evaluation"] = networks.evaluate(
                     job.recipe, job.test, [(job.model, model), (target, again)], job.trust
                 )
-            report["warnings"] = [*_warnings(passage), *_data_warnings(report)]
+            report["warnings"] = [
+                *_warnings(passage),
+                *formats.warnings(writer, output),
+                *_data_warnings(report),
+            ]
             report["gates"] = job.recipe.head.gates.judge(report)
             for kind, draft in drafts.items():
                 draft.write_text(render(report, kind), encoding="utf-8")
@@ -176,6 +184,7 @@ def describe(
             "writer": model.origin.writer,
             "bytes": file_bytes[0],
             "sha256": digest.hex(),
+            **formats.facts(model),
         },
         "output": None,
         "recipe": recipe.to_dict() if recipe else None,

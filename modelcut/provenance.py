@@ -11,6 +11,7 @@ from typing import Any
 from modelcut import __version__, formats
 from modelcut.digest import Digest
 from modelcut.errors import ModelcutError
+from modelcut.formats import _c_array
 from modelcut.job import Job
 from modelcut.model import Model
 from modelcut.report import build
@@ -47,6 +48,9 @@ def report_paths(output: Path) -> dict[str, Path]:
 
 def is_ours(path: Path) -> bool:
     """Whether modelcut wrote the file, so that it may be written again."""
+    if path.suffix == ".h":
+        with path.open("rb") as file:
+            return file.read(64).startswith(_c_array.MARK.encode())
     if path.name.endswith((".report.json", ".report.md")):
         with path.open("rb") as file:
             return build.SCHEMA.partition("/")[0].encode() in file.read(4096)

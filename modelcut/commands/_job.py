@@ -133,9 +133,11 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
         if output.suffix.lower() != ".tflite":
-            for name in ("type", "io", "samples", "calibrate"):
+            for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
                 if values.get(name) is not None:
-                    raise UsageError(f"--{name} is for a .tflite", f"not for {output.name}")
+                    raise UsageError(
+                        f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
+                    )
         report = pipeline.run(
             Job(
                 model,

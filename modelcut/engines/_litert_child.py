@@ -26,12 +26,13 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
+    clock = _Clock(int(sys.argv[2]))
     limit = _SPARE + 10 * os.path.getsize(sys.argv[1])
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        runner = _Runner(sys.argv[1])
+        runner = _Runner(sys.argv[1], clock)
         _send(out, runner.about())
         while head := sys.stdin.buffer.read(4):
             request = json.loads(sys.stdin.buffer.read(struct.unpack("<I", head)[0]))
@@ -53,10 +54,32 @@ def _send(out: BinaryIO, message: dict[str, Any], arrays: tuple[np.ndarray, ...]
     out.flush()
 
 
+class _Clock:
+    """Has the kernel end this process (SIGXCPU) where a single row takes too much CPU time."""
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+        self._wound = float("-inf")
+        self.wind()
+
+    def wind(self) -> None:
+        """Gives the next row its time; near to free, so that it can be done for each."""
+        now = time.perf_counter()
+        if now - self._wound < 1:
+            return
+        self._wound = now
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = int(used.ru_utime + used.ru_stime) + 2 + self._seconds
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        if hard == resource.RLIM_INFINITY or soft < hard:
+            resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
 class _Runner:
     """An interpreter, its inputs in floats, one row at a time."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: _Clock) -> None:
+        self._clock = clock
         try:
             import importlib.metadata as metadata
 
@@ -129,6 +152,7 @@ class _Runner:
                     self._it.allocate_tensors()
                     entry["shape"] = np.array(part.shape)
                 self._it.set_tensor(entry["index"], part)
+            self._clock.wind()
             self._it.invoke()
             for parts, entry in zip(found, self._outputs, strict=True):
                 parts.append(self._it.get_tensor(entry["index"]))

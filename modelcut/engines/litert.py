@@ -7,10 +7,13 @@ Both the converter and the interpreter are C++ that ends the process on some inp
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +27,11 @@ from modelcut.errors import InputError
 from modelcut.safety import printable
 
 NAME = "LiteRT"
+ROW_SECONDS = 120
+"""Seconds of CPU that one row may take: a loop in a `.tflite` may have no end."""
+_ARENA_SECONDS = 300
+_CHILD = "modelcut.engines._litert_child"
+_RUNS = 30
 
 
 def convert(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +48,53 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def milliseconds(path: Path) -> float:
+    """Of a single row of zeros, the fastest of some runs: to hold two files against each other."""
+    network = LiteRTNetwork(path)
+    shapes = {spec.name: [1, *(n or 1 for n in spec.shape)] for spec in network.inputs}
+    rows = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in network.inputs}
+    times = []
+    for _ in range(_RUNS):
+        network.predict(rows)
+        times.append(network.seconds or 0.0)
+    return 1000 * min(times)
+
+
+def arena(path: Path, inputs: int) -> dict[str, Any]:
+    """The tensor arena that a file takes on a microcontroller, as measured here.
+
+    Args:
+        path: of the `.tflite`.
+        inputs: how many it has.
+
+    Returns:
+        "bytes", "engine" and "pointer_bytes"; or "bytes" None and "why".
+    """
+    if importlib.util.find_spec("tflite_micro") is None:
+        why = "tflite-micro is not installed: pip install 'modelcut[micro]'"
+        return {"bytes": None, "why": why}
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        answer = Path(folder) / "answer.json"
+        module = "modelcut.engines._litert_arena"
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", module, str(path), str(answer), str(inputs)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+                env=_child.environment(),
+                timeout=_ARENA_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return {"bytes": None, "why": f"tflite-micro took more than {_ARENA_SECONDS} s"}
+        if not answer.exists():
+            return {"bytes": None, "why": f"tflite-micro {_child.death(ended.returncode)} on it"}
+        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    if found.get("why"):
+        found["why"] = "tflite-micro does not run it: " + printable(found["why"], 240)
+    return found
+
+
 class LiteRTNetwork:
     """A `.tflite` behind an interpreter in a process of its own; see `Network`.
 
@@ -51,7 +106,7 @@ class LiteRTNetwork:
         self.fixed_batch: int | None = None
         self._where = str(path)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "modelcut.engines._litert_child", str(path.resolve())],
+            [sys.executable, "-m", _CHILD, str(path.resolve()), str(ROW_SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -109,6 +164,12 @@ class LiteRTNetwork:
         data = self._child.stdout.read(count)
         if len(data) < count:
             code = self._child.wait(10)
+            if code == -signal.SIGXCPU:
+                raise InputError(
+                    f"{self._where}: LiteRT's interpreter ran {ROW_SECONDS} s on one row without "
+                    "coming to an end",
+                    "a loop in it has none, or it is too large for this machine",
+                )
             raise InputError(
                 f"{self._where}: LiteRT's interpreter {_child.death(code)} on it",
                 "the file is damaged, or made for another version",

@@ -60,6 +60,21 @@ class Hollow:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """How an engine makes a file.
+
+    Attributes:
+        run: makes it of a model that was read from a scratch file: the model, where to, the name
+            of the format, and where to put a twin of it that is not quantized (None: nowhere);
+            gives facts about it.
+        quantizes: it rounds weights, to grids of its own.
+    """
+
+    run: Callable[[Model, Path, str, Path | None], Mapping[str, Any]]
+    quantizes: bool = False
+
+
+@dataclass(frozen=True)
 class WriteOptions:
     """How a model is written.
 
@@ -71,8 +86,7 @@ class WriteOptions:
             for last: it holds the input's digest, which takes as long as reading it.
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
-        convert: has an engine make a file of a model that was read from a scratch file (the model,
-            where to, the name of the format), and gives facts about it.
+        convert: how an engine makes the file; for formats that need one.
     """
 
     compression: Compression = "fast"
@@ -81,7 +95,7 @@ class WriteOptions:
     provenance: Callable[[], Mapping[str, Any]] = dict
     meter: Callable[[Tensor], Meter | None] = lambda _: None
     hollow: Hollow | None = None
-    convert: Callable[[Model, Path, str], Mapping[str, Any]] | None = None
+    convert: Conversion | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +308,18 @@ def check_runnable(model: Model, *, trust: bool) -> bool:
         return False
     check(model, trust=trust)
     return True
+
+
+def facts(model: Model) -> dict[str, Any]:
+    """What its format can tell of a model besides its layers, for the report; often nothing."""
+    tell = getattr(module(model.origin.format), "facts", None)
+    return {model.origin.format: tell(model)} if tell else {}
+
+
+def warnings(writer: Format, output: Mapping[str, Any]) -> list[str]:
+    """What a user should know of a file that was written, from the report's `output`."""
+    tell = getattr(writer, "warnings", None)
+    return list(tell(output)) if tell else []
 
 
 def is_folder(writer: Format) -> bool:

@@ -143,8 +143,12 @@ class File:
     outputs: dict[str, int] = field(default_factory=dict)
 
 
-def parse(path: Path) -> File:
+def parse(path: Path, *, writable: bool = False) -> File:
     """Reads a file by a map of it: constants stay on the disk until asked for.
+
+    Args:
+        path: of the file.
+        writable: what is written into a constant or a scale goes into the file.
 
     Raises:
         InputError: it is broken, or declares what no machine holds.
@@ -153,7 +157,7 @@ def parse(path: Path) -> File:
     where = str(path)
     if path.stat().st_size < 8:
         raise InputError(f"{where}: damaged: too short for a .tflite file")
-    data = np.memmap(path, np.uint8, "r")
+    data = np.memmap(path, np.uint8, "r+" if writable else "r")
     buffer = Buffer(data, where)
     model = buffer.root()
     if model.scalar(0, "I") != 3:
@@ -181,6 +185,15 @@ def parse(path: Path) -> File:
         raise InputError(f"{where}: two inputs have one name")
     custom = tuple(sorted({name.partition(":")[2] for name in codes if name.startswith("CUSTOM:")}))
     return File(graphs, custom, model.text(3), metadata, inputs, outputs)
+
+
+def codes(value: Value) -> np.ndarray:
+    """The values of a constant as they are stored, those of 4 bits unpacked."""
+    if value.dtype != "int4":
+        return value.raw.view(np.dtype(value.dtype).newbyteorder("<")).reshape(value.shape)
+    pairs = np.stack([value.raw << 4, value.raw], axis=-1).ravel()
+    count = int(np.prod(value.shape, dtype=np.int64))
+    return (pairs[:count].view(np.int8) >> 4).reshape(value.shape)
 
 
 def _operator(table: Table, where: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from modelcut import formats
 from modelcut.encoding import Affine, Dense, Encoding
 from modelcut.errors import ModelcutError, UnsafeError
-from modelcut.formats import WriteOptions, Written, _tflite
+from modelcut.formats import WriteOptions, Written, _grids, _tflite
 from modelcut.formats._tflite import File, Graph, Value
 from modelcut.model import Layer, Model, Origin, Source, Tensor
 from modelcut.safety import printable
@@ -74,7 +74,7 @@ def read(path: Path) -> Model:
             format=NAME,
             dialect="litert",
             writer=printable(file.description or "an unnamed converter", 80),
-            warnings=tuple(f"needs {line}" for line in _foreign(file)),
+            warnings=(*(f"needs {line}" for line in _foreign(file)), *_unread(file)),
             provenance=provenance,
             layout=Layout(file),
         ),
@@ -97,6 +97,12 @@ def check_runnable(model: Model, *, trust: bool) -> None:
 def _foreign(file: File) -> list[str]:
     """Operators that are none of LiteRT's own, in words."""
     return [f"the operator {name}, whose code comes from elsewhere" for name in file.custom]
+
+
+def _unread(file: File) -> Iterator[str]:
+    count = sum(value.sparse for graph in file.graphs for value in graph.values)
+    if count:
+        yield f"{count} constants in LiteRT's sparse form are not among the layers below"
 
 
 def _provenance(file: File) -> dict[str, Any]:
@@ -168,22 +174,14 @@ def _encoding(value: Value) -> Encoding:
     if grid.scale.size > 1:
         shape[grid.axis] = grid.scale.size
     lowest = -(1 << (width - 1))
-    symmetric = not grid.zero_point.any() and int(_codes(value).min(initial=0)) > lowest
+    symmetric = not grid.zero_point.any() and int(_tflite.codes(value).min(initial=0)) > lowest
     zero = None if symmetric else (grid.zero_point - lowest).astype(np.int32).reshape(shape)
     return Affine(width, np.array(grid.scale, np.float32).reshape(shape), zero)
 
 
-def _codes(value: Value) -> np.ndarray:
-    if value.dtype != "int4":
-        return value.raw.view(np.dtype(value.dtype).newbyteorder("<")).reshape(value.shape)
-    pairs = np.stack([value.raw << 4, value.raw], axis=-1).ravel()
-    count = int(np.prod(value.shape, dtype=np.int64))
-    return (pairs[:count].view(np.int8) >> 4).reshape(value.shape)
-
-
 def values(value: Value) -> np.ndarray:
     """The values of a constant: floats where it has a grid that `Affine` can hold, else raw."""
-    codes, grid = _codes(value), value.quantization
+    codes, grid = _tflite.codes(value), value.quantization
     if grid is None or isinstance(_encoding(value), Dense):
         return np.array(codes)
     shape = [1] * len(value.shape)
@@ -236,17 +234,66 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         if formats.is_folder(own):
             scratch.mkdir()
         written = own.write(model, scratch, changed(options, compression="none"))
-        facts = dict(options.convert(formats.open_model(scratch), path, NAME))
+        plain = formats.open_model(scratch)
+        found, lost = (
+            _grids.find(plain, written.encodings) if options.convert.quantizes else ({}, {})
+        )
+        twin = Path(folder) / "twin.tflite" if found else None
+        facts = dict(options.convert.run(plain, path, NAME, twin))
+        if twin:
+            facts["grids"] = _grids.keep(path, twin, found, lost).to_dict()
+        elif lost:
+            facts["grids"] = _grids.Kept(lost=lost).to_dict()
     file = _tflite.parse(path)
-    held = constants(file)
-    facts["constants"] = held
-    facts["operators"] = operators(file)
+    facts.update(describe(file))
+    held = facts["constants"]
     return Written(
         # Layers are merged and split by the converter: only their sum can be told.
         {"": sum(held.values())},
         written.encodings,
         facts=facts,
     )
+
+
+def describe(file: File) -> dict[str, Any]:
+    """Inputs, outputs, constants and operators, as plain data."""
+    return {
+        "inputs": [_interface(file, name, index) for name, index in file.inputs.items()],
+        "outputs": [_interface(file, name, index) for name, index in file.outputs.items()],
+        "constants": constants(file),
+        "operators": operators(file),
+    }
+
+
+def _interface(file: File, name: str, index: int) -> dict[str, Any]:
+    value = file.graphs[0].values[index]
+    grid = value.quantization
+    bits = next(bits for kind, bits in _tflite.TYPES.values() if kind == value.dtype)
+    count = int(np.prod(value.shape, dtype=np.int64))
+    return {
+        "name": printable(name, 80),
+        "dtype": value.dtype,
+        "shape": list(value.signature or value.shape),
+        "bytes": (count * bits + 7) // 8,
+        "scale": float(grid.scale[0]) if grid is not None else None,
+        "zero_point": int(grid.zero_point[0]) if grid is not None else None,
+    }
+
+
+def warnings(output: Mapping[str, Any]) -> Iterator[str]:
+    """What did not come out as was meant; see `formats.warnings`."""
+    made, header = output["litert"], output.get("header")
+    for name, reason in made.get("grids", {}).get("lost", {}).items():
+        yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
+    if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):
+        yield "no kernel has zeros enough for LiteRT's sparse form: the file is as without --sparse"
+    if header and header["arena"]["bytes"] is None:
+        yield f"{header['path']}: says no arena size: {header['arena']['why']}"
+
+
+def facts(model: Model) -> dict[str, Any]:
+    """Of a file that was read, for the report."""
+    return describe(model.origin.layout.file)
 
 
 def constants(file: File) -> dict[str, int]:

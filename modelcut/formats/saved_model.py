@@ -249,7 +249,7 @@ def _export(model: Model, path: Path, options: WriteOptions) -> Written:
         scratch = Path(folder) / f"model{formats.engine_suffix(own)}"
         first = own.write(model, scratch, replace(options, compression="none"))
         made = Path(folder) / "made"
-        facts = options.convert(formats.open_model(scratch), made, NAME)
+        facts = options.convert.run(formats.open_model(scratch), made, NAME, None)
         exported = _with_encodings(read_folder(OnDisk(made, str(path)), path), first.encodings)
         # The tensors were watched on their way into the scratch file.
         plain = replace(options, keep_optimizer=False, meter=lambda _: None)

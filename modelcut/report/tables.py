@@ -45,6 +45,9 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
             yield _search(step)
         if step["facts"].get("rounds"):
             yield _rounds(step)
+    made = (report["output"] or report["input"]).get("litert")
+    if made:
+        yield _litert(report, made)
     yield _layers(report, full=full)
     classes = _classes(report)
     if classes.rows:
@@ -123,6 +126,57 @@ def _ledger(report: Report) -> Table:
     note += "level, bytes shuffled where that is less (between steps, tensors beyond 64 MB: from "
     note += "a quarter of them)"
     return Table("Stage by stage", columns, rows, note=note)
+
+
+def _litert(report: Report, made: Mapping[str, Any]) -> Table:
+    """What stands in a .tflite, and how it was made."""
+    rows = [(side, _interface(entry)) for side in ("input", "output") for entry in made[f"{side}s"]]
+    held = (f"{kind} {size(many)}" for kind, many in sorted(made["constants"].items()))
+    rows.append(("constants", ", ".join(held)))
+    used = sorted(made["operators"].items(), key=lambda item: (-item[1], item[0]))
+    rows.append(("operators", ", ".join(f"{many} {name}" for name, many in used)))
+    if "type" in made:
+        calibrated = f", calibrated on {count(made['calibration_rows'])} rows"
+        calibrated = calibrated if made["calibration_rows"] else ""
+        rows.append(("made", f"type {made['type']}{calibrated}, by {made['converter']}"))
+    if "grids" in made:
+        rows.append(("grids of kernels", _grids(made["grids"])))
+    if "sparse" in made:
+        rows.append(("sparse form", _sparse(made["sparse"])))
+    agreed = (report["evaluation"] or {}).get("agreement")
+    if agreed and report["output"]:
+        most = f"outputs differ by {agreed['max_difference']:.3g} at most"
+        rows.append(("beside the original", f"{percent(agreed['top1'])} of rows alike, {most}"))
+    header = (report["output"] or {}).get("header")
+    if header:
+        arena, words = header["arena"], "arena not measured"
+        if arena["bytes"]:
+            words = f"arena {count(arena['bytes'])} bytes by {arena['engine']}"
+        rows.append(("C array", f"{str(header['path']).rpartition('/')[2]}, {words}"))
+    cells = [(name, printable(value, 300)) for name, value in rows]
+    return Table("LiteRT", ("", "value"), cells, left=("value",))
+
+
+def _interface(entry: Mapping[str, Any]) -> str:
+    shape = "×".join("any" if n < 0 else str(n) for n in entry["shape"]) or "scalar"
+    words = f"{entry['name']}: {entry['dtype']} {shape}"
+    if entry["scale"] is None:
+        return words
+    return f"{words}, {entry['scale']:.6g} × (code {-entry['zero_point']:+d})"
+
+
+def _grids(grids: Mapping[str, Any]) -> str:
+    total = sum(len(part) for part in grids.values())
+    words = [f"{len(grids['exact']) + len(grids['folded'])} of {total} kept to the bit"]
+    words += [f"{len(grids['folded'])} of them times a BatchNorm"] if grids["folded"] else []
+    words += [f"{len(grids['floats'])} as floats"] if grids["floats"] else []
+    words += [f"{len(grids['lost'])} lost (see the warnings)"] if grids["lost"] else []
+    return ", ".join(words)
+
+
+def _sparse(found: Mapping[str, Any]) -> str:
+    sparse = f"{size(found['bytes'])} and {found['ms']:.3g} ms a row"
+    return f"{sparse}; dense: {size(found['dense_bytes'])} and {found['dense_ms']:.3g} ms"
 
 
 def _layers(report: Report, *, full: bool) -> Table:

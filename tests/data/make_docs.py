@@ -123,7 +123,18 @@ def criteria() -> str:
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
 
-MEASURED = {"criteria": criteria, "demo": demo, "methods": methods, "bench": bench}
+def litert() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "litert.py")]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
+MEASURED = {
+    "criteria": criteria,
+    "demo": demo,
+    "methods": methods,
+    "bench": bench,
+    "litert": litert,
+}
 
 
 def matrix_table() -> str:

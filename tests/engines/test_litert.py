@@ -1,8 +1,13 @@
-"""A .tflite is made, measured as it ships, and refused in one line where it cannot be."""
+"""A .tflite is made, measured as it ships, and refused in one line where it cannot be.
+
+Each export starts TensorFlow in a process of its own: what can be shown on the golden files of
+`tests/data/tflite` is in `tests/formats/test_litert_format.py`.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,8 @@ from toys import MODELS
 from modelcut import engines, formats
 from modelcut.formats import _tflite
 
+FILES = Path(__file__).parents[1] / "data" / "tflite"
+DEMO = Path(engines.__file__).parents[1] / "demo"
 SEQUENTIAL = MODELS / "keras3_sequential.h5"
 
 
@@ -24,7 +31,9 @@ def rows(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", ["keras3_sequential", "tf_keras_sequential"])
+@pytest.mark.parametrize(
+    "name", ["keras3_sequential", pytest.param("tf_keras_sequential", marks=pytest.mark.slow)]
+)
 def test_a_float_file_predicts_as_the_writer_did(name, tmp_path, modelcut, rows):
     out = tmp_path / "m.tflite"
     said = modelcut("export", MODELS / f"{name}.h5", "-o", out, "--test", rows, "--json")
@@ -48,26 +57,57 @@ def test_a_float_file_predicts_as_the_writer_did(name, tmp_path, modelcut, rows)
     assert alone["metrics"]["log_loss"] == pytest.approx(beside["log_loss"])
 
 
-def test_int8_in_and_out_is_the_same_every_time(tmp_path, modelcut, rows):
-    flags = ["--type", "int8", "--io", "int8", "--calibrate", rows, "--samples", "20"]
-    out = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
-    said = modelcut("export", SEQUENTIAL, "-o", out[0], *flags, "--test", rows, "--json")
+def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
+    rows = DEMO / "digits_test.csv"
+    out = tmp_path / "m.tflite"
+    call = ["quantize", DEMO / "digits.h5", "--bits", "2", "-o", out, "--type", "int8"]
+    call += ["--io", "int8", "--scale", "1/16", "--calibrate", rows, "--samples", "20", "--c-array"]
+    said = modelcut(*call, "--test", rows, "--max-accuracy-drop", "0.001", "--json")
+    assert said.code == 1, said
+    report = json.loads(said.out)
+    evaluation = report["evaluation"]
+    before, after = (evaluation[side]["metrics"]["accuracy"] for side in ("before", "after"))
+    assert before > after
+    gate = report["gates"][0]
+    assert (gate["name"], gate["held"]) == ("max_accuracy_drop", False)
+    assert gate["value"] == pytest.approx(before - after)
+    facts = report["output"]["litert"]
+    assert facts["calibration_rows"] == 20
+    assert "float32" not in facts["constants"]
+    assert [entry["dtype"] for entry in facts["inputs"] + facts["outputs"]] == ["int8", "int8"]
+    kept = len(facts["grids"]["exact"]) + len(facts["grids"]["folded"])
+    assert kept > 1
+    assert not facts["grids"]["lost"]
+    graph = _tflite.parse(out).graphs[0]
+    assert {graph.values[i].dtype for i in graph.inputs + graph.outputs} == {"int8"}
+    header = out.with_suffix(".h").read_text()
+    assert f"LENGTH {out.stat().st_size}\n" in header
+    pages = (tmp_path / "m.report.md").read_text()
+    assert f"{kept} of {kept} kept to the bit" in pages
+    assert "calibrated on 20 rows" in pages
+
+
+def test_a_pruned_kernel_in_the_sparse_form(tmp_path, modelcut):
+    out = tmp_path / "m.tflite"
+    call = ["prune", FILES / "base.h5", "--include", "wide", "--block", "[4, 1]", "--sparsity"]
+    said = modelcut(*call, "0.9", "-o", out, "--sparse", "--json")
     assert said.code == 0, said
     facts = json.loads(said.out)["output"]["litert"]
-    assert facts["calibration_rows"] == 20
-    assert facts["constants"]["int8"] > 0
-    assert "float32" not in facts["constants"]
-    assert modelcut("export", SEQUENTIAL, "-o", out[1], *flags, "-q").code == 0
+    assert facts["constants"]["float32 sparse"] < 2048 * 4 // 4
+    assert facts["sparse"]["bytes"] == out.stat().st_size < facts["sparse"]["dense_bytes"] - 4096
+    assert min(facts["sparse"]["ms"], facts["sparse"]["dense_ms"]) > 0
+    said = modelcut("inspect", out)
+    assert said.code == 0
+    assert "1 constants in LiteRT's sparse form" in said.out
+
+
+@pytest.mark.slow
+def test_int8_is_the_same_every_time(tmp_path, modelcut, rows):
+    flags = ["--type", "int8", "--io", "int8", "--calibrate", rows, "--samples", "20"]
+    out = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
+    for path in out:
+        assert modelcut("export", SEQUENTIAL, "-o", path, *flags, "-q").code == 0
     assert out[0].read_bytes() == out[1].read_bytes()
-    graph = _tflite.parse(out[0]).graphs[0]
-    assert {graph.values[i].dtype for i in graph.inputs + graph.outputs} == {"int8"}
-
-
-def test_a_gate_holds_for_the_file_that_ships(tmp_path, modelcut):
-    out = tmp_path / "m.tflite"
-    said = modelcut("export", SEQUENTIAL, "-o", out, "--max-bytes", "10", "-q")
-    assert said.code == 1
-    assert out.stat().st_size > 10
 
 
 @pytest.mark.parametrize(
@@ -77,6 +117,8 @@ def test_a_gate_holds_for_the_file_that_ships(tmp_path, modelcut):
         (("-o", "m.tflite", "--io", "int8"), "io"),
         (("-o", "m.tflite", "--type", "int3"), "--type"),
         (("-o", "m.h5"), ".tflite"),
+        (("-o", "m.tflite", "--type", "int8", "--sparse"), "sparse"),
+        (("-o", "m.tflite", "--sparse", "--c-array"), "sparse form"),
     ],
 )
 def test_bad_usage_is_one_line(flags, words, tmp_path, modelcut, monkeypatch):
@@ -88,61 +130,19 @@ def test_bad_usage_is_one_line(flags, words, tmp_path, modelcut, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_its_flags_are_for_a_tflite_only(tmp_path, modelcut):
-    said = modelcut(
-        "prune", SEQUENTIAL, "--sparsity", "0.5", "--type", "int8", "-o", tmp_path / "o.h5"
-    )
+@pytest.mark.parametrize("flags", [("--type", "int8"), ("--c-array",), ("--sparse",)])
+def test_its_flags_are_for_a_tflite_only(flags, tmp_path, modelcut):
+    call = ("prune", SEQUENTIAL, "--sparsity", "0.5", *flags, "-o", tmp_path / "o.h5")
+    said = modelcut(*call)
     assert said.code == 2
-    assert "--type" in said.err
+    assert flags[0] in said.err
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    """A file as modelcut makes it, its bytes."""
-    from modelcut.engines import litert
-
-    path = tmp_path_factory.mktemp("sound") / "m.tflite"
-    request = dict.fromkeys(("custom_objects", "calibrate"))
-    request |= {"source": str(SEQUENTIAL), "shown": "m.h5", "dialect": "keras3", "suffix": ".h5"}
-    request |= {"trust": False, "target": str(path), "type": "float32", "io": "float32"}
-    litert.convert({**request, "samples": 1, "data": {}, "metadata": "x", "provenance": "{}"})
-    return path.read_bytes()
-
-
-def test_truncated_and_random_files_are_refused(sound, tmp_path, modelcut, rows):
-    path = tmp_path / "m.tflite"
-    rng = np.random.default_rng(0)
-    cuts = [sound[: len(sound) * part // 10] for part in (1, 5, 9)]
-    for raw in (*cuts, sound[:8] + rng.bytes(4096), sound[:8]):
-        path.write_bytes(raw)
-        said = modelcut("eval", path, "--test", rows)
-        assert said.code == 2, said
-        assert said.err.count("\n") == 1, said.err
-
-
-def test_flipped_bits_never_crash_the_reader(sound, tmp_path):
-    from modelcut.errors import ModelcutError
-
-    path = tmp_path / "m.tflite"
-    rng = np.random.default_rng(1)
-    refused = 0
-    for _ in range(300):
-        raw = bytearray(sound)
-        for at in rng.integers(8, len(raw), 8):
-            raw[at] ^= 1 << int(rng.integers(8))
-        path.write_bytes(raw)
-        try:
-            for tensor in formats.open_model(path).tensors:
-                tensor.pull()
-        except ModelcutError:
-            refused += 1
-    assert refused
-
-
-def test_a_custom_operator_needs_trust(sound, tmp_path, modelcut, rows):
+def test_a_custom_operator_needs_trust(tmp_path, modelcut):
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
+    sound = (FILES / "float32.tflite").read_bytes()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(sound, 0))
     code = model.operatorCodes[0]
     code.builtinCode, code.deprecatedBuiltinCode, code.customCode = 32, 32, b"FlexPyFunc"
@@ -150,17 +150,16 @@ def test_a_custom_operator_needs_trust(sound, tmp_path, modelcut, rows):
     builder.Finish(model.Pack(builder), b"TFL3")
     path = tmp_path / "m.tflite"
     path.write_bytes(builder.Output())
-    said = modelcut("eval", path, "--test", rows)
+    said = modelcut("eval", path, "--test", FILES / "rows.csv")
     assert said.code == 3
     assert "FlexPyFunc" in said.err
-    said = modelcut("eval", path, "--test", rows, "--trust")
+    said = modelcut("eval", path, "--test", FILES / "rows.csv", "--trust")
     assert said.code == 2
     assert said.err.count("\n") == 1
 
 
-def test_a_tflite_is_not_edited(sound, tmp_path, modelcut):
-    path = tmp_path / "m.tflite"
-    path.write_bytes(sound)
+def test_a_tflite_is_not_edited(tmp_path, modelcut):
+    path = FILES / "float32.tflite"
     for out in ("o.tflite", "o.h5", "o.keras"):
         said = modelcut("prune", path, "--sparsity", "0.5", "-o", tmp_path / out)
         assert said.code == 2, said
@@ -168,6 +167,7 @@ def test_a_tflite_is_not_edited(sound, tmp_path, modelcut):
     assert modelcut("inspect", path).code == 0
 
 
+@pytest.mark.slow
 def test_a_packed_file_becomes_one_too(tmp_path, modelcut):
     packed, out = tmp_path / "m.mcut", tmp_path / "m.tflite"
     assert modelcut("quantize", SEQUENTIAL, "--bits", "8", "-o", packed, "-q").code == 0

@@ -23,7 +23,8 @@ def load(
         custom_objects: your own layers and functions, by name.
 
     Returns:
-        A Keras model, not compiled: of Keras 3, or of `tf_keras` where the file is older.
+        A Keras model, not compiled: of Keras 3, or of `tf_keras` where the file is older; of a
+        SavedModel, what `tf.saved_model.load` gives, with its `signatures`.
 
     Raises:
         InputError: the file is broken, holds weights only, or Keras cannot load it.

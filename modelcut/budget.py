@@ -78,12 +78,14 @@ class Budgeted(LayerStep):
     def _one_strength(self) -> Self:
         ways = self.strength.ways
         given = [n for n in ways if n in self.model_fields_set and getattr(self, n) is not None]
+        if self.budget and not self.searched:
+            given.remove("budget")
         if len(given) > 1 or (self.strength.needed and not given):
             what = " and ".join(given) if given else "none"
             names = f"{', '.join(ways[:-1])} and {ways[-1]}"
             most = "exactly one of" if self.strength.needed else "at most one of"
             raise ValueError(f"give {most} {names} (given: {what})")
-        if self.budget:
+        if self.searched and self.budget:
             self._check_budget(self.budget)
         return self
 
@@ -97,6 +99,11 @@ class Budgeted(LayerStep):
             except ValueError:
                 what = f"{setting} is no {self.strength.name}"
                 raise ValueError(f"budget: candidates: {what} for {self.title}") from None
+
+    @property
+    def searched(self) -> bool:
+        """Whether its strength must be searched before it can be applied."""
+        return self.budget is not None
 
     @property
     def wants(self) -> frozenset[str]:

@@ -40,8 +40,8 @@ COMMANDS = {
 ABOUT = """Make Keras models smaller and faster, and know what it cost.
 
 Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
-3 refused as unsafe; 4 out of disk, memory or the like; 70 a mistake of modelcut's own;
-130 interrupted; 143 terminated.
+3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
+machines was lost; 70 a mistake of modelcut's own; 130 interrupted; 143 terminated.
 """
 
 
@@ -102,9 +102,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _call(arguments: list[str]) -> int:
-    if "--help" in arguments:
+    wanted = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    if wanted and "--help" in arguments:
         sys.modules.setdefault("numpy", _Later("numpy"))
-    app = build(arguments[0] if arguments and arguments[0] in COMMANDS else None)
+    app = build(wanted)
     return int(app(args=arguments, standalone_mode=False, prog_name="modelcut") or 0)
 
 

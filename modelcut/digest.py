@@ -63,6 +63,11 @@ def sha256(path: Path, stop: Event | None = None) -> str:
     return total.hexdigest()
 
 
+def sha256_of(text: str) -> bytes:
+    """The SHA-256 of a text, as bytes."""
+    return hashlib.sha256(text.encode()).digest()
+
+
 def size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     if path.is_dir():

@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     """Refused: the input would run code, or read outside itself."""
     RESOURCES = 4
     """Out of disk, memory or another resource of the machine."""
+    PEER = 5
+    """Another worker of a distributed training was lost."""
     MISTAKE = 70
     """A mistake of modelcut's own; EX_SOFTWARE of sysexits.h."""
     INTERRUPTED = 130
@@ -68,6 +70,12 @@ class ResourceError(ModelcutError):
     """The machine has not enough of something: disk, memory, permission to write."""
 
     exit_code = ExitCode.RESOURCES
+
+
+class PeerError(ModelcutError):
+    """A training on several machines in which another one was lost."""
+
+    exit_code = ExitCode.PEER
 
 
 class Stopped(BaseException):

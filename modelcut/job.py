@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelcut import formats
+from modelcut.cluster import Distribute
 from modelcut.coding import Coder
 from modelcut.errors import UsageError
 from modelcut.model import Model
@@ -45,6 +46,10 @@ class Job:
         keep_optimizer: keep the optimizer's state.
         report: write NAME.report.json and NAME.report.md beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
+        distribute: on which devices and machines the steps that train do so.
+        checkpoint: folder in which the state of a training is kept; None: it is not.
+        resume: go on from what is there.
+        checkpoint_every: seconds between two states.
     """
 
     model: Path
@@ -62,6 +67,10 @@ class Job:
     keep_optimizer: bool = False
     report: bool = True
     lossless: bool = False
+    distribute: Distribute = "none"
+    checkpoint: Path | None = None
+    resume: bool = False
+    checkpoint_every: float = 60
 
     @property
     def inputs(self) -> list[Path]:
@@ -111,7 +120,8 @@ def check_options(job: Job, model: Model, writer: formats.Format) -> None:
     Raises:
         UsageError: with what to leave out, or to add.
     """
-    fixed = getattr(writer, "FIXED_GRAPH", "")
+    engine = formats.needs_engine(writer, model)
+    fixed = "" if engine else getattr(writer, "FIXED_GRAPH", "")
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
@@ -120,10 +130,10 @@ def check_options(job: Job, model: Model, writer: formats.Format) -> None:
     own = getattr(writer, "OWN_CODING", "")
     if job.compression is not None and own:
         raise UsageError(f"--compression: {job.output}: {own}", "leave it out")
-    if not formats.needs_engine(writer):
-        return
-    if job.keep_optimizer:
+    if engine and job.keep_optimizer:
         raise UsageError(f"--keep-optimizer: {job.output} has no place for it", "leave it out")
+    if writer.NAME != "litert":
+        return
     options = job.recipe.head.export
     if options.calibrated and job.calibrate is None:
         raise UsageError(

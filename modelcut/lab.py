@@ -123,6 +123,16 @@ class Trainer(Protocol):
     def restore(self) -> None:
         """Goes back to the state that was kept."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the training goes on from, the state that was kept included."""
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from a state.
+
+        Raises:
+            InputError: it is not one of this training.
+        """
+
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         """Values and encodings of the trained tensors; and statistics that moved, without."""
 
@@ -177,9 +187,16 @@ class Lab(Protocol):
 
     Attributes:
         original: the model as it was read, before the recipe's first step.
+        workers: processes that train together, each of which does the same as this one.
     """
 
     original: Model
+
+    @property
+    def workers(self) -> int: ...
+
+    def agreed(self, numbers: Sequence[float]) -> list[float]:
+        """The chief's numbers in every worker, where something is decided by them."""
 
     def open(self, model: Model) -> Running:
         """A running copy of a model as it is after its deferred edits.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import Part, Rows, RowStore
 from modelcut.engines.running import Goal, KerasRunning, Place, start
+from modelcut.engines.team import Team
 from modelcut.errors import InputError
 from modelcut.lab import Running
 from modelcut.model import Model, Tensor
@@ -35,6 +36,7 @@ class Laboratory:
         seed: int = 0,
         trust: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        team: Team | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -47,6 +49,7 @@ class Laboratory:
             seed: of everything random in the engine, and of the rows set aside.
             trust: let code in the file run.
             custom_objects: the user's own layers and functions, by name.
+            team: who trains together; None: this process alone.
         """
         self.original = original
         self._train = train
@@ -56,13 +59,14 @@ class Laboratory:
         self._seed = seed
         self._trust = trust
         self._custom = dict(custom_objects or {})
+        self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
 
     def open(self, model: Model) -> Running:
         check_runnable(model, trust=self._trust, custom=bool(self._custom))
         where = str(model.origin.path)
         options = formats.WriteOptions(compression="none")
-        with formats.scratch_file(model, options) as (path, writer):
+        with formats.scratch_file(model, options) as (path, writer), self._team.scope():
             network = engines.open_network(
                 path,
                 model.origin.dialect,
@@ -79,7 +83,14 @@ class Laboratory:
             for layer in model.layers
         ]
         table = Csv.open(self._source("all"), self._options, network.inputs)
-        return start(network, places, self._goals(network, table), where)
+        return start(network, places, self._goals(network, table), where, self._team)
+
+    @property
+    def workers(self) -> int:
+        return self._team.workers
+
+    def agreed(self, numbers: Sequence[float]) -> list[float]:
+        return self._team.agreed(numbers)
 
     def _goals(self, network: engines.Network, table: Csv) -> list[Goal]:
         """What each output is for, as evaluation would judge it."""
@@ -200,7 +211,8 @@ def check_runnable(
     """
     if model.origin.format == "saved_model":
         raise InputError(
-            f"{model.origin.path}: a SavedModel runs as a finished graph and cannot be trained",
+            f"{model.origin.path}: a SavedModel runs as a finished graph, whose weights can be "
+            "neither trained nor tried out",
             "give the .h5 or .keras that it was made from",
         )
     if model.architecture is None:

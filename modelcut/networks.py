@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelcut import formats, safety
+from modelcut import __version__, formats, provenance, safety
+from modelcut.checkpoint import Checkpoint
+from modelcut.digest import Digest, sha256, sha256_of
+from modelcut.errors import UsageError
 from modelcut.job import Job, Trust
 from modelcut.lab import Lab
 from modelcut.model import Model
 from modelcut.recipe import Recipe
+
+if TYPE_CHECKING:
+    from modelcut.engines.team import Team
 
 
 def evaluate(
@@ -85,18 +91,79 @@ def check_runnable(model: Model, trust: Trust) -> None:
     )
 
 
+def team_for(job: Job, digest: Digest) -> Team | None:
+    """Who trains together, once all of them are known to do the same; None where nothing trains.
+
+    Raises:
+        UsageError: nothing trains, or the workers were told different things.
+        PeerError: a worker did not come, or was lost.
+    """
+    if not any("loop" in step.needs for step in job.recipe.steps):
+        if job.distribute in ("mirrored", "multiworker"):
+            raise UsageError(
+                f"--distribute {job.distribute}: no step of the recipe trains", "finetune does"
+            )
+        return None
+    from modelcut.engines import team
+
+    found = team.start(job.distribute)
+    if found.workers > 1:
+        found.check_same({what: sha256_of(text) for what, text in identity(job, digest).items()})
+    return found
+
+
+def checkpoint_for(job: Job, digest: Digest, *, writes: bool) -> Checkpoint | None:
+    """Where the state of the trainings is kept, if it is to be.
+
+    Raises:
+        ModelcutError: nothing trains, or what is there is not this job's.
+    """
+    if job.checkpoint is None:
+        return None
+    if not any("loop" in step.needs for step in job.recipe.steps):
+        raise UsageError("--checkpoint: no step of the recipe trains", "finetune does")
+    return Checkpoint(
+        job.checkpoint,
+        identity(job, digest),
+        resume=job.resume,
+        every=job.checkpoint_every,
+        writes=writes,
+    )
+
+
+def identity(job: Job, digest: Digest) -> dict[str, str]:
+    """What must be the same for a training to be the same, each by its name for messages."""
+    return {
+        "version of modelcut or its libraries": json.dumps([__version__, provenance.versions()]),
+        "recipe": json.dumps(job.recipe.to_dict(), sort_keys=True),
+        "model": digest.hex(),
+        "CSV for --train": sha256(job.train) if job.train else "",
+        "CSV for --validate": sha256(job.validate) if job.validate else "",
+    }
+
+
 def laboratory_for(
-    model: Model, recipe: Recipe, train: Path | None, validate: Path | None, trust: Trust
+    model: Model,
+    recipe: Recipe,
+    train: Path | None,
+    validate: Path | None,
+    trust: Trust,
+    team: Team | None = None,
 ) -> Lab | None:
     """Where the recipe has steps that train or search: what they do it with."""
     wanted = {"train", "validation"}
     if (train or validate) is None or not any(wanted & step.wants for step in recipe.steps):
         return None
-    return open_laboratory(model, recipe, train, validate, trust)
+    return open_laboratory(model, recipe, train, validate, trust, team)
 
 
 def open_laboratory(
-    model: Model, recipe: Recipe, train: Path | None, validate: Path | None, trust: Trust
+    model: Model,
+    recipe: Recipe,
+    train: Path | None,
+    validate: Path | None,
+    trust: Trust,
+    team: Team | None = None,
 ) -> Lab:
     """A laboratory for a model; nothing is started yet.
 
@@ -117,31 +184,49 @@ def open_laboratory(
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,
+        team=team,
     )
 
 
 def convert(
-    job: Job, history: Callable[[], Mapping[str, Any]], scratch: Model, target: Path, name: str
+    job: Job, history: Callable[[], Mapping[str, Any]], scratch: Model, target: Path, kind: str
 ) -> Mapping[str, Any]:
-    """Has a .tflite made of a model in its own format."""
+    """Has an engine make a file of another kind of a model in its own format.
+
+    Args:
+        job: what was asked for.
+        history: how the model was made.
+        scratch: the model, in a scratch file.
+        target: the file or folder to make.
+        kind: name of its format.
+    """
+    own = formats.module(scratch.origin.format)
+    request = {
+        "source": str(scratch.origin.path),
+        "shown": str(job.model),
+        "dialect": scratch.origin.dialect,
+        "suffix": formats.engine_suffix(own),
+        "trust": job.trust.all,
+        "custom_objects": job.trust.custom_objects,
+        "target": str(target),
+    }
+    if kind == "saved_model":
+        from modelcut.engines import saved_model
+
+        return saved_model.export(request)
     from modelcut.engines import litert
+    from modelcut.formats.litert import METADATA
 
     options = job.recipe.head.export
     return litert.convert(
         {
-            "source": str(scratch.origin.path),
-            "shown": str(job.model),
-            "dialect": scratch.origin.dialect,
-            "suffix": formats.engine_suffix(formats.module(scratch.origin.format)),
-            "trust": job.trust.all,
-            "custom_objects": job.trust.custom_objects,
-            "target": str(target),
+            **request,
             "type": options.type,
             "io": options.io,
             "samples": options.samples,
             "calibrate": str(job.calibrate) if job.calibrate else None,
             "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
-            "metadata": name,
+            "metadata": METADATA,
             "provenance": json.dumps(history(), sort_keys=True),
         }
     )

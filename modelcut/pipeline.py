@@ -15,6 +15,7 @@ from typing import Any
 
 from modelcut import __version__, formats, graph, networks, provenance, safety
 from modelcut.budget import Budgeted
+from modelcut.checkpoint import Checkpoint
 from modelcut.digest import Digest, sha256, size
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.job import Job, Trust, check_needs, check_options
@@ -33,6 +34,9 @@ Say = Callable[[str], None]
 def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
     """Does the whole job and returns the report; `report["gates"]` tells what held.
 
+    A worker that is not the chief of a distributed training does its share, waits until the chief
+    has written, and returns only {"worker": …, "workers": …}.
+
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
     """
@@ -43,9 +47,16 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         model = formats.open_model(job.model)
         writer = formats.for_output(job.output, model)
         check_options(job, model, writer)
-        if job.test is not None or formats.needs_engine(writer):
+        if job.test is not None or formats.needs_engine(writer, model):
             networks.check_runnable(model, job.trust)
-        lab = networks.laboratory_for(model, job.recipe, job.train, job.validate, job.trust)
+        team = networks.team_for(job, digest)
+        lab = networks.laboratory_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        chief = team is None or team.chief
+        kept = networks.checkpoint_for(job, digest, writes=chief)
+        if team is not None and not chief:
+            fold(model, job.recipe, say, lab, kept)
+            team.finish()
+            return {"worker": team.worker, "workers": team.workers}
         outputs = Outputs(
             job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         )
@@ -54,7 +65,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             pages = provenance.report_paths(job.output) if job.report else {}
             drafts = {kind: outputs.add(path) for kind, path in pages.items()}
             say("planning")
-            models, outcomes, seconds = fold(model, job.recipe, say, lab)
+            models, outcomes, seconds = fold(model, job.recipe, say, lab, kept)
             reason = writer.refusal(models[-1])
             if reason:
                 raise UsageError(f"{job.output}: {reason}")
@@ -75,7 +86,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             )
             _measure_rest(models, meters)
             again = formats.open_model(target)
-            if not formats.needs_engine(writer):
+            if not formats.needs_engine(writer, model):
                 _check_same(models[-1], again, job.output)
             passage = Passage(
                 models,
@@ -103,11 +114,19 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             if digest.changed():
                 raise InputError(f"{job.model}: changed while modelcut was reading it", "run again")
             outputs.publish()
+        if kept is not None:
+            kept.remove()
+        if team is not None:
+            team.finish()
     return report
 
 
 def fold(
-    model: Model, recipe: Recipe, say: Say, lab: Lab | None = None
+    model: Model,
+    recipe: Recipe,
+    say: Say,
+    lab: Lab | None = None,
+    kept: Checkpoint | None = None,
 ) -> tuple[list[Model], list[Outcome], list[float]]:
     """Applies the steps in order; nothing but surveys and trainings is computed yet.
 
@@ -118,8 +137,9 @@ def fold(
     for index, step in enumerate(recipe.steps):
         say(step.title)
         start = time.perf_counter()
-        context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab)
-        searched = isinstance(step, Budgeted) and step.budget is not None
+        keeper = kept.keeper(index) if kept and "loop" in step.needs else None
+        context = Context(index=index, seed=recipe.head.seed, say=say, lab=lab, keeper=keeper)
+        searched = isinstance(step, Budgeted) and step.searched
         outcome = (
             _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
         )
@@ -249,6 +269,7 @@ def _output(
 ) -> dict[str, Any]:
     """What the report says of the file that was written."""
     compression = None if getattr(writer, "OWN_CODING", "") else job.compression or "fast"
+    made = "litert" if writer.NAME == "litert" else "export"
     return {
         "path": str(job.output),
         "format": writer.NAME,
@@ -256,7 +277,7 @@ def _output(
         "sha256": sha256(target),
         "compression": compression,
         "dropped": list(written.dropped),
-        **({"litert": dict(written.facts)} if written.facts else {}),
+        **({made: dict(written.facts)} if written.facts else {}),
     }
 
 

@@ -21,6 +21,7 @@ from modelcut.errors import RecipeError, UsageError
 from modelcut.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
+    from modelcut.checkpoint import Keeper
     from modelcut.lab import Lab
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
@@ -41,6 +42,7 @@ class Context:
         lab: runs the model on the training data; there for steps that need "train", None else.
         memo: for a step to keep what it will need again when it is tried on the same model at
             another strength; of one step of one run.
+        keeper: keeps the state of a training, for a run that is interrupted; None: nobody does.
     """
 
     index: int = 0
@@ -48,6 +50,7 @@ class Context:
     say: Callable[[str], None] = lambda line: None
     lab: Lab | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    keeper: Keeper | None = None
 
     def laboratory(self, title: str) -> Lab:
         """The laboratory, for a step that cannot do without.
@@ -85,7 +88,7 @@ class Step(BaseModel, ABC):
 
     Class attributes:
         family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
-        needs: subset of {"graph", "engine", "train"}.
+        needs: subset of {"graph", "engine", "train", "loop"}; "loop": it trains step by step.
         aims: kinds of tensors that it aims at unless `include` names roles.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         leaves: kinds of encodings that it leaves on its targets.
@@ -187,7 +190,7 @@ class Step(BaseModel, ABC):
         if roles and not any(pattern in hits for pattern in roles):
             return "not included"
         if not roles and tensor.kind not in self.aims:
-            return f"{tensor.kind} tensors are left alone (role:{tensor.role} includes them)"
+            return f"{tensor.kind} (role:{tensor.role} includes it)"
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:

@@ -18,8 +18,13 @@ class ToyLab:
         self.original = original
         self._rows = Rows((inputs,), None if labels is None else (labels,))
 
+    workers = 1
+
     def open(self, model):
         return ToyRunning(model)
+
+    def agreed(self, numbers):
+        return list(numbers)
 
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
@@ -168,6 +173,24 @@ class ToyTrainer:
         if self.kept:
             self.weights, self.masks = dict(self.kept[0]), dict(self.kept[1])
         self.settle()
+
+    def state(self):
+        weights, masks = (self.weights, self.masks) if self.kept is None else self.kept
+        parts = {"now": (self.weights, self.masks), "kept": (weights, masks)}
+        return {
+            f"{when} {kind} {name}": values
+            for when, pair in parts.items()
+            for kind, table in zip(("weights", "mask"), pair, strict=True)
+            for name, values in table.items()
+        }
+
+    def load(self, state):
+        def part(when, kind):
+            start = f"{when} {kind} "
+            return {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
+
+        self.weights, self.masks = part("now", "weights"), part("now", "mask")
+        self.kept = part("kept", "weights"), part("kept", "mask")
 
     def result(self):
         return {

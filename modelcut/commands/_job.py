@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import typer
 
 from modelcut import flags
+from modelcut.cluster import Distribute
 from modelcut.data import DataOptions
 from modelcut.errors import ExitCode, UsageError
 from modelcut.export import ExportOptions
@@ -64,6 +66,14 @@ JOB = (
     flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
     *flags.of_models([ExportOptions]),
     flags.option("seed", "For everything random.", metavar="INT"),
+    flags.option(
+        "distribute",
+        "Where steps that train do so: auto takes the machines of TF_CONFIG, else all GPUs.",
+        metavar="auto|none|mirrored|multiworker",
+    ),
+    flags.option("checkpoint", "Keep the state of long trainings here.", metavar="FOLDER"),
+    flags.option("checkpoint_every", "Seconds between two states (60).", metavar="SECONDS"),
+    flags.option("resume", "Go on from the checkpoint if there is one.", kind=bool),
 )
 
 
@@ -106,10 +116,16 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     from modelcut.formats import Compression
     from modelcut.job import Job, Trust
 
+    every = _seconds(values)
+    distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
     trust = Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
     model = Path(values["model"])
     if values.get("dry_run"):
+        if distribute in ("mirrored", "multiworker"):
+            raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
+        if values.get("checkpoint"):
+            raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
         train, validate = (path_of(values.get(name)) for name in ("train", "validate"))
         _, report = pipeline.look(model, recipe, say, train, validate, trust)
     else:
@@ -136,10 +152,40 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                 coder=choice(values, "coder", Coder),
                 keep_optimizer=bool(values.get("keep_optimizer")),
                 report=values.get("report") is not False,
+                distribute=distribute,
+                checkpoint=path_of(values.get("checkpoint")),
+                resume=bool(values.get("resume")),
+                checkpoint_every=every,
             ),
             say,
         )
+        if "worker" in report:
+            say("")
+            if not values.get("quiet"):
+                line = f"worker {report['worker']}: done; the chief, worker 0, has written {output}"
+                typer.echo(f"modelcut: {line}", err=True)
+            return
     finish(report, values)
+
+
+def _seconds(values: Mapping[str, Any]) -> float:
+    """How often a state is kept.
+
+    Raises:
+        UsageError: it is no number, or nothing is kept.
+    """
+    for name in ("checkpoint_every", "resume"):
+        if values.get(name) and not values.get("checkpoint"):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag}: of which checkpoint?", "add --checkpoint FOLDER")
+    text = values.get("checkpoint_every")
+    try:
+        seconds = 60.0 if text is None else float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--checkpoint-every: {text!r} is no number of seconds")
+    return seconds
 
 
 def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:

@@ -370,7 +370,8 @@ class Csv:
                 read_options=csv.ReadOptions(
                     column_names=columns,
                     skip_rows=int(self.header),
-                    block_size=_BLOCK_BYTES,
+                    # Some blocks are read ahead, and numbers take more room than their text.
+                    block_size=min(_BLOCK_BYTES, max(_BLOCK_BYTES >> 3, len(self.names) << 10)),
                     use_threads=True,
                 ),
                 parse_options=csv.ParseOptions(

@@ -39,6 +39,12 @@ class Rows:
         labels = None if self.labels is None else tuple(part[index] for part in self.labels)
         return Rows(tuple(part[index] for part in self.inputs), labels)
 
+    def put(self, index: slice | np.ndarray, rows: Rows) -> None:
+        """Overwrites some rows."""
+        mine, theirs = (*self.inputs, *(self.labels or ())), (*rows.inputs, *(rows.labels or ()))
+        for part, other in zip(mine, theirs, strict=True):
+            part[index] = other
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
@@ -145,30 +151,65 @@ class RowStore:
         return aside if part == "validation" else ~aside
 
     def _streamed(self, part: Part, share: float, shuffle: int, size: int) -> Iterator[Rows]:
-        """Chunks; shuffled, half a buffer at a time is given out at random."""
+        """Chunks of a part; shuffled, if so wished."""
+        chunks = self._of(part, share)
+        if shuffle < 0:
+            return chunks
+        rng = np.random.default_rng([self._seed, shuffle])
+        return _mixed(chunks, self._memory // 2, 2 * size, rng)
+
+    def _of(self, part: Part, share: float) -> Iterator[Rows]:
         start = 0
-        waiting: list[Rows] = []
-        have = 0
-        rng = np.random.default_rng([self._seed, max(0, shuffle)])
         for rows in self._chunks():
             chosen = self._chosen(start, len(rows), part, share)
             start += len(rows)
-            mine = rows if chosen.all() else rows[chosen]
-            if shuffle < 0:
-                yield mine
-                continue
-            waiting.append(mine)
-            have += mine.nbytes
-            if have * 2 > self._memory and sum(map(len, waiting)) > 2 * size:
-                buffer = joined(waiting)
-                order = rng.permutation(len(buffer))
-                half = len(buffer) // 2
-                yield buffer[order[:half]]
-                waiting = [buffer[order[half:]]]
-                have = waiting[0].nbytes
-        if waiting:
-            buffer = joined(waiting)
-            yield buffer[rng.permutation(len(buffer))]
+            yield rows if chosen.all() else rows[chosen]
+
+
+def _mixed(
+    chunks: Iterator[Rows], memory: int, least: int, rng: np.random.Generator
+) -> Iterator[Rows]:
+    """Rows in random order, as far as a full buffer can bring it about.
+
+    Each row that comes takes the place of one that is drawn from the buffer and goes on.
+
+    Args:
+        chunks: the rows.
+        memory: bytes of the buffer.
+        least: rows that it has at least.
+        rng: draws.
+    """
+    buffer: Rows | None = None
+    have = length = 0
+    for rows in chunks:
+        if not len(rows):
+            continue
+        length = max(length, len(rows))
+        if buffer is None:
+            capacity = max(least, len(rows), memory // max(1, rows.nbytes // len(rows)))
+            buffer = _room(rows, capacity)
+        fits = min(len(rows), len(buffer) - have)
+        buffer.put(slice(have, have + fits), rows[:fits])
+        have += fits
+        if fits < len(rows):
+            places = rng.choice(have, len(rows) - fits, replace=False)
+            drawn = buffer[places]
+            buffer.put(places, rows[fits:])
+            yield drawn
+    if buffer is not None:
+        order = rng.permutation(have)
+        for start in range(0, have, length):
+            yield buffer[order[start : start + length]]
+
+
+def _room(like: Rows, count: int) -> Rows:
+    """Rows of the same kind that hold nothing yet."""
+    inputs, labels = (
+        None if parts is None else tuple(np.empty((count, *p.shape[1:]), p.dtype) for p in parts)
+        for parts in (like.inputs, like.labels)
+    )
+    assert inputs is not None
+    return Rows(inputs, labels)
 
 
 def _cut(chunks: Iterator[Rows], size: int) -> Iterator[Rows]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,23 +10,9 @@ import numpy as np
 
 from modelcut import engines
 from modelcut.data import DataOptions
-from modelcut.errors import InputError, ModelcutError
+from modelcut.engines import _child
+from modelcut.errors import InputError
 from modelcut.safety import printable
-
-
-def main() -> None:
-    """Reads the request, converts, and writes facts or the error."""
-    request = json.load(sys.stdin)
-    answer: dict[str, Any]
-    try:
-        answer = convert(request)
-    except ModelcutError as error:
-        answer = {
-            "error": type(error).__name__,
-            "message": error.message.replace(request["source"], request["shown"]),
-            "hint": error.hint,
-        }
-    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def convert(request: dict[str, Any]) -> dict[str, Any]:
@@ -147,4 +131,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    _child.answer(convert)

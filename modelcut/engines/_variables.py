@@ -106,3 +106,16 @@ def _same(held: np.ndarray, values: np.ndarray) -> bool:
     if held.shape != values.shape:
         return False
     return bool(np.array_equal(held, values.astype(held.dtype), equal_nan=held.dtype.kind == "f"))
+
+
+def synchronize(model: Any) -> None:
+    """Has batch normalizations take their statistics over all shares of a batch."""
+    for layer in _all_layers(model):
+        if hasattr(layer, "moving_mean") and hasattr(layer, "synchronized"):
+            layer.synchronized = True
+            if getattr(layer, "fused", False):  # tf_keras's fast kernel sees one share only
+                layer.fused = False
+
+
+def _all_layers(layer: Any) -> list[Any]:
+    return [layer, *(one for part in _parts(layer) for one in _all_layers(part))]

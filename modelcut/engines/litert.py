@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from modelcut import errors
 from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec
+from modelcut.engines import OutputSpec, _child
 from modelcut.errors import InputError
 from modelcut.safety import printable
 
@@ -36,44 +32,12 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the converter cannot; one line of its reason.
     """
-    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        answer = Path(folder) / "answer.json"
-        call = [sys.executable, "-m", "modelcut.engines._litert_converter", str(answer)]
-        ended = subprocess.run(
-            call,
-            input=json.dumps(request).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            env=_environment(),
-        )
-        if not answer.exists():
-            raise InputError(
-                f"{request['shown']}: LiteRT's converter {_death(ended.returncode)} on it as "
-                f"{request['type']}",
-                "try another --type; float32 and dynamic take the most layers",
-            )
-        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    if "error" in found:
-        kind = getattr(errors, str(found["error"]), InputError)
-        raise kind(found["message"], found["hint"])
-    return found
-
-
-def _environment() -> dict[str, str]:
-    """The child must find the same modelcut as this process."""
-    package = str(Path(__file__).parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _death(code: int) -> str:
-    if code < 0:
-        try:
-            return f"crashed ({signal.Signals(-code).name})"
-        except ValueError:
-            return f"crashed (signal {-code})"
-    return f"ended with code {code}"
+    return _child.ask(
+        "_litert_converter",
+        request,
+        what=f"LiteRT's converter {{}} on it as {request['type']}",
+        hint="try another --type; float32 and dynamic take the most layers",
+    )
 
 
 class LiteRTNetwork:
@@ -91,7 +55,7 @@ class LiteRTNetwork:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env=_child.environment(),
         )
         self._end = weakref.finalize(self, _stop, self._child)
         about = self._receive()
@@ -146,7 +110,7 @@ class LiteRTNetwork:
         if len(data) < count:
             code = self._child.wait(10)
             raise InputError(
-                f"{self._where}: LiteRT's interpreter {_death(code)} on it",
+                f"{self._where}: LiteRT's interpreter {_child.death(code)} on it",
                 "the file is damaged, or made for another version",
             )
         return data

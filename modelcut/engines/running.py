@@ -14,6 +14,7 @@ from modelcut.engines._keras import KerasNetwork
 from modelcut.engines._losses import Goal
 from modelcut.engines._training import KerasTrainer
 from modelcut.engines._variables import Place
+from modelcut.engines.team import Team
 from modelcut.errors import InputError, ResourceError
 from modelcut.lab import Plan
 from modelcut.safety import printable
@@ -22,7 +23,11 @@ __all__ = ["Goal", "KerasRunning", "Place", "start"]
 
 
 def start(
-    network: Network, places: Sequence[Place], goals: Sequence[Goal], where: str
+    network: Network,
+    places: Sequence[Place],
+    goals: Sequence[Goal],
+    where: str,
+    team: Team | None = None,
 ) -> KerasRunning:
     """Makes a loaded network trainable.
 
@@ -31,23 +36,30 @@ def start(
         places: the layers and their tensors.
         goals: what each output is for.
         where: the file, for messages.
+        team: in whose scope the network was loaded; None: this process alone.
 
     Raises:
         InputError: a tensor cannot be found again among the engine's variables.
     """
     assert isinstance(network, KerasNetwork)
-    return KerasRunning(network, places, goals, where)
+    return KerasRunning(network, places, goals, where, team or Team())
 
 
 class KerasRunning:
     """See `lab.Running`."""
 
     def __init__(
-        self, network: KerasNetwork, places: Sequence[Place], goals: Sequence[Goal], where: str
+        self,
+        network: KerasNetwork,
+        places: Sequence[Place],
+        goals: Sequence[Goal],
+        where: str,
+        team: Team,
     ) -> None:
         import tensorflow as tf
 
         self.network = network
+        self.team = team
         self.engine = network.engine
         self.goals = tuple(goals)
         self.model = network.model
@@ -105,7 +117,9 @@ class KerasRunning:
         return {name: [np.asarray(part) for part in parts] for name, parts in seen.items()}
 
     def trainer(self, plan: Plan) -> KerasTrainer:
-        with quiet():
+        if self.team.replicas > 1:
+            _variables.synchronize(self.model)
+        with self.team.scope(), quiet():
             return KerasTrainer(self, plan)
 
     def forward(self, inputs: Sequence[Any], *, training: bool) -> list[Any]:

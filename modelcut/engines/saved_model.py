@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec
+from modelcut.engines import OutputSpec, _child
 from modelcut.engines._keras import padded
 from modelcut.errors import InputError, ResourceError, UsageError
 from modelcut.safety import printable
@@ -78,6 +78,12 @@ class SignatureNetwork:
         ]
         return [np.concatenate(column)[:rows] for column in zip(*parts, strict=True)]
 
+    def _forward(self, tensors: list[Any]) -> list[Any]:
+        """Tensors in the order of `inputs`, for a converter that traces it."""
+        names = [spec.name for spec in self.inputs]
+        found = self._call(**dict(zip(names, tensors, strict=True)))
+        return [found[output.name] for output in self.outputs]
+
     def _run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         tf = self._tf
         try:
@@ -100,6 +106,20 @@ def load(
     """Loads a SavedModel; what is in it was looked at before."""
     del trust, custom_objects
     return SignatureNetwork(path, signature, loss)
+
+
+def export(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Has Keras make a SavedModel; `request` is what `_saved_model_exporter` takes.
+
+    Raises:
+        InputError: it cannot; one line of its reason.
+    """
+    return _child.ask(
+        "_saved_model_exporter",
+        request,
+        what="Keras's export {} on it",
+        hint="name the output .h5 or .keras",
+    )
 
 
 def _signature(found: Mapping[str, Any], wanted: str) -> Any:

@@ -3,9 +3,10 @@
 A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
 `Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
 (Keras cannot open them; `unpacked` says where that lies which it can), `OWN_CODING` (why
-`--compression` is not for it), `NEEDS_ENGINE` (an engine makes them), `FIXED_GRAPH` (why it cannot
-follow an edit of the architecture), and `check_runnable` where the network is not built from an
-architecture. Adding a format is adding a module and its name to `_MODULES`.
+`--compression` is not for it), `needs_engine` (which models of others an engine makes them of),
+`FIXED_GRAPH` (why its own cannot follow an edit of the architecture), and `check_runnable` where
+the network is not built from an architecture. Adding a format is adding a module and its name to
+`_MODULES`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ _MODULES = (
 )
 
 Compression = Literal["none", "fast", "best"]
+NO_LAYERS = (
+    "this SavedModel holds a graph, but no architecture of layers; name a folder, .tar.gz, .zip, "
+    ".mcut or .tflite"
+)
+"""Why a file of layers cannot be made of some SavedModels."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class WriteOptions:
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
         convert: has an engine make a file of a model that was read from a scratch file (the model,
-            where to, the name of the entry for the provenance), and gives facts about it.
+            where to, the name of the format), and gives facts about it.
     """
 
     compression: Compression = "fast"
@@ -170,9 +176,10 @@ def module(name: str) -> Format:
     return cast("Format", import_module(f"modelcut.formats.{name}"))
 
 
-def needs_engine(one: Format) -> bool:
-    """Whether a file of this format is made by an engine, which must be handed to its writer."""
-    return bool(getattr(one, "NEEDS_ENGINE", False))
+def needs_engine(one: Format, model: Model) -> bool:
+    """Whether an engine makes the file of this model, which must be handed to its writer."""
+    ask: Callable[[Model], bool] | None = getattr(one, "needs_engine", None)
+    return ask is not None and ask(model)
 
 
 def open_model(path: Path) -> Model:

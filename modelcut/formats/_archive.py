@@ -215,12 +215,13 @@ def write(
     scratch.mkdir()
     try:
         written = saved_model.write(model, scratch, options)
+        inside = model if model.origin.format == saved_model.NAME else saved_model.read(scratch)
         names = OnDisk(scratch, str(path)).names()
         parts = [
             Part(name, scratch / name, sections)
             for name in names
             if not name.endswith("/")
-            for sections in [_sections(scratch, name, model, written)]
+            for sections in [_sections(scratch, name, inside, written)]
         ]
         taken = pack(path, [name for name in names if name.endswith("/")], parts)
     finally:
@@ -238,7 +239,7 @@ def _sections(
         return ((size, ""),)
     bundle = Bundle(folder / "variables" / "variables", str(folder))
     found, at = [], 0
-    by_key = {tensor.key: tensor.name for tensor in model.tensors if written.stored[tensor.name]}
+    by_key = {t.key: t.name for t in model.tensors if written.stored[t.name]}
     for entry in bundle.in_order():
         tensor = by_key.get(entry.name)
         if tensor is not None and entry.size and entry.offset >= at:

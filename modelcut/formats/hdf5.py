@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 
+from modelcut import formats
 from modelcut.architecture import Architecture, Dialect
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
@@ -218,14 +219,13 @@ def refusal(model: Model) -> str:
     if model.origin.format == NAME:
         return ""
     if model.origin.format == "saved_model":
-        return (
-            ""
-            if model.architecture is not None
-            else ("this SavedModel holds a graph, but no architecture of layers")
-        )
+        return "" if model.architecture is not None else formats.NO_LAYERS
     if model.origin.dialect == "keras3" and model.architecture is not None:
         return ""
-    return f"a {model.origin.format} file written by {model.origin.writer} cannot become .h5"
+    return (
+        f"a {model.origin.format} file written by {model.origin.writer} cannot become .h5; keep "
+        "to the kind of the input"
+    )
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import h5py
 
+from modelcut import formats
 from modelcut.architecture import Architecture
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
@@ -193,12 +194,12 @@ def refusal(model: Model) -> str:
     if model.origin.format == NAME:
         return ""
     if model.architecture is None and model.origin.format == "saved_model":
-        return "this SavedModel holds a graph, but no architecture of layers"
+        return formats.NO_LAYERS
     if model.architecture is None:
         return "bare weights have no architecture to put into a .keras file; name it .h5"
     if model.origin.dialect == "keras3":
         return ""
-    return f"written by {model.origin.writer}, whose dialect only .h5 holds"
+    return f"written by {model.origin.writer}, whose dialect only .h5 holds; name the output .h5"
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

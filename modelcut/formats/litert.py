@@ -28,7 +28,6 @@ from modelcut.safety import printable
 
 NAME = "litert"
 SUFFIXES = (".tflite",)
-NEEDS_ENGINE = True
 OWN_CODING = "LiteRT maps its file into memory as it is"
 METADATA = "modelcut"
 """The name of the entry that says how the file was made."""
@@ -198,16 +197,26 @@ def refusal(model: Model) -> str:
     """Why no `.tflite` can be made of this model."""
     if model.origin.format == NAME:
         return "a .tflite cannot be edited; start from the Keras file that it was made of"
-    if model.architecture is None:
-        return "bare weights are no network that LiteRT could run"
+    if model.architecture is None and model.origin.format != "saved_model":
+        return "bare weights are no network that LiteRT could run; start from the whole model"
     if _scratch_format(model) is None:
         return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
     return ""
 
 
+def needs_engine(model: Model) -> bool:
+    """Always: LiteRT's converter."""
+    del model
+    return True
+
+
 def _scratch_format(model: Model) -> formats.Format | None:
     """A format that Keras opens and that can hold the model; its own, where it is one."""
-    names = sorted(("hdf5", "keras_zip"), key=lambda name: name != model.origin.format)
+    names = sorted(
+        ("hdf5", "keras_zip", "saved_model"), key=lambda name: name != model.origin.format
+    )
+    if model.origin.format != "saved_model":
+        names.remove("saved_model")
     able = (formats.module(name) for name in names)
     return next((one for one in able if not one.refusal(model)), None)
 
@@ -223,9 +232,11 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     own = _scratch_format(model)
     assert own is not None  # `refusal` has asked
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        scratch = Path(folder) / f"model{own.SUFFIXES[0]}"
+        scratch = Path(folder) / f"model{formats.engine_suffix(own)}"
+        if formats.is_folder(own):
+            scratch.mkdir()
         written = own.write(model, scratch, changed(options, compression="none"))
-        facts = dict(options.convert(formats.open_model(scratch), path, METADATA))
+        facts = dict(options.convert(formats.open_model(scratch), path, NAME))
     file = _tflite.parse(path)
     held = constants(file)
     facts["constants"] = held

@@ -8,17 +8,18 @@ it uses (Keras 3's `export` files every weight twice) get its place in the new c
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modelcut import safety
+from modelcut import formats, safety
 from modelcut.architecture import Architecture
 from modelcut.encoding import Encoding, from_record
-from modelcut.errors import InputError, UnsafeError
+from modelcut.errors import InputError, ModelcutError, UnsafeError
 from modelcut.formats import (
     WriteOptions,
     Written,
@@ -33,7 +34,7 @@ from modelcut.formats._bundle import Bundle, BundleWriter
 from modelcut.formats._files import Files, OnDisk, bounded, leads_out
 from modelcut.formats._meta_graph import SERVE, MetaGraph, meta_graphs
 from modelcut.formats._proto import ProtoError
-from modelcut.formats._records import arrays, jsonable
+from modelcut.formats._records import arrays, fits, jsonable
 from modelcut.model import Model, Origin
 from modelcut.safety import load_json, printable
 
@@ -188,11 +189,13 @@ def _encodings(notes: Mapping[str, Any]) -> dict[str, Encoding]:
 
 def refusal(model: Model) -> str:
     """Why this model cannot be a SavedModel: its graph would have to be made anew."""
-    if model.origin.format != NAME:
-        return (
-            f"a SavedModel holds a graph, which a {model.origin.format} file has not; export it "
-            "with Keras"
-        )
+    if needs_engine(model):
+        if model.architecture is None:
+            return (
+                f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
+                "to make one of; start from a whole .h5 or .keras file"
+            )
+        return ""
     layout = model.origin.layout
     assert isinstance(layout, Layout)
     if model.architecture is not layout.architecture:
@@ -200,8 +203,15 @@ def refusal(model: Model) -> str:
     return ""
 
 
+def needs_engine(model: Model) -> bool:
+    """Whether the graph must be made: Keras does that."""
+    return model.origin.format != NAME
+
+
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
     """Writes into an empty folder; see `Format`."""
+    if needs_engine(model):
+        return _export(model, path, options)
     layout = model.origin.layout
     assert isinstance(layout, Layout)
     _copy_beside(layout.files, path)
@@ -228,6 +238,36 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     (path / _NOTES).parent.mkdir(exist_ok=True)
     (path / _NOTES).write_text(json.dumps(notes, separators=(",", ":")), encoding="utf-8")
     return Written(stored, encodings, () if options.keep_optimizer else model.origin.dropped)
+
+
+def _export(model: Model, path: Path, options: WriteOptions) -> Written:
+    """Has Keras make a SavedModel of the model, and writes that as any other."""
+    if options.convert is None:
+        raise ModelcutError(f"{path}: a SavedModel of a {model.origin.format} file needs Keras")
+    own = formats.module(model.origin.format)
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        scratch = Path(folder) / f"model{formats.engine_suffix(own)}"
+        first = own.write(model, scratch, replace(options, compression="none"))
+        made = Path(folder) / "made"
+        facts = options.convert(formats.open_model(scratch), made, NAME)
+        exported = _with_encodings(read_folder(OnDisk(made, str(path)), path), first.encodings)
+        # The tensors were watched on their way into the scratch file.
+        plain = replace(options, keep_optimizer=False, meter=lambda _: None)
+        written = write(exported, path, plain)
+    return replace(written, encodings=first.encodings, dropped=first.dropped, facts=facts)
+
+
+def _with_encodings(model: Model, encodings: Mapping[str, Encoding]) -> Model:
+    """An exported model whose tensors keep what is known about them, by name.
+
+    Keras 3 puts the name of the model before that of the layer.
+    """
+    found = {}
+    for name, encoding in encodings.items():
+        mine = [t for t in model.tensors if f"/{t.name}".endswith(f"/{name}")]
+        if encoding.kinds != ("dense",) and len(mine) == 1 and fits(encoding, mine[0].shape):
+            found[mine[0].name] = replace(mine[0], encoding=encoding)
+    return model.with_tensors(found)
 
 
 def _is_written_anew(name: str) -> bool:

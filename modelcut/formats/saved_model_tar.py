@@ -16,17 +16,17 @@ from typing import IO, Any
 from isal import igzip, isal_zlib
 
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats import Compression, WriteOptions, Written, _archive, saved_model
+from modelcut.formats import Compression, WriteOptions, Written, _archive
 from modelcut.formats._archive import PIECE, Deflater, Part, Unpacking, unpacked
+from modelcut.formats.saved_model import FIXED_GRAPH, needs_engine, refusal
 from modelcut.model import Model
 from modelcut.safety import printable
 
-__all__ = ["NAME", "PACKED", "SUFFIXES", "read", "refusal", "sniff", "unpacked", "write"]
+__all__ = ["FIXED_GRAPH", "needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
 
 NAME = "saved_model_tar"
 SUFFIXES = (".tar.gz", ".tgz")
 PACKED = True
-FIXED_GRAPH = saved_model.FIXED_GRAPH
 
 _BLOCK = 512
 _MAX_EXTENSION = 1 << 16
@@ -167,11 +167,6 @@ def _extended(data: bytes, name: str, size: int, where: str) -> tuple[str, int]:
             raise InputError(f"{where}: sparse files are not unpacked", "pack it without --sparse")
         at += length
     return name, size
-
-
-def refusal(model: Model) -> str:
-    """Why this model cannot be a SavedModel."""
-    return saved_model.refusal(model)
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

@@ -13,15 +13,15 @@ from typing import Any
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import Compression, WriteOptions, Written, _archive, saved_model
 from modelcut.formats._archive import PIECE, Deflater, Part, Unpacking, unpacked
+from modelcut.formats.saved_model import FIXED_GRAPH, needs_engine, refusal
 from modelcut.model import Model
 from modelcut.safety import printable
 
-__all__ = ["NAME", "PACKED", "SUFFIXES", "read", "refusal", "sniff", "unpacked", "write"]
+__all__ = ["FIXED_GRAPH", "needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
 
 NAME = "saved_model_zip"
 SUFFIXES = (".zip",)
 PACKED = True
-FIXED_GRAPH = saved_model.FIXED_GRAPH
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -92,11 +92,6 @@ def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     with archive.open(info) as file:
         while piece := file.read(PIECE):
             yield piece
-
-
-def refusal(model: Model) -> str:
-    """Why this model cannot be a SavedModel."""
-    return saved_model.refusal(model)
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

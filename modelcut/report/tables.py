@@ -43,6 +43,8 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     for step in report["steps"]:
         if step["facts"].get("budget"):
             yield _search(step)
+        if step["facts"].get("rounds"):
+            yield _rounds(step)
     yield _layers(report, full=full)
     classes = _classes(report)
     if classes.rows:
@@ -136,7 +138,7 @@ def _layers(report: Report, *, full: bool) -> Table:
             reason = layer["left_alone"][0]["reason"]
             rows.append((printable(layer["name"]), layer["class"], *["–"] * 6, reason))
     columns = ("tensor", "class", "shape", "zeros", "error", "dB", "bits", "bytes", "encoding")
-    notes = [f"{many} tensors: {printable(why)}" for why, many in alone.most_common(4)]
+    notes = [f"{many} × {printable(why)}" for why, many in alone.most_common(4)]
     note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
     note += "; left alone: " + "; ".join(notes) if notes else ""
     return Table("Layers", columns, rows, left=("class", "encoding"), note=note)
@@ -223,6 +225,21 @@ def _search(step: Mapping[str, Any]) -> Table:
         text = yaml.safe_dump([found["chosen"]], sort_keys=False, allow_unicode=True)
     title = f"Search of step {step['step']}, {step['title']}"
     return Table(title, ("settings", what, "plain bytes", "verdict"), rows, note=note, text=text)
+
+
+def _rounds(step: Mapping[str, Any]) -> Table:
+    """What each round of cutting and training on came to."""
+    facts = step["facts"]
+    what, base = headline(facts.get("before", {}))
+    rows = [("before", "", base, "")]
+    for number, one in enumerate(facts["rounds"], 1):
+        verdict = {True: "held", False: "too much", None: ""}[one.get("held")]
+        left = count(sum(one["nonzeros"].values()))
+        rows.append((str(number), left, headline(one)[1], verdict))
+    limits = ", ".join(f"{name} {limit:g}" for name, limit in facts.get("limits", {}).items())
+    note = f"ended: {facts['ended']}" + (f"; {limits}, on the rows set aside" if limits else "")
+    title = f"Rounds of step {step['step']}, {step['title']}"
+    return Table(title, ("round", "weights left", what, "verdict"), rows, note=note)
 
 
 _HEADLINES = {"accuracy": "accuracy", "rmse": "RMSE"}

@@ -138,7 +138,22 @@ MEASURED = {
     "bench": bench,
     "packed": packed,
 }
-TABLES = {"steps": step_tables, "gates": gate_table, "data": data_table, "lenet": lenet}
+
+
+def matrix_table() -> str:
+    sys.path.insert(0, str(Path(__file__).parent))
+    import matrix
+
+    return table(matrix.rows(), ("", *matrix.OUTPUTS))
+
+
+TABLES = {
+    "steps": step_tables,
+    "gates": gate_table,
+    "data": data_table,
+    "matrix": matrix_table,
+    "lenet": lenet,
+}
 
 if __name__ == "__main__":
     main()

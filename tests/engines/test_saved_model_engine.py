@@ -137,3 +137,48 @@ def test_a_published_model(tmp_path):
         assert 0 < np.abs(one - two).mean() < 0.1
     size = (small / "variables" / "variables.data-00000-of-00001").stat().st_size
     assert size < 0.7 * (path / "variables" / "variables.data-00000-of-00001").stat().st_size
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_trains_or_tries_weights_is_refused_before_any_work(packed, tmp_path, modelcut):
+    path = saved_model("tf_keras", tmp_path)
+    if packed:
+        assert modelcut("pack", path, "-o", tmp_path / "p.mcut", "-q").code == 0
+        path = tmp_path / "p.mcut"
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b,c,d,e,f,label\n" + "1,2,3,4,5,6,0\n" * 20)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "version: 1\nsteps:\n  - prune: magnitude\n    budget: {max_accuracy_drop: 0.1}\n"
+    )
+    out = tmp_path / "out.h5"
+    for call in (
+        ("run", path, "--recipe", recipe, "--train", rows, "-o", out),
+        ("finetune", path, "--train", rows, "--epochs", "1", "-o", out),
+        ("sensitivity", path, "--data", rows),
+    ):
+        said = modelcut(*call)
+        assert said.code == 2, said
+        assert "finished graph" in said.err
+        assert ".keras that it was made from" in said.err
+        assert said.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_python_loads_packed_ones(tmp_path):
+    import modelcut as package
+
+    path = saved_model("module", tmp_path)
+    made(path, tmp_path / "p.mcut")
+    made(path, tmp_path / "p.tar.gz")
+    inputs, outputs = recorded("module")
+    for name in ("p.mcut", "p.tar.gz"):
+        loaded = package.load(tmp_path / name)
+        found = loaded.signatures["serving_default"](**{k: _tensor(v) for k, v in inputs.items()})
+        np.testing.assert_allclose(found["score"].numpy(), outputs["score"], rtol=1e-5, atol=1e-6)
+
+
+def _tensor(values):
+    import tensorflow as tf
+
+    return tf.constant(values)

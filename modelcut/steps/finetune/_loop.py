@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from signal import SIGINT
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelcut.blocks import ahead
-from modelcut.errors import ModelcutError, Stopped
+from modelcut.errors import InputError, ModelcutError, Stopped
 from modelcut.lab import Lab, Rows, Running, Trainer
+
+if TYPE_CHECKING:
+    from modelcut.checkpoint import Keeper
 
 _BLOCK_BYTES = 64 << 20
 _SAY_SECONDS = 0.5
@@ -46,8 +50,8 @@ class Schedule:
         """The learning rates of some steps."""
         progress = (np.arange(start, start + count) + 1) / max(1, self.steps)
         rising = progress / self.warmup if self.warmup > 0 else np.ones(count)
-        start = max(self.warmup, self.hold)
-        left = np.clip((progress - start) / max(1e-12, 1 - start), 0, 1)
+        after = max(self.warmup, self.hold)
+        left = np.clip((progress - after) / max(1e-12, 1 - after), 0, 1)
         falling = 0.5 * (1 + np.cos(np.pi * left)) if self.cosine else np.ones(count)
         result: np.ndarray = self.rate * np.minimum(1, rising) * falling
         return result
@@ -76,6 +80,26 @@ class Course:
 
 
 @dataclass
+class Position:
+    """Where a training is.
+
+    Attributes:
+        epoch: that is under way, from 0.
+        waited: epochs without a better validation.
+        blocks, steps, rows: done in this epoch.
+        loss, right: summed up in this epoch.
+    """
+
+    epoch: int = 0
+    waited: int = 0
+    blocks: int = 0
+    steps: int = 0
+    rows: int = 0
+    loss: float = 0.0
+    right: float = 0.0
+
+
+@dataclass
 class Loop:
     """One training; see `run`.
 
@@ -91,6 +115,7 @@ class Loop:
         say: takes a line about progress.
         keep_interrupted: an interrupt ends the training, not the run.
         metric: what a trainer's `right` is called, a row; "": nothing.
+        keeper: keeps its state from time to time; what it has is gone on from.
     """
 
     lab: Lab
@@ -106,6 +131,7 @@ class Loop:
     say: Callable[[str], None]
     keep_interrupted: bool
     metric: str = ""
+    keeper: Keeper | None = None
 
     def run(self) -> Course:
         """Trains, and leaves the trainer in the state to be kept.
@@ -117,6 +143,9 @@ class Loop:
         self._began = time.monotonic()
         self._said = 0.0
         self._least: tuple[float, ...] | None = None
+        self._at = Position()
+        if self._goes_on():
+            return self._course
         try:
             self._epochs()
         except (Stopped, KeyboardInterrupt) as error:
@@ -127,36 +156,80 @@ class Loop:
         if self._course.best and self._least is not None:
             self.trainer.restore()
         self.trainer.settle()
+        if self.keeper:
+            self._keep(done=True)
         return self._course
 
+    def _goes_on(self) -> bool:
+        """Takes up what was kept of this training; true if it was over by then."""
+        if self.keeper is None:
+            return False
+        saved = self.keeper.load()
+        steps = float(saved.facts["course"]["steps"]) if saved else -1.0
+        if self.lab.agreed([steps]) != [steps]:
+            raise InputError(
+                "this worker does not see the checkpoint that the chief goes on from",
+                "--checkpoint must name a folder that all workers share",
+            )
+        if saved is None:
+            return False
+        facts = saved.facts
+        self._course = Course(**facts["course"])
+        self._at = Position(**facts["at"])
+        self._least = None if facts["least"] is None else tuple(facts["least"])
+        if self.masks and not facts["done"]:
+            # What decides the masks may remember how far it was when it last did.
+            last = (self._course.steps - 1) // self.schedule.refresh * self.schedule.refresh
+            self.masks(self.trainer.worth(self.masked), last / self.schedule.steps)
+        self.trainer.load(saved.arrays)
+        if facts["done"]:
+            self.trainer.settle()
+        return bool(facts["done"])
+
+    def _keep(self, *, done: bool = False) -> None:
+        assert self.keeper is not None
+        facts = {
+            "course": asdict(self._course),
+            "at": asdict(self._at),
+            "least": self._least,
+            "done": done,
+        }
+        self.keeper.save(self.trainer.state(), facts)
+
     def _epochs(self) -> None:
-        course = self._course
-        waited = 0
-        epoch = 0
+        course, at = self._course, self._at
         while course.steps < self.schedule.steps:
-            self._epoch(epoch)
-            epoch += 1
+            self._epoch()
+            at.epoch += 1
             if self.judge is None:
                 continue
             self._refresh(course.steps / self.schedule.steps)
             self.trainer.settle()
-            metrics, score = self.judge()
+            metrics, score = self._agreed(*self.judge())
             course.judged.append(metrics)
             if course.steps < self.schedule.settled * self.schedule.steps:
                 continue
             if self._least is None or score > self._least:
-                self._least, course.best, waited = score, epoch, 0
+                self._least, course.best, at.waited = score, at.epoch, 0
                 self.trainer.save()
                 continue
-            waited += 1
-            if self.patience is not None and waited >= self.patience:
-                course.ended = f"no better for {waited} epochs"
+            at.waited += 1
+            if self.patience is not None and at.waited >= self.patience:
+                course.ended = f"no better for {at.waited} epochs"
                 return
 
-    def _epoch(self, epoch: int) -> None:
-        course, schedule = self._course, self.schedule
-        losses, right, rows_seen, steps = 0.0, 0.0, 0, 0
-        for rows in ahead(self._blocks(epoch), depth=1):
+    def _agreed(
+        self, metrics: dict[str, float], score: tuple[float, ...]
+    ) -> tuple[dict[str, float], tuple[float, ...]]:
+        """What the chief found: workers must not differ in which epoch was the best."""
+        numbers = self.lab.agreed([*metrics.values(), *score])
+        return dict(zip(metrics, numbers, strict=False)), tuple(numbers[len(metrics) :])
+
+    def _epoch(self) -> None:
+        course, schedule, at = self._course, self.schedule, self._at
+        for rows in ahead(islice(self._blocks(at.epoch), at.blocks, None), depth=1):
+            if self.keeper and self.keeper.due():
+                self._keep()
             count = min(max(1, len(rows) // schedule.batch), schedule.steps - course.steps)
             done = 0
             while done < count:
@@ -172,16 +245,18 @@ class Loop:
                     )
                 done += some
                 course.steps += some
-                steps += some
-                losses += passed.loss * some
-                right += passed.right
-                rows_seen += passed.rows
-                self._report(epoch, losses / steps, right / max(1, rows_seen))
+                at.steps += some
+                at.loss += passed.loss * some
+                at.right += passed.right
+                at.rows += passed.rows
+                self._report(at.epoch, at.loss / at.steps, at.right / max(1, at.rows))
+            at.blocks += 1
             if course.steps >= schedule.steps:
                 break
-        course.rows = max(course.rows, rows_seen)
-        course.loss.append(losses / max(1, steps))
-        course.right.append(right / max(1, rows_seen))
+        course.rows = max(course.rows, at.rows)
+        course.loss.append(at.loss / max(1, at.steps))
+        course.right.append(at.right / max(1, at.rows))
+        at.blocks, at.steps, at.rows, at.loss, at.right = 0, 0, 0, 0.0, 0.0
 
     def _blocks(self, epoch: int) -> Iterator[Rows]:
         """The rows of an epoch, many batches at a time; a last part of a batch waits."""

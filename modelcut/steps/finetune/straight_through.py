@@ -55,7 +55,7 @@ class Regularize(BaseModel):
 class StraightThrough(Step):
     """Train on: zeros stay zero, shared values shared, grids and signs kept, all exactly."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"train"})
+    needs: ClassVar[frozenset[str]] = frozenset({"train", "loop"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
@@ -151,6 +151,11 @@ class StraightThrough(Step):
         chosen, skipped = self.select(model, context)
         where = f"step {context.index + 1}, {self.title}"
         lab = context.laboratory(self.title)
+        if self.on_interrupt == "keep" and lab.workers > 1:
+            raise RecipeError(
+                f"{where}: on_interrupt: keep does not go with several workers",
+                "one of them may stop before the others; --checkpoint keeps what was done",
+            )
         context.say("starting the engine")
         running = lab.open(model)
         tensors: dict[str, Tensor] = {}
@@ -262,6 +267,7 @@ class StraightThrough(Step):
             context.say,
             self.on_interrupt == "keep",
             "right" if labelled and classes is not None else "",
+            context.keeper,
         )
         course = loop.run()
         more = {"engine": running.engine, "batch_size": batch, **facts(course)}
@@ -302,11 +308,13 @@ class StraightThrough(Step):
         if self.augment is None:
             return None
         augment, where = self.augment, f"step {context.index + 1}, {self.title}"
-        rng = np.random.default_rng([context.seed, context.index])
+        state: dict[int, np.random.Generator] = {}
 
         def vary(rows: Rows, epoch: int) -> Rows:
-            del epoch  # the generator moves on from epoch to epoch
-            return augment.apply(rows, rng, where)
+            if epoch not in state:  # each has its own, so that a training can go on in any of them
+                state.clear()
+                state[epoch] = np.random.default_rng([context.seed, context.index, epoch])
+            return augment.apply(rows, state[epoch], where)
 
         return vary
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from modelcut import bins
 from modelcut.budget import SPARSITIES, Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
-from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import NOT_FINITE, Context, TensorStep
+from modelcut.model import Edit, Model, Rewrite, Tensor, leave
+from modelcut.step import NOT_FINITE, Context, Outcome, Step, TensorStep
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
 
@@ -28,7 +28,9 @@ class Magnitude(Budgeted, TensorStep):
     strength: ClassVar[Strength] = Strength(
         "sparsity", SPARSITIES, instead=_TARGETS[1:], along={"scope": "layer"}
     )
-    global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "block", "until"})
+    global_fields: ClassVar[frozenset[str]] = frozenset(
+        {"scope", "block", "until", "finetune", "rounds"}
+    )
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Share of the weights that are zero afterwards, exactly."
@@ -61,6 +63,12 @@ class Magnitude(Budgeted, TensorStep):
         description="With cutoff: take mean and deviation of the weights that are left, and again, "
         "until nothing more goes.",
     )
+    finetune: dict[str, Any] | None = Field(
+        default=None,
+        description="With until: train on after each round, with these fields of finetune, such as "
+        "{epochs: 3}; a budget then ends the rounds, and the last one that held it is kept.",
+    )
+    rounds: Positive = Field(default=20, description="With finetune: rounds at most.")
 
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:
@@ -70,7 +78,91 @@ class Magnitude(Budgeted, TensorStep):
             raise ValueError("block needs sparsity")
         if self.until is not None and self.cutoff is None:
             raise ValueError("until needs cutoff: the other targets are stable at once")
+        if self.finetune is not None:
+            self._check_rounds(self._tuning(self.finetune))
+        elif "rounds" in self.model_fields_set:
+            raise ValueError("rounds needs finetune: without it, all rounds are taken at once")
         return self
+
+    def _check_rounds(self, tune: Step) -> None:
+        if self.until is None:
+            raise ValueError("finetune needs until: stable; for one training, add a step finetune")
+        if getattr(tune, "prune", None) is not None:
+            raise ValueError("finetune: prune: the rounds prune already")
+        limits = [name for name, *_ in self.budget.items()] if self.budget else []
+        if "min_agreement" in limits or (self.budget and self.budget.candidates):
+            raise ValueError(
+                "budget: min_agreement and candidates are for a search, not for rounds"
+            )
+        if self.budget and not getattr(tune, "validation", 1):
+            raise ValueError("finetune: validation: 0 leaves no rows to hold the budget against")
+
+    @staticmethod
+    def _tuning(fields: dict[str, Any]) -> Step:
+        """The step that trains between rounds.
+
+        Raises:
+            ValueError: its fields are wrong.
+        """
+        from modelcut import steps
+
+        try:
+            return steps.find("finetune", steps.DEFAULT_METHOD["finetune"]).model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in ("finetune", *first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}") from None
+
+    @property
+    def searched(self) -> bool:
+        return super().searched and self.finetune is None
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return super().wants | (frozenset() if self.finetune is None else {"train"})
+
+    def apply(self, model: Model, context: Context) -> Outcome:
+        if self.finetune is None:
+            return super().apply(model, context)
+        from modelcut.steps.prune import _rounds
+
+        chosen, skipped = self.select(model, context)
+        owner = {t.name: layer for layer in model.layers for t in layer.tensors}
+        targets = {t.name: self.settings(owner[t.name], t) for t in chosen}
+        for tensor in chosen:
+            if not _finite(tensor.pull()[0]):
+                skipped[tensor.name] = NOT_FINITE
+                del targets[tensor.name]
+
+        def cut(now: Model) -> tuple[Model, dict[str, int]]:
+            kept = {}
+            for tensor in now.tensors:
+                if tensor.name in targets:
+                    values, encoding = tensor.pull()
+                    rounds = targets[tensor.name]._rounds(values, most=1)
+                    inner = encoding.inner if isinstance(encoding, Sparse) else encoding
+                    kept[tensor.name] = bins.masked(values, ~_inside(values, rounds)), Sparse(inner)
+            left = {name: int(np.count_nonzero(values)) for name, (values, _) in kept.items()}
+            return _rounds.keep(now, kept, context), left
+
+        tune = self._tuning(self.finetune)
+        share = getattr(tune, "validation", 0.1)
+        after, facts, warnings = _rounds.until_stable(
+            cut, tune, model, context, budget=self.budget, most=self.rounds, share=share
+        )
+        if after is model:
+            reason = "no round was taken: nothing is small enough, or the budget does not allow it"
+            skipped |= dict.fromkeys(targets, reason)
+        old = {tensor.name: tensor for tensor in model.tensors}
+        for tensor in after.tensors:  # training moves biases too
+            if tensor is not old[tensor.name]:
+                skipped.pop(tensor.name, None)
+        return Outcome(
+            after,
+            facts,
+            skipped,
+            (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings)),
+        )
 
     @property
     def _n_of_m(self) -> tuple[int, int]:
@@ -149,7 +241,7 @@ class Magnitude(Budgeted, TensorStep):
             gone |= lowest(common, self.sparsity, together=self.scope == "global")
         return gone, {"blocks": {name: int(mask.size) for name, mask in gone.items()}}
 
-    def _rounds(self, values: np.ndarray) -> list[tuple[float, float, int]]:
+    def _rounds(self, values: np.ndarray, most: int = 0) -> list[tuple[float, float, int]]:
         """Intervals of weights that go, each with how many weights are left behind it."""
         if self.cutoff is None:
             return []
@@ -157,7 +249,7 @@ class Magnitude(Budgeted, TensorStep):
         if not _finite(values):
             return rounds
         left = values[values != 0]
-        while left.size:
+        while left.size and (not most or len(rounds) < most):
             mean, deviation = _moments(left)
             low, high = mean - self.cutoff * deviation, mean + self.cutoff * deviation
             kept = left[(left <= low) | (left >= high)]

@@ -136,7 +136,7 @@ def magnitudes_above(
 
 
 def short(scale: np.ndarray, rounding: np.ufunc | None = None) -> np.ndarray:
-    """Float32 of 8 significant bits: an error of at most 0.2 %, or 0.8 % with `np.ceil`, `np.floor`.
+    """Float32 of 8 significant bits: wrong by 0.2 % at most, by 0.8 % with `np.ceil` or `np.floor`.
 
     The product with a code of 8 bits is then exact in float32, and its low bytes are zero: where
     each channel has a scale of its own, the weights deflate better by half.

@@ -1,0 +1,78 @@
+"""A process of its own for work that may crash: a request by stdin, the answer to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelcut import errors
+from modelcut.errors import InputError, ModelcutError
+
+
+def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dict[str, Any]:
+    """Runs a module of this folder on a request.
+
+    Args:
+        module: its name; it calls `answer`.
+        request: plain JSON data; `source` is a scratch file, `shown` what messages call it.
+        what: who it is that may crash, and on what, in words with one gap for how it ended.
+        hint: what to do then.
+
+    Raises:
+        ModelcutError: as the child says, or because it crashed.
+    """
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        answer = Path(folder) / "answer.json"
+        ended = subprocess.run(
+            [sys.executable, "-m", f"modelcut.engines.{module}", str(answer)],
+            input=json.dumps(request).encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            env=environment(),
+        )
+        if not answer.exists():
+            raise InputError(f"{request['shown']}: {what.format(death(ended.returncode))}", hint)
+        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in found:
+        kind = getattr(errors, str(found["error"]), InputError)
+        raise kind(found["message"], found["hint"])
+    return found
+
+
+def answer(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """The other side: reads the request, does the work, and writes facts or the error."""
+    request = json.load(sys.stdin)
+    try:
+        found = work(request)
+    except ModelcutError as error:
+        found = {
+            "error": type(error).__name__,
+            "message": error.message.replace(request["source"], request["shown"]),
+            "hint": error.hint,
+        }
+    Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """The child must find the same modelcut as this process."""
+    package = str(Path(__file__).parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def death(code: int) -> str:
+    """How a process ended, in words."""
+    if code < 0:
+        try:
+            return f"crashed ({signal.Signals(-code).name})"
+        except ValueError:
+            return f"crashed (signal {-code})"
+    return f"ended with code {code}"

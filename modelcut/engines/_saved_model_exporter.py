@@ -1,0 +1,44 @@
+"""The process that makes a SavedModel of a Keras file, in the way of the Keras that it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modelcut import engines
+from modelcut.engines import _child
+from modelcut.errors import InputError
+from modelcut.safety import printable
+
+
+def export(request: dict[str, Any]) -> dict[str, Any]:
+    """Loads the network and writes the folder, with a signature for serving.
+
+    Raises:
+        InputError: Keras cannot load or export it.
+    """
+    custom = request["custom_objects"]
+    network: Any = engines.open_network(
+        Path(request["source"]),
+        request["dialect"],
+        suffix=request["suffix"],
+        trust=request["trust"],
+        custom_objects=engines.load_custom_objects(custom) if custom else {},
+    )
+    with engines.quiet():
+        try:
+            if request["dialect"] == "keras3":
+                network.model.export(request["target"], format="tf_saved_model", verbose=False)
+            else:
+                network.model.save(request["target"], save_format="tf")
+        except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
+            reason = printable(" ".join(str(error).split()) or type(error).__name__, 240)
+            raise InputError(
+                f"{request['shown']}: {network.engine} cannot export it: {reason}",
+                "name the output .h5 or .keras",
+            ) from None
+    return {"exporter": network.engine}
+
+
+if __name__ == "__main__":
+    _child.answer(export)

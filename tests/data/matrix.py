@@ -1,0 +1,82 @@
+"""What goes into what: every kind of input and output, and what the formats say of each pair."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from toys import MODELS, saved_model
+
+from modelcut import formats
+from modelcut.errors import UsageError
+from modelcut.formats import WriteOptions
+
+OUTPUTS = {
+    "`.h5`": "out.h5",
+    "`.keras`": "out.keras",
+    "SavedModel": "out",
+    "`.tar.gz`": "out.tar.gz",
+    "`.zip`": "out.zip",
+    "`.mcut`": "out.mcut",
+    "`.tflite`": "out.tflite",
+}
+
+
+def golden(name):
+    return lambda folder: MODELS / name
+
+
+def folder_of(kind):
+    return lambda folder: saved_model(kind, folder)
+
+
+def packed(make, name):
+    def made(folder):
+        model = formats.open_model(make(folder))
+        path = folder / name
+        formats.for_output(path, model).write(model, path, WriteOptions())
+        return path
+
+    return made
+
+
+INPUTS = {
+    "Keras 3 `.h5`": golden("keras3_cnn.h5"),
+    "Keras 3 `.keras`": golden("keras3_cnn.keras"),
+    "Keras 1, 2 `.h5`": golden("tf_keras_cnn.h5"),
+    "Keras 2 `.keras`": golden("tf_keras_cnn.keras"),
+    "weights only": golden("keras3_cnn.weights.h5"),
+    "SavedModel of Keras 2": folder_of("tf_keras"),
+    "SavedModel of Keras 3": folder_of("keras3"),
+    "SavedModel of a module": folder_of("module"),
+    "SavedModel of TensorFlow 1": folder_of("v1"),
+    "its `.tar.gz`": packed(folder_of("tf_keras"), "in.tar.gz"),
+    "its `.zip`": packed(folder_of("v1"), "in.zip"),
+    "`.mcut` of Keras 3": packed(golden("keras3_cnn.keras"), "in.mcut"),
+    "`.mcut` of a SavedModel": packed(folder_of("module"), "in.mcut"),
+}
+SHOWN = [name for name in INPUTS if not name.startswith(("its", "`.mcut`"))]
+"""A packed model goes where the one that it was made of goes."""
+
+
+def verdict(path, output):
+    """yes, by Keras, by LiteRT, or no."""
+    model = formats.open_model(path)
+    try:
+        writer = formats.for_output(Path(output), model)
+    except UsageError:
+        return "no"
+    if not formats.needs_engine(writer, model):
+        return "yes"
+    return "by LiteRT" if writer.NAME == "litert" else "by Keras"
+
+
+def rows():
+    with tempfile.TemporaryDirectory() as scratch:
+        return [
+            (name, *(verdict(INPUTS[name](Path(scratch)), out) for out in OUTPUTS.values()))
+            for name in SHOWN
+        ]

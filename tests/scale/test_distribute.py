@@ -1,0 +1,178 @@
+"""One training in one process, on two devices, and in two processes on loopback."""
+
+import re
+import socket
+import time
+
+import numpy as np
+import pytest
+from processes import begin, end
+
+from modelcut import cli, formats
+from modelcut.errors import ExitCode
+
+RECIPE = """\
+version: 1
+data: {label: label}
+steps:
+  - finetune:
+      steps: 24
+      batch_size: 31                # no two equal shares
+      optimizer: sgd
+      learning_rate: 0.05
+      prune: {sparsity: 0.6, end: 0.5}
+      distill: {weight: 0.3}
+      regularize: {l2: 1.e-3}
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a small network with a batch normalization, rows, and a recipe."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("scale")
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(24, activation="relu", kernel_regularizer="l2"),
+            layers.BatchNormalization(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    ).save(folder / "model.keras")
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 8)).round(3)
+    labels = (rows @ rng.normal(size=(8, 3))).argmax(axis=1)
+    lines = [",".join([*map(str, r), str(label)]) for r, label in zip(rows, labels, strict=True)]
+    header = ",".join([*(f"x{i}" for i in range(8)), "label"])
+    (folder / "rows.csv").write_text("\n".join([header, *lines]) + "\n")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+def arguments(work, output, *more):
+    job = ["run", work / "model.keras", "-r", work / "recipe.yaml", "--train", work / "rows.csv"]
+    return [str(part) for part in (*job, "-o", work / output, "--force", *more)]
+
+
+def weights(path):
+    return {t.name: t.pull()[0] for t in formats.open_model(path).tensors}
+
+
+@pytest.fixture(scope="module")
+def alone(work):
+    """What one process makes of it."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments(work, "alone.keras", "--distribute", "none", "-q"))
+    assert ended.value.code == 0
+    return weights(work / "alone.keras")
+
+
+def check_same(found, expected):
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name] == 0, values == 0, err_msg=name)
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def cluster(count):
+    """TF_CONFIG of each worker, on ports that are free now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(count)
+    ]
+
+
+def test_two_workers_give_what_one_gives(work, alone):
+    both = [begin(arguments(work, f"two-{c['task']['index']}.keras"), config=c) for c in cluster(2)]
+    (chief, chief_said), (other, other_said) = end(both)
+    assert (chief, other) == (0, 0), chief_said + other_said
+    assert chief_said == ""
+    assert re.fullmatch(
+        r"modelcut: worker 1: done; the chief, worker 0, has written .*two-1.keras\n", other_said
+    )
+    # Each was told another name: only the chief's is there, and nothing half-written.
+    assert not list(work.glob("two-1*"))
+    assert not list(work.glob(".*.part"))
+    check_same(weights(work / "two-0.keras"), alone)
+
+
+def test_two_devices_give_what_one_gives(work, alone):
+    process = begin(arguments(work, "devices.keras", "--distribute", "mirrored"), devices=2)
+    [(code, said)] = end([process])
+    assert code == 0, said
+    check_same(weights(work / "devices.keras"), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_dies_ends_the_others(work, victim):
+    configs = cluster(2)
+    long = work / "long.yaml"
+    long.write_text(RECIPE.replace("steps: 24", "steps: 10000000"))
+    job = [
+        arguments(work, "dead.keras") if index == victim else arguments(work, "left.keras")
+        for index in range(2)
+    ]
+    for words in job:
+        words[words.index("-r") + 1] = str(long)
+    both = [
+        begin(job[index], config=configs[index], die_at=5 if index == victim else 0)
+        for index in range(2)
+    ]
+    both[victim].wait(timeout=400)
+    start = time.monotonic()
+    ended = end(both, seconds=200)
+    assert time.monotonic() - start < 120
+    assert ended[victim][0] == -9
+    code, said = ended[1 - victim]
+    assert code == ExitCode.PEER, said
+    assert said.count("\n") == 1
+    assert "lost" in said
+    assert not list(work.glob("dead*")) + list(work.glob("left*")) + list(work.glob(".*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "what"), [(["--seed", "7"], "recipe"), (["--train", "other.csv"], "CSV for --train")]
+)
+def test_workers_that_disagree(work, more, what):
+    text = (work / "rows.csv").read_text()
+    (work / "other.csv").write_text(text[: text.rstrip().rfind("\n") + 1])
+    more = [str(work / part) if part.endswith(".csv") else part for part in more]
+    both = [
+        begin(arguments(work, "odd.keras", *(more if c["task"]["index"] else [])), config=c)
+        for c in cluster(2)
+    ]
+    for code, said in end(both):
+        assert code == ExitCode.USAGE
+        assert f"worker 1 has another {what} than the chief" in said
+        assert said.count("\n") == 1
+    assert not list(work.glob("odd*"))
+
+
+def test_what_does_not_go_together(work, capsys, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for words, expected in (
+        (("--distribute", "multiworker"), "TF_CONFIG names no cluster"),
+        (("--distribute", "mirrored"), "TensorFlow sees 0 GPU"),
+        (("--distribute", "some"), "is not auto, none, mirrored or multiworker"),
+        (("--distribute", "mirrored", "--dry-run"), "a dry run is one process"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments(work, "no.keras", *words))
+        assert ended.value.code == ExitCode.USAGE
+        assert expected in capsys.readouterr().err
+    words = ("--sparsity", "0.5", "-o", str(work / "no.keras"), "--distribute", "mirrored")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prune", str(work / "model.keras"), *words])
+    assert ended.value.code == ExitCode.USAGE
+    assert "no step of the recipe trains" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""A run that is killed goes on from its checkpoint, and gives the same file to the byte."""
+
+from pathlib import Path
+
+import pytest
+from processes import begin, end
+
+import modelcut
+from modelcut.errors import ExitCode
+
+DEMO = Path(modelcut.__file__).parent / "demo"
+RECIPE = """\
+version: 1
+data: {scale: 1/16, limit: 400}
+steps:
+  - finetune: {epochs: 2, batch_size: 32}
+  - prune: magnitude
+    sparsity: 0.5
+  - finetune: {epochs: 3, batch_size: 8, mask: dynamic}
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+
+    def job(output, *more):
+        train = ["--train", DEMO / "digits_train.csv"]
+        return ["run", DEMO / "digits.h5", "-r", recipe, *train, "-o", tmp_path / output, *more]
+
+    return job
+
+
+def test_a_killed_run_goes_on(job, tmp_path):
+    folder = tmp_path / "kept"
+    keep = ("--checkpoint", folder, "--checkpoint-every", "0")
+    # The network has dropout and a batch normalization: their states are kept too.
+    (whole, said), (killed, _) = end(
+        [begin(job("whole.h5")), begin(job("resumed.h5", *keep), die_at=60)]
+    )
+    assert whole == 0, said
+    assert killed == -9
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "checkpoint.json",
+        "step-1.npz",
+        "step-3.npz",
+    ]
+    assert not (tmp_path / "resumed.h5").exists()
+    for left in tmp_path.glob(".*.part"):  # SIGKILL lets nobody tidy up
+        left.unlink()
+    [(resumed, said)] = end([begin(job("resumed.h5", *keep, "--resume"))])
+    assert resumed == 0, said
+    assert (tmp_path / "resumed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert not folder.exists()
+
+
+def test_what_does_not_go_together(job, tmp_path, modelcut):
+    folder = tmp_path / "kept"
+    for words, expected in (
+        (("--resume",), "--resume: of which checkpoint?"),
+        (("--checkpoint-every", "5"), "--checkpoint-every: of which checkpoint?"),
+        (("--checkpoint", folder, "--checkpoint-every", "soon"), "no number of seconds"),
+        (("--checkpoint", folder, "--dry-run"), "a dry run keeps nothing"),
+    ):
+        said = modelcut(*job("no.h5", *words))
+        assert said.code == ExitCode.USAGE
+        assert expected in said.err
+    said = modelcut(
+        "prune",
+        DEMO / "digits.h5",
+        "--sparsity",
+        "0.5",
+        "-o",
+        tmp_path / "no.h5",
+        "--checkpoint",
+        folder,
+    )
+    assert said.code == ExitCode.USAGE
+    assert "no step of the recipe trains" in said.err
+    assert not folder.exists()

@@ -9,6 +9,7 @@ from materials import MODELS, models
 
 from modelcut import formats, pipeline, steps
 from modelcut.errors import RecipeError
+from modelcut.formats import WriteOptions
 from modelcut.job import Job
 from modelcut.recipe import Recipe
 
@@ -104,3 +105,25 @@ def test_it_loads_wherever_it_loaded_before(spec, tmp_path):
                         continue  # this Keras loads it and cannot run it
                     for one, two in zip(expected, predict(after[library]), strict=True):
                         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("spec", MODELS)
+def test_it_unpacks_to_what_a_plain_write_gives(spec, tmp_path):
+    """Pruned, shared and packed: bit for bit."""
+    for path in models(spec):
+        recipe = Recipe(
+            (
+                steps.find("prune", "magnitude")(sparsity=0.9, scope="layer"),
+                steps.find("quantize", "huffman")(bits=4),
+            )
+        )
+        direct, back = (tmp_path / f"{name}{path.suffix}" for name in ("direct", "back"))
+        packed = tmp_path / "packed.mcut"
+        for out in (direct, packed):
+            pipeline.run(Job(path, recipe, out, force=True, report=False))
+        model = formats.open_model(packed)
+        options = WriteOptions(provenance=lambda model=model: model.origin.provenance)
+        back.unlink(missing_ok=True)
+        formats.for_output(back, model).write(model, back, options)
+        assert back.read_bytes() == direct.read_bytes(), path.name
+        assert packed.stat().st_size < 0.7 * direct.stat().st_size, path.name

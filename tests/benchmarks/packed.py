@@ -1,17 +1,20 @@
 """Packs a pruned VGG16 of 16 shared values and prints what each way of storing it takes.
 
-    python tests/benchmarks/packed.py [--cache FOLDER] [--peers]
+    python tests/benchmarks/packed.py [--cache FOLDER] [--quick]
 
 Weights are random normals in VGG16's shapes, 90 % of each layer removed, the rest shared 16 values
-(so that nothing but the count of each value can be used: the hardest case for a coder). For figures
-of one core: `taskset -c 0`. `--peers` adds gzip -9, zstd -19 and `--compression best`, which are
-slow.
+(so that nothing but the count of each value can be used: the hardest case for a coder). Packing
+and unpacking are commands of their own, whose peak memory is given; the pace is that of the
+largest layer, in MB of float32 a CPU second, best of two. `--quick` leaves out gzip -9, zstd -19,
+`--compression best` and TensorFlow Lite, which take minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -19,7 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import zstandard
-from bench import vgg16
+from bench import CLI, timed, vgg16
 
 from modelcut import formats, pipeline, steps
 from modelcut.coding import symbols
@@ -27,6 +30,8 @@ from modelcut.encoding import Sparse
 from modelcut.formats import WriteOptions, _payload
 from modelcut.job import Job
 from modelcut.recipe import Recipe
+
+CODERS: tuple[symbols.Coder, ...] = ("huffman", "range", "best")
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -85,55 +90,103 @@ def bounds(model: formats.Model) -> tuple[float, float, int]:
     return whole / 8, parts / 8, size
 
 
-def row(name: str, size: float, parameters: int, seconds: str = "") -> None:
-    print(f"| {name} | {size / 1e6:.3f} | {parameters / size:.2f} | {seconds} |", flush=True)
+def row(name: str, size: float, parameters: int, more: tuple[str, ...] = ("",) * 4) -> None:
+    cells = (name, f"{size / 1e6:.2f}", f"{parameters / size:.1f}", *more)
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def speeds(model: formats.Model, coder: symbols.Coder) -> tuple[float, float]:
-    """MB of float32 a second, encoding and decoding VGG16's largest layer."""
+    """MB of float32 a CPU second, encoding and decoding VGG16's largest layer."""
     tensor = max(model.tensors, key=lambda t: t.size)
     values, encoding = tensor.pull()
-    start = time.perf_counter()
-    packed = _payload.pack(values, encoding, coder)
-    middle = time.perf_counter()
-    _payload.unpack(packed.record, packed.payload, values.shape, values.dtype)
-    end = time.perf_counter()
-    return values.nbytes / 1e6 / (middle - start), values.nbytes / 1e6 / (end - middle)
+    seconds = np.full(2, np.inf)
+    for _ in range(2):
+        start = time.process_time()
+        packed = _payload.pack(values, encoding, coder)
+        middle = time.process_time()
+        _payload.unpack(packed.record, packed.payload, values.shape, values.dtype)
+        seconds = np.minimum(seconds, [middle - start, time.process_time() - middle])
+    return values.nbytes / 1e6 / seconds[0], values.nbytes / 1e6 / seconds[1]
+
+
+def peak(command: list[str]) -> int:
+    """Bytes of resident memory that a command takes at most.
+
+    It is started by a process that is small itself: the kernel counts what a process was before it
+    became another program.
+    """
+    code = (
+        "import os, sys;"
+        "child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ);"
+        "_, status, usage = os.wait4(child, 0);"
+        "print(usage.ru_maxrss);"
+        "sys.exit(os.waitstatus_to_exitcode(status))"
+    )
+    call = [sys.executable, "-c", code, *command]
+    return 1024 * int(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+
+
+def ours(path: Path, cache: Path, parameters: int) -> None:
+    """A row for each coder, and the way back."""
+    model = formats.open_model(path)
+    packed, back = cache / "packed.mcut", cache / "unpacked.h5"
+    for coder in CODERS:
+        options = ["--coder", coder, "--force", "--quiet"]
+        there = peak([*CLI, "pack", str(path), "-o", str(packed), *options])
+        options = ["--compression", "none", "--force", "--quiet"]
+        again = peak([*CLI, "unpack", str(packed), "-o", str(back), *options])
+        pace = (f"{rate:.0f}" for rate in speeds(model, coder))
+        peaks = (f"{found / 1e6:.0f}" for found in (there, again))
+        row(f"`.mcut`, {coder}", packed.stat().st_size, parameters, (*pace, *peaks))
+
+
+def peers(path: Path, cache: Path, parameters: int) -> None:
+    """The same weights in other containers."""
+    model = formats.open_model(path)
+    plain = {}
+    for compression in ("best", "none"):
+        plain[compression] = cache / f"{compression}.h5"
+        plain[compression].unlink(missing_ok=True)
+        writer = formats.for_output(plain[compression], model)
+        writer.write(model, plain[compression], WriteOptions(compression=compression))
+    row("`.h5`, best", plain["best"].stat().st_size, parameters)
+    row("plain `.h5`, gzip -9", deflated(plain["none"]), parameters)
+    packer = zstandard.ZstdCompressor(level=19).compressobj()
+    with plain["none"].open("rb") as file:
+        found = sum(len(packer.compress(part)) for part in iter(lambda: file.read(1 << 24), b""))
+    row("plain `.h5`, zstd -19", found + len(packer.flush()), parameters)
+    lite = cache / "float.tflite"
+    command = [*CLI, "export", str(plain["none"]), "-o", str(lite), "--force", "--quiet"]
+    timed("export", command, 1, lite)
+    row("TensorFlow Lite, float, gzip -9", deflated(lite), parameters)
+
+
+def deflated(path: Path) -> int:
+    """Bytes of a file after gzip -9."""
+    packer = zlib.compressobj(9)
+    with path.open("rb") as file:
+        found = sum(len(packer.compress(part)) for part in iter(lambda: file.read(1 << 24), b""))
+    return found + len(packer.flush())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     path = shared(options.cache)
-    model = formats.open_model(path)
-    whole, parts, parameters = bounds(model)
-    print("| | MB | ratio | MB/s of the largest layer: packing, unpacking |\n|---|--:|--:|---|")
+    whole, parts, parameters = bounds(formats.open_model(path))
+    columns = ("MB", "ratio", "packing, MB/s", "unpacking, MB/s", "peak MB", "unpacking, peak MB")
+    print("| | " + " | ".join(columns) + " |\n|---" + "|--:" * len(columns) + "|")
     row("parameters", parameters, parameters)
-    row("entropy of runs + entropy of values", parts, parameters)
-    row("entropy of the codes", whole, parameters)
-    out = options.cache / "packed.mcut"
-    coders: tuple[symbols.Coder, ...] = ("huffman", "range")
-    for coder in coders:
-        formats.for_output(out, model).write(model, out, WriteOptions(coder=coder))
-        pace = speeds(model, coder)
-        row(f".mcut, {coder}", out.stat().st_size, parameters, f"{pace[0]:.0f}, {pace[1]:.0f}")
-    row(".h5, compression fast", path.stat().st_size, parameters)
-    if options.peers:
-        best = options.cache / "best.h5"
-        best.unlink(missing_ok=True)
-        formats.for_output(best, model).write(model, best, WriteOptions(compression="best"))
-        row(".h5, compression best", best.stat().st_size, parameters)
-        plain = options.cache / "plain.h5"
-        plain.unlink(missing_ok=True)
-        formats.for_output(plain, model).write(model, plain, WriteOptions(compression="none"))
-        data = plain.read_bytes()
-        row("plain .h5, gzip -9", len(zlib.compress(data, 9)), parameters)
-        packer = zstandard.ZstdCompressor(level=19)
-        row("plain .h5, zstd -19", len(packer.compress(data)), parameters)
+    row("entropy of run lengths + entropy of values", parts, parameters)
+    row("order-0 entropy of the codes", whole, parameters)
+    ours(path, options.cache, parameters)
+    row("`.h5`, fast", path.stat().st_size, parameters)
+    if not options.quick:
+        peers(path, options.cache, parameters)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

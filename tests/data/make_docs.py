@@ -1,6 +1,6 @@
 """Writes the tables of the README that are made from the program itself.
 
-    python tests/data/make_docs.py [--measure]
+    python tests/data/make_docs.py [--measure [NAME …]]
 
 `tests/test_docs.py` holds that they are current; what is measured (the demo, the benchmark) is
 measured again with --measure only. That of LeNet is made of what the benchmark kept.
@@ -85,7 +85,10 @@ def filled(text: str, name: str, content: str) -> str:
 
 def main() -> None:
     text = README.read_text(encoding="utf-8")
-    tables = {**TABLES, **(MEASURED if "--measure" in sys.argv else {})}
+    tables = dict(TABLES)
+    if "--measure" in sys.argv:
+        asked = sys.argv[sys.argv.index("--measure") + 1 :] or list(MEASURED)
+        tables |= {name: MEASURED[name] for name in asked}
     for name, content in tables.items():
         text = filled(text, name, content())
     README.write_text(text, encoding="utf-8")
@@ -123,8 +126,13 @@ def criteria() -> str:
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
 
+<<<<<<< HEAD
 def litert() -> str:
     call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "litert.py")]
+=======
+def packed() -> str:
+    call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "packed.py")]
+>>>>>>> range
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -133,7 +141,11 @@ MEASURED = {
     "demo": demo,
     "methods": methods,
     "bench": bench,
+<<<<<<< HEAD
     "litert": litert,
+=======
+    "packed": packed,
+>>>>>>> range
 }
 
 

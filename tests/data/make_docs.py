@@ -126,13 +126,13 @@ def criteria() -> str:
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
 
-<<<<<<< HEAD
 def litert() -> str:
     call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "litert.py")]
-=======
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def packed() -> str:
     call = [sys.executable, str(README.parent / "tests" / "benchmarks" / "packed.py")]
->>>>>>> range
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -141,11 +141,8 @@ MEASURED = {
     "demo": demo,
     "methods": methods,
     "bench": bench,
-<<<<<<< HEAD
     "litert": litert,
-=======
     "packed": packed,
->>>>>>> range
 }
 
 

@@ -273,6 +273,8 @@ def for_output(path: Path, model: Model) -> Format:
     Raises:
         UsageError: no format has this suffix, or it cannot hold this model.
     """
+    if path.name in ("", ".."):
+        raise UsageError(f"{path}: is a place, not the name of an output", "add a name to it")
     suffix = suffix_of(path).lower()
     if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
         suffix = ".savedmodel"

@@ -54,7 +54,7 @@ def test_only_our_own_files_are_replaced(tmp_path, modelcut, in_one_line):
     assert files(tmp_path) == ["o.h5", "o.report.json", "o.report.md"]
 
 
-@pytest.mark.parametrize("place", ["gone/o.h5", ".", "gs://bucket/o.h5", "o.xyz"])
+@pytest.mark.parametrize("place", ["gone/o.h5", ".", "..", "gs://bucket/o.h5", "o.xyz"])
 def test_places_that_are_none(place, tmp_path, modelcut, in_one_line, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_one_line(modelcut("prune", MODEL, *PRUNE, place), 2)

@@ -49,9 +49,10 @@ class Svd(Budgeted):
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; the factors are computed here, once, and kept: they are the smaller part."""
         if model.architecture is None:
+            held = "weights only" if model.origin.weights_only else "a graph only"
             raise RecipeError(
-                f"step {context.index + 1}, {self.title}: {model.origin.path.name} has no "
-                "architecture, without which a layer cannot be split",
+                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds {held}, "
+                "and no architecture, without which a layer cannot be split",
                 "give the whole model as Keras saved it, .h5 or .keras",
             )
         chosen, skipped = self.select(model, context)

@@ -18,15 +18,7 @@ import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 HERE = Path(__file__).parent / "tflite"
 TYPES = ("float32", "dynamic", "int4", "int8", "int16x8")
-STEPS = """
-version: 1
-steps:
-- quantize: linear
-  bits: 4
-  overrides:
-    wide: {bits: 8, per: tensor, range: mse}
-    last: {bits: 3, symmetric: false}
-"""
+STEPS = (HERE / "steps.yaml").read_text(encoding="utf-8")
 
 
 def base():

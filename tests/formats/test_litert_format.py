@@ -21,16 +21,7 @@ from modelcut.formats import _c_array, _grids, _tflite
 from modelcut.formats import litert as tflite
 
 FILES = Path(__file__).parents[1] / "data" / "tflite"
-STEPS = """
-version: 1
-steps:
-- quantize: linear
-  bits: 4
-  overrides:
-    wide: {bits: 8, per: tensor, range: mse}
-    last: {bits: 3, symmetric: false}
-"""
-"""As in data/make_tflite.py: these files were made of what it gives."""
+STEPS = (FILES / "steps.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         code = _call(arguments)
         _flush()
     except BaseException as error:  # noqa: BLE001 - the one place that catches
-        code = _told(error)
+        code = _told(_origin(error))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -119,6 +119,14 @@ class _Later(ModuleType):
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), name)
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The signal that an error comes of, if any; C code may make another one of it."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, Stopped):
+        found = found.__cause__ or found.__context__
+    return found or error
 
 
 def _told(error: BaseException) -> int:

@@ -13,6 +13,8 @@ import time
 import pytest
 from toys import MODELS
 
+from modelcut.errors import Stopped
+
 MODEL = MODELS / "keras3_sequential.h5"
 CALL = [sys.executable, "-m", "modelcut"]
 PRUNE = ["--sparsity", "0.5", "-o"]
@@ -89,6 +91,21 @@ def large(tmp_path_factory):
             group.attrs["weight_names"] = [b"kernel:0"]
             group["kernel:0"] = values
     return path
+
+
+def test_a_signal_that_becomes_another_error(modelcut, tmp_path, monkeypatch, in_one_line):
+    """As in h5py, where one that comes in the middle of C code ends as a SystemError."""
+    from modelcut import pipeline
+
+    def struck(*_):
+        try:
+            raise Stopped(signal.SIGTERM)
+        except Stopped as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr(pipeline, "fold", struck)
+    in_one_line(modelcut("prune", MODEL, *PRUNE, tmp_path / "o.h5"), 143, words="terminated")
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

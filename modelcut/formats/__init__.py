@@ -196,6 +196,14 @@ def needs_engine(one: Format, model: Model) -> bool:
     return ask is not None and ask(model)
 
 
+def is_own(one: Format, model: Model) -> bool:
+    """Whether a file of this format, or what it is an archive of, is what the model was read from.
+
+    All that such a file holds beside the weights can go into it again.
+    """
+    return one.NAME.startswith(model.origin.format)
+
+
 def open_model(path: Path) -> Model:
     """Recognises a file by its content and reads it.
 

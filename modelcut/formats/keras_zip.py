@@ -19,7 +19,7 @@ import h5py
 
 from modelcut import formats
 from modelcut.architecture import Architecture
-from modelcut.errors import InputError, UnsafeError
+from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
 from modelcut.model import Model, Origin, Tensor
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable

@@ -197,7 +197,8 @@ def deal_labels(network: Network, table: Csv, task: str | None, networks: int = 
         if mine < 1:
             raise UsageError(
                 f"{table.path}: no label column is left for the output {spec.name!r}",
-                "name one for each output: --label '[a, b]'",
+                "name one for each output: --label '[a, b]'; of a SavedModel, "
+                "--signature NAME:OUTPUT takes one",
             )
         made.append(Output(spec.name, chosen, units, slice(start, start + mine), networks))
         start += mine

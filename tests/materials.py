@@ -43,7 +43,10 @@ OLD_PYTHONS = [
     for version in ("3.8", "3.6.9")
 ]
 """Packages whose models are as old as the Python they were made for."""
-SAVED_MODELS = {"basic-pitch==0.4.0": "**/icassp_2022/nmp/saved_model.pb"}
+SAVED_MODELS = {
+    "basic-pitch==0.4.0": "**/icassp_2022/nmp/saved_model.pb",
+    "guesslang==2.2.1": "**/data/model/saved_model.pb",
+}
 
 
 def package(spec: str) -> Path:

@@ -62,7 +62,9 @@ class DataOptions(BaseModel):
         default=None, description="Outliers: outside [least, most], before scaling."
     )
     signature: str | None = Field(
-        default=None, description="Of a SavedModel: which signature is run (serving_default)."
+        default=None,
+        description="Of a SavedModel: which signature is run (serving_default); "
+        "NAME:OUTPUT for one of its outputs.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Read at most so many rows."

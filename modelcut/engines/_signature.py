@@ -33,11 +33,12 @@ class SignatureNetwork:
 
         Args:
             path: of the folder.
-            name: of the signature; "" for the default one.
+            name: of the signature, and of one of its outputs after a colon if only that is wanted;
+                "" for the default one. Text among the outputs is left out: nothing measures it.
             loss: that the model was compiled with, or None.
 
         Raises:
-            UsageError: there is no such signature.
+            UsageError: there is no such signature, or output.
             InputError: it does not take rows.
         """
         import tensorflow as tf
@@ -46,7 +47,7 @@ class SignatureNetwork:
         self.engine = f"tensorflow {tf.__version__}"
         self.loss = loss
         self.model = tf.saved_model.load(str(path))  # functions live as long as their model
-        self._call = _signature(self.model.signatures, name)
+        self._call, wanted = _signature(self.model.signatures, name)
         specs = dict(self._call.structured_input_signature[1])
         self.inputs = tuple(
             InputSpec(key, _shape(spec, key), spec.dtype.name) for key, spec in specs.items()
@@ -58,7 +59,7 @@ class SignatureNetwork:
         if len(fixed) > 1:
             raise InputError("the inputs of the signature are not rows of one batch")
         self.fixed_batch = fixed.pop() if fixed else None
-        names = sorted(self._call.structured_outputs)
+        names = _outputs(self._call.structured_outputs, wanted)
         self.outputs = tuple(
             OutputSpec(
                 key,
@@ -118,19 +119,35 @@ def load(
     return SignatureNetwork(path, signature, loss)
 
 
-def _signature(found: Mapping[str, Any], wanted: str) -> Any:
+def _outputs(found: Mapping[str, Any], wanted: str) -> list[str]:
+    """The outputs that can be measured, or the one that is wanted."""
+    names = sorted(name for name, spec in found.items() if spec.dtype.name != "string")
+    if wanted and wanted not in names:
+        raise UsageError(
+            f"the signature has no output {printable(wanted, 60)!r} of numbers",
+            f"it has: {printable(', '.join(names), 200)}",
+        )
+    if not names:
+        raise UsageError("the signature gives nothing but text", "choose another: --signature")
+    return [wanted] if wanted else names
+
+
+def _signature(found: Mapping[str, Any], wanted: str) -> tuple[Any, str]:
+    """A signature, and the name of the output that is wanted of it, or ""."""
     names = [name for name in found if not name.startswith("__saved_model_")]
     if not names:
         raise UsageError("the SavedModel has no signature that could be run", "export it with one")
     if not wanted and _DEFAULT not in names and len(names) > 1:
         raise UsageError("the SavedModel has several signatures", f"--signature {'|'.join(names)}")
-    name = wanted or (_DEFAULT if _DEFAULT in names else names[0])
+    name, output = wanted or (_DEFAULT if _DEFAULT in names else names[0]), ""
+    if name not in names and ":" in name:
+        name, _, output = name.rpartition(":")
     if name not in names:
         raise UsageError(
             f"the SavedModel has no signature {printable(name, 60)!r}",
             f"it has: {printable(', '.join(names), 200)}",
         )
-    return found[name]
+    return found[name], output
 
 
 def _shape(spec: Any, name: str) -> tuple[int | None, ...]:

@@ -1,7 +1,7 @@
 """Removes the weights of units that nothing reads, and those that read nothing.
 
 Of a network pruned weight by weight, some units lose all that comes in or all that goes out (Han
-et al. 2015, section 3.4, "pruning neurons"); their other weights cost bytes and do nothing. The
+et al. 2015, section 3.5, "pruning neurons"); their other weights cost bytes and do nothing. The
 network computes the same without them, but for the order in which floats are added up.
 """
 

@@ -43,7 +43,7 @@ class Job:
         in_place: the output may be the input.
         compression: none, fast or best; None: the default.
         coder: of a packed file; None: the default.
-        keep_optimizer: keep the optimizer's state.
+        keep_optimizer: keep the optimizer's state; None: where the output can hold it.
         report: write NAME.report.json and NAME.report.md beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
         distribute: on which devices and machines the steps that train do so.
@@ -64,7 +64,7 @@ class Job:
     in_place: bool = False
     compression: formats.Compression | None = None
     coder: Coder | None = None
-    keep_optimizer: bool = False
+    keep_optimizer: bool | None = False
     report: bool = True
     lossless: bool = False
     distribute: Distribute = "none"

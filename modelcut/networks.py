@@ -75,6 +75,7 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
             suffix=suffix,
             trust=trust,
             custom_objects=custom_objects,
+            apart=False,
         )
     return network.model
 

@@ -71,6 +71,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             if reason:
                 raise UsageError(f"{job.output}: {reason}")
             say("writing")
+            keep = job.keep_optimizer
             meters: dict[build.Identity, Meter] = {}
             history = partial(provenance.of, job, model, digest)
             written = writer.write(
@@ -79,7 +80,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 formats.WriteOptions(
                     compression=job.compression or "fast",
                     coder=job.coder or "best",
-                    keep_optimizer=job.keep_optimizer,
+                    keep_optimizer=formats.is_own(writer, model) if keep is None else keep,
                     provenance=history,
                     convert=networks.conversion(job, history),
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),

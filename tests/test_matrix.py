@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import matrix
+from toys import contents
 
 from modelcut import engines, formats, pipeline
 from modelcut.errors import InputError
@@ -90,6 +91,17 @@ def _rows(spec, rng):
     return rng.integers(0, 3, shape).astype(spec.dtype) if "int" in spec.dtype else (
         rng.normal(size=shape).astype(spec.dtype)
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Keras 3 `.h5`", "Keras 1, 2 `.h5`"])
+def test_an_export_is_the_same_bytes_every_time(name, tmp_path, modelcut):
+    source = matrix.INPUTS[name](tmp_path)
+    for out in ("one", "two", "one.zip", "two.zip"):
+        said = modelcut("prune", source, "--sparsity", "0.5", "-o", tmp_path / out, "-q")
+        assert said.code == 0, said
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
 @pytest.mark.slow

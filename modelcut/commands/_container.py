@@ -37,7 +37,8 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
             force=bool(values.get("force")),
             compression=_job.choice(values, "compression", Compression),
             coder=_job.choice(values, "coder", Coder),
-            keep_optimizer=bool(values.get("keep_optimizer")),
+            # What was packed comes back, the optimizer's state too where `pack` has kept it.
+            keep_optimizer=bool(values.get("keep_optimizer")) if packed else None,
             report=bool(values.get("report")),
             lossless=True,
         ),

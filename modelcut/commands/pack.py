@@ -27,5 +27,8 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def pack(**values: Any) -> None:
-    """Write a model as a small .mcut file: every bit of it comes back with unpack."""
+    """Write a model as a small .mcut file: all bits of it come back with unpack.
+
+    Only the optimizer's state is left out, unless --keep-optimizer packs that too.
+    """
     _container.convert(values, "pack", packed=True)

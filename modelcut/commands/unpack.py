@@ -24,5 +24,8 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def unpack(**values: Any) -> None:
-    """Make a packed file what it was before: .h5, .keras or a SavedModel folder."""
+    """Make a packed file what it was before: .h5, .keras or a SavedModel folder.
+
+    The optimizer's state is there again if it was packed: pack --keep-optimizer.
+    """
     _container.convert(values, "unpack", packed=False)

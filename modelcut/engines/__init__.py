@@ -1,7 +1,8 @@
 """Engines run a network. The only room that imports TensorFlow, and only when it is called.
 
 `keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
-the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras.
+the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras, and
+`litert` a `.tflite`: both in a process of its own.
 """
 
 from __future__ import annotations
@@ -78,12 +79,13 @@ def open_network(
     name: str = "",
     hint: str = "modelcut can still prune, quantize and factorize it; leave out --test",
     signature: str | None = None,
+    apart: bool = True,
 ) -> Network:
     """Loads a model into the engine of its dialect.
 
     Args:
         path: of the file, whatever its name.
-        dialect: keras1, keras2, keras3 or saved_model.
+        dialect: keras1, keras2, keras3, saved_model or litert.
         suffix: by which the engine tells the format: .h5, .keras or "" for a folder.
         loss: that the model was compiled with, as the file says.
         trust: let code in the file run.
@@ -92,6 +94,7 @@ def open_network(
         name: of the model in messages; "": its path.
         hint: what to do where the engine cannot load it.
         signature: of a SavedModel, which one is run; None: the default one.
+        apart: False: a SavedModel's graph is loaded into this process, which it may end.
 
     Raises:
         InputError: the engine cannot load it; one line of its reason.
@@ -100,7 +103,10 @@ def open_network(
     """
     module = dialect if dialect in ("keras3", "saved_model", "litert") else "tf_keras"
     more: dict[str, Any] = {}
+    if dialect in ("saved_model", "litert"):
+        more["shown"] = name or str(path)
     if dialect == "saved_model":
+        module = "saved_model" if apart else "_signature"
         more["signature"] = signature or ""
     elif signature:
         raise UsageError(f"--signature: {path} is no SavedModel and has none", "leave it out")
@@ -115,7 +121,7 @@ def open_network(
                 engine.set_seed(seed)
             network: Network = engine.load(link, loss, trust, dict(custom_objects or {}), **more)
         except ModelcutError as error:
-            error.message = f"{path}: {error.message}"
+            error.message = f"{name or path}: {error.message}"
             raise
         except MemoryError:
             raise ResourceError(

@@ -1,4 +1,7 @@
-"""A process of its own for work that may crash: a request by stdin, the answer to a file."""
+"""A process of its own for work that may crash: a request by stdin, the answer to a file.
+
+`_apart` is for networks that are asked again and again.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dic
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         answer = Path(folder) / "answer.json"
         ended = subprocess.run(
-            [sys.executable, "-m", f"modelcut.engines.{module}", str(answer)],
+            command(module, str(answer)),
             input=json.dumps(request).encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -61,11 +64,28 @@ def answer(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
 
 
+def command(module: str, *arguments: str) -> list[str]:
+    """What starts a module of this folder.
+
+    With `-m` alone the working folder would stand first among the places to import from.
+    """
+    start = (
+        "import sys; sys.path[:1] = sys.path[:1] if sys.path[0] else []; import runpy; "
+        f"runpy.run_module('modelcut.engines.{module}', run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", start, *arguments]
+
+
 def environment() -> dict[str, str]:
-    """The child must find the same modelcut as this process."""
+    """The child must find the same modelcut as this process; GPUs are for who asks for them."""
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
 
 
 def death(code: int) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modelcut import engines
 from modelcut.engines import _child
+from modelcut.engines.running import value_of
 from modelcut.errors import InputError
 from modelcut.safety import printable
 
@@ -28,7 +31,8 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
     with engines.quiet():
         try:
             if request["dialect"] == "keras3":
-                network.model.export(request["target"], format="tf_saved_model", verbose=False)
+                with _in_order(network.model):
+                    network.model.export(request["target"], format="tf_saved_model", verbose=False)
             else:
                 network.model.save(request["target"], save_format="tf")
         except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
@@ -38,6 +42,32 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
                 "name the output .h5 or .keras",
             ) from None
     return {"exporter": network.engine}
+
+
+@contextlib.contextmanager
+def _in_order(model: Any) -> Iterator[None]:
+    """Has Keras 3 list the weights in the model's order.
+
+    It takes them from a set of TensorFlow's, whose order is that of places in memory: no two
+    exports would be alike.
+    """
+    from keras.export import ExportArchive
+
+    kind = type(ExportArchive())
+    track = kind._filter_and_track_resources
+    places = {id(value_of(v)): place for place, v in enumerate(model.variables)}
+
+    def tracked(archive: Any) -> None:
+        track(archive)
+        kept = archive._tf_trackable
+        found = list(kept._all_variables)
+        kept._all_variables = sorted(found, key=lambda v: places.get(id(v), len(places)))
+
+    kind._filter_and_track_resources = tracked
+    try:
+        yield
+    finally:
+        kind._filter_and_track_resources = track
 
 
 if __name__ == "__main__":

@@ -6,23 +6,18 @@ Both the converter and the interpreter are C++ that ends the process on some inp
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import signal
-import struct
 import subprocess
-import sys
 import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec, _child
+from modelcut.engines import _child
+from modelcut.engines._apart import Host, NetworkApart
 from modelcut.errors import InputError
 from modelcut.safety import printable
 
@@ -30,7 +25,6 @@ NAME = "LiteRT"
 ROW_SECONDS = 120
 """Seconds of CPU that one row may take: a loop in a `.tflite` may have no end."""
 _ARENA_SECONDS = 300
-_CHILD = "modelcut.engines._litert_child"
 _RUNS = 30
 
 
@@ -75,10 +69,9 @@ def arena(path: Path, inputs: int) -> dict[str, Any]:
         return {"bytes": None, "why": why}
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         answer = Path(folder) / "answer.json"
-        module = "modelcut.engines._litert_arena"
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", module, str(path), str(answer), str(inputs)],
+                _child.command("_litert_arena", str(path), str(answer), str(inputs)),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 check=False,
@@ -95,37 +88,16 @@ def arena(path: Path, inputs: int) -> dict[str, Any]:
     return found
 
 
-class LiteRTNetwork:
-    """A `.tflite` behind an interpreter in a process of its own; see `Network`.
+class LiteRTNetwork(NetworkApart):
+    """A `.tflite` behind an interpreter; see `Network`.
 
     Quantized inputs and outputs are floats on this side.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.loss = None
-        self.fixed_batch: int | None = None
-        self._where = str(path)
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", _CHILD, str(path.resolve()), str(ROW_SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_child.environment(),
-        )
-        self._end = weakref.finalize(self, _stop, self._child)
-        about = self._receive()
-        self.engine = str(about["engine"])
-        self.inputs = tuple(
-            InputSpec(e["name"], tuple(None if n < 0 else n for n in e["shape"]), e["dtype"])
-            for e in about["inputs"]
-        )
-        self.outputs = tuple(
-            OutputSpec(
-                e["name"], tuple(None if n < 0 else n for n in e["shape"]), e.get("activation")
-            )
-            for e in about["outputs"]
-        )
-        self.seconds: float | None = None
+    def __init__(self, path: Path, shown: str = "") -> None:
+        where = str(path.resolve())
+        host = Host("LiteRT's interpreter", "_litert_runner", where, str(ROW_SECONDS))
+        super().__init__(host, {}, shown or str(path))
 
     def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
         """See `Network`; rows are run one by one, as on a device."""
@@ -133,62 +105,13 @@ class LiteRTNetwork:
         by_name = all(spec.name in inputs for spec in self.inputs)
         arrays = [inputs[s.name] for s in self.inputs] if by_name else list(inputs.values())
         if len(arrays) != len(self.inputs):
-            raise InputError(f"{self._where}: takes {len(self.inputs)} inputs, not {len(arrays)}")
-        head = {"inputs": [{"shape": a.shape, "dtype": a.dtype.name} for a in arrays]}
-        try:
-            assert self._child.stdin is not None
-            raw = json.dumps(head).encode()
-            self._child.stdin.write(struct.pack("<I", len(raw)) + raw)
-            for array in arrays:
-                self._child.stdin.write(np.ascontiguousarray(array).tobytes())
-            self._child.stdin.flush()
-        except BrokenPipeError:
-            pass  # what ended the child is said below
-        answer = self._receive()
-        self.seconds = float(answer["seconds"])
-        return [
-            np.frombuffer(self._read(e["bytes"]), np.dtype(e["dtype"])).reshape(e["shape"])
-            for e in answer["outputs"]
-        ]
-
-    def _receive(self) -> dict[str, Any]:
-        (length,) = struct.unpack("<I", self._read(4))
-        answer: dict[str, Any] = json.loads(self._read(length))
-        if "error" in answer:
-            reason = printable(" ".join(str(answer["error"]).split()), 240)
-            raise InputError(f"{self._where}: LiteRT cannot run it: {reason}")
-        return answer
-
-    def _read(self, count: int) -> bytes:
-        assert self._child.stdout is not None
-        data = self._child.stdout.read(count)
-        if len(data) < count:
-            code = self._child.wait(10)
-            if code == -signal.SIGXCPU:
-                raise InputError(
-                    f"{self._where}: LiteRT's interpreter ran {ROW_SECONDS} s on one row without "
-                    "coming to an end",
-                    "a loop in it has none, or it is too large for this machine",
-                )
-            raise InputError(
-                f"{self._where}: LiteRT's interpreter {_child.death(code)} on it",
-                "the file is damaged, or made for another version",
-            )
-        return data
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe:
-            with contextlib.suppress(OSError):
-                pipe.close()
+            raise InputError(f"{self.shown}: takes {len(self.inputs)} inputs, not {len(arrays)}")
+        return self._run(arrays, None, f"after {ROW_SECONDS} s of CPU on one row")[1]
 
 
 def load(
-    path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]
+    path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any], *, shown: str = ""
 ) -> LiteRTNetwork:
     """Starts an interpreter on a file."""
     del loss, trust, custom_objects
-    return LiteRTNetwork(path)
+    return LiteRTNetwork(path, shown)

@@ -1,111 +1,88 @@
-"""TensorFlow itself, for SavedModels: runs one signature, whatever made the graph."""
+"""TensorFlow itself, for SavedModels: runs a signature of one in a process of its own.
+
+All SavedModels that are open at a time share that process: TensorFlow is started once.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec, _child
-from modelcut.engines._keras import padded
-from modelcut.errors import InputError, ResourceError, UsageError
-from modelcut.safety import printable
+from modelcut.engines import _child
+from modelcut.engines._apart import Host, NetworkApart
 
 NAME = "TensorFlow"
+ROW_SECONDS = 120
+"""Seconds of CPU that one row, or a fixed batch, may take."""
+_QUICK = 1.0
+_SLACK = 10
+_hosts: weakref.WeakValueDictionary[str, Host] = weakref.WeakValueDictionary()
 
-_DEFAULT = "serving_default"
-_PASSES = frozenset("Identity NoOp Reshape Squeeze Cast EnsureShape".split())
-_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
 
-
-class SignatureNetwork:
+class SavedModelNetwork(NetworkApart):
     """A signature of a SavedModel; see `Network`."""
 
-    def __init__(self, path: Path, name: str, loss: str | None) -> None:
-        """Loads the model.
+    def __init__(self, path: Path, signature: str, loss: str | None, shown: str) -> None:
+        """Loads it.
 
         Args:
             path: of the folder.
-            name: of the signature; "" for the default one.
+            signature: its name; "" for the default one.
             loss: that the model was compiled with, or None.
+            shown: what messages call it.
 
         Raises:
             UsageError: there is no such signature.
-            InputError: it does not take rows.
+            InputError: TensorFlow cannot load it, or it does not take rows.
         """
-        import tensorflow as tf
-
-        self._tf = tf
-        self.engine = f"tensorflow {tf.__version__}"
+        host = _hosts.get(NAME)
+        if host is None or host.ended:
+            _hosts[NAME] = host = Host(NAME, "_signature_runner")
+        super().__init__(host, {"path": str(path.resolve()), "signature": signature}, shown)
         self.loss = loss
-        self.model = tf.saved_model.load(str(path))  # functions live as long as their model
-        self._call = _signature(self.model.signatures, name)
-        specs = dict(self._call.structured_input_signature[1])
-        self.inputs = tuple(
-            InputSpec(key, _shape(spec, key), spec.dtype.name) for key, spec in specs.items()
-        )
-        if not self.inputs:
-            raise InputError("the signature takes no inputs")
-        batches = {spec.shape[0] for spec in specs.values() if spec.shape.rank}
-        fixed = {int(size) for size in batches if size is not None}
-        if len(fixed) > 1:
-            raise InputError("the inputs of the signature are not rows of one batch")
-        self.fixed_batch = fixed.pop() if fixed else None
-        names = sorted(self._call.structured_outputs)
-        self.outputs = tuple(
-            OutputSpec(
-                key,
-                _shape(self._call.structured_outputs[key], key),
-                _activation(self._call, key),
-            )
-            for key in names
-        )
+        self._pace: float | None = None
 
     def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
         """See `Network`."""
-        arrays = {spec.name: inputs[spec.name] for spec in self.inputs}
-        rows = len(next(iter(arrays.values())))
-        size = self.fixed_batch
         del exact  # a signature is traced already: no batch needs a new one
-        if size is None:
-            return self._run(arrays)
-        parts = [
-            self._run({k: padded(v[start : start + size], size) for k, v in arrays.items()})
-            for start in range(0, rows, size)
-        ]
-        return [np.concatenate(column)[:rows] for column in zip(*parts, strict=True)]
+        arrays = [inputs[spec.name] for spec in self.inputs]
+        rows = len(arrays[0])
+        if self._pace is None:
+            self._pace = self._paced(arrays, self.fixed_batch or 1)
+        limit = ROW_SECONDS + _SLACK * self._pace * rows
+        return self._run(arrays, limit, f"after {limit:.0f} s of CPU on {rows} rows")[1]
 
-    def _forward(self, tensors: list[Any]) -> list[Any]:
-        """Tensors in the order of `inputs`, for a converter that traces it."""
-        names = [spec.name for spec in self.inputs]
-        found = self._call(**dict(zip(names, tensors, strict=True)))
-        return [found[output.name] for output in self.outputs]
-
-    def _run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        tf = self._tf
-        try:
-            given = {
-                spec.name: tf.constant(arrays[spec.name], tf.dtypes.as_dtype(spec.dtype))
-                for spec in self.inputs
-            }
-            found = self._call(**given)
-            return [np.asarray(found[output.name]) for output in self.outputs]
-        except tf.errors.ResourceExhaustedError:
-            raise ResourceError("out of memory while running the network") from None
-        except (tf.errors.OpError, ValueError, TypeError) as error:
-            text = printable(" ".join(str(error).split()), 240)
-            raise InputError(f"the network cannot run on these rows: {text}") from None
+    def _paced(self, arrays: list[np.ndarray], size: int) -> float:
+        """Seconds of CPU that a row takes; the first time, which prepares the graph, is none."""
+        cpu = 0.0
+        for _ in range(2):
+            answer, _ = self._run(
+                [array[:size] for array in arrays],
+                ROW_SECONDS,
+                f"after {ROW_SECONDS} s of CPU on one row",
+            )
+            cpu = float(answer["cpu"])
+            if cpu > _QUICK:
+                break
+        return cpu / size
 
 
 def load(
-    path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any], signature: str = ""
-) -> SignatureNetwork:
+    path: Path,
+    loss: str | None,
+    trust: bool,
+    custom_objects: dict[str, Any],
+    *,
+    signature: str = "",
+    shown: str = "",
+) -> SavedModelNetwork:
     """Loads a SavedModel; what is in it was looked at before."""
     del trust, custom_objects
-    return SignatureNetwork(path, signature, loss)
+    return SavedModelNetwork(path, signature, loss, shown)
 
 
 def export(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,50 +97,3 @@ def export(request: Mapping[str, Any]) -> dict[str, Any]:
         what="Keras's export {} on it",
         hint="name the output .h5 or .keras",
     )
-
-
-def _signature(found: Mapping[str, Any], wanted: str) -> Any:
-    names = [name for name in found if not name.startswith("__saved_model_")]
-    if not names:
-        raise UsageError("the SavedModel has no signature that could be run", "export it with one")
-    if not wanted and _DEFAULT not in names and len(names) > 1:
-        raise UsageError("the SavedModel has several signatures", f"--signature {'|'.join(names)}")
-    name = wanted or (_DEFAULT if _DEFAULT in names else names[0])
-    if name not in names:
-        raise UsageError(
-            f"the SavedModel has no signature {printable(name, 60)!r}",
-            f"it has: {printable(', '.join(names), 200)}",
-        )
-    return found[name]
-
-
-def _shape(spec: Any, name: str) -> tuple[int | None, ...]:
-    """Without the batch axis; an unknown rank counts as one number a row."""
-    if spec.shape.rank is None:
-        return (None,)
-    if spec.shape.rank == 0:
-        raise InputError(f"{printable(name, 60)!r} of the signature is a scalar, not rows")
-    return tuple(None if n is None else int(n) for n in spec.shape[1:])
-
-
-def _activation(call: Any, key: str) -> str | None:
-    """The operation behind an output, looked for through calls of functions."""
-    graph, index = call.graph, sorted(call.structured_outputs).index(key)
-    if index >= len(call.outputs):
-        return None
-    tensor = call.outputs[index]
-    for _ in range(100):
-        op = tensor.op
-        if op.type in _ACTIVATIONS:
-            return _ACTIVATIONS[op.type]
-        if op.type in _PASSES and op.inputs:
-            tensor = op.inputs[0]
-        elif op.type in ("PartitionedCall", "StatefulPartitionedCall"):
-            inner = getattr(graph, "_functions", {}).get(op.get_attr("f").name)
-            inside = getattr(inner, "graph", None)
-            if inside is None or tensor.value_index >= len(inside.outputs):
-                return None
-            graph, tensor = inside, inside.outputs[tensor.value_index]
-        else:
-            return None
-    return None

@@ -196,6 +196,14 @@ def needs_engine(one: Format, model: Model) -> bool:
     return ask is not None and ask(model)
 
 
+def is_own(one: Format, model: Model) -> bool:
+    """Whether a file of this format, or what it is an archive of, is what the model was read from.
+
+    All that such a file holds beside the weights can go into it again.
+    """
+    return one.NAME.startswith(model.origin.format)
+
+
 def open_model(path: Path) -> Model:
     """Recognises a file by its content and reads it.
 
@@ -206,21 +214,32 @@ def open_model(path: Path) -> Model:
     for name in _MODULES:
         candidate = module(name)
         if candidate.sniff(path):
-            try:
+            with _damage_told(path):
                 return candidate.read(path)
-            except (ModelcutError, OSError, MemoryError):
-                raise
-            except Exception as error:
-                what = printable(f"{type(error).__name__}: {error}", 200)
-                raise InputError(
-                    f"{path}: damaged, or of a kind that modelcut does not know ({what})",
-                    "if Keras opens it, please report it",
-                ) from error
     raise InputError(
         f"{path}: not a model file that modelcut knows",
         "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders and archives of them, .mcut "
         "and .tflite",
     )
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """What a reader stumbles over lies in the file.
+
+    Raises:
+        InputError: it did.
+    """
+    try:
+        yield
+    except (ModelcutError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        what = printable(f"{type(error).__name__}: {error}", 200)
+        raise InputError(
+            f"{path}: damaged, or of a kind that modelcut does not know ({what})",
+            "if Keras opens it, please report it",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -304,11 +323,13 @@ def check_runnable(model: Model, *, trust: bool) -> bool:
 
     Raises:
         UnsafeError: it would do more than compute.
+        InputError: it is damaged where only its running looks.
     """
     check = getattr(module(model.origin.format), "check_runnable", None)
     if check is None:
         return False
-    check(model, trust=trust)
+    with _damage_told(model.origin.path):
+        check(model, trust=trust)
     return True
 
 

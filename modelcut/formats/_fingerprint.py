@@ -6,11 +6,11 @@ TensorFlow hashes the checkpoint's index with FarmHash's Fingerprint64
 
 from __future__ import annotations
 
-from modelcut.formats._proto import put_integer, read_varint
+from modelcut.formats._proto import put_blob, put_integer, read_varint
 
 _BITS = 0xFFFFFFFFFFFFFFFF
 _K0, _K1, _K2 = 0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F
-_CHECKPOINT = 5
+_CHECKPOINT, _UUID = 5, 7
 
 
 def updated(fingerprint: bytes, index: bytes) -> bytes:
@@ -23,6 +23,24 @@ def updated(fingerprint: bytes, index: bytes) -> bytes:
     Raises:
         ProtoError: it is no message.
     """
+    return _with(fingerprint, _CHECKPOINT, put_integer(_CHECKPOINT, hash64(index)))
+
+
+def renamed(fingerprint: bytes) -> bytes:
+    """A fingerprint whose random name gives way to one made of the hashes beside it.
+
+    Args:
+        fingerprint: content of the file.
+
+    Raises:
+        ProtoError: it is no message.
+    """
+    rest = _with(fingerprint, _UUID, b"")
+    return rest + put_blob(_UUID, str(hash64(rest)).encode())
+
+
+def _with(fingerprint: bytes, number: int, field: bytes) -> bytes:
+    """The message with a field in the place of those of this number, or at its end."""
     result, at, placed = b"", 0, False
     while at < len(fingerprint):
         start = at
@@ -32,12 +50,12 @@ def updated(fingerprint: bytes, index: bytes) -> bytes:
             at += length
         else:
             _, at = read_varint(fingerprint, at)
-        if tag >> 3 == _CHECKPOINT:
-            result += put_integer(_CHECKPOINT, hash64(index))
-            placed = True
-        else:
+        if tag >> 3 != number:
             result += fingerprint[start:at]
-    return result if placed else result + put_integer(_CHECKPOINT, hash64(index))
+        elif not placed:
+            result += field
+            placed = True
+    return result if placed else result + field
 
 
 def hash64(data: bytes) -> int:

@@ -19,7 +19,7 @@ import h5py
 
 from modelcut import formats
 from modelcut.architecture import Architecture
-from modelcut.errors import InputError, UnsafeError
+from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
 from modelcut.model import Model, Origin, Tensor
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable
@@ -220,10 +220,15 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
 
 def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Written:
     layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
+    if layout is None and options.keep_optimizer and model.origin.dropped:
+        raise UsageError(
+            f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to "
+            ".keras",
+            "leave the option out",
+        )
     with _h5.create_file(weights) as new:
         stored, encodings = _store.write(model, layout.file if layout else None, new, options)
-    kept = options.keep_optimizer or layout is None
-    return Written(stored, encodings, () if kept else model.origin.dropped)
+    return Written(stored, encodings, () if options.keep_optimizer else model.origin.dropped)
 
 
 def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes | None]]:

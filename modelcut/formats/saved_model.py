@@ -250,6 +250,9 @@ def _export(model: Model, path: Path, options: WriteOptions) -> Written:
         first = own.write(model, scratch, replace(options, compression="none"))
         made = Path(folder) / "made"
         facts = options.convert.run(formats.open_model(scratch), made, NAME, None)
+        mark = made / _FINGERPRINT
+        if mark.exists():
+            mark.write_bytes(_fingerprint.renamed(mark.read_bytes()))
         exported = _with_encodings(read_folder(OnDisk(made, str(path)), path), first.encodings)
         # The tensors were watched on their way into the scratch file.
         plain = replace(options, keep_optimizer=False, meter=lambda _: None)

@@ -285,7 +285,7 @@ def test_a_loop_without_an_end_is_ended(tmp_path, modelcut, monkeypatch):
     said = modelcut("eval", FILES / "endless.tflite", "--test", rows)
     assert said.code == 2
     assert said.err.count("\n") == 1
-    assert "1 s on one row" in said.err
+    assert "stopped after 1 s of CPU on one row" in said.err
 
 
 def test_rows_are_spread_over_the_stream():

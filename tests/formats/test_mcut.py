@@ -302,6 +302,21 @@ def test_every_kind_of_block_still_reads(name, digest, kinds, monkeypatch):
     assert blocks == set(kinds)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_unpack_gives_back_the_optimizer_that_was_packed(kept, modelcut, tmp_path):
+    path, packed = MODELS / "keras3_cnn.h5", tmp_path / "p.mcut"
+    flags = ["--keep-optimizer"] if kept else []
+    assert modelcut("pack", path, "-o", packed, "-q", *flags).code == 0
+    assert modelcut("unpack", packed, "-o", tmp_path / "b.h5", "-q").code == 0
+    with h5py.File(path) as before, h5py.File(tmp_path / "b.h5") as after:
+        assert "optimizer_weights" in before
+        assert ("optimizer_weights" in after) == kept
+    # Another format cannot hold it: it is left out and that is said.
+    said = modelcut("unpack", packed, "-o", tmp_path / "b.keras", "--json")
+    assert said.code == 0, said
+    assert bool(json.loads(said.out)["output"]["dropped"]) == kept
+
+
 def test_the_commands(modelcut, tmp_path):
     path = MODELS / "keras3_cnn.h5"
     packed, back = tmp_path / "p.mcut", tmp_path / "b.h5"

@@ -432,3 +432,13 @@ def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
     found = values_of(formats.open_model(tmp_path / "o.h5"))
     assert found["norm/count"] == 7
     assert found["norm/count"].shape == ()
+
+
+def test_the_optimizer_is_missed_in_another_format_too(tmp_path, modelcut):
+    call = ("prune", MODELS / "keras3_cnn.h5", "--sparsity", "0.5", "-o", tmp_path / "o.keras")
+    said = modelcut(*call, "--json")
+    assert said.code == 0, said
+    assert json.loads(said.out)["output"]["dropped"]
+    said = modelcut(*call, "--keep-optimizer")
+    assert said.code == 2
+    assert "cannot go from hdf5 to .keras" in said.err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import h5py
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import saved_model
+from toys import contents, saved_model
 
 from modelcut import formats, pipeline, steps
 from modelcut.encoding import Affine, Sparse
@@ -332,3 +335,39 @@ def test_a_flipped_bit_in_the_weights_is_noticed(golden):
     shard(golden).write_bytes(data)
     with pytest.raises(InputError, match="checksum"):
         run(golden, golden.parent / "out", prune(sparsity=0.5))
+
+
+def test_edits_are_the_same_bytes_in_every_process(tmp_path):
+    """The order of sets differs between processes: nothing may be written in it."""
+    for kind in KINDS:
+        saved_model(kind, tmp_path)
+    call = (
+        "import sys; from pathlib import Path; from modelcut import pipeline, steps\n"
+        "from modelcut.job import Job; from modelcut.recipe import Recipe\n"
+        "prune = steps.find('prune', 'magnitude')(sparsity=0.5)\n"
+        "share = steps.find('quantize', 'huffman')(bits=3)\n"
+        f"for kind in {KINDS!r}:\n"
+        "    for suffix in ('', '.tar.gz', '.zip', '.mcut'):\n"
+        "        out = Path(sys.argv[1]) / (kind + suffix)\n"
+        "        pipeline.run(Job(Path(kind), Recipe((prune, share)), out, report=False))\n"
+    )
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+        subprocess.run(
+            [sys.executable, "-c", call, seed],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+        )
+    assert len(list((tmp_path / "1").iterdir())) == 4 * len(KINDS)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_random_name_gives_way_to_one_of_the_hashes(tmp_path):
+    old = (saved_model("keras3", tmp_path) / "fingerprint.pb").read_bytes()
+    new = _fingerprint.renamed(old)
+    before, after = Message(old), Message(new)
+    assert [before.integer(n) for n in range(1, 6)] == [after.integer(n) for n in range(1, 6)]
+    assert before.text(7) != after.text(7)
+    assert after.text(7).isdigit()
+    assert _fingerprint.renamed(new) == new

@@ -1,21 +1,17 @@
-"""The process that holds LiteRT's interpreter: arrays come in by stdin, go out by a pipe.
-
-A message is its length (uint32), JSON, and the raw arrays that it announces. Nothing is unpickled
-on either side.
-"""
+"""The process that holds LiteRT's interpreter; `litert` asks it. Called with file and seconds."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
-import struct
 import sys
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from modelcut.engines import _serve
 
 _SPARE = 8 << 30
 """Bytes of address space beside ten times the file: a lying shape must not eat the machine."""
@@ -23,63 +19,19 @@ _SPARE = 8 << 30
 
 def main() -> None:
     """Runs until stdin ends."""
-    out = os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    clock = _Clock(int(sys.argv[2]))
-    limit = _SPARE + 10 * os.path.getsize(sys.argv[1])
+    path, seconds = sys.argv[1], int(sys.argv[2])
+    limit = _SPARE + 10 * os.path.getsize(path)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        runner = _Runner(sys.argv[1], clock)
-        _send(out, runner.about())
-        while head := sys.stdin.buffer.read(4):
-            request = json.loads(sys.stdin.buffer.read(struct.unpack("<I", head)[0]))
-            answer, arrays = runner.run([_array(entry) for entry in request["inputs"]])
-            _send(out, answer, arrays)
-    except Exception as error:  # noqa: BLE001 - LiteRT raises whatever it meets
-        _send(out, {"error": str(error) or type(error).__name__})
-
-
-def _array(entry: dict[str, Any]) -> np.ndarray:
-    kind = np.dtype(entry["dtype"])
-    count = int(np.prod(entry["shape"], dtype=np.int64)) * kind.itemsize
-    return np.frombuffer(sys.stdin.buffer.read(count), kind).reshape(entry["shape"])
-
-
-def _send(out: BinaryIO, message: dict[str, Any], arrays: tuple[np.ndarray, ...] = ()) -> None:
-    raw = json.dumps(message).encode()
-    out.write(struct.pack("<I", len(raw)) + raw + b"".join(a.tobytes() for a in arrays))
-    out.flush()
-
-
-class _Clock:
-    """Has the kernel end this process (SIGXCPU) where a single row takes too much CPU time."""
-
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
-        self._wound = float("-inf")
-        self.wind()
-
-    def wind(self) -> None:
-        """Gives the next row its time; near to free, so that it can be done for each."""
-        now = time.perf_counter()
-        if now - self._wound < 1:
-            return
-        self._wound = now
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = int(used.ru_utime + used.ru_stime) + 2 + self._seconds
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        if hard == resource.RLIM_INFINITY or soft < hard:
-            resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+    _serve.serve(lambda _: _Runner(path, seconds))
 
 
 class _Runner:
     """An interpreter, its inputs in floats, one row at a time."""
 
-    def __init__(self, path: str, clock: _Clock) -> None:
-        self._clock = clock
+    def __init__(self, path: str, seconds: int) -> None:
+        self._row_seconds = seconds
+        self._wound = float("-inf")
         try:
             import importlib.metadata as metadata
 
@@ -108,6 +60,7 @@ class _Runner:
         """Names, shapes without the batch axis, and dtypes on the float side."""
         return {
             "engine": self.engine,
+            "fixed_batch": None,
             "inputs": [self._entry(e) for e in self._inputs],
             "outputs": [{**self._entry(e), "activation": self._activation(e)}
                         for e in self._outputs],
@@ -135,8 +88,8 @@ class _Runner:
                 index = int(operator["inputs"][0])
         return None
 
-    def run(self, arrays: list[np.ndarray]) -> tuple[dict[str, Any], tuple[np.ndarray, ...]]:
-        """All rows, and the seconds inside the interpreter with the handing over of arrays."""
+    def run(self, arrays: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+        """All rows; the seconds are those inside the interpreter, arrays handed over included."""
         arrays = [self._in(a, e) for a, e in zip(arrays, self._inputs, strict=True)]
         step = int(self._inputs[0]["shape"][0])
         rows = len(arrays[0])
@@ -152,17 +105,22 @@ class _Runner:
                     self._it.allocate_tensors()
                     entry["shape"] = np.array(part.shape)
                 self._it.set_tensor(entry["index"], part)
-            self._clock.wind()
+            self._wind()
             self._it.invoke()
             for parts, entry in zip(found, self._outputs, strict=True):
                 parts.append(self._it.get_tensor(entry["index"]))
         seconds = time.perf_counter() - start
-        outputs = tuple(
+        return seconds, [
             self._out(np.concatenate(parts)[:rows], entry)
             for parts, entry in zip(found, self._outputs, strict=True)
-        )
-        shown = [{"shape": o.shape, "dtype": o.dtype.name, "bytes": o.nbytes} for o in outputs]
-        return {"seconds": seconds, "outputs": shown}, outputs
+        ]
+
+    def _wind(self) -> None:
+        """Gives the next row its time; near to free, so that it can be done for each."""
+        now = time.perf_counter()
+        if now - self._wound >= 1:
+            self._wound = now
+            _serve.wind(self._row_seconds)
 
     def _in(self, array: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
         scale, zero = entry["quantization"]

@@ -1,0 +1,215 @@
+"""Networks in a process of their own: what ends that process is one line here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from toys import saved_model
+
+from modelcut import engines
+from modelcut.engines import _wire
+from modelcut.engines import saved_model as engine
+from modelcut.engines._apart import Host
+from modelcut.errors import InputError, ResourceError
+
+TFLITE = Path(__file__).parents[1] / "data" / "tflite" / "float32.tflite"
+KINDS = ["keras3", "tf_keras", "module", "v1"]
+
+
+def opened(path):
+    return engines.open_network(path, "saved_model", suffix="")
+
+
+def rows_for(network, path):
+    """A CSV that a golden SavedModel takes."""
+    names, cells = [], []
+    for spec in network.inputs:
+        width = int(np.prod([n or 1 for n in spec.shape]))
+        names += [f"{spec.name}_{i}" for i in range(width)] if width > 1 else [spec.name]
+        cells += ["red" if spec.dtype == "string" else str(i % 3) for i in range(width)]
+    lines = [",".join([*cells, str(row % 3)]) for row in range(12)]
+    path.write_text("\n".join([",".join([*names, "label"]), *lines]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Sound networks that stay open: the process that holds them serves the damaged ones too."""
+    folder = tmp_path_factory.mktemp("sound")
+    return {kind: opened(saved_model(kind, folder)) for kind in KINDS}
+
+
+def test_messages_arrive_as_they_were_sent(tmp_path):
+    arrays = [
+        np.arange(12, dtype="float32").reshape(3, 4)[:, ::2],
+        np.array(2.5),
+        np.zeros((0, 3), "int16"),
+        np.array([True, False]),
+        np.array([1, 2], ml_dtypes.bfloat16),
+        np.array([["röt", ""], ["x", "blue"]], object),
+        np.zeros((0,), object),
+    ]
+    with (tmp_path / "pipe").open("w+b") as file:
+        _wire.send(file, {"a": 1}, arrays)
+        file.seek(0)
+        message, found = _wire.receive(file)
+        with pytest.raises(EOFError):
+            _wire.receive(file)
+    assert message == {"a": 1}
+    for sent, got in zip(arrays, found, strict=True):
+        assert (sent.shape, sent.dtype) == (got.shape, got.dtype)
+        if sent.dtype == object:
+            sent = np.array([item.encode() for item in sent.ravel()], object).reshape(sent.shape)
+        np.testing.assert_array_equal(sent, got)
+
+
+def test_one_tensorflow_serves_all(kept):
+    assert len({id(network._host) for network in kept.values()}) == 1
+
+
+def interpreter():
+    return Host("LiteRT", "_litert_runner", str(TFLITE), "9")
+
+
+def test_a_process_ends_with_what_uses_it():
+    host = interpreter()
+    host.ask({}, limit=9, doing="load")
+    process = host._process
+    assert process.poll() is None
+    del host
+    assert process.poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (signal.SIGSEGV, InputError, r"LiteRT crashed \(SIGSEGV\) on it"),
+        (signal.SIGKILL, ResourceError, "want of memory"),
+        (signal.SIGXCPU, InputError, "no end on it, and was stopped after 9 s of CPU"),
+        (signal.SIGALRM, InputError, "no end on it"),
+        (signal.SIGTERM, InputError, r"crashed \(SIGTERM\)"),
+    ],
+)
+def test_how_a_process_ended_is_said(number, kind, words):
+    host = interpreter()
+    os.kill(host._process.pid, number)
+    with pytest.raises(kind, match=words):
+        host.ask({}, limit=9, doing="load")
+    assert host.ended
+
+
+def test_a_crash_in_the_middle_of_an_evaluation(tmp_path, modelcut, monkeypatch, kept):
+    path = saved_model("v1", tmp_path)
+    predict = engine.SavedModelNetwork.predict
+
+    def struck(self, inputs, **more):
+        os.kill(self._host._process.pid, signal.SIGSEGV)
+        return predict(self, inputs, **more)
+
+    monkeypatch.setattr(engine, "_hosts", {})  # not the one that other tests ask
+    monkeypatch.setattr(engine.SavedModelNetwork, "predict", struck)
+    said = modelcut("eval", path, "--test", rows_for(kept["v1"], tmp_path / "rows.csv"))
+    assert said.code == 2, said
+    assert said.err.count("\n") == 1
+    assert said.err.startswith(f"modelcut: {path}: TensorFlow crashed (SIGSEGV) on it")
+
+
+def test_a_loop_without_an_end(tmp_path, modelcut, monkeypatch):
+    import tensorflow as tf
+
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def serve(x):
+        one = tf.reduce_sum(x)
+        return tf.while_loop(lambda y: y < 1e9, lambda y: y * 0.5 + 0.5, [one])[0] + x
+
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=serve)
+    (tmp_path / "rows.csv").write_text("a,b,label\n1,2,0\n3,4,1\n")
+    monkeypatch.setattr(engine, "_hosts", {})
+    monkeypatch.setattr(engine, "ROW_SECONDS", 1)
+    said = modelcut("eval", tmp_path / "m", "--test", tmp_path / "rows.csv")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert (
+        "TensorFlow came to no end on it, and was stopped after 1 s of CPU on one row" in said.err
+    )
+
+
+def test_who_only_waits_is_ended_too():
+    call = "from modelcut.engines import _serve; import time; _serve.wind(0.05); time.sleep(60)"
+    ended = subprocess.run([sys.executable, "-c", call], check=False, timeout=50)
+    assert ended.returncode == -signal.SIGALRM
+
+
+@pytest.mark.parametrize("command", ["eval", pytest.param("export", marks=pytest.mark.slow)])
+def test_nothing_that_lies_about_is_imported(command, tmp_path, kept):
+    """The children too import what is installed; TensorFlow is started in them alone."""
+    for name in ("numpy", "tensorflow", "ml_dtypes", "ai_edge_litert"):
+        (tmp_path / f"{name}.py").write_text("open('imported.marker', 'w')\nraise ImportError\n")
+    path = saved_model("v1", tmp_path)
+    rows = rows_for(kept["v1"], tmp_path / "rows.csv")
+    start = (
+        "import sys; sys.path.remove('')\n"
+        "from modelcut import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    call = {"eval": ["--test", rows], "export": ["-o", tmp_path / "m.tflite"]}[command]
+    arguments = [sys.executable, "-c", start, command, str(path), *map(str, call), "-q"]
+    subprocess.run(arguments, cwd=tmp_path, check=True, timeout=400)
+    assert not (tmp_path / "imported.marker").exists()
+
+
+def test_errors_name_the_file(kept):
+    network = kept["v1"]
+    with pytest.raises(InputError, match=r"v1: the network cannot run on these rows"):
+        network.predict({spec.name: np.zeros((2, 99), "float32") for spec in network.inputs})
+
+
+def flips(kept, tmp_path, modelcut, kinds, name, times, seed):
+    """Evaluates SavedModels with flipped bits; how often it ended with which code."""
+    rng = np.random.default_rng(seed)
+    codes: dict[int, int] = {}
+    for kind in kinds:
+        path = saved_model(kind, tmp_path)
+        rows = rows_for(kept[kind], tmp_path / "rows.csv")
+        raw = (path / name).read_bytes()
+        for _ in range(times):
+            data = bytearray(raw)
+            for at in rng.integers(0, len(raw), int(rng.integers(1, 5))):
+                data[at] ^= 1 << int(rng.integers(8))
+            (path / name).write_bytes(data)
+            said = modelcut("eval", path, "--test", rows, "-q")
+            assert said.code in (0, 1, 2, 3, 4), said
+            assert said.err.count("\n") == (1 if said.code else 0), said
+            codes[said.code] = codes.get(said.code, 0) + 1
+    return codes
+
+
+VALUES = "variables/variables.data-00000-of-00001"
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), [("saved_model.pb", 10), ("variables/variables.index", 3), (VALUES, 3)]
+)
+def test_flipped_bits_are_one_line_or_a_result(name, times, kept, tmp_path, modelcut):
+    codes = flips(kept, tmp_path, modelcut, KINDS, name, times, 1)
+    assert codes.get(2)
+    assert (0 in codes) == (name == "saved_model.pb")  # what has a checksum is always noticed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_flipped_bits(kind, kept, tmp_path, modelcut):
+    codes = flips(kept, tmp_path, modelcut, [kind], "saved_model.pb", 200, 2)
+    assert {0, 2} <= set(codes)
+    flips(kept, tmp_path, modelcut, [kind], VALUES, 30, 3)

@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 
+from modelcut import steps
 from modelcut.errors import ExitCode, ModelcutError, Stopped
 
 # Finding plugins of pydantic reads the metadata of every package installed.
@@ -23,10 +24,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 COMMANDS = {
     "run": "Apply a recipe to a model, measure before and after, hold the gates.",
-    "prune": "Remove weights.",
-    "quantize": "Store weights in fewer bits.",
-    "factorize": "Split layers into products of smaller ones.",
-    "finetune": "Train on, keeping what was cut.",
+    **{family: steps.summary(family) for family in steps.families()},
     "pack": "Write a model as a small .mcut file, without loss.",
     "unpack": "Make a packed file a model again.",
     "export": "Make a .tflite for LiteRT on phones and microcontrollers.",
@@ -57,7 +55,8 @@ def build(wanted: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, summary in COMMANDS.items():
         if name == wanted:
-            import_module(f"modelcut.commands.{name}").register(app, name)
+            room = "_step" if name in steps.families() else name
+            import_module(f"modelcut.commands.{room}").register(app, name)
         else:
             app.command(name, help=summary)(_elsewhere)
     return app

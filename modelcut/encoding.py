@@ -232,25 +232,26 @@ class Affine(Encoding):
         return parameter if parameter.shape[0] == 1 else parameter[rows]
 
     def _steps(self, values: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Steps from zero, that is codes less the zero point; whole numbers."""
         scale, zero = self._grid(values, rows)
-        steps = values.astype(scale.dtype) / scale
+        steps = values.astype(scale.dtype, copy=False) / scale
         np.rint(steps, out=steps)
-        steps += zero
-        np.clip(steps, 0, self.symbols - 1, out=steps)
+        np.clip(steps, -zero, self.symbols - 1 - zero, out=steps)
         return steps, scale, zero
 
     def project(
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
-        steps, scale, zero = self._steps(values, rows)
-        steps -= zero
+        steps, scale, _ = self._steps(values, rows)
         steps *= scale
         # Zero times a scale may be -0.0, which deflates worse and compares badly.
         steps += 0.0
         return steps.astype(values.dtype, copy=False)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
-        return self._steps(values, rows)[0].astype(np.uint8)
+        steps, _, zero = self._steps(values, rows)
+        steps += zero
+        return steps.astype(np.uint8)
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
         scale, zero = self._grid(np.empty(codes.shape, dtype), rows)
@@ -323,7 +324,10 @@ class Binary(Encoding):
         if self.symbols == 2:
             high = self._levels(values.dtype, values.shape, rows)[1]
             zero = np.zeros((), values.dtype)
-            return np.copysign(high, values + zero) + zero  # neither takes nor makes -0.0
+            signed = values + zero  # neither takes nor makes -0.0
+            np.copysign(high, signed, out=signed)
+            signed += zero
+            return signed
         if self.scale[0].size == 1:
             return _levels_cut(self, values.dtype).pick(values)
         levels, limits, _ = self._ordered(values.dtype, values.shape, rows)
@@ -331,7 +335,7 @@ class Binary(Encoding):
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
         if self.symbols == 2:
-            return (values >= 0).astype(np.uint8)
+            return (values >= 0).view(np.uint8)
         _, limits, order = self._ordered(values.dtype, values.shape, rows)
         if self.scale[0].size == 1:
             return order.reshape(-1)[_levels_cut(self, values.dtype).places(values)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from modelcut import bins
 from modelcut.blocks import in_threads, map_rows, row_blocks
 from modelcut.deflate import choose
 from modelcut.encoding import Encoding
@@ -75,18 +76,13 @@ def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
 
     def count(rows: slice) -> tuple[int, int, float, np.ndarray | None]:
         block = values[rows]
-        nonzeros = int(np.count_nonzero(block))
-        peak, nonfinite = 0.0, 0
-        if inexact and block.size:
-            low, high = float(block.min()), float(block.max())
-            peak = max(abs(low), abs(high))
-            if not np.isfinite(peak):
-                finite = block[np.isfinite(block)]
-                nonfinite = block.size - finite.size
-                peak = float(np.abs(finite).max()) if finite.size else 0.0
+        if inexact and values.dtype.itemsize == 2:
+            nonzeros, nonfinite, peak = _of_halves(block)
+        else:
+            nonzeros, nonfinite, peak = _of_values(block, inexact=inexact)
         used = None
         if symbols is not None:
-            used = np.bincount(encoding.codes(block, rows).ravel(), minlength=symbols)
+            used = bins.histogram(encoding.codes(block, rows), symbols)
         return nonzeros, nonfinite, peak, used
 
     parts = map_rows(count, values)
@@ -108,6 +104,31 @@ def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
         distinct=distinct,
         entropy=entropy,
     )
+
+
+def _of_values(block: np.ndarray, *, inexact: bool) -> tuple[int, int, float]:
+    """How many are not zero, how many not finite, and the largest finite magnitude."""
+    nonzeros = int(np.count_nonzero(block != 0))  # a third faster than counting floats
+    if not inexact or not block.size:
+        return nonzeros, 0, 0.0
+    peak = max(abs(float(block.min())), abs(float(block.max())))
+    if np.isfinite(peak):
+        return nonzeros, 0, peak
+    finite = block[np.isfinite(block)]
+    peak = float(np.abs(finite).max()) if finite.size else 0.0
+    return nonzeros, block.size - finite.size, peak
+
+
+def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
+    """The same of 16-bit floats, by their bits: NumPy compares the floats one at a time."""
+    sizes = block.view(np.uint16) & np.uint16(0x7FFF)
+    infinite = np.array(np.inf, block.dtype).view(np.uint16)
+    nonzeros, nonfinite = int(np.count_nonzero(sizes)), 0
+    peak = sizes.max(initial=0)
+    if peak >= infinite:
+        nonfinite = int(np.count_nonzero(sizes >= infinite))
+        peak = sizes.max(initial=0, where=sizes < infinite)
+    return nonzeros, nonfinite, float(peak.view(block.dtype))
 
 
 def deflated_size(values: np.ndarray) -> int:

@@ -181,7 +181,7 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
         if twice:
             problems.add((*path, twice[0]), f"{twice[0]!r} stands twice in one step")
             return None
-        method = value.get("method", steps.DEFAULT_METHOD[family])
+        method = value.get("method", steps.default(family))
         inner = {key: v for key, v in value.items() if key != "method"}
         place: tuple[str | int, ...] = (*path, family)
         fields = {**inner, **fields}
@@ -204,7 +204,7 @@ def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
             continue
         method = item[family]
         if isinstance(method, dict):
-            method = method.get("method", steps.DEFAULT_METHOD[family])
+            method = method.get("method", steps.default(family))
         with contextlib.suppress(RecipeError):
             if set(others) <= set(steps.find(family, str(method)).model_fields):
                 found.append(family)

@@ -59,3 +59,11 @@ def test_shapes_are_kept():
         values = np.ones(shape, "float32")
         assert cuts.places(values).shape == cuts.pick(values).shape == shape
         assert np.all(cuts.pick(values) == 1)
+
+
+@pytest.mark.parametrize("size", [2, 3, 16, 255, 256, 300])
+@pytest.mark.parametrize("count", [0, 1, 1000, (1 << 18) + 1])
+def test_a_histogram_counts_every_code(size, count):
+    codes = np.random.default_rng(0).integers(0, size, count).astype(np.min_scalar_type(size - 1))
+    expected = [int((codes == code).sum()) for code in range(size)]
+    assert bins.histogram(codes, size).tolist() == expected

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modelcut.data import DataOptions, InputSpec
-from modelcut.data import csv as room
+from modelcut.data import blocks as room
 from modelcut.data.csv import Csv
 from modelcut.errors import InputError, UsageError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -17,6 +18,15 @@ def test_summary_counts():
     assert (found.size, found.nonzeros, found.nonfinite, found.peak) == (6, 4, 2, 4.0)
     assert found.bytes == 24
     assert found.distinct is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "float32", "float64"])
+@pytest.mark.parametrize("odd", [[], [np.nan], [np.inf, -np.inf, np.nan]])
+def test_summary_of_every_float_type(dtype, odd):
+    values = np.array([0.0, -0.0, 1.5, -2.5, 2.0**-14, *odd], dtype)
+    found = summarize(values, Dense())
+    assert (found.size, found.nonzeros) == (values.size, 3 + len(odd))
+    assert (found.nonfinite, found.peak) == (len(odd), 2.5)
 
 
 def test_a_scalar_has_no_rows_and_is_counted_all_the_same():

@@ -14,7 +14,7 @@ from modelcut.recipe import Recipe
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command of one family of steps."""
-    default = steps.DEFAULT_METHOD[name]
+    default = steps.default(name)
     methods = sorted(steps.methods(name), key=lambda method: (method != default, method))
     parameters = [
         flags.argument("model", "The model: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
@@ -31,16 +31,8 @@ def register(app: typer.Typer, name: str) -> None:
         step = flags.build(cls, _fields(cls, values, methods, name))
         _job.execute(Recipe((step,), _job.head_from(values), f"modelcut {name}"), values)
 
-    body.__doc__ = SUMMARIES[name]
+    body.__doc__ = steps.summary(name)
     app.command(name)(flags.command(parameters, body))
-
-
-SUMMARIES = {
-    "prune": "Remove weights.",
-    "quantize": "Store weights in fewer bits.",
-    "factorize": "Split layers into products of smaller ones.",
-    "finetune": "Train on, keeping what was cut.",
-}
 
 
 def _fields(cls: Any, values: dict[str, Any], methods: Iterable[str], name: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def sensitivity(**values: Any) -> None:
     if not values.get("data"):
         raise UsageError("no data named", "add --data FILE.csv, not the test data")
     known = methods()
-    own = [steps.DEFAULT_METHOD[name] for name in steps.families()]
+    own = [steps.default(name) for name in steps.families()]
     wanted = values.get("method") or [name for name in own if name in known]
     for name in wanted:
         if name not in known:

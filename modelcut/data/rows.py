@@ -90,7 +90,7 @@ class RowStore:
         self._kept: Rows | None = None
         self._spill: Spill | None = None
         self._read = False
-        width = sum(len(columns) for columns in table.features.values())
+        width = len(table.columns.order())
         self._chunk = int(np.clip(_CHUNK_VALUES // max(1, width), 1, 4096))
 
     @property

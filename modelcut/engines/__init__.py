@@ -135,9 +135,17 @@ def open_network(
     return network
 
 
+def before_import() -> None:
+    """Settings that must stand before TensorFlow is imported."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # TensorFlow takes these kernels by itself only where the processor has AVX-512. With AVX2 they
+    # halve the time of training convolutions, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 def _prepare(folder: str) -> None:
     """Settings that must stand before Keras is imported; a user's own keras.json is not read."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    before_import()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))
     if "keras" not in sys.modules and "tf_keras" not in sys.modules:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.cluster import Cluster, Distribute, from_environment
-from modelcut.engines import quiet
+from modelcut.engines import before_import, quiet
 from modelcut.errors import PeerError, UsageError
 from modelcut.safety import printable
 
@@ -229,7 +229,7 @@ def start(distribute: Distribute) -> Team:
         )
     if distribute == "none":
         return Team()
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    before_import()
     if cluster is not None:
         return _join(cluster)
     if distribute == "auto" and not _may_have_gpus():

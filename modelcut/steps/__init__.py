@@ -1,8 +1,9 @@
 """Steps, one file a method: `steps/<family>/<method>.py` holds one subclass of `Step`.
 
 To add a method, add a file: its name is the method's name, its class's fields are the YAML keys
-and the flags, its docstring's first line is its description. Nothing else needs to know of it.
-Names are listed without importing anything.
+and the flags, its docstring's first line is its description. To add a family, add a folder, with
+its summary and its default method in `__init__.py`. Nothing else needs to know of either. Names
+are listed without importing a method.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ import pkgutil
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelcut.errors import RecipeError
-from modelcut.step import Step
 
-DEFAULT_METHOD = {
-    "prune": "magnitude",
-    "quantize": "linear",
-    "factorize": "svd",
-    "finetune": "straight_through",
-}
-"""What `- prune: {…}` and `modelcut prune` mean where no method is named."""
+if TYPE_CHECKING:
+    from modelcut.step import Step
 
 
 @lru_cache(maxsize=1)
 def families() -> tuple[str, ...]:
-    """Names of the families: prune, quantize, factorize, finetune."""
-    return tuple(DEFAULT_METHOD)
+    """Names of the families: factorize, finetune, prune, quantize."""
+    found = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return tuple(sorted(module.name for module in found if module.ispkg))
+
+
+def default(family: str) -> str:
+    """The method where none is named, as in `- prune: {…}` and `modelcut prune`."""
+    return str(import_module(f"modelcut.steps.{family}").DEFAULT)
+
+
+def summary(family: str) -> str:
+    """What a family does, in a line."""
+    return str(import_module(f"modelcut.steps.{family}").SUMMARY)
 
 
 @lru_cache(maxsize=8)
@@ -50,6 +57,8 @@ def find(family: str, method: str) -> type[Step]:
         near = difflib.get_close_matches(method, methods(family), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(methods(family))}"
         raise RecipeError(f"unknown method {method!r} of {family}", hint)
+    from modelcut.step import Step
+
     module = import_module(f"modelcut.steps.{family}.{method}")
     found = [
         item

@@ -41,6 +41,7 @@ SETTINGS = {
         {"threshold": 0.9},
     ],
     "prune: random": [{"sparsity": 0.5}],
+    "prune: dead": [{}],
     "prune: gradient": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "layer"}],
     "prune: taylor": [{"sparsity": 0.6, "batch": 7, "rows": 30}],
     "prune: snip": [{"sparsity": 0.6}],

@@ -107,7 +107,7 @@ class Magnitude(Budgeted, TensorStep):
         from modelcut import steps
 
         try:
-            return steps.find("finetune", steps.DEFAULT_METHOD["finetune"]).model_validate(fields)
+            return steps.find("finetune", steps.default("finetune")).model_validate(fields)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in ("finetune", *first["loc"]))

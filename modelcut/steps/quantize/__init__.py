@@ -1,5 +1,8 @@
 """Steps that restrict weights to few values: their tensors end up coded."""
 
+SUMMARY = "Store weights in fewer bits."
+DEFAULT = "linear"
+
 TOO_LARGE = "holds values too large for a scale in float32"
 """Why a tensor is left alone whose values are finite, but not by much."""
 

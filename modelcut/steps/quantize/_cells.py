@@ -125,13 +125,17 @@ def magnitudes_above(
     def part(block: np.ndarray, rows: slice) -> tuple[np.ndarray, ...]:
         sizes = np.abs(wide(block))
         found: list[np.ndarray] = []
-        for limit in limits:
+        for limit in limits[everything:]:
             above = sizes > cells.rows_of(limit, rows).astype(sizes.dtype)
             found += [above, sizes * above]
-        return tuple(found)
+        return (sizes, *found) if everything else tuple(found)
 
+    # Where nothing is left out, there is nothing to compare: the counts are known.
+    everything = bool(limits) and bool(np.all(limits[0] < 0))
     with np.errstate(over="ignore", invalid="ignore"):
         found = cells.reduce(values, np.add, part)
+    if everything:
+        found.insert(0, cells.sizes.astype(np.float64))
     return found[0::2], found[1::2]
 
 

@@ -103,9 +103,10 @@ def _held(centres: np.ndarray, line: _kmeans.Line) -> np.ndarray:
     """The centres as they are kept: of 8 significant bits where few stand for very many weights.
 
     That moves one by 0.2 % at most, little beside the distance to its neighbours, and the weights'
-    low bytes are zero: the file of a large layer deflates by an eighth better.
+    low bytes are zero: the file of a large layer deflates by an eighth better. Where the points are
+    the weights themselves and few, they are worth keeping as they are.
     """
-    if centres.size > _FEW or line.points.size <= _MANY:
+    if centres.size > _FEW or (line.exact and line.points.size <= _MANY):
         return centres
     return short(centres).astype(np.float64)
 

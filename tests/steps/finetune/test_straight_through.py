@@ -222,7 +222,7 @@ def test_the_demo_through_keras(tmp_path, wish):
             for index, (name, fields) in enumerate(
                 {"prune": {"sparsity": 0.7}, "quantize": {"bits": 4}}.items()
             ):
-                cls = steps.find(name, steps.DEFAULT_METHOD[name])
+                cls = steps.find(name, steps.default(name))
                 start = cls(**fields).apply(start, Context(index=index)).model
         lab = Laboratory(model, demo / "digits_train.csv", options, seed=1)
         step = finetune(epochs=4, batch_size=64, validation=0.2, **wish)

@@ -1,5 +1,0 @@
-"""`modelcut prune`: see `_step`."""
-
-from modelcut.commands._step import register
-
-__all__ = ["register"]

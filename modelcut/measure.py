@@ -6,7 +6,7 @@ A `Meter` watches one tensor on its way to the file: what it was, and what each 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -63,6 +63,10 @@ class Change:
         return asdict(self)
 
 
+Count: TypeAlias = "tuple[int, int, float, np.ndarray | None]"
+"""(how many are not zero, how many not finite, largest finite magnitude, how often each code)."""
+
+
 def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
     """Counts one tensor, block by block on all cores.
 
@@ -70,24 +74,29 @@ def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
         values: any numeric dtype, any shape.
         encoding: what the values are restricted to.
     """
-    values = np.atleast_1d(values)  # a scalar has no rows
-    symbols = encoding.symbols
-    inexact = np.issubdtype(values.dtype, np.inexact) or values.dtype.kind == "V"
+    whole = np.atleast_1d(values)  # a scalar has no rows
+    parts = map_rows(lambda rows: count(whole[rows], encoding, rows), whole)
+    return summary(values, encoding, parts)
 
-    def count(rows: slice) -> tuple[int, int, float, np.ndarray | None]:
-        block = values[rows]
-        if inexact and values.dtype.itemsize == 2:
-            nonzeros, nonfinite, peak = _of_halves(block)
-        else:
-            nonzeros, nonfinite, peak = _of_values(block, inexact=inexact)
-        used = None
-        if symbols is not None:
-            used = bins.histogram(encoding.codes(block, rows), symbols)
-        return nonzeros, nonfinite, peak, used
 
-    parts = map_rows(count, values)
+def count(block: np.ndarray, encoding: Encoding, rows: slice) -> Count:
+    """Counts one block, from which `summary` makes the whole tensor's."""
+    inexact = np.issubdtype(block.dtype, np.inexact) or block.dtype.kind == "V"
+    if inexact and block.dtype.itemsize == 2:
+        nonzeros, nonfinite, peak = _of_halves(block)
+    else:
+        nonzeros, nonfinite, peak = _of_values(block, inexact=inexact)
+    used = None
+    if encoding.symbols is not None:
+        used = bins.histogram(encoding.codes(block, rows), encoding.symbols)
+    return nonzeros, nonfinite, peak, used
+
+
+def summary(values: np.ndarray, encoding: Encoding, parts: list[Count]) -> Summary:
+    """Sums the blocks of one tensor."""
     nonzeros = sum(part[0] for part in parts)
     distinct, entropy = None, None
+    symbols = encoding.symbols
     if symbols is not None:
         used = sum((part[3] for part in parts if part[3] is not None), np.zeros(symbols, np.int64))
         used = used[used > 0]
@@ -205,11 +214,15 @@ class Meter:
         self.before = summarize(values, encoding)
 
     def edited(
-        self, step: int, values: np.ndarray, encoding: Encoding, parts: list[Difference]
+        self,
+        step: int,
+        values: np.ndarray,
+        encoding: Encoding,
+        parts: list[tuple[Difference, Count]],
     ) -> None:
-        """An edit of step number `step` is done; `parts` are the differences of its blocks."""
-        self.changes.append((step, change(parts)))
-        self.after.append((step, summarize(values, encoding)))
+        """An edit of step number `step` is done; `parts` are the numbers of its blocks."""
+        self.changes.append((step, change([part[0] for part in parts])))
+        self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
 
     def done_with(self, values: np.ndarray, deflated: int | None = None) -> None:
         """The values as they were last summarized will not be seen again.

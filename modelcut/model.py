@@ -16,7 +16,7 @@ import numpy as np
 from modelcut.blocks import ALL, SCALAR, map_rows
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import ModelcutError
-from modelcut.measure import Meter, difference
+from modelcut.measure import Count, Difference, Meter, count, difference
 
 if TYPE_CHECKING:  # a step that edits tensors only has no need of it, nor has its --help
     from modelcut.architecture import Architecture, Node
@@ -152,13 +152,13 @@ class Tensor:
                     continue
                 if meter:
                     meter.done_with(values)
-                values, parts = _apply(rewrite, values, measured=meter is not None)
+                values, seen = _apply(rewrite, values, measured=meter is not None)
             except ModelcutError as error:
                 error.message = f"step {deferred.step + 1}, {self.name}: {error.message}"
                 raise
             encoding = rewrite.encoding
             if meter:
-                meter.edited(deferred.step, values, encoding, parts)
+                meter.edited(deferred.step, values, encoding, seen)
         if meter and not deflates:
             meter.done_with(values)
         return values, encoding
@@ -173,20 +173,25 @@ class Tensor:
 
 def _apply(
     rewrite: Rewrite, values: np.ndarray, *, measured: bool
-) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
+) -> tuple[np.ndarray, list[tuple[Difference, Count]]]:
+    """The new values, and what was measured of each block while it was at hand."""
     retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
     result = np.empty(values.shape, rewrite.dtype) if retyped else values
     values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
-    def one(rows: slice) -> tuple[float, float, float]:
+    def one(rows: slice) -> tuple[Difference, Count] | None:
         before = values[rows]
         after = rewrite.block(before, rows)
-        part = difference(before, after) if measured else (0.0, 0.0, 0.0)
+        seen = None
+        if measured:
+            # A block may come back in another type; what is counted is what will be kept.
+            after = np.asarray(after, target.dtype)
+            seen = difference(before, after), count(after, rewrite.encoding, rows)
         target[rows] = after
-        return part
+        return seen
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
-    return result, parts
+    return result, [part for part in parts if part is not None]
 
 
 @dataclass(frozen=True)

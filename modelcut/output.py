@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from modelcut.errors import ResourceError, UsageError
@@ -40,11 +41,14 @@ class Outputs:
         self._in_place = in_place
         self._ours = ours
         self._files: list[tuple[Path, Path]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="modelcut-flush")
+        self._flushed: list[Future[None]] = []
 
     def __enter__(self) -> Outputs:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
         for scratch, _place in self._files:
             with contextlib.suppress(OSError):
                 if scratch.is_dir():
@@ -77,13 +81,16 @@ class Outputs:
         self._files.append((scratch, place))
         return scratch
 
+    def flush(self, scratch: Path) -> None:
+        """Begins to bring a file or folder that is written to the disk, beside other work."""
+        self._flushed.append(self._pool.submit(_flush, scratch))
+
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
+        for flushed in self._flushed:
+            flushed.result()
         for scratch, _ in self._files:
-            for path in scratch.rglob("*") if scratch.is_dir() else [scratch]:
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+            _flush(scratch)
         while self._files:
             scratch, place = self._files[0]
             if scratch.is_dir() and place.is_dir():
@@ -130,6 +137,13 @@ class Outputs:
                 raise UsageError(f"{place}: holds the input {source}", "name another folder")
             if other.is_dir() and other in mine.parents:
                 raise UsageError(f"{place}: lies in the input {source}", "name another folder")
+
+
+def _flush(scratch: Path) -> None:
+    for path in scratch.rglob("*") if scratch.is_dir() else [scratch]:
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")

@@ -16,7 +16,7 @@ from typing import Any
 from modelcut import __version__, formats, graph, networks, provenance, safety
 from modelcut.budget import Budgeted
 from modelcut.checkpoint import Checkpoint
-from modelcut.digest import Digest, sha256, size
+from modelcut.digest import Digest, size
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.job import Job, Trust, check_needs, check_options
 from modelcut.lab import Lab
@@ -86,24 +86,26 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                     meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
                 ),
             )
-            _measure_rest(models, meters)
-            again = formats.open_model(target)
-            if not formats.needs_engine(writer, model):
-                _check_same(models[-1], again, job.output)
-            passage = Passage(
-                models,
-                job.recipe.steps,
-                outcomes,
-                seconds,
-                meters,
-                written.stored,
-                written.encodings,
-                written.coders,
-                (graph.macs(model), graph.macs(models[-1])),
-            )
-            report = describe(passage, job.model, target, digest, job.recipe)
-            _refuse_nan(report)
-            report["output"] = output = _output(job, writer, target, written)
+            outputs.flush(target)
+            with Digest(target) as printed:
+                _measure_rest(models, meters)
+                again = formats.open_model(target)
+                if not formats.needs_engine(writer, model):
+                    _check_same(models[-1], again, job.output)
+                passage = Passage(
+                    models,
+                    job.recipe.steps,
+                    outcomes,
+                    seconds,
+                    meters,
+                    written.stored,
+                    written.encodings,
+                    written.coders,
+                    (graph.macs(model), graph.macs(models[-1])),
+                )
+                report = describe(passage, job.model, target, digest, job.recipe)
+                _refuse_nan(report)
+                report["output"] = output = _output(job, writer, target, written, printed)
             if header is not None:
                 say("measuring the arena")
                 output["header"] = networks.write_header(job, target, header, written.facts)
@@ -275,7 +277,7 @@ def assess(
 
 
 def _output(
-    job: Job, writer: formats.Format, target: Path, written: formats.Written
+    job: Job, writer: formats.Format, target: Path, written: formats.Written, printed: Digest
 ) -> dict[str, Any]:
     """What the report says of the file that was written."""
     compression = None if getattr(writer, "OWN_CODING", "") else job.compression or "fast"
@@ -284,7 +286,7 @@ def _output(
         "path": str(job.output),
         "format": writer.NAME,
         "bytes": size(target),
-        "sha256": sha256(target),
+        "sha256": printed.hex(),
         "compression": compression,
         "dropped": list(written.dropped),
         **({made: dict(written.facts)} if written.facts else {}),

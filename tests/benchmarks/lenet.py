@@ -77,7 +77,7 @@ ROWS = {
         "Deep Compression 39× (0.80 → 0.74 %), DeepCABAC 115×", 150, 0.74,
     ),
     "5-smaller": Row(
-        "lenet-5", "mnist", "lenet-5-smaller", "Bayesian compression 419× (1.0 %)", 420, 1.0,
+        "lenet-5", "mnist", "", "Bayesian compression 419× (1.0 %)", 420, 1.0,
     ),
     "300-100-fashion": Row(
         "lenet-300-100", "fashion", "lenet-300-100-fashion",

@@ -28,7 +28,6 @@ from modelcut.deflate import choose, inflate, restored
 from modelcut.encoding import Dense, Encoding, from_record
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import WriteOptions
-from modelcut.formats._pulls import Pulls
 from modelcut.formats._records import arrays, jsonable
 from modelcut.model import Source, Tensor
 from modelcut.safety import load_json, printable
@@ -360,7 +359,6 @@ def put(
     tensor: Tensor,
     options: WriteOptions,
     attributes: Mapping[str, Any],
-    pulls: Pulls,
 ) -> tuple[int, Encoding]:
     """Pulls one tensor and writes it, or only what it is, where a hollow file is wanted.
 
@@ -370,13 +368,13 @@ def put(
         tensor: to be written.
         options: how.
         attributes: of the dataset.
-        pulls: where the values come from.
 
     Returns:
         Bytes that the values take in the file, and the encoding they ended with.
     """
     if options.hollow is None:
-        values, encoding, meter = pulls.take(tensor)
+        meter = options.meter(tensor)
+        values, encoding = tensor.pull(meter, deflates=True)
         stored, deflated = write(group, name, values, options.compression, attributes)
         if meter:
             meter.done_with(values, stored if deflated else None)

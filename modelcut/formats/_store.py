@@ -15,7 +15,6 @@ from modelcut.architecture import Architecture, Path
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import WriteOptions, _h5, _match
-from modelcut.formats._pulls import Pulls
 from modelcut.model import Layer, Model, Tensor
 from modelcut.node import Node, slots
 from modelcut.safety import printable
@@ -193,17 +192,16 @@ def write(
         _copy_groups(model, old, new, keep_optimizer=options.keep_optimizer)
     names = old is None or any("name" in old[k].attrs for k in _var_groups(old))
     stored, encodings = {}, {}
-    with Pulls(model.tensors, options, deflates=True) as pulls:
-        for layer in model.layers:
-            for index, tensor in enumerate(layer.tensors):
-                key = moved.get(tensor.key) if tensor.key else None
-                key = key or _fresh_key(model, layer, index, old)
-                attributes = dict(old[tensor.key].attrs) if old is not None and tensor.key else {}
-                bytes_, encoding = _h5.put(new, key, tensor, options, attributes, pulls)
-                stored[tensor.name], encodings[tensor.name] = bytes_, encoding
-                group = new[key.rpartition("/")[0]]
-                if names and "name" not in group.attrs:
-                    group.attrs["name"] = layer.path[-1]
+    for layer in model.layers:
+        for index, tensor in enumerate(layer.tensors):
+            key = moved.get(tensor.key) if tensor.key else None
+            key = key or _fresh_key(model, layer, index, old)
+            attributes = dict(old[tensor.key].attrs) if old is not None and tensor.key else {}
+            bytes_, encoding = _h5.put(new, key, tensor, options, attributes)
+            stored[tensor.name], encodings[tensor.name] = bytes_, encoding
+            group = new[key.rpartition("/")[0]]
+            if names and "name" not in group.attrs:
+                group.attrs["name"] = layer.path[-1]
     _h5.put_encodings(new, encodings)
     return stored, encodings
 

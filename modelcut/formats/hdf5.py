@@ -21,7 +21,6 @@ from modelcut.architecture import Architecture, Dialect
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
-from modelcut.formats._pulls import Pulls
 from modelcut.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
 
@@ -303,18 +302,16 @@ def _write_legacy(
         _h5.put_text_list(root, "layer_names", [name for name, _ in plan])
     stored: dict[str, int] = {}
     encodings: dict[str, Encoding] = {}
-    order = (tensor for _, parts in plan for _, tensor in parts)
-    with Pulls(order, options, deflates=True) as pulls:
-        for name, parts in plan:
-            group = _h5.make_group(root, name)
-            source = _old_group(layout, name)
-            if source is not None:
-                _h5.copy_attributes(source, group, ["weight_names"] if edited else [])
-            if edited or source is None:
-                _h5.put_text_list(group, "weight_names", [weight for weight, _ in parts])
-            for weight, tensor in parts:
-                bytes_, encoding = _h5.put(group, weight, tensor, options, {}, pulls)
-                stored[tensor.name], encodings[tensor.name] = bytes_, encoding
+    for name, parts in plan:
+        group = _h5.make_group(root, name)
+        source = _old_group(layout, name)
+        if source is not None:
+            _h5.copy_attributes(source, group, ["weight_names"] if edited else [])
+        if edited or source is None:
+            _h5.put_text_list(group, "weight_names", [weight for weight, _ in parts])
+        for weight, tensor in parts:
+            bytes_, encoding = _h5.put(group, weight, tensor, options, {})
+            stored[tensor.name], encodings[tensor.name] = bytes_, encoding
     return stored, encodings
 
 

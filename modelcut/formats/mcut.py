@@ -60,7 +60,6 @@ from modelcut.coding.bits import Reader, varint
 from modelcut.encoding import Dense, Encoding
 from modelcut.errors import InputError, ModelcutError
 from modelcut.formats import Hollow, Packable, WriteOptions, Written, _payload, _records
-from modelcut.formats._pulls import Pulls
 from modelcut.model import Model, Source, Tensor
 
 NAME = "mcut"
@@ -108,9 +107,9 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
     coders: dict[str, str] = {}
     kept: dict[str, tuple[int, np.dtype]] = {}
     try:
-        with values_path.open("wb") as file, Pulls(model.tensors, options) as pulls:
+        with values_path.open("wb") as file:
             for number, tensor in enumerate(model.tensors):
-                values, encoding, _ = pulls.take(tensor)
+                values, encoding = tensor.pull(options.meter(tensor))
                 known = encoding if _records.fits(encoding, values.shape) else Dense()
                 packed = _payload.pack(values, known, options.coder)
                 payload = _cushioned(packed.payload, values.nbytes)

@@ -170,6 +170,9 @@ def _keeps_apart(entry: Entry, shape: layers.Shape | None) -> bool:
 
 
 def _keeps_zeros(entry: Entry) -> bool:
-    if entry["class_name"] == "Activation":
-        return zero_at_zero(config_of(entry))
-    return not str(entry["class_name"]).startswith("BatchNormalization")
+    config, kind = config_of(entry), str(entry["class_name"])
+    if kind == "Activation":
+        return zero_at_zero(config)
+    if kind == "ReLU" and config.get("threshold"):  # below it: slope · (x − threshold)
+        return False
+    return not kind.startswith("BatchNormalization")

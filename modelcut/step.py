@@ -21,6 +21,7 @@ from modelcut.errors import RecipeError, UsageError
 from modelcut.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
+    from modelcut.architecture import Architecture
     from modelcut.checkpoint import Keeper
     from modelcut.lab import Lab
 
@@ -133,6 +134,26 @@ class Step(BaseModel, ABC):
         Raises:
             RecipeError: the step does not fit the model.
         """
+
+    def architecture_of(self, model: Model, context: Context, without: str) -> Architecture:
+        """The architecture, for a step that needs the graph.
+
+        Args:
+            model: that the step is applied to.
+            context: of the step.
+            without: what cannot be done without it, for the message.
+
+        Raises:
+            RecipeError: the file has none.
+        """
+        if model.architecture is None:
+            held = "weights only" if model.origin.weights_only else "a graph only"
+            raise RecipeError(
+                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds {held}, "
+                f"and no architecture, without which {without}",
+                "give the whole model as Keras saved it, .h5 or .keras",
+            )
+        return model.architecture
 
     def select(self, model: Model, context: Context) -> tuple[list[Tensor], dict[str, str]]:
         """The tensors this step is aimed at, and why the others are not.

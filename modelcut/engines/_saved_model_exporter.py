@@ -49,12 +49,15 @@ def _in_order(model: Any) -> Iterator[None]:
     """Has Keras 3 list the weights in the model's order.
 
     It takes them from a set of TensorFlow's, whose order is that of places in memory: no two
-    exports would be alike.
+    exports would be alike. A Keras that does so elsewhere exports as it does.
     """
     from keras.export import ExportArchive
 
     kind = type(ExportArchive())
-    track = kind._filter_and_track_resources
+    track = getattr(kind, "_filter_and_track_resources", None)
+    if track is None:
+        yield
+        return
     places = {id(value_of(v)): place for place, v in enumerate(model.variables)}
 
     def tracked(archive: Any) -> None:

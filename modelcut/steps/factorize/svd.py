@@ -17,7 +17,6 @@ from modelcut.architecture import Architecture, Refusal
 from modelcut.blocks import row_blocks
 from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Dense
-from modelcut.errors import RecipeError
 from modelcut.measure import change, difference
 from modelcut.model import Layer, Model, Source, Tensor
 from modelcut.step import Context, Outcome
@@ -48,13 +47,7 @@ class Svd(Budgeted):
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; the factors are computed here, once, and kept: they are the smaller part."""
-        if model.architecture is None:
-            held = "weights only" if model.origin.weights_only else "a graph only"
-            raise RecipeError(
-                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds {held}, "
-                "and no architecture, without which a layer cannot be split",
-                "give the whole model as Keras saved it, .h5 or .keras",
-            )
+        self.architecture_of(model, context, "a layer cannot be split")
         chosen, skipped = self.select(model, context)
         names = {tensor.name for tensor in chosen}
         facts: dict[str, Any] = {"layers": {}}

@@ -16,7 +16,6 @@ import numpy as np
 from modelcut import bins, channels
 from modelcut.channels import Reader
 from modelcut.encoding import Encoding, Sparse
-from modelcut.errors import RecipeError
 from modelcut.model import Edit, Layer, Model, Rewrite, Tensor
 from modelcut.node import Path
 from modelcut.step import TARGET_KINDS, Context, Outcome, Step
@@ -30,15 +29,9 @@ class Dead(Step):
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; kernels are read here, to see which units are joined."""
-        if model.architecture is None:
-            held = "weights only" if model.origin.weights_only else "a graph only"
-            raise RecipeError(
-                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds {held}, "
-                "and no architecture, without which nothing tells which layer reads which",
-                "give the whole model as Keras saved it, .h5 or .keras",
-            )
+        architecture = self.architecture_of(model, context, "nothing tells which layer reads which")
         chosen, skipped = self.select(model, context)
-        readers = channels.readers(model.architecture)
+        readers = channels.readers(architecture)
         joints = _joints(model)
         _silence(joints, readers)
         _cut(joints, readers)
@@ -187,7 +180,7 @@ def _silence(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader,
         joint.listen()
         for reader in readers.get(path, ()):
             other = joints.get(reader.path)
-            if other is None or not reader.zeros:
+            if other is None or not reader.zeros or not _fit(joint, other):
                 continue
             heard = np.resize(~joint.silent, other.heard.shape)
             if (heard != other.heard).any():
@@ -201,7 +194,9 @@ def _cut(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader, ...
     while waiting:
         path = waiting.pop(0)
         found, joint = readers.get(path), joints[path]
-        if found is None or any(reader.path not in joints for reader in found):
+        if found is None or not all(
+            reader.path in joints and _fit(joint, joints[reader.path]) for reader in found
+        ):
             continue
         read = np.zeros(joint.read.shape, bool)
         for reader in found:
@@ -211,3 +206,8 @@ def _cut(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader, ...
         if (read != joint.read).any():
             joint.read = read
             waiting += [p for p, own in readers.items() if any(r.path == path for r in own)]
+
+
+def _fit(joint: _Joint, reader: _Joint) -> bool:
+    """Whether the inputs of a reader are the channels over and over, as `Reader` says."""
+    return bool(joint.read.size) and reader.heard.size % joint.read.size == 0

@@ -111,6 +111,12 @@ def test_encodings_hold(toy):
     assert changed
 
 
+def test_kernels_that_do_not_fit_together_are_left_alone():
+    model = network(([[1, 2], [3, 4]], [5, 6]), ([[1], [0], [0]], [2]))
+    outcome, _ = cut(model)
+    assert outcome.warnings == ("prune: dead: no unit is dead",)
+
+
 def lenet(k):
     return k.Sequential(
         [
@@ -132,6 +138,8 @@ def normalized(k):
     y = k.layers.Conv1D(8, 3, use_bias=False)(x)
     y = k.layers.BatchNormalization(beta_initializer="ones")(y)
     y = k.layers.ReLU()(y)
+    y = k.layers.Conv1D(8, 2)(y)
+    y = k.layers.ReLU(threshold=0.5, negative_slope=0.3)(y)  # does not keep zeros
     y = k.layers.Conv1D(8, 2, activation="tanh")(y)
     y = k.layers.GlobalMaxPooling1D()(y)
     return k.Model(x, k.layers.Dense(3)(y))

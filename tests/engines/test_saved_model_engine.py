@@ -155,9 +155,8 @@ def test_a_published_model(spec, tmp_path):
     small = made(path, tmp_path / "small", prune(sparsity=0.2), linear(bits=8))
     after = ran(small, *PUBLISHED[spec])
     moved = {name: np.abs(after[name] - values).mean() for name, values in before.items()}
-    assert max(moved.values()) > 0
-    assert moved.get("probabilities", 0.0) < 0.1
-    assert spec.startswith("guesslang") or max(moved.values()) < 0.1
+    measured = ["probabilities"] if spec.startswith("guesslang") else list(moved)
+    assert all(0 < moved[name] < 0.1 for name in measured)
     data = "variables/variables.data-00000-of-00001"
     if "basic-pitch" in spec:  # its optimizer's state goes
         assert (small / data).stat().st_size < 0.7 * (path / data).stat().st_size
@@ -183,12 +182,14 @@ def test_a_published_model_packed_and_back(spec, tmp_path):
     for name, values in original.items():
         np.testing.assert_array_equal(back[name], values)
         np.testing.assert_array_equal(zipped[name], shared[name])
-    name = "probabilities" if "probabilities" in original else next(iter(original))
-    assert 0 < np.abs(shared[name] - original[name]).mean() < 0.1
-    whole = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    # guesslang is embeddings for the most part, which steps leave alone unless they are named.
-    least = 4 if spec.startswith("basic-pitch") else 1.25
-    assert (tmp_path / "s.mcut").stat().st_size < whole / least
+    measured = ["probabilities"] if spec.startswith("guesslang") else list(original)
+    for name in measured:
+        assert 0 < np.abs(shared[name] - original[name]).mean() < 0.1
+    size = (tmp_path / "s.mcut").stat().st_size
+    if spec.startswith("basic-pitch"):
+        assert size < (path / "saved_model.pb").stat().st_size / 8
+    else:  # embeddings for the most part, which steps leave alone unless they are named
+        assert size < sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1.25
 
 
 @pytest.mark.slow

@@ -107,6 +107,18 @@ def test_a_tenth_of_the_training_rows_is_set_aside(modelcut, tmp_path):
     assert any("cannot tell a drop of 0.001" in line for line in report["warnings"])
 
 
+def test_bases_are_searched(modelcut, tmp_path):
+    arguments = ("--method", "binary", "--budget", "{max_accuracy_drop: 0.02}", "--validate", TRAIN)
+    out = tmp_path / "a.h5"
+    said = modelcut("quantize", MODEL, *arguments, *SCALE, "-o", out, "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)["steps"][0]["facts"]["budget"]
+    assert found["reached"]["accuracy"] >= found["base"]["accuracy"] - 0.02
+    chosen = [found["chosen"], *found["chosen"].get("overrides", {}).values()]
+    assert {each["bases"] for each in chosen} <= {1, 2, 3, 4, 5}
+    assert min(each["bases"] for each in chosen) < 5
+
+
 def test_a_criterion_on_a_real_network(modelcut, tmp_path):
     arguments = ("--train", TRAIN, "--test", TEST, *SCALE, "--json")
     accuracy = {}

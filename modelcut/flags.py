@@ -101,7 +101,7 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: names the flag, what is wrong with it, and the nearest known one.
     """
-    from modelcut.recipe import explain
+    from modelcut.explain import explain
 
     try:
         return cls.model_validate(dict(fields))

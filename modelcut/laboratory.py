@@ -210,10 +210,13 @@ def check_runnable(
         UnsafeError: it carries code, and is not trusted.
     """
     if model.origin.format == "saved_model":
+        name = model.origin.path.name
+        known = f"`modelcut pack {name} -o x.mcut` and `modelcut unpack x.mcut -o x.h5` make one"
         raise InputError(
             f"{model.origin.path}: a SavedModel runs as a finished graph, whose weights can be "
             "neither trained nor tried out",
-            "give the .h5 or .keras that it was made from",
+            "give the .h5 or .keras that it was made from"
+            + (f"; {known}" if model.architecture is not None else ""),
         )
     if model.architecture is None:
         raise InputError(

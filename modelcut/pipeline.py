@@ -210,6 +210,7 @@ def look(
     train: Path | None = None,
     validate: Path | None = None,
     trust: Trust | None = None,
+    test: Path | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -220,15 +221,16 @@ def look(
         train: CSV for the steps that train.
         validate: CSV for the steps that search.
         trust: what of the file's code may run for them.
+        test: CSV that the recipe would be judged on; a warning says that it is not.
 
     Returns:
         The model, and a report without output and evaluation.
     """
-    for each in (path, train, validate):
+    for each in (path, train, validate, test):
         if each is not None:
             safety.check_path(each)
     if recipe:
-        check_needs(recipe, train, validate, None, dry=True)
+        check_needs(recipe, train, validate, test, dry=True)
     with Digest(path) as digest:
         model = formats.open_model(path)
         lab = None
@@ -247,6 +249,8 @@ def look(
         )
         report = describe(passage, path, None, digest, recipe)
         report["warnings"] = _warnings(passage)
+        if test is not None or (recipe and list(recipe.head.gates.items())):
+            report["warnings"].append("a dry run judges neither accuracy nor gates")
     return model, report
 
 

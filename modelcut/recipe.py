@@ -7,8 +7,6 @@ name for one that is not known.
 from __future__ import annotations
 
 import contextlib
-import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.errors import RecipeError
+from modelcut.explain import explain, near
 from modelcut.export import ExportOptions
 from modelcut.gates import Gates
 from modelcut.step import Step
@@ -141,7 +140,7 @@ def parse(document: Document) -> Recipe:
     head = problems.validate(Head, head_data, (), known)
     parsed = []
     if "steps" not in data:
-        problems.add((), "no 'steps'", _near("steps", head_data))
+        problems.add((), "no 'steps'", near("steps", head_data))
     elif not isinstance(data["steps"], list):
         problems.add(("steps",), f"steps must be a list, not a {_kind(data['steps'])}")
     else:
@@ -169,7 +168,7 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
             problems.add(path, f"one step names {' and '.join(families)}: make it several steps")
             return None
         first = next(iter(item), "")
-        hint = _near(first, steps.families()) or f"known: {', '.join(steps.families())}"
+        hint = near(first, steps.families()) or f"known: {', '.join(steps.families())}"
         problems.add((*path, first), f"unknown step {first!r}", hint)
         return None
     family = families[0]
@@ -241,42 +240,6 @@ class _Problems:
     def raise_if_any(self) -> None:
         if self._lines:
             raise RecipeError("; ".join(self._lines))
-
-
-def explain(
-    problem: Mapping[str, Any], known: Iterable[str], cls: type[BaseModel] | None = None
-) -> tuple[str, str]:
-    """One pydantic error in words: what is wrong with which field of `cls`, and a hint."""
-    loc = problem["loc"]
-    name = ".".join(str(part) for part in loc)
-    if problem["type"] == "extra_forbidden":
-        options = known if len(loc) == 1 else _fields_at(loc[:-1], cls or Head)
-        hint = _near(str(loc[-1]), options)
-        if not hint and list(options):
-            hint = f"known: {', '.join(sorted(options))}"
-        return f"unknown key {name!r}", hint
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:] if message[:2] != message[:2].upper() else message
-    given = problem.get("input")
-    if not loc or isinstance(given, dict):
-        return (f"{name}: {message}" if name else message), ""
-    shown = json.dumps(given, default=str, ensure_ascii=False)
-    return f"{name}: {message}, not {shown[:60]}", ""
-
-
-def _fields_at(path: Iterable[str | int], cls: Any) -> list[str]:
-    """Field names of the part of a model at `path` (data, gates), if it is one."""
-    for part in path:
-        info = getattr(cls, "model_fields", {}).get(str(part))
-        annotation = getattr(info, "annotation", None)
-        choices = (annotation, *getattr(annotation, "__args__", ()))
-        cls = next((c for c in choices if hasattr(c, "model_fields")), None)
-    return list(getattr(cls, "model_fields", {}))
-
-
-def _near(name: str, options: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), [str(option) for option in options], 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _kind(value: Any) -> str:

@@ -92,6 +92,7 @@ class Step(BaseModel, ABC):
         needs: subset of {"graph", "engine", "train", "loop"}; "loop": it trains step by step.
         aims: kinds of tensors that it aims at unless `include` names roles.
         refuses: kinds of encodings that it cannot follow, each with the reason.
+        absent: fields that it lacks on purpose, each with what to do instead.
         leaves: kinds of encodings that it leaves on its targets.
     """
 
@@ -102,6 +103,7 @@ class Step(BaseModel, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     aims: ClassVar[frozenset[str]] = TARGET_KINDS
     refuses: ClassVar[Mapping[str, str]] = {}
+    absent: ClassVar[Mapping[str, str]] = {}
 
     include: list[str] = Field(
         default_factory=list,

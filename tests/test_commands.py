@@ -102,6 +102,19 @@ def test_a_dry_run_writes_nothing_and_counts_the_same(tmp_path, modelcut):
     assert dry["output"] is None
 
 
+def test_a_dry_run_says_that_it_judges_nothing(tmp_path, modelcut):
+    dry = ("prune", CNN, "--sparsity", "0.7", "--dry-run", "--json")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,label\n1,0\n")
+    for more in (("--test", rows), ("--min-ratio", "2")):
+        said = modelcut(*dry, *more)
+        assert said.code == 0, said
+        assert "judges neither accuracy nor gates" in json.loads(said.out)["warnings"][-1]
+    assert not any("judges" in line for line in json.loads(modelcut(*dry).out)["warnings"])
+    said = modelcut(*dry, "--test", tmp_path / "none.csv")
+    assert (said.code, "no such file" in said.err) == (2, True)
+
+
 def test_the_summary_is_appended(tmp_path, modelcut):
     page = tmp_path / "summary.md"
     page.write_text("before\n")

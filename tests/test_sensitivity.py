@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from toys import MODELS
+from toys import MODELS, contents, saved_model
 
 import modelcut as package
 
@@ -107,6 +107,18 @@ def test_a_tenth_of_the_training_rows_is_set_aside(modelcut, tmp_path):
     assert any("cannot tell a drop of 0.001" in line for line in report["warnings"])
 
 
+def test_bases_are_searched(modelcut, tmp_path):
+    arguments = ("--method", "binary", "--budget", "{max_accuracy_drop: 0.02}", "--validate", TRAIN)
+    out = tmp_path / "a.h5"
+    said = modelcut("quantize", MODEL, *arguments, *SCALE, "-o", out, "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)["steps"][0]["facts"]["budget"]
+    assert found["reached"]["accuracy"] >= found["base"]["accuracy"] - 0.02
+    chosen = [found["chosen"], *found["chosen"].get("overrides", {}).values()]
+    assert {each["bases"] for each in chosen} <= {1, 2, 3, 4, 5}
+    assert min(each["bases"] for each in chosen) < 5
+
+
 def test_a_criterion_on_a_real_network(modelcut, tmp_path):
     arguments = ("--train", TRAIN, "--test", TEST, *SCALE, "--json")
     accuracy = {}
@@ -154,6 +166,28 @@ def test_bad_usage_is_one_line(arguments, words, modelcut, tmp_path, monkeypatch
     assert words in said.err
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["keras3", "tf_keras", "module", "v1"])
+def test_a_saved_model_is_refused_before_any_work(kind, modelcut, tmp_path, monkeypatch):
+    path = saved_model(kind, tmp_path)
+    monkeypatch.setattr("modelcut.engines.open_network", None)
+    monkeypatch.setattr("modelcut.model.Tensor.pull", None)
+    before = contents(tmp_path)
+    out = ("-o", tmp_path / "out")
+    for words in (
+        ("sensitivity", path, "--data", TEST),
+        ("prune", path, "--budget", "{max_accuracy_drop: 0.1}", "--validate", TEST, *out),
+        ("quantize", path, "--budget", "{max_accuracy_drop: 0.1}", "--train", TEST, *out),
+        ("prune", path, "--method", "wanda", "--sparsity", "0.5", "--train", TEST, *out),
+        ("finetune", path, "--train", TEST, *out),
+    ):
+        said = modelcut(*words)
+        assert said.code == 2, said
+        assert "neither trained nor tried out" in said.err
+        assert ("unpack x.mcut -o x.h5" in said.err) == (kind == "tf_keras")
+        assert said.err.count("\n") == 1
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["keras3_cnn.h5", "keras3_cnn.keras", "tf_keras_cnn.h5"])

@@ -54,7 +54,7 @@ JOB = (
     CODER,
     KEEP_OPTIMIZER,
     REPORT,
-    flags.option("dry_run", "Plan and measure, write nothing.", kind=bool),
+    flags.option("dry_run", "Do the steps and count; write and evaluate nothing.", kind=bool),
     flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
     flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
     flags.option("train", "CSV for the steps that train.", metavar="CSV"),
@@ -126,8 +126,8 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
         if values.get("checkpoint"):
             raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
-        train, validate = (path_of(values.get(name)) for name in ("train", "validate"))
-        _, report = pipeline.look(model, recipe, say, train, validate, trust)
+        train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
+        _, report = pipeline.look(model, recipe, say, train, validate, trust, test)
     else:
         output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:

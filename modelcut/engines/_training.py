@@ -285,9 +285,9 @@ class KerasTrainer:
             self._project()
 
     def _state(self) -> list[Any]:
-        own = [v for one in self._latents for v in one.variables]
-        masks = [one.mask for one in self._latents if isinstance(one, Masked)]
-        return [*own, *masks, *self._moved.values(), *self._moving.values()]
+        """Variables that the outputs depend on; which shared value is nearest has its prices."""
+        own = [v for one in self._latents for v in _variables_of(one)]
+        return [*own, *self._moved.values(), *self._moving.values()]
 
     def save(self) -> None:
         self._kept = [variable.numpy() for variable in self._state()]

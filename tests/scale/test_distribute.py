@@ -105,6 +105,38 @@ def test_two_workers_give_what_one_gives(work, alone):
     check_same(weights(work / "two-0.keras"), alone)
 
 
+def test_dropout_on_two_workers(work):
+    """Its noise is not that of one process, but the same each time, and the workers stay alike."""
+    import keras
+
+    keras.utils.set_random_seed(4)
+    layers = keras.layers
+    body = [layers.Dense(24, activation="relu"), layers.Dropout(0.5)]
+    last = layers.Dense(3, activation="softmax")
+    keras.Sequential([keras.Input((8,)), *body, last]).save(work / "noisy.keras")
+    recipe = work / "noisy.yaml"
+    # Before the second training, the workers hold their weights against each other.
+    one = "  - finetune: {steps: 12, batch_size: 32, validation: 0, learning_rate: 0.01}\n"
+    recipe.write_text("version: 1\ndata: {label: label}\nsteps:\n" + one + one)
+
+    def words(output):
+        rows = ("--train", work / "rows.csv")
+        return ["run", work / "noisy.keras", "-r", recipe, *rows, "-o", work / output]
+
+    processes = [
+        begin(words(f"noisy-{turn}-{config['task']['index']}.keras"), config=config)
+        for turn in range(2)
+        for config in cluster(2)
+    ]
+    processes.append(begin(words("noisy-alone.keras")))
+    for code, said in end(processes):
+        assert code == 0, said
+    first, again = (work / f"noisy-{turn}-0.keras" for turn in range(2))
+    assert first.read_bytes() == again.read_bytes()
+    mine, alone = weights(first), weights(work / "noisy-alone.keras")
+    assert any(not np.allclose(mine[name], alone[name], atol=1e-3) for name in alone)
+
+
 def test_two_devices_give_what_one_gives(work, alone):
     process = begin(arguments(work, "devices.keras", "--distribute", "mirrored"), devices=2)
     [(code, said)] = end([process])

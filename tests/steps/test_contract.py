@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from toy_lab import toy_lab
 from toys import toy_model
 
 from modelcut import steps
+from modelcut.budget import Budgeted
 from modelcut.errors import RecipeError
 from modelcut.recipe import Recipe, parse, step_to_dict
 from modelcut.step import Context
@@ -101,6 +103,25 @@ def test_every_method_is_described(family, method):
     assert cls.__doc__
     for name, field in cls.model_fields.items():
         assert field.description, f"{method}.{name} has no description"
+
+
+@pytest.mark.parametrize(("family", "method"), ALL)
+def test_every_method_can_be_searched_or_says_why_not(family, method):
+    cls = steps.find(family, method)
+    if issubclass(cls, Budgeted):
+        assert set(cls.strength.ladder) <= {step.ladder[0] for step in tried(cls)}
+        return
+    with pytest.raises(RecipeError, match=re.escape(cls.absent["budget"])):
+        parse(loads(f"steps: [{{{family}: {method}, budget: {{max_accuracy_drop: 0.1}}}}]", "r"))
+    for name in re.findall(r"\w+", cls.absent["budget"].partition(f"{family}:")[2]):
+        if name in steps.methods(family):
+            assert issubclass(steps.find(family, name), Budgeted)
+
+
+def tried(cls):
+    """The method at each setting of its ladder, which must be settings that it takes."""
+    for setting in cls.strength.ladder:
+        yield cls(budget={"max_accuracy_drop": 1, "candidates": [setting]})
 
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)

@@ -57,6 +57,11 @@ class StraightThrough(Step):
 
     needs: ClassVar[frozenset[str]] = frozenset({"train", "loop"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
+    absent: ClassVar[dict[str, str]] = {
+        "quantize": "put the step quantize before finetune, which keeps its grid, signs or shared "
+        "values from the first epoch on",
+        "budget": "it makes nothing smaller; the steps before it have one",
+    }
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Passes over the training rows (5)."

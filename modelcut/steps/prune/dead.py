@@ -26,6 +26,7 @@ class Dead(Step):
 
     needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias"}
+    absent: ClassVar[dict[str, str]] = {"budget": "it needs none, for the outputs stay the same"}
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; kernels are read here, to see which units are joined."""

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from modelcut import bins
 from modelcut.budget import SPARSITIES, Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
+from modelcut.explain import explain
 from modelcut.model import Edit, Model, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, Outcome, Step, TensorStep
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
@@ -106,12 +107,12 @@ class Magnitude(Budgeted, TensorStep):
         """
         from modelcut import steps
 
+        cls = steps.find("finetune", steps.default("finetune"))
         try:
-            return steps.find("finetune", steps.default("finetune")).model_validate(fields)
+            return cls.model_validate(fields)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in ("finetune", *first["loc"]))
-            raise ValueError(f"{place}: {first['msg']}") from None
+            what, hint = explain(error.errors(include_url=False)[0], cls.model_fields, cls)
+            raise ValueError(f"finetune: {what}" + (f" ({hint})" if hint else "")) from None
 
     @property
     def searched(self) -> bool:

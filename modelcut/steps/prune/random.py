@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from modelcut import bins
+from modelcut.budget import SPARSITIES, Budgeted, Strength
 from modelcut.encoding import Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep, random_generator
 from modelcut.steps.prune._smallest import removal, sample_of, smallest
 
 
-class Random(TensorStep):
+class Random(Budgeted, TensorStep):
     """Remove weights at random, the baseline for any other method; zeros that are there count."""
 
-    sparsity: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="Share of each layer's weights that is zero afterwards, exactly."
+    strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES)
+
+    sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Share of each layer's weights that is zero afterwards, exactly."
     )
 
     @property
@@ -27,13 +30,15 @@ class Random(TensorStep):
 
     def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit:
         del survey
+        assert self.sparsity is not None
+        share = self.sparsity
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             inner = encoding.inner if isinstance(encoding, Sparse) else encoding
             lots = random_generator(context, tensor.name).random(values.shape, np.float32)
             lots += np.float32(1)
             lots[values == 0] = 0
-            count = round(self.sparsity * values.size)
+            count = round(share * values.size)
             found = smallest(lambda: [lots], sample_of(lots), lots.size, count)
             gone = removal(lots, found)
 

@@ -12,3 +12,8 @@ CODED = {
     "binary": "its values are signs already",
 }
 """Encodings that a further quantizer would destroy."""
+
+NOTHING_TO_SEARCH = {
+    "budget": "it has no setting to search; quantize: binary, huffman and linear have one"
+}
+"""What a method lacks that is either applied to a layer or not."""

@@ -9,7 +9,7 @@ import numpy as np
 from modelcut.encoding import Dense, Encoding, with_inner
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize import CODED
+from modelcut.steps.quantize import CODED, NOTHING_TO_SEARCH
 
 
 class Bfloat16(TensorStep):
@@ -19,6 +19,7 @@ class Bfloat16(TensorStep):
     """
 
     refuses: ClassVar[dict[str, str]] = CODED
+    absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from modelcut.budget import Budgeted, Strength
 from modelcut.encoding import Binary as Signs
 from modelcut.encoding import Encoding, Sparse, with_inner
 from modelcut.model import Edit, Rewrite, Tensor, leave
@@ -18,12 +19,13 @@ from modelcut.steps.quantize._signs import fit_bases, solve
 _SAMPLE = 1 << 21
 
 
-class Binary(TensorStep):
+class Binary(Budgeted, TensorStep):
     """Keep the sign of each weight, and one scale a channel; or sums of several such bases.
 
     The scale is the mean magnitude, which leaves the least squared error. Pruned zeros stay zero.
     """
 
+    strength: ClassVar[Strength] = Strength("bases", (5, 4, 3, 2, 1), needed=False)
     refuses: ClassVar[dict[str, str]] = CODED
 
     bases: Annotated[int, Field(ge=1, le=5)] = Field(

@@ -11,7 +11,7 @@ from modelcut.encoding import Dense, Encoding, with_inner
 from modelcut.errors import RecipeError
 from modelcut.model import Edit, Rewrite, Tensor
 from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize import CODED
+from modelcut.steps.quantize import CODED, NOTHING_TO_SEARCH
 
 _LARGEST = 65504.0
 
@@ -20,6 +20,7 @@ class Float16(TensorStep):
     """Store weights as 16-bit floats; values beyond ±65504 are an error, not infinity."""
 
     refuses: ClassVar[dict[str, str]] = CODED
+    absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
 
     @property
     def leaves(self) -> tuple[str, ...]:

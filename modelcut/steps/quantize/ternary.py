@@ -11,7 +11,7 @@ from modelcut import bins
 from modelcut.encoding import Binary, Encoding, Sparse
 from modelcut.model import Edit, Rewrite, Tensor, leave
 from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import CODED, TOO_LARGE
+from modelcut.steps.quantize import CODED, NOTHING_TO_SEARCH, TOO_LARGE
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short, wide
 
 _SAMPLE = 1 << 21
@@ -25,6 +25,7 @@ class Ternary(TensorStep):
     """
 
     refuses: ClassVar[dict[str, str]] = CODED
+    absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
 
     per: Literal["tensor", "channel"] = Field(
         default="channel",

@@ -7,7 +7,7 @@ from signal import SIGINT, SIGTERM
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from toy_lab import ToyTrainer, toy_lab
+from toy_lab import ToyRunning, ToyTrainer, toy_lab
 from toys import MODELS
 
 from modelcut import formats, steps
@@ -94,9 +94,36 @@ def test_the_rate_holds_and_then_falls():
 
 def test_l1_brings_weights_to_zero_exactly(toy):
     step = finetune(epochs=5, batch_size=16, regularize={"l1": 20.0}, keep="last")
-    after = arrays(step.apply(toy, Context(lab=toy_lab(toy))).model)
+    trained = step.apply(toy, Context(lab=toy_lab(toy))).model
+    after = arrays(trained)
     assert np.mean(after["two/kernel"] == 0) > 0.2
     assert (after["one/bias"] != 0).all()
+    # A prune after it takes what went to zero, and nothing else.
+    pruned = steps.find("prune", "magnitude")(threshold=1e-12).apply(trained, Context(index=1))
+    for tensor in pruned.model.tensors:
+        values, encoding = tensor.pull()
+        np.testing.assert_array_equal(values, after[tensor.name])
+        assert isinstance(encoding, Sparse) == (tensor.kind == "kernel")
+
+
+def test_class_weights_count_each_class_as_told(toy, monkeypatch):
+    given = []
+    trainer = ToyRunning.trainer
+    monkeypatch.setattr(
+        ToyRunning, "trainer", lambda self, plan: given.append(plan) or trainer(self, plan)
+    )
+    lab = toy_lab(toy, rows=90)
+    fields = {"steps": 1, "validation": 0}
+    finetune(class_weights="balanced", **fields).apply(toy, Context(lab=lab))
+    finetune(class_weights=[1, 0, 2], **fields).apply(toy, Context(lab=lab))
+    (rows,) = lab.rows(lab.open(toy), 90, shuffle=0)
+    counts = np.bincount(rows.labels[0], minlength=3)
+    assert (counts > 0).all()
+    # As scikit-learn's "balanced": rows by classes and the rows of the class.
+    np.testing.assert_allclose(given[0].class_weights, 90 / (3 * counts))
+    np.testing.assert_array_equal(given[1].class_weights, [1, 0, 2])
+    with pytest.raises(RecipeError, match="2 weights for 3 classes"):
+        finetune(class_weights=[1, 2], **fields).apply(toy, Context(lab=lab))
 
 
 def test_a_teacher_needs_no_labels(toy):

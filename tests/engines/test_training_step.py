@@ -1,0 +1,141 @@
+"""Two steps of training through Keras, against the same by NumPy from the formulas."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from modelcut import formats
+from modelcut.data import DataOptions
+from modelcut.encoding import Dense
+from modelcut.lab import Plan, Restraint
+from modelcut.laboratory import Laboratory
+
+KERNEL = "last/kernel"
+BATCH, RATE = 16, 0.1
+COSTS = np.array([0.2, 1.0, 3.0])
+T = 2.5
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A network of one softmax layer, and rows for two batches."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("step")
+    keras.utils.set_random_seed(1)
+    last = keras.layers.Dense(3, activation="softmax", use_bias=False, name="last")
+    keras.Sequential([keras.Input((4,)), last]).save(folder / "model.keras")
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=(2 * BATCH, 4)).round(2), np.arange(2 * BATCH) % 3])
+    np.savetxt(folder / "rows.csv", rows, fmt="%g", delimiter=",")
+    model = formats.open_model(folder / "model.keras")
+    lab = Laboratory(model, folder / "rows.csv", DataOptions(header=False))
+    running, teacher = lab.open(model), lab.open(model)
+    (part,) = lab.rows(running, 2 * BATCH)
+    start = running.read([KERNEL])[KERNEL]
+    teacher.write({KERNEL: start[::-1]})
+    return running, teacher, part, start
+
+
+def softmax(scores):
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def through_softmax(found, slope):
+    return found * (slope - (slope * found).sum(axis=1, keepdims=True))
+
+
+def by_scores(loss, found, truth, labels, taught):
+    """The gradient of each row's loss by its scores, for a softmax's output."""
+    if loss == "mse":
+        return through_softmax(found, 2 * (found - truth) / 3)
+    if loss == "mae":
+        return through_softmax(found, np.sign(found - truth) / 3)
+    if loss == "huber":
+        return through_softmax(found, np.clip(found - truth, -1, 1) / 3)
+    if loss == "costs":
+        return COSTS[labels][:, None] * (found - truth)
+    if loss == "teacher":
+        soft = [softmax(np.log(part) / T) for part in (found, taught)]
+        return T * (soft[0] - soft[1])
+    return found - truth
+
+
+@dataclass
+class Memory:
+    """What an optimizer keeps between two steps."""
+
+    first: np.ndarray = field(default_factory=lambda: np.zeros((4, 3)))
+    second: np.ndarray = field(default_factory=lambda: np.zeros((4, 3)))
+    steps: int = 0
+
+
+def update(optimizer, weights, slope, memory):
+    memory.steps += 1
+    if optimizer == "sgd":
+        memory.first = 0.7 * memory.first + slope
+        return weights - RATE * memory.first
+    memory.first = 0.9 * memory.first + 0.1 * slope
+    memory.second = 0.999 * memory.second + 0.001 * slope**2
+    first = memory.first / (1 - 0.9**memory.steps)
+    second = memory.second / (1 - 0.999**memory.steps)
+    weights = weights - RATE * first / np.sqrt(second)
+    return weights * (1 - RATE * 0.3) if optimizer == "adamw" else weights
+
+
+def penalized(penalty, weights):
+    """The proximal step of a penalty of strength 0.5."""
+    if penalty == "l1":
+        return np.sign(weights) * np.maximum(np.abs(weights) - RATE * 0.5, 0)
+    if penalty == "group_lasso":
+        norm = np.sqrt((weights**2).sum(axis=0))
+        return weights * np.maximum(1 - RATE * 0.5 * np.sqrt(4) / norm, 0)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss", "penalty"),
+    [
+        ("sgd", "cross_entropy", ""),
+        ("adam", "cross_entropy", ""),
+        ("adamw", "cross_entropy", ""),
+        ("sgd", "mse", "l1"),
+        ("sgd", "mae", "l2"),
+        ("sgd", "huber", "group_lasso"),
+        ("sgd", "costs", ""),
+        ("sgd", "teacher", ""),
+    ],
+)
+def test_two_steps(bench, optimizer, loss, penalty):
+    running, teacher, rows, start = bench
+    running.write({KERNEL: start})
+    restraint = Restraint(Dense(), decay=True, axis=1, **({penalty: 0.5} if penalty else {}))
+    plan = Plan(
+        {KERNEL: restraint},
+        optimizer=optimizer,
+        momentum=0.7,
+        weight_decay=0.3,
+        batch=BATCH,
+        loss=loss if loss in ("cross_entropy", "mse", "mae", "huber") else "",
+        class_weights=COSTS if loss == "costs" else None,
+        teacher=teacher if loss == "teacher" else None,
+        distill=1.0 if loss == "teacher" else 0.0,
+        temperature=T,
+    )
+    trainer = running.trainer(plan)
+    trainer.run(rows, np.full(2, RATE))
+    (found, _) = trainer.result()[KERNEL]
+
+    weights, memory = start.astype(np.float64), Memory()
+    for number in range(2):
+        part = rows[number * BATCH : (number + 1) * BATCH]
+        inputs, labels = part.inputs[0].astype(np.float64), part.labels[0]
+        outputs, taught = softmax(inputs @ weights), softmax(inputs @ start[::-1])
+        slope = inputs.T @ by_scores(loss, outputs, np.eye(3)[labels], labels, taught) / BATCH
+        if penalty == "l2":
+            slope += 2 * 0.5 * weights
+        weights = penalized(penalty, update(optimizer, weights, slope, memory))
+    np.testing.assert_allclose(found, weights, rtol=2e-4, atol=1e-5)
+    assert np.abs(found - start).max() > 0.01

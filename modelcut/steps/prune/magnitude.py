@@ -266,6 +266,8 @@ class Magnitude(Budgeted, TensorStep):
             return "has no two axes to lay a pattern on"
         if self.pattern and tensor.in_axis is None:
             return "has no axis of inputs to lay a pattern on"
+        if self.pattern and tensor.shape[tensor.in_axis or 0] <= self._n_of_m[0]:
+            return f"has so few inputs that {self.pattern} keeps all of them"
         shape = self.pattern or (f"block {self.block[0]}x{self.block[1]}" if self.block else "")
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:

@@ -33,6 +33,13 @@ def test_n_of_every_m_inputs_stay(n, m):
     assert found["one/kernel"][1].label == f"sparse {n}:{m}"
 
 
+def test_a_pattern_leaves_a_kernel_of_few_inputs_alone_and_says_so():
+    values = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
+    (got,), _, outcome = pruned(values, pattern="2:4")
+    np.testing.assert_array_equal(got, values)
+    assert outcome.skipped == {"one/kernel": "has so few inputs that 2:4 keeps all of them"}
+
+
 def test_blocks_of_smallest_mean_go():
     values = np.random.default_rng(0).normal(size=(7, 9)).astype("float32")
     (got,), found, _ = pruned(values, sparsity=0.5, block=[2, 3])

@@ -46,7 +46,7 @@ def packed(make, name):
 INPUTS = {
     "Keras 3 `.h5`": golden("keras3_cnn.h5"),
     "Keras 3 `.keras`": golden("keras3_cnn.keras"),
-    "Keras 1, 2 `.h5`": golden("tf_keras_cnn.h5"),
+    "Keras 2 `.h5`": golden("tf_keras_cnn.h5"),
     "Keras 2 `.keras`": golden("tf_keras_cnn.keras"),
     "weights only": golden("keras3_cnn.weights.h5"),
     "SavedModel of Keras 2": folder_of("tf_keras"),

@@ -22,6 +22,7 @@ from modelcut.architecture import Architecture, Dialect
 from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import WriteOptions, Written, _compiled, _h5, _match, _store, _tree
 from modelcut.model import Model, Origin, Tensor
+from modelcut.node import Node
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable
 from modelcut.topology import is_functional
 
@@ -205,12 +206,23 @@ def refusal(model: Model) -> str:
         own = printable(str(model.architecture.root["class_name"]))
         return f"the model's class {own} is its author's own; name the output .h5"
     for layer in model.layers:
+        cuda = [name for name in _classes(layer.node) if name.startswith("CuDNN")]
+        if cuda and dialect is Dialect.KERAS2:
+            return f"Keras 2 loads no {cuda[0]} from a .keras file; name the output .h5"
         if layer.tensors and layer.node and _store.places(layer.node, dialect) is None:
             return (
                 f"modelcut does not know where a .keras file keeps the weights of a "
                 f"{printable(layer.class_name)} ({printable(layer.name)}); name the output .h5"
             )
     return ""
+
+
+def _classes(node: Node | None) -> Iterator[str]:
+    """The class of a layer, and of those that it wraps."""
+    if node is not None:
+        yield node.class_name
+        for _, inner in node.wrapped:
+            yield from _classes(inner)
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

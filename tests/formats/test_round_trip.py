@@ -227,6 +227,15 @@ def test_what_no_keras_file_is_known_to_hold(tmp_path):
     assert reason({}) == ""
     assert "weights of a Mine (d); name the output .h5" in reason({"class_name": "Mine"})
     assert "class Ours is its author's own; name the output .h5" in reason({}, "Ours")
+    weights = {"kernel": (3, 6), "recurrent_kernel": (2, 6), "bias": (12,)}
+    arrays["d"] = {
+        f"d/{way}/{role}:0": np.ones(shape, "float32")
+        for way in ("forward", "backward")
+        for role, shape in weights.items()
+    }
+    cell = {"class_name": "CuDNNGRU", "config": {"name": "g", "units": 2}}
+    both = {"class_name": "Bidirectional", "config": {"name": "d", "layer": cell}}
+    assert "Keras 2 loads no CuDNNGRU from a .keras file; name the output .h5" in reason(both)
 
 
 def test_keras_1(tmp_path):

@@ -216,11 +216,8 @@ def _join(
 
 def refusal(model: Model) -> str:
     """Why `.h5` cannot hold this model: one that has no architecture, and never was in an `.h5`."""
-    if model.origin.format == NAME or model.architecture is not None:
-        return ""
-    if model.origin.format == "saved_model":
-        return formats.NO_LAYERS
-    return f"no .h5 can be made of a {model.origin.format} file; keep to the kind of the input"
+    known = model.origin.format == NAME or model.architecture is not None
+    return "" if known else formats.NO_LAYERS
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

@@ -53,6 +53,7 @@ INPUTS = {
     "SavedModel of Keras 3": folder_of("keras3"),
     "SavedModel of a module": folder_of("module"),
     "SavedModel of TensorFlow 1": folder_of("v1"),
+    "LiteRT `.tflite`": lambda folder: MODELS.parent / "tflite" / "float32.tflite",
     "its `.tar.gz`": packed(folder_of("tf_keras"), "in.tar.gz"),
     "its `.zip`": packed(folder_of("v1"), "in.zip"),
     "`.mcut` of Keras 3": packed(golden("keras3_cnn.keras"), "in.mcut"),

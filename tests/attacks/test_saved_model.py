@@ -91,6 +91,8 @@ OPS = [
     "DecodeProtoV2",
     "DebugIdentity",
     "WriteSummary",
+    "WriteScalarSummary",
+    "CreateSummaryFileWriter",
     "LoadAndRemapMatrix",
     "ImmutableConst",
     "RpcCall",

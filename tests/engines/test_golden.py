@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from toys import MODELS
 
-from modelcut import engines, formats
+from modelcut import engines, formats, networks
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import WriteOptions
+from modelcut.job import Trust
 
 GOLDEN = sorted(
     path
@@ -49,7 +50,9 @@ def converted(path, folder):
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 def test_so_they_are_in_the_other_format(path, tmp_path):
-    assert_predicts_as_recorded(converted(path, tmp_path), path.stem)
+    out = converted(path, tmp_path)
+    networks.check_runnable(formats.open_model(out), Trust())
+    assert_predicts_as_recorded(out, path.stem)
 
 
 @pytest.mark.parametrize(

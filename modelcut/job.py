@@ -127,7 +127,8 @@ def check_options(job: Job, model: Model, writer: formats.Format) -> None:
         UsageError: with what to leave out, or to add.
     """
     engine = formats.needs_engine(writer, model)
-    fixed = "" if engine else getattr(writer, "FIXED_GRAPH", "")
+    ask = getattr(writer, "fixed_graph", None)
+    fixed = ask(model) if ask is not None else ""
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")

@@ -215,7 +215,12 @@ def _convert(
         target: the file or folder to make.
         kind: name of its format.
         twin: where to put one that is not quantized; None: nowhere.
+
+    Raises:
+        UnsafeError: what the engine would build carries code. A SavedModel that is run as a graph
+            was not looked at for that.
     """
+    check_runnable(scratch, job.trust)
     own = formats.module(scratch.origin.format)
     request: dict[str, Any] = {
         "source": str(scratch.origin.path),

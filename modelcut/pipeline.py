@@ -90,7 +90,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             with Digest(target) as printed:
                 _measure_rest(models, meters)
                 again = formats.open_model(target)
-                if not formats.needs_engine(writer, model):
+                if not formats.needs_engine(writer, models[-1]):
                     _check_same(models[-1], again, job.output)
                 passage = Passage(
                     models,

@@ -7,7 +7,6 @@ error message, and a loop without an end is ended.
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import weakref
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from modelcut import errors
 from modelcut.data import InputSpec
 from modelcut.engines import OutputSpec, _child, _wire
-from modelcut.errors import InputError, ResourceError
+from modelcut.errors import InputError
 from modelcut.safety import printable
 
 LOAD_SECONDS = 600
@@ -95,19 +94,11 @@ class Host:
         return self._process.poll() is not None
 
     def _ended(self, spent: str) -> errors.ModelcutError:
-        code = self._process.wait(10)
-        if code in (-signal.SIGXCPU, -signal.SIGALRM):
-            return InputError(
-                f"{self.who} came to no end on it, and was stopped {spent}",
-                "a loop in it has none, or it is too large for this machine",
-            )
-        if code == -signal.SIGKILL:
-            return ResourceError(
-                f"{self.who} was killed while it ran it", "most likely for want of memory"
-            )
-        return InputError(
-            f"{self.who} {_child.death(code)} on it",
+        return _child.ended(
+            self._process.wait(10),
+            f"{self.who} {{}} on it",
             f"the file is damaged, or made for another version; {_WITHOUT}",
+            spent=spent,
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import errors
-from modelcut.errors import InputError, ModelcutError
+from modelcut.errors import InputError, ModelcutError, ResourceError
 
 
 def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dict[str, Any]:
@@ -29,11 +29,12 @@ def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dic
         hint: what to do then.
 
     Raises:
-        ModelcutError: as the child says, or because it crashed.
+        ModelcutError: as the child says, or because it crashed, or ran out of the time that it
+            gives itself (`_serve.wind`).
     """
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         answer = Path(folder) / "answer.json"
-        ended = subprocess.run(
+        done = subprocess.run(
             command(module, str(answer)),
             input=json.dumps(request).encode(),
             stdout=subprocess.DEVNULL,
@@ -42,7 +43,7 @@ def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dic
             env=environment(),
         )
         if not answer.exists():
-            raise InputError(f"{request['shown']}: {what.format(death(ended.returncode))}", hint)
+            raise ended(done.returncode, f"{request['shown']}: {what}", hint)
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in found:
         kind = getattr(errors, str(found["error"]), InputError)
@@ -86,6 +87,26 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+
+
+def ended(code: int, what: str, hint: str, *, spent: str = "") -> ModelcutError:
+    """What to tell of a process that is no more.
+
+    Args:
+        code: that it ended with; minus the number of a signal.
+        what: who, and on what, with one gap for how it ended.
+        hint: what to do where it crashed.
+        spent: what was too much, where that was it: "after 9 s of CPU".
+    """
+    if code in (-signal.SIGXCPU, -signal.SIGALRM):
+        stopped = f", and was stopped {spent}" if spent else ", and was stopped"
+        return InputError(
+            what.format("came to no end") + stopped,
+            "a loop in it has none, or it is too large for this machine",
+        )
+    if code == -signal.SIGKILL:
+        return ResourceError(what.format("was killed"), "most likely for want of memory")
+    return InputError(what.format(death(code)), hint)
 
 
 def death(code: int) -> str:

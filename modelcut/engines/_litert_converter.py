@@ -17,6 +17,7 @@ import numpy as np
 from modelcut import engines
 from modelcut.data import DataOptions
 from modelcut.engines import _child
+from modelcut.engines._serve import wind
 from modelcut.errors import InputError, ModelcutError
 from modelcut.safety import printable
 
@@ -26,9 +27,13 @@ Item = TypeVar("Item")
 def convert(request: dict[str, Any]) -> dict[str, Any]:
     """Loads the network, converts it for single rows, and writes the `.tflite`.
 
+    Loading, converting and each calibration row have a time of their own; what takes longer ends
+    this process.
+
     Raises:
         InputError: a layer has no form in LiteRT, or the calibration rows do not fit.
     """
+    wind(request["seconds"]["stage"])
     custom = request["custom_objects"]
     network = engines.open_network(
         Path(request["source"]),
@@ -73,10 +78,18 @@ def _rows(request: dict[str, Any], network: engines.Network) -> list[list[np.nda
     return spread(
         (
             (len(batch), partial(_row, batch.inputs, [spec.name for spec in network.inputs]))
-            for batch in table.batches(256)
+            for batch in _each(table.batches(256), request["seconds"]["stage"])
         ),
         request["samples"],
     )
+
+
+def _each(items: Iterable[Item], seconds: float) -> Iterator[Item]:
+    """Items, each of which has this long to come and be used, and so has what follows the last."""
+    for item in items:
+        wind(seconds)
+        yield item
+    wind(seconds)
 
 
 def _row(inputs: Mapping[str, np.ndarray], names: list[str], row: int) -> list[np.ndarray]:
@@ -115,7 +128,10 @@ def _made(
     function = tf.function(lambda *tensors: network._forward(list(tensors)))
     frozen = convert_variables_to_constants_v2(function.get_concrete_function(*specs))
 
+    limits = request["seconds"]
+
     def converted(kind: str, *, sparse: bool = False) -> bytes:
+        wind(limits["stage"])
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
         ops = tf.lite.OpsSet
         if kind != "float32":
@@ -125,7 +141,7 @@ def _made(
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if kind in ("int8", "int16x8"):
-            converter.representative_dataset = _representative(rows)
+            converter.representative_dataset = lambda: _calibration(rows, limits)
             both = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
             wanted = ops.TFLITE_BUILTINS_INT8 if kind == "int8" else getattr(ops, both)
             converter.target_spec.supported_ops = [wanted]
@@ -157,8 +173,11 @@ def _in_4_bits(content: bytes) -> bytes:
     return bytes(builder.Output())
 
 
-def _representative(rows: list[list[np.ndarray]]) -> Callable[[], Iterator[list[np.ndarray]]]:
-    return lambda: iter(rows)
+def _calibration(
+    rows: list[list[np.ndarray]], limits: Mapping[str, float]
+) -> Iterator[list[np.ndarray]]:
+    yield from _each(rows, limits["row"])
+    wind(limits["stage"])
 
 
 def _finished(content: bytes, network: Any, request: dict[str, Any]) -> bytes:

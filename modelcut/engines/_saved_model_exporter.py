@@ -9,6 +9,7 @@ from typing import Any
 
 from modelcut import engines
 from modelcut.engines import _child
+from modelcut.engines._serve import wind
 from modelcut.engines.running import value_of
 from modelcut.errors import InputError
 from modelcut.safety import printable
@@ -17,9 +18,12 @@ from modelcut.safety import printable
 def export(request: dict[str, Any]) -> dict[str, Any]:
     """Loads the network and writes the folder, with a signature for serving.
 
+    What takes longer than the request allows ends this process.
+
     Raises:
         InputError: Keras cannot load or export it.
     """
+    wind(request["seconds"])
     custom = request["custom_objects"]
     network: Any = engines.open_network(
         Path(request["source"]),
@@ -28,6 +32,7 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
         trust=request["trust"],
         custom_objects=engines.load_custom_objects(custom) if custom else {},
     )
+    wind(request["seconds"])
     with engines.quiet():
         try:
             if request["dialect"] == "keras3":

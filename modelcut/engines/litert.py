@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from modelcut.engines import _child
-from modelcut.engines._apart import Host, NetworkApart
+from modelcut.engines._apart import LOAD_SECONDS, Host, NetworkApart
 from modelcut.errors import InputError
 from modelcut.safety import printable
 
 NAME = "LiteRT"
 ROW_SECONDS = 120
 """Seconds of CPU that one row may take: a loop in a `.tflite` may have no end."""
+STAGE_SECONDS = LOAD_SECONDS
+"""Seconds of CPU that a stage of the converter may take; VGG16 took 52 for all of them."""
 _ARENA_SECONDS = 300
 _RUNS = 30
 
@@ -32,11 +34,12 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     """Makes a `.tflite`; `request` is what `_litert_converter` takes.
 
     Raises:
-        InputError: the converter cannot; one line of its reason.
+        InputError: the converter cannot; one line of its reason. Or it came to no end.
+        ResourceError: it was killed, for want of memory.
     """
     return _child.ask(
         "_litert_converter",
-        request,
+        {**request, "seconds": {"stage": STAGE_SECONDS, "row": ROW_SECONDS}},
         what=f"LiteRT's converter {{}} on it as {request['type']}",
         hint="try another --type; float32 and dynamic take the most layers",
     )

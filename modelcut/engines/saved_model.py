@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from modelcut.engines import _child
-from modelcut.engines._apart import Host, NetworkApart
+from modelcut.engines._apart import LOAD_SECONDS, Host, NetworkApart
 
 NAME = "TensorFlow"
 ROW_SECONDS = 120
 """Seconds of CPU that one row, or a fixed batch, may take."""
+STAGE_SECONDS = LOAD_SECONDS
+"""Seconds of CPU that loading a network for export, and exporting it, may take each."""
 _QUICK = 1.0
 _SLACK = 10
 _hosts: weakref.WeakValueDictionary[str, Host] = weakref.WeakValueDictionary()
@@ -89,11 +91,12 @@ def export(request: Mapping[str, Any]) -> dict[str, Any]:
     """Has Keras make a SavedModel; `request` is what `_saved_model_exporter` takes.
 
     Raises:
-        InputError: it cannot; one line of its reason.
+        InputError: it cannot; one line of its reason. Or it came to no end.
+        ResourceError: it was killed, for want of memory.
     """
     return _child.ask(
         "_saved_model_exporter",
-        request,
+        {**request, "seconds": STAGE_SECONDS},
         what="Keras's export {} on it",
         hint="name the output .h5 or .keras",
     )

@@ -4,9 +4,9 @@ A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the fun
 `Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
 (Keras cannot open them; `unpacked` says where that lies which it can), `OWN_CODING` (why
 `--compression` is not for it), `needs_engine` (which models of others an engine makes them of),
-`FIXED_GRAPH` (why its own cannot follow an edit of the architecture), and `check_runnable` where
-the network is not built from an architecture. Adding a format is adding a module and its name to
-`_MODULES`.
+`fixed_graph` (why a model cannot have its layers edited on the way into it), `FINAL` (why nothing
+can be made of its models), and `check_runnable` where no architecture is needed to run a network.
+Adding a format is adding a module and its name to `_MODULES`.
 """
 
 from __future__ import annotations
@@ -300,8 +300,8 @@ def for_output(path: Path, model: Model) -> Format:
     for name in _MODULES:
         candidate = module(name)
         if suffix in candidate.SUFFIXES:
-            reason = candidate.refusal(model)
-            if reason:
+            final = getattr(module(model.origin.format), "FINAL", "")
+            if reason := final or candidate.refusal(model):
                 raise UsageError(f"{path}: {reason}")
             return candidate
     known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from modelcut.architecture import Architecture, Path
+from modelcut.architecture import Architecture, Dialect, Path
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import WriteOptions, _h5, _match
@@ -190,7 +190,11 @@ def write(
                 "fits", "leave the option out"
             )  # fmt: skip
         _copy_groups(model, old, new, keep_optimizer=options.keep_optimizer)
-    names = old is None or any("name" in old[k].attrs for k in _var_groups(old))
+    if old is None:
+        new.create_group("vars")  # of the model itself: Keras 2 misses it
+        names = model.architecture is not None and model.architecture.dialect is Dialect.KERAS3
+    else:
+        names = any("name" in old[key].attrs for key in _var_groups(old))
     stored, encodings = {}, {}
     for layer in model.layers:
         for index, tensor in enumerate(layer.tensors):
@@ -245,12 +249,23 @@ def _fresh_key(model: Model, layer: Layer, index: int, old: h5py.File | None) ->
     assert model.architecture is not None
     base = model.architecture.store_paths()[layer.path]
     base = base.replace("layers/", _prefix(old)) if old is not None else base
+    assert layer.node is not None
+    known = places(layer.node, model.architecture.dialect) or []
+    return f"{base}/{known[index] if index < len(known) else f'vars/{index}'}"
+
+
+def places(node: Node, dialect: Dialect) -> list[str] | None:
+    """Where the weights of a layer lie below its group; None where that is not known.
+
+    It is not for classes that are not Keras's own, nor where a weight is filed twice.
+    """
     try:
-        known = slots(layer.node) if layer.node is not None else []
-    except KeyError:  # a class that is not Keras's own
-        known = []
-    inner = known[index].places[0] if index < len(known) else f"vars/{index}"
-    return f"{base}/{inner}"
+        found = slots(node)
+    except KeyError:
+        return None
+    if node.class_name == "SpectralNormalization":
+        return None
+    return [slot.places[0 if dialect is Dialect.KERAS3 else -1] for slot in found]
 
 
 def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer: bool) -> None:

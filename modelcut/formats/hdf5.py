@@ -20,7 +20,7 @@ from modelcut import formats
 from modelcut.architecture import Architecture, Dialect
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
-from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
+from modelcut.formats import WriteOptions, Written, _compiled, _h5, _match, _store, _tree
 from modelcut.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
 
@@ -215,17 +215,9 @@ def _join(
 
 
 def refusal(model: Model) -> str:
-    """Why `.h5` cannot hold this model: one that was never in an HDF5 or `.keras` file."""
-    if model.origin.format == NAME:
-        return ""
-    if model.origin.format == "saved_model":
-        return "" if model.architecture is not None else formats.NO_LAYERS
-    if model.origin.dialect == "keras3" and model.architecture is not None:
-        return ""
-    return (
-        f"a {model.origin.format} file written by {model.origin.writer} cannot become .h5; keep "
-        "to the kind of the input"
-    )
+    """Why `.h5` cannot hold this model: one that has no architecture, and never was in an `.h5`."""
+    known = model.origin.format == NAME or model.architecture is not None
+    return "" if known else formats.NO_LAYERS
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
@@ -388,8 +380,8 @@ def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
     for group in (new, root):
         group.attrs["keras_version"] = architecture.keras_version
         group.attrs["backend"] = "tensorflow"
-    training = architecture.root.get("compile_config")
-    if isinstance(training, dict):
+    training = _compiled.for_h5(architecture.root.get("compile_config"))
+    if training is not None:
         new.attrs["training_config"] = json.dumps(training)
     elif model.origin.training:
         new.attrs["training_config"] = model.origin.training

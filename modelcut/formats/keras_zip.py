@@ -18,10 +18,11 @@ from typing import IO, Any
 import h5py
 
 from modelcut import formats
-from modelcut.architecture import Architecture
+from modelcut.architecture import Architecture, Dialect
 from modelcut.errors import InputError, UnsafeError, UsageError
-from modelcut.formats import WriteOptions, Written, _h5, _match, _store, _tree
+from modelcut.formats import WriteOptions, Written, _compiled, _h5, _match, _store, _tree
 from modelcut.model import Model, Origin, Tensor
+from modelcut.node import Node
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable
 from modelcut.topology import is_functional
 
@@ -32,6 +33,7 @@ _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAX_RATIO = 1100
 """Deflate cannot expand further than 1032 times."""
+_MODELS = ("Sequential", "Functional", "Model")
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,30 @@ def refusal(model: Model) -> str:
         return formats.NO_LAYERS
     if model.architecture is None:
         return "bare weights have no architecture to put into a .keras file; name it .h5"
-    if model.origin.dialect == "keras3":
-        return ""
-    return f"written by {model.origin.writer}, whose dialect only .h5 holds; name the output .h5"
+    dialect = model.architecture.dialect
+    if dialect is Dialect.KERAS1:
+        return f"written by {model.origin.writer}, which has no .keras files; name the output .h5"
+    if model.architecture.root["class_name"] not in _MODELS:
+        own = printable(str(model.architecture.root["class_name"]))
+        return f"the model's class {own} is its author's own; name the output .h5"
+    for layer in model.layers:
+        cuda = [name for name in _classes(layer.node) if name.startswith("CuDNN")]
+        if cuda and dialect is Dialect.KERAS2:
+            return f"Keras 2 loads no {cuda[0]} from a .keras file; name the output .h5"
+        if layer.tensors and layer.node and _store.places(layer.node, dialect) is None:
+            return (
+                f"modelcut does not know where a .keras file keeps the weights of a "
+                f"{printable(layer.class_name)} ({printable(layer.name)}); name the output .h5"
+            )
+    return ""
+
+
+def _classes(node: Node | None) -> Iterator[str]:
+    """The class of a layer, and of those that it wraps."""
+    if node is not None:
+        yield node.class_name
+        for _, inner in node.wrapped:
+            yield from _classes(inner)
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
@@ -285,35 +308,20 @@ def _config_text(model: Model, layout: Layout | None) -> str:
         return model.architecture.text
     # A legacy .h5 says less of the model as a whole, and keeps how to train it elsewhere.
     root = dict(model.architecture.root)
-    if "module" not in root:
+    if "module" not in root and model.architecture.dialect is Dialect.KERAS3:
         functional = is_functional(root)
         root["module"] = "keras.src.models.functional" if functional else "keras"
         root["registered_name"] = "Functional" if functional else None
+    elif "module" not in root:
+        # Each Keras 2 has its functional models in a module of its own, and all find this one.
+        # Layers are written as in .h5: its own files do so too, inside of submodels.
+        named = "Model" if is_functional(root) else "Sequential"
+        root |= {"module": "keras", "class_name": named, "registered_name": None}
     if model.origin.training:
         where = str(model.origin.path)
         training = load_json(model.origin.training, where=where, what="training configuration")
-        root["compile_config"] = _compile_config(training)
+        root["compile_config"] = _compiled.for_keras(training, model.architecture.dialect)
     return json.dumps(root)
-
-
-def _compile_config(training: Any) -> dict[str, Any] | None:
-    """The training configuration of a legacy file as `.keras` says it; None where it cannot."""
-    if not isinstance(training, dict):
-        return None
-    config = {key: value for key, value in training.items() if key != "optimizer_config"}
-    optimizer = training.get("optimizer_config")
-    if not isinstance(optimizer, dict) or not _plain(config):
-        return None
-    names = {"module": "keras.optimizers", "registered_name": None}
-    return {**config, "optimizer": {**names, **optimizer}}
-
-
-def _plain(value: Any) -> bool:
-    """Whether there is no object in it that a `.keras` file would have to name the module of."""
-    if isinstance(value, dict):
-        named = "class_name" not in value or "module" in value
-        return named and all(map(_plain, value.values()))
-    return not isinstance(value, list) or all(map(_plain, value))
 
 
 def _info(name: str, size: int) -> zipfile.ZipInfo:

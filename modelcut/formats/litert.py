@@ -28,6 +28,7 @@ from modelcut.safety import printable
 
 NAME = "litert"
 SUFFIXES = (".tflite",)
+FINAL = "a .tflite cannot be edited; start from the Keras file that it was made of"
 OWN_CODING = "LiteRT maps its file into memory as it is"
 METADATA = "modelcut"
 """The name of the entry that says how the file was made."""
@@ -193,8 +194,6 @@ def values(value: Value) -> np.ndarray:
 
 def refusal(model: Model) -> str:
     """Why no `.tflite` can be made of this model."""
-    if model.origin.format == NAME:
-        return "a .tflite cannot be edited; start from the Keras file that it was made of"
     if model.architecture is None and model.origin.format != "saved_model":
         return "bare weights are no network that LiteRT could run; start from the whole model"
     if _scratch_format(model) is None:

@@ -91,9 +91,18 @@ def sniff(path: Path) -> bool:
 
 def refusal(model: Model) -> str:
     """Why this model cannot be packed: only where its format does not offer it."""
-    if isinstance(formats.module(model.origin.format), Packable):
-        return ""
-    return f"a {model.origin.format} model cannot be packed"
+    inner = formats.module(model.origin.format)
+    if not isinstance(inner, Packable):
+        return f"a {model.origin.format} model cannot be packed"
+    # Known where the layers are edited; `fixed_graph` tells it before.
+    return fixed_graph(model) if formats.needs_engine(inner, model) else ""
+
+
+def fixed_graph(model: Model) -> str:
+    """Why the layers cannot be edited on the way into a packed file; "" where they can."""
+    if model.origin.format == "saved_model":
+        return "a SavedModel cannot be packed while its layers change; write it, and pack that"
+    return ""
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:

@@ -42,8 +42,6 @@ NAME = "saved_model"
 SUFFIXES = (".savedmodel", ".saved_model")
 FOLDER = True
 OWN_CODING = "TensorFlow reads no compressed checkpoint"
-FIXED_GRAPH = "the graph of a SavedModel cannot change its layers; name the output .h5"
-"""Why a step that edits the architecture is refused before any work."""
 
 GRAPH, TEXT_GRAPH = "saved_model.pb", "saved_model.pbtxt"
 _METADATA, _FINGERPRINT, _NOTES = (
@@ -54,6 +52,7 @@ _METADATA, _FINGERPRINT, _NOTES = (
 _PREFIX = "variables/variables"
 _MAX_GRAPH = (2 << 30) - 1
 _MAX_NOTES = 64 << 20
+_KERAS_SIGNATURES = frozenset(("serving_default", "__saved_model_init_op"))
 
 
 @dataclass(frozen=True)
@@ -196,16 +195,17 @@ def refusal(model: Model) -> str:
                 "to make one of; start from a whole .h5 or .keras file"
             )
         return ""
-    layout = model.origin.layout
-    assert isinstance(layout, Layout)
-    if model.architecture is not layout.architecture:
-        return FIXED_GRAPH
     return ""
 
 
 def needs_engine(model: Model) -> bool:
-    """Whether the graph must be made: Keras does that."""
-    return model.origin.format != NAME
+    """Whether the graph must be made, for the first time or of other layers: Keras does that."""
+    return model.origin.format != NAME or model.architecture is not _layout(model).architecture
+
+
+def _layout(model: Model) -> Layout:
+    assert isinstance(model.origin.layout, Layout)
+    return model.origin.layout
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
@@ -244,7 +244,8 @@ def _export(model: Model, path: Path, options: WriteOptions) -> Written:
     """Has Keras make a SavedModel of the model, and writes that as any other."""
     if options.convert is None:
         raise ModelcutError(f"{path}: a SavedModel of a {model.origin.format} file needs Keras")
-    own = formats.module(model.origin.format)
+    from_graph = model.origin.format == NAME
+    own = formats.module("hdf5" if from_graph else model.origin.format)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         scratch = Path(folder) / f"model{formats.engine_suffix(own)}"
         first = own.write(model, scratch, replace(options, compression="none"))
@@ -257,7 +258,14 @@ def _export(model: Model, path: Path, options: WriteOptions) -> Written:
         # The tensors were watched on their way into the scratch file.
         plain = replace(options, keep_optimizer=False, meter=lambda _: None)
         written = write(exported, path, plain)
-    return replace(written, encodings=first.encodings, dropped=first.dropped, facts=facts)
+    dropped = first.dropped + (_lost(model) if from_graph else ())
+    return replace(written, encodings=first.encodings, dropped=dropped, facts=facts)
+
+
+def _lost(model: Model) -> tuple[str, ...]:
+    """What a graph had beside the layers, in words: Keras makes one for serving, and no more."""
+    own = serving_graph(_layout(model).files).signatures.keys() - _KERAS_SIGNATURES
+    return tuple(f"the signature {printable(name, 60)!r}" for name in sorted(own))
 
 
 def _with_encodings(model: Model, encodings: Mapping[str, Encoding]) -> Model:

@@ -13,11 +13,11 @@ from typing import Any
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import Compression, WriteOptions, Written, _archive, saved_model
 from modelcut.formats._archive import PIECE, Deflater, Part, Unpacking, unpacked
-from modelcut.formats.saved_model import FIXED_GRAPH, needs_engine, refusal
+from modelcut.formats.saved_model import needs_engine, refusal
 from modelcut.model import Model
 from modelcut.safety import printable
 
-__all__ = ["FIXED_GRAPH", "needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
+__all__ = ["needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
 
 NAME = "saved_model_zip"
 SUFFIXES = (".zip",)

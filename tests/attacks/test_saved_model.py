@@ -91,6 +91,8 @@ OPS = [
     "DecodeProtoV2",
     "DebugIdentity",
     "WriteSummary",
+    "WriteScalarSummary",
+    "CreateSummaryFileWriter",
     "LoadAndRemapMatrix",
     "ImmutableConst",
     "RpcCall",
@@ -186,6 +188,21 @@ def test_code_in_the_metadata_of_keras(tmp_path, refused):
     text = json.dumps({"name": "l", **layer}).encode()
     path.write_bytes(path.read_bytes() + put_blob(1, put_integer(2, 99) + put_blob(5, text)))
     refused(folder, 3, words="Lambda")
+
+
+@pytest.mark.parametrize("out", ["out", "out.tflite"])
+def test_code_in_layers_that_keras_would_build_again(out, tmp_path, modelcut, in_one_line):
+    """A graph runs without its layers; what is made of them anew does not."""
+    folder = saved_model("tf_keras", tmp_path)
+    path = folder / "keras_metadata.pb"
+    old = b'"activation": "relu"'
+    new = b'"activation": {"module": "sidecar", "class_name": "f", "registered_name": "f"}'
+    data = rewrite(path.read_bytes(), 1, lambda one: rewrite(one, 5, lambda t: t.replace(old, new)))
+    assert new in data
+    path.write_bytes(data)
+    said = modelcut("factorize", folder, "--rank", "1", "-o", tmp_path / out)
+    in_one_line(said, 3)
+    assert not (tmp_path / out).exists()
 
 
 @pytest.mark.parametrize(

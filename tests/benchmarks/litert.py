@@ -1,11 +1,12 @@
-"""A Fashion-MNIST network as a `.tflite` of every type, beside Keras: a Markdown table.
+"""Two networks as `.tflite` of every type, beside Keras: a Markdown table.
 
     python tests/benchmarks/litert.py [--rows 2000]
 
-Trains a small CNN once (kept in `.cache/litert`). Each type is exported by the real command line
-and evaluated on test rows beside the Keras network, both a row at a time for the latency. CPU
-seconds and memory of the export stand beside those of a bare script that loads the network and
-calls TensorFlow's converter.
+One is a small CNN on Fashion-MNIST, trained once (kept in `.cache/litert`); the other comes with
+modelcut, for its demo: on scikit-learn's digits, calibrated on training rows. Each type is exported
+by the real command line and evaluated on test rows beside the Keras network, both a row at a time
+for the latency. CPU seconds and memory of the export stand beside those of a bare script that loads
+the network and calls TensorFlow's converter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,10 +58,11 @@ import tensorflow as tf
 import keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-source, target, kind, rows, samples = sys.argv[1:]
+source, target, kind, rows, samples, most, label = sys.argv[1:]
 model = keras.models.load_model(source, compile=False)
 call = tf.function(lambda x: model(x, training=False))
-function = call.get_concrete_function(tf.TensorSpec((1, 28, 28, 1)))
+shape = (1, *model.input_shape[1:])
+function = call.get_concrete_function(tf.TensorSpec(shape))
 frozen = convert_variables_to_constants_v2(function)
 converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
 if kind != "float32":
@@ -67,7 +71,8 @@ if kind == "float16":
     converter.target_spec.supported_types = [tf.float16]
 if kind.startswith("int"):
     pixels = np.loadtxt(rows, "float32", delimiter=",", skiprows=1, max_rows=int(samples))
-    rows = (pixels[:, 1:] / 255).reshape(-1, 1, 28, 28, 1)
+    rows = np.delete(pixels, int(label), axis=1) / np.float32(most)
+    rows = rows.reshape(-1, *shape)
     converter.representative_dataset = lambda: ([row] for row in rows)
     ops = tf.lite.OpsSet
     both = ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
@@ -99,8 +104,27 @@ def table(pixels: np.ndarray, labels: np.ndarray, path: Path) -> Path:
     return path
 
 
-def prepared(rows: int, folder: Path) -> tuple[Path, Path, Path]:
-    """The network, rows to calibrate on, and rows to test on."""
+class Case(NamedTuple):
+    """A network with its rows.
+
+    Attributes:
+        name: for the table.
+        model: its file.
+        calibrate, test: rows.
+        most: the largest value of an input, by which it is divided.
+        label: place of the label's column.
+    """
+
+    name: str
+    model: Path
+    calibrate: Path
+    test: Path
+    most: int
+    label: int
+
+
+def fashion(rows: int, folder: Path) -> Case:
+    """The CNN, and rows of Fashion-MNIST."""
     from materials import images
 
     found = images("fashion")
@@ -111,41 +135,52 @@ def prepared(rows: int, folder: Path) -> tuple[Path, Path, Path]:
         run("-c", TRAIN, folder / "train.npz", CACHE / "part.h5")
         (CACHE / "part.h5").rename(model)
     calibrate = table(found["train_x"][:1000], found["train_y"][:1000], folder / "calibrate.csv")
-    return model, calibrate, table(found["test_x"][:rows], found["test_y"][:rows], folder / "t.csv")
+    test = table(found["test_x"][:rows], found["test_y"][:rows], folder / "t.csv")
+    return Case("Fashion CNN", model, calibrate, test, 255, 0)
+
+
+def demo() -> Case:
+    """What `modelcut demo` runs on."""
+    folder = ROOT / "modelcut" / "demo"
+    names = ("digits.h5", "digits_train.csv", "digits_test.csv")
+    return Case("demo", *(folder / name for name in names), 16, -1)
 
 
 def lines(rows: int) -> list[str]:
     """The table."""
+    heads = ["", "bytes", "accuracy", "recall", "F1", "agree", "ms a row"]
+    heads += ["CPU s", "MiB", "bare CPU s", "MiB"]
+    found = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * 10]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case in (fashion(rows, folder), demo()):
+            found += measured(case, folder)
+    return found
+
+
+def measured(case: Case, folder: Path) -> Iterator[str]:
+    """The rows of one network."""
     from modelcut import formats, networks
     from modelcut.data import DataOptions
     from modelcut.job import Trust
     from modelcut.recipe import Head, Recipe
 
-    head = Head(data=DataOptions(label="label", scale="1/255"))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model, calibrate, test = prepared(rows, folder)
-        heads = ["", "bytes", "accuracy", "recall", "F1", "agree", "ms a row"]
-        heads += ["CPU s", "MiB", "bare CPU s", "MiB"]
-        found = ["| " + " | ".join(heads) + " |"]
-        found.append("|---|" + "--:|" * 10)
-        first = True
-        for kind in TYPES:
-            out = folder / f"{kind}.tflite"
-            flags = ["--calibrate", calibrate, "--samples", SAMPLES, "--scale", "1/255"]
-            flags = flags if kind in ("int8", "int16x8") else []
-            call = ("-m", "modelcut", "export", model, "-o", out, "--type", kind, *flags, "-q")
-            ours = run(*call)
-            bare = None
-            if kind != "int4":
-                bare = run("-c", BARE, model, folder / "bare.tflite", kind, calibrate, SAMPLES)
-            pair = [(path, formats.open_model(path)) for path in (model, out)]
-            got = networks.evaluate(Recipe((), head), test, pair, Trust())
-            if first:
-                found.append(_row("Keras, `.h5`", model, got["before"], None, None, None))
-                first = False
-            found.append(_row(kind, out, got["after"], got["agreement"], ours, bare))
-    return found
+    scale = f"1/{case.most}"
+    head = Head(data=DataOptions(label="label", scale=scale))
+    for kind in TYPES:
+        out = folder / f"{case.name}-{kind}.tflite"
+        flags = ["--calibrate", case.calibrate, "--samples", SAMPLES, "--scale", scale]
+        flags = flags if kind in ("int8", "int16x8") else []
+        ours = run("-m", "modelcut", "export", case.model, "-o", out, "--type", kind, *flags, "-q")
+        bare = None
+        if kind != "int4":
+            given = (kind, case.calibrate, SAMPLES, case.most, case.label)
+            bare = run("-c", BARE, case.model, folder / "bare.tflite", *given)
+        pair = [(path, formats.open_model(path)) for path in (case.model, out)]
+        got = networks.evaluate(Recipe((), head), case.test, pair, Trust())
+        if kind == TYPES[0]:
+            yield _row(f"**{case.name}**, Keras `.h5`", case.model, got["before"], None, None, None)
+        yield _row(kind, out, got["after"], got["agreement"], ours, bare)
 
 
 def _row(name, path, measured, agreement, ours, bare) -> str:

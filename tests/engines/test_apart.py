@@ -11,10 +11,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from toys import saved_model
+from toys import MODELS, saved_model
 
 from modelcut import engines
-from modelcut.engines import _wire
+from modelcut.engines import _wire, litert
 from modelcut.engines import saved_model as engine
 from modelcut.engines._apart import Host
 from modelcut.errors import InputError, ResourceError
@@ -121,7 +121,8 @@ def test_a_crash_in_the_middle_of_an_evaluation(tmp_path, modelcut, monkeypatch,
     assert said.err.startswith(f"modelcut: {path}: TensorFlow crashed (SIGSEGV) on it")
 
 
-def test_a_loop_without_an_end(tmp_path, modelcut, monkeypatch):
+def endless(folder):
+    """A SavedModel that no row comes out of, and rows for it."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -131,16 +132,48 @@ def test_a_loop_without_an_end(tmp_path, modelcut, monkeypatch):
         one = tf.reduce_sum(x)
         return tf.while_loop(lambda y: y < 1e9, lambda y: y * 0.5 + 0.5, [one])[0] + x
 
-    tf.saved_model.save(module, str(tmp_path / "m"), signatures=serve)
-    (tmp_path / "rows.csv").write_text("a,b,label\n1,2,0\n3,4,1\n")
+    tf.saved_model.save(module, str(folder / "m"), signatures=serve)
+    (folder / "rows.csv").write_text("a,b,label\n1,2,0\n3,4,1\n")
+    return folder / "m", folder / "rows.csv"
+
+
+def test_a_loop_without_an_end(tmp_path, modelcut, monkeypatch):
+    path, rows = endless(tmp_path)
     monkeypatch.setattr(engine, "_hosts", {})
     monkeypatch.setattr(engine, "ROW_SECONDS", 1)
-    said = modelcut("eval", tmp_path / "m", "--test", tmp_path / "rows.csv")
+    said = modelcut("eval", path, "--test", rows)
     assert said.code == 2
     assert said.err.count("\n") == 1
     assert (
         "TensorFlow came to no end on it, and was stopped after 1 s of CPU on one row" in said.err
     )
+
+
+def assert_stopped(said, who, out):
+    assert said.code == 2, said
+    assert said.err.count("\n") == 1
+    assert f"{who}, and was stopped" in said.err
+    assert not out.exists()
+
+
+def test_makers_of_files_come_to_an_end(tmp_path, modelcut, monkeypatch):
+    path, out = MODELS / "keras3_cnn.h5", tmp_path / "out"
+    monkeypatch.setattr(engine, "STAGE_SECONDS", 0.01)
+    said = modelcut("prune", path, "--sparsity", "0.5", "-o", out, "-q")
+    assert_stopped(said, "Keras's export came to no end on it", out)
+    out = tmp_path / "out.tflite"
+    monkeypatch.setattr(litert, "STAGE_SECONDS", 0.01)
+    said = modelcut("export", path, "-o", out, "-q")
+    assert_stopped(said, "LiteRT's converter came to no end on it as float32", out)
+
+
+@pytest.mark.slow
+def test_a_calibration_without_an_end(tmp_path, modelcut, monkeypatch):
+    path, rows = endless(tmp_path)
+    out = tmp_path / "out.tflite"
+    monkeypatch.setattr(litert, "ROW_SECONDS", 1)
+    call = ("export", path, "-o", out, "--type", "int8", "--calibrate", rows, "-q")
+    assert_stopped(modelcut(*call), "LiteRT's converter came to no end on it as int8", out)
 
 
 def test_who_only_waits_is_ended_too():

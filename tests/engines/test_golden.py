@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from toys import MODELS
 
-from modelcut import engines, formats
+from modelcut import engines, formats, networks
 from modelcut.errors import InputError, UsageError
+from modelcut.formats import WriteOptions
+from modelcut.job import Trust
 
 GOLDEN = sorted(
     path
@@ -17,13 +21,12 @@ GOLDEN = sorted(
 SUFFIX = {"hdf5": ".h5", "keras_zip": ".keras"}
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
-def test_predictions_are_those_of_the_writer(path):
+def assert_predicts_as_recorded(path, name):
     model = formats.open_model(path)
     network = engines.open_network(
         path, model.origin.dialect, suffix=SUFFIX[model.origin.format], trust=False
     )
-    recorded = np.load(MODELS / f"{path.stem}.npz")
+    recorded = np.load(MODELS / f"{name}.npz")
     arrays = [recorded[name] for name in sorted(recorded.files) if name.startswith("input")]
     inputs = {spec.name: array for spec, array in zip(network.inputs, arrays, strict=True)}
     expected = [recorded[name] for name in sorted(recorded.files) if name.startswith("output")]
@@ -31,6 +34,38 @@ def test_predictions_are_those_of_the_writer(path):
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_predictions_are_those_of_the_writer(path):
+    assert_predicts_as_recorded(path, path.stem)
+
+
+def converted(path, folder):
+    out = folder / f"out{'.keras' if path.suffix == '.h5' else '.h5'}"
+    model = formats.open_model(path)
+    formats.for_output(out, model).write(model, out, WriteOptions())
+    return out
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_so_they_are_in_the_other_format(path, tmp_path):
+    out = converted(path, tmp_path)
+    networks.check_runnable(formats.open_model(out), Trust())
+    assert_predicts_as_recorded(out, path.stem)
+
+
+@pytest.mark.parametrize(
+    "name", ["tf_keras_cnn.h5", "tf_keras_cnn.keras", "keras3_cnn.h5", "keras3_nested.keras"]
+)
+def test_plain_keras_loads_the_other_format_compiled_as_before(name, tmp_path):
+    library = import_module("keras" if name.startswith("keras3") else "tf_keras")
+    with engines.quiet():
+        before = library.models.load_model(MODELS / name)
+        after = library.models.load_model(converted(MODELS / name, tmp_path))
+    assert bool(getattr(after, "optimizer", None)) == ("cnn" in name)
+    if "cnn" in name:
+        assert after.optimizer.get_config() == before.optimizer.get_config()
 
 
 def test_a_file_that_the_engine_cannot_load(tmp_path):

@@ -160,10 +160,11 @@ def test_a_custom_operator_needs_trust(tmp_path, modelcut):
 
 def test_a_tflite_is_not_edited(tmp_path, modelcut):
     path = FILES / "float32.tflite"
-    for out in ("o.tflite", "o.h5", "o.keras"):
+    for out in ("o.tflite", "o.h5", "o.keras", "o.mcut", "o.zip", "o"):
         said = modelcut("prune", path, "--sparsity", "0.5", "-o", tmp_path / out)
         assert said.code == 2, said
         assert said.err.count("\n") == 1
+        assert "start from the Keras file that it was made of" in said.err
     assert modelcut("inspect", path).code == 0
 
 

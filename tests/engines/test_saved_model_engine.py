@@ -115,6 +115,24 @@ def test_keras_2_runs_what_became_h5(tmp_path):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["out", "out.zip"])
+def test_other_layers_are_another_graph(name, tmp_path):
+    """Keras makes the graph anew: it predicts as the `.h5` of the same recipe."""
+    path, svd = saved_model("tf_keras", tmp_path), steps.find("factorize", "svd")(rank=1)
+    found = []
+    for out in (made(path, tmp_path / "out.h5", svd), made(path, tmp_path / name, svd)):
+        model = formats.open_model(out)
+        assert any(tensor.name.endswith("hidden_factor/kernel") for tensor in model.tensors)
+        with formats.plain_file(out) as (file, suffix):
+            network = engines.open_network(file, model.origin.dialect, suffix=suffix)
+        inputs = recorded("tf_keras")[0].values()
+        given = dict(zip([spec.name for spec in network.inputs], inputs, strict=True))
+        found.append(network.predict(given))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
 def test_the_hash_is_tensorflows():
     import tensorflow as tf
 

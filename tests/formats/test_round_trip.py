@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import zipfile
@@ -159,21 +160,82 @@ def test_encodings_that_do_not_fit_are_ignored(tmp_path):
     assert next(again.tensors).encoding.label == "dense"
 
 
-@pytest.mark.parametrize(
-    ("name", "suffix"), [("keras3_nested.h5", ".keras"), ("keras3_text.keras", ".h5")]
-)
-def test_keras_3_files_go_over_to_the_other_format(name, suffix, tmp_path):
-    model = formats.open_model(MODELS / name)
-    out = tmp_path / f"out{suffix}"
+def other(path):
+    return ".keras" if path.suffix == ".h5" else ".h5"
+
+
+WHOLE = [path for path in GOLDEN if ".weights" not in path.name]
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
+def test_h5_and_keras_files_go_over_to_each_other(path, tmp_path):
+    model = formats.open_model(path)
+    out = tmp_path / f"out{other(path)}"
     write(model, out)
     again = formats.open_model(out)
     assert_same(model, again)
+    assert again.origin.dialect == model.origin.dialect
+    assert again.architecture.keras_version == model.architecture.keras_version
 
 
-def test_an_older_dialect_stays_in_its_format():
-    model = formats.open_model(MODELS / "tf_keras_cnn.h5")
-    reason = formats.module("keras_zip").refusal(model)
-    assert "Keras 2.21.0" in reason
+def places(path):
+    with zipfile.ZipFile(path) as archive:
+        file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+    found = {}
+    file.visititems(
+        lambda key, item: found.update({key: item.shape}) if hasattr(item, "shape") else None
+    )
+    kept = {key: found[key] for key in found if not key.startswith(("optimizer", "metrics"))}
+    return kept, "vars" in file
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in WHOLE if p.suffix == ".h5"], ids=lambda path: path.name
+)
+def test_a_keras_file_has_the_places_that_its_keras_gives(path, tmp_path):
+    write(formats.open_model(path), tmp_path / "out.keras")
+    assert places(tmp_path / "out.keras") == places(path.with_suffix(".keras"))
+
+
+def test_keras_2_takes_attention_by_its_own_names(tmp_path):
+    golden = json.loads((MODELS.parent / "configs" / "tf_keras_keywords.json").read_text())
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"], file.attrs["keras_version"] = golden["config"], "2.21.0"
+        root = file.create_group("model_weights")
+        names = golden["orders"][0][1]
+        root.attrs["layer_names"] = names
+        for name in names:
+            weights = golden["legacy"].get(name, [])
+            group = root.create_group(name)
+            group.attrs["weight_names"] = [weight for weight, _ in weights]
+            for weight, shape in weights:
+                group[weight] = np.ones(shape, "float32")
+    write(formats.open_model(tmp_path / "m.h5"), tmp_path / "out.keras")
+    found, _ = places(tmp_path / "out.keras")
+    assert found == {key: tuple(shape) for key, shape in golden["store"].items()}
+
+
+def test_what_no_keras_file_is_known_to_hold(tmp_path):
+    arrays = {"d": {"d/kernel:0": np.ones((3, 2), "float32"), "d/bias:0": np.ones(2, "float32")}}
+
+    def reason(layer, model="Sequential"):
+        layers = [{**dense("d", 2), **layer}]
+        config = {"class_name": model, "config": {"name": "toy", "layers": layers}}
+        legacy(tmp_path / "m.h5", arrays, config)
+        return formats.module("keras_zip").refusal(formats.open_model(tmp_path / "m.h5"))
+
+    assert reason({}) == ""
+    assert "weights of a Mine (d); name the output .h5" in reason({"class_name": "Mine"})
+    assert "class Ours is its author's own; name the output .h5" in reason({}, "Ours")
+    weights = {"kernel": (3, 6), "recurrent_kernel": (2, 6), "bias": (12,)}
+    arrays["d"] = {
+        f"d/{way}/{role}:0": np.ones(shape, "float32")
+        for way in ("forward", "backward")
+        for role, shape in weights.items()
+    }
+    cell = {"class_name": "CuDNNGRU", "config": {"name": "g", "units": 2}}
+    both = {"class_name": "Bidirectional", "config": {"name": "d", "layer": cell}}
+    assert "Keras 2 loads no CuDNNGRU from a .keras file; name the output .h5" in reason(both)
 
 
 def test_keras_1(tmp_path):
@@ -211,6 +273,7 @@ def test_keras_1(tmp_path):
     legacy(tmp_path / "k1.h5", arrays, config, version=None)
     model = formats.open_model(tmp_path / "k1.h5")
     assert model.origin.dialect == "keras1"
+    assert "no .keras files; name the output .h5" in formats.module("keras_zip").refusal(model)
     assert [t.name for t in model.tensors][:2] == ["convolution2d_1/kernel", "convolution2d_1/bias"]
     assert next(model.tensors).out_axis == 3
     write(model, tmp_path / "out.h5")

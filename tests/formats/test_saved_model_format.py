@@ -18,7 +18,7 @@ from toys import contents, saved_model
 
 from modelcut import formats, pipeline, steps
 from modelcut.encoding import Affine, Sparse
-from modelcut.errors import InputError, UsageError
+from modelcut.errors import InputError, RecipeError, UsageError
 from modelcut.formats import _bundle, _fingerprint, _sstable
 from modelcut.formats._proto import Message, ProtoError
 from modelcut.job import Job
@@ -223,13 +223,16 @@ def test_keras_2_goes_over_to_h5(tmp_path):
 def test_a_graph_keeps_its_layers(tmp_path):
     svd = steps.find("factorize", "svd")(rank=1)
     keras2 = saved_model("tf_keras", tmp_path)
-    with pytest.raises(UsageError, match=r"cannot change its layers.*name the output \.h5"):
-        run(keras2, tmp_path / "out", svd)
+    with pytest.raises(UsageError, match=r"step 1, factorize: svd: .*write it, and pack that"):
+        run(keras2, tmp_path / "out.mcut", svd)
     again = run(keras2, tmp_path / "out.h5", svd)
     assert "inside/hidden_factor/kernel" in {tensor.name for tensor in again.tensors}
     with pytest.raises(UsageError, match="no architecture"):
         run(saved_model("module", tmp_path), tmp_path / "no.h5", prune(sparsity=0.5))
+    with pytest.raises(RecipeError, match="architecture"):
+        run(saved_model("keras3", tmp_path), tmp_path / "out", svd)
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.mcut").exists()
 
 
 def test_what_a_folder_may_replace(tmp_path, modelcut):

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from modelcut.architecture import Dialect
 from modelcut.coding import Coder
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, ModelcutError, UsageError
@@ -306,6 +307,13 @@ def for_output(path: Path, model: Model) -> Format:
             return candidate
     known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(known)}")
+
+
+def beyond_engines(model: Model) -> str:
+    """Why no engine could build this model to make a file of another kind: Keras 1 wrote it."""
+    if model.architecture is None or model.architecture.dialect is not Dialect.KERAS1:
+        return ""
+    return f"written by {model.origin.writer}, which no engine loads; name the output .h5 or .mcut"
 
 
 def suffix_of(path: Path) -> str:

@@ -194,7 +194,7 @@ def refusal(model: Model) -> str:
                 f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
                 "to make one of; start from a whole .h5 or .keras file"
             )
-        return ""
+        return formats.beyond_engines(model)
     return ""
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
+
+import h5py
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -43,11 +47,27 @@ def packed(make, name):
     return made
 
 
+def keras1(folder):
+    """A dense layer as Keras 1.2.2 saved it."""
+    path = folder / "keras1.h5"
+    layer = {"name": "dense_1", "batch_input_shape": [None, 4], "output_dim": 3}
+    config = {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": layer}]}
+    with h5py.File(path, "w") as file:
+        file.attrs.update(keras_version=b"1.2.2", model_config=json.dumps(config).encode())
+        file.create_group("model_weights").attrs["layer_names"] = [b"dense_1"]
+        group = file["model_weights"].create_group("dense_1")
+        group.attrs["weight_names"] = [b"dense_1_W", b"dense_1_b"]
+        group["dense_1_W"] = np.arange(12, dtype="float32").reshape(4, 3)
+        group["dense_1_b"] = np.zeros(3, "float32")
+    return path
+
+
 INPUTS = {
     "Keras 3 `.h5`": golden("keras3_cnn.h5"),
     "Keras 3 `.keras`": golden("keras3_cnn.keras"),
     "Keras 2 `.h5`": golden("tf_keras_cnn.h5"),
     "Keras 2 `.keras`": golden("tf_keras_cnn.keras"),
+    "Keras 1 `.h5`": keras1,
     "weights only": golden("keras3_cnn.weights.h5"),
     "SavedModel of Keras 2": folder_of("tf_keras"),
     "SavedModel of Keras 3": folder_of("keras3"),

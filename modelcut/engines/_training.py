@@ -319,16 +319,20 @@ class KerasTrainer:
         return {**found, **{f"kept:{number}": part for number, part in enumerate(kept)}}
 
     def load(self, state: Any) -> None:
-        mine = self._whole()
-        kept = [state[f"kept:{n}"] for n in range(len(self._state())) if f"kept:{n}" in state]
-        for name, variable in mine.items():
-            if name not in state or state[name].shape != tuple(variable.shape):
+        whole = self._whole()
+        kept = {f"kept:{number}": variable for number, variable in enumerate(self._state())}
+        if kept.keys().isdisjoint(state):  # no epoch was judged so far
+            kept = {}
+        for name, variable in {**whole, **kept}.items():
+            here, found = np.asarray(variable), state.get(name)
+            if found is None or (found.shape, found.dtype) != (here.shape, here.dtype):
                 raise InputError(
                     f"the checkpoint is of another training: {name} is not as it is here",
                     "remove it, and begin anew",
                 )
+        for name, variable in whole.items():
             variable.assign(state[name])
-        self._kept = kept or None
+        self._kept = [state[name] for name in kept] or None
 
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         self.settle()

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import begin, end
 
 import modelcut
+from modelcut.checkpoint import Keeper
 from modelcut.errors import ExitCode
 
 DEMO = Path(modelcut.__file__).parent / "demo"
@@ -53,6 +55,34 @@ def test_a_killed_run_goes_on(job, tmp_path):
     assert resumed == 0, said
     assert (tmp_path / "resumed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert not folder.exists()
+
+
+def test_a_checkpoint_that_does_not_fit(job, tmp_path, modelcut):
+    folder = tmp_path / "kept"
+    keep = ("--checkpoint", folder, "--checkpoint-every", "0")
+    [(killed, _)] = end([begin(job("no.h5", *keep), die_at=25)])
+    assert killed == -9
+    keeper = Keeper(folder / "step-1.npz", every=0, writes=True)
+    saved = keeper.load()
+    assert "kept:1" in saved.arrays  # the best epoch so far
+    less = {name: part for name, part in saved.arrays.items() if name != "kept:1"}
+    other = {**saved.arrays, "kept:1": np.zeros((1, 2, 3), np.float32)}
+    typed = {name: part.astype(np.float64) for name, part in saved.arrays.items()}
+    course = {**saved.facts["course"], "unheard": 1}
+    for arrays, facts, expected in (
+        (less, saved.facts, "kept:1 is not as it is here"),
+        (other, saved.facts, "kept:1 is not as it is here"),
+        (typed, saved.facts, "is not as it is here"),
+        (saved.arrays, {**saved.facts, "course": course}, "its facts are not those of today"),
+        (saved.arrays, {"course": saved.facts["course"]}, "its facts are not those of today"),
+    ):
+        keeper.save(arrays, facts)
+        said = modelcut(*job("no.h5", *keep, "--resume", "-q"))
+        assert said.code == ExitCode.USAGE, said.err
+        assert "the checkpoint is of another training" in said.err
+        assert expected in said.err
+        assert said.err.count("\n") == 1
+        assert not (tmp_path / "no.h5").exists()
 
 
 def test_what_does_not_go_together(job, tmp_path, modelcut):

@@ -165,7 +165,9 @@ class Loop:
         if self.keeper is None:
             return False
         saved = self.keeper.load()
-        steps = float(saved.facts["course"]["steps"]) if saved else -1.0
+        if saved:
+            self._take_up(saved.facts)
+        steps = float(self._course.steps) if saved else -1.0
         if self.lab.agreed([steps]) != [steps]:
             raise InputError(
                 "this worker does not see the checkpoint that the chief goes on from",
@@ -174,9 +176,6 @@ class Loop:
         if saved is None:
             return False
         facts = saved.facts
-        self._course = Course(**facts["course"])
-        self._at = Position(**facts["at"])
-        self._least = None if facts["least"] is None else tuple(facts["least"])
         if self.masks and not facts["done"]:
             # What decides the masks may remember how far it was when it last did.
             last = (self._course.steps - 1) // self.schedule.refresh * self.schedule.refresh
@@ -185,6 +184,17 @@ class Loop:
         if facts["done"]:
             self.trainer.settle()
         return bool(facts["done"])
+
+    def _take_up(self, facts: Mapping[str, Any]) -> None:
+        try:
+            self._course = Course(**facts["course"])
+            self._at = Position(**facts["at"])
+            self._least = None if facts["least"] is None else tuple(facts["least"])
+        except (KeyError, TypeError):  # of another commit, whose version may be the same
+            raise InputError(
+                "the checkpoint is of another training: its facts are not those of today",
+                "remove it, and begin anew",
+            ) from None
 
     def _keep(self, *, done: bool = False) -> None:
         assert self.keeper is not None

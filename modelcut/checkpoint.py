@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,23 @@ class Keeper:
                 f"{self._path}: is damaged: {error}", "remove the folder, and begin anew"
             ) from None
         return Saved(arrays, facts)
+
+    @contextlib.contextmanager
+    def fits(self) -> Iterator[None]:
+        """Says which file it was, where what was loaded is not what a training takes up.
+
+        Raises:
+            InputError: that of the training, the file named; or facts are missing or unheard of,
+                as they are after another commit, whose version may be the same.
+        """
+        other = f"{self._path}: the checkpoint is of another training"
+        hint = "remove the folder, and begin anew"
+        try:
+            yield
+        except (KeyError, TypeError):
+            raise InputError(f"{other}: its facts are not those of today", hint) from None
+        except InputError as error:
+            raise InputError(f"{other}: {error.message}", hint) from None
 
     def due(self) -> bool:
         """Whether it is time to save again."""

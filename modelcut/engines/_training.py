@@ -326,10 +326,7 @@ class KerasTrainer:
         for name, variable in {**whole, **kept}.items():
             here, found = np.asarray(variable), state.get(name)
             if found is None or (found.shape, found.dtype) != (here.shape, here.dtype):
-                raise InputError(
-                    f"the checkpoint is of another training: {name} is not as it is here",
-                    "remove it, and begin anew",
-                )
+                raise InputError(f"{name} is not as it is here")
         for name, variable in whole.items():
             variable.assign(state[name])
         self._kept = [state[name] for name in kept] or None

@@ -302,16 +302,17 @@ def for_output(path: Path, model: Model) -> Format:
         candidate = module(name)
         if suffix in candidate.SUFFIXES:
             final = getattr(module(model.origin.format), "FINAL", "")
-            if reason := final or candidate.refusal(model):
+            if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate
     known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(known)}")
 
 
-def beyond_engines(model: Model) -> str:
-    """Why no engine could build this model to make a file of another kind: Keras 1 wrote it."""
-    if model.architecture is None or model.architecture.dialect is not Dialect.KERAS1:
+def _beyond_engines(one: Format, model: Model) -> str:
+    """Why no engine could make such a file of this model: Keras 1 wrote it."""
+    known = model.architecture is None or model.architecture.dialect is not Dialect.KERAS1
+    if known or not needs_engine(one, model):
         return ""
     return f"written by {model.origin.writer}, which no engine loads; name the output .h5 or .mcut"
 

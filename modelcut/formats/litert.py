@@ -198,7 +198,7 @@ def refusal(model: Model) -> str:
         return "bare weights are no network that LiteRT could run; start from the whole model"
     if _scratch_format(model) is None:
         return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
-    return formats.beyond_engines(model)
+    return ""
 
 
 def needs_engine(model: Model) -> bool:

@@ -188,13 +188,11 @@ def _encodings(notes: Mapping[str, Any]) -> dict[str, Encoding]:
 
 def refusal(model: Model) -> str:
     """Why this model cannot be a SavedModel: its graph would have to be made anew."""
-    if needs_engine(model):
-        if model.architecture is None:
-            return (
-                f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
-                "to make one of; start from a whole .h5 or .keras file"
-            )
-        return formats.beyond_engines(model)
+    if needs_engine(model) and model.architecture is None:
+        return (
+            f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
+            "to make one of; start from a whole .h5 or .keras file"
+        )
     return ""
 
 

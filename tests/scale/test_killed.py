@@ -69,17 +69,19 @@ def test_a_checkpoint_that_does_not_fit(job, tmp_path, modelcut):
     other = {**saved.arrays, "kept:1": np.zeros((1, 2, 3), np.float32)}
     typed = {name: part.astype(np.float64) for name, part in saved.arrays.items()}
     course = {**saved.facts["course"], "unheard": 1}
+    started = {name: fact for name, fact in saved.facts.items() if name != "done"}
     for arrays, facts, expected in (
         (less, saved.facts, "kept:1 is not as it is here"),
         (other, saved.facts, "kept:1 is not as it is here"),
         (typed, saved.facts, "is not as it is here"),
         (saved.arrays, {**saved.facts, "course": course}, "its facts are not those of today"),
         (saved.arrays, {"course": saved.facts["course"]}, "its facts are not those of today"),
+        (saved.arrays, started, "its facts are not those of today"),
     ):
         keeper.save(arrays, facts)
         said = modelcut(*job("no.h5", *keep, "--resume", "-q"))
         assert said.code == ExitCode.USAGE, said.err
-        assert "the checkpoint is of another training" in said.err
+        assert "step-1.npz: the checkpoint is of another training" in said.err
         assert expected in said.err
         assert said.err.count("\n") == 1
         assert not (tmp_path / "no.h5").exists()

@@ -151,7 +151,8 @@ class Loop:
         except (Stopped, KeyboardInterrupt) as error:
             if not self.keep_interrupted or getattr(error, "number", SIGINT) != SIGINT:
                 raise
-            self._course.ended = "interrupted"
+            before = "" if self._course.steps else " before the first step: nothing was trained"
+            self._course.ended = f"interrupted{before}"
         self._refresh(1.0)
         if self._course.best and self._least is not None:
             self.trainer.restore()
@@ -165,8 +166,10 @@ class Loop:
         if self.keeper is None:
             return False
         saved = self.keeper.load()
+        over = False
         if saved:
-            self._take_up(saved.facts)
+            with self.keeper.fits():
+                over = self._take_up(saved.facts)
         steps = float(self._course.steps) if saved else -1.0
         if self.lab.agreed([steps]) != [steps]:
             raise InputError(
@@ -175,26 +178,22 @@ class Loop:
             )
         if saved is None:
             return False
-        facts = saved.facts
-        if self.masks and not facts["done"]:
+        if self.masks and not over:
             # What decides the masks may remember how far it was when it last did.
             last = (self._course.steps - 1) // self.schedule.refresh * self.schedule.refresh
             self.masks(self.trainer.worth(self.masked), last / self.schedule.steps)
-        self.trainer.load(saved.arrays)
-        if facts["done"]:
+        with self.keeper.fits():
+            self.trainer.load(saved.arrays)
+        if over:
             self.trainer.settle()
-        return bool(facts["done"])
+        return over
 
-    def _take_up(self, facts: Mapping[str, Any]) -> None:
-        try:
-            self._course = Course(**facts["course"])
-            self._at = Position(**facts["at"])
-            self._least = None if facts["least"] is None else tuple(facts["least"])
-        except (KeyError, TypeError):  # of another commit, whose version may be the same
-            raise InputError(
-                "the checkpoint is of another training: its facts are not those of today",
-                "remove it, and begin anew",
-            ) from None
+    def _take_up(self, facts: Mapping[str, Any]) -> bool:
+        """Where the training was; true if it was over."""
+        self._course = Course(**facts["course"])
+        self._at = Position(**facts["at"])
+        self._least = None if facts["least"] is None else tuple(facts["least"])
+        return bool(facts["done"])
 
     def _keep(self, *, done: bool = False) -> None:
         assert self.keeper is not None

@@ -149,6 +149,17 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(toy):
     assert kept["accuracy"] == max(entry["accuracy"] for entry in facts["validation"])
 
 
+def test_an_interrupt_before_the_first_step_is_told(toy, monkeypatch):
+    def interrupted(self, rows, rates):
+        raise Stopped(SIGINT)
+
+    monkeypatch.setattr(ToyTrainer, "run", interrupted)
+    outcome = finetune(epochs=5, on_interrupt="keep").apply(toy, Context(lab=toy_lab(toy)))
+    assert outcome.facts["ended"] == "interrupted before the first step: nothing was trained"
+    for name, values in arrays(outcome.model).items():
+        np.testing.assert_array_equal(values, arrays(toy)[name])
+
+
 @pytest.mark.parametrize("wish", ["discard", "keep"])
 def test_an_interrupt(toy, monkeypatch, wish):
     run = ToyTrainer.run

@@ -238,15 +238,16 @@ def _convert(
     from modelcut.engines import litert
     from modelcut.formats.litert import METADATA
 
-    options = job.recipe.head.export
+    options, data = job.recipe.head.export, job.recipe.head.data
     request |= {
+        "signature": data.signature if scratch.origin.format == "saved_model" else None,
         "twin": str(twin) if twin else None,
         "type": options.type,
         "sparse": options.sparse,
         "io": options.io,
         "samples": options.samples,
         "calibrate": str(job.calibrate) if job.calibrate else None,
-        "data": job.recipe.head.data.model_dump(mode="json", exclude_unset=True),
+        "data": data.model_dump(mode="json", exclude_unset=True),
         "metadata": METADATA,
         "provenance": json.dumps(history(), sort_keys=True),
     }

@@ -59,6 +59,7 @@ RUNS = [
     ("Keras 2 `.keras`", "out"),
     ("Keras 3 `.keras`", "out.tflite"),
     ("SavedModel of Keras 3", "out.tflite"),
+    ("SavedModel of TensorFlow 1", "out.tflite"),
     ("SavedModel of Keras 2", "out.h5"),
     ("SavedModel of Keras 2", "out.keras"),
     ("Keras 2 `.h5`", "out.keras"),
@@ -109,11 +110,21 @@ def test_an_export_is_the_same_bytes_every_time(name, tmp_path, modelcut):
 
 @pytest.mark.slow
 def test_what_cannot_be_converted_is_one_error(tmp_path):
-    for kind in ("module", "v1"):
-        source = matrix.folder_of(kind)(tmp_path)
-        with pytest.raises(InputError, match="refuses it"):
-            convert(source, tmp_path / f"{kind}.tflite")
-        assert not (tmp_path / f"{kind}.tflite").exists()
+    source = matrix.folder_of("module")(tmp_path)
+    with pytest.raises(InputError, match="refuses it"):
+        convert(source, tmp_path / "module.tflite")
+    assert not (tmp_path / "module.tflite").exists()
+
+
+@pytest.mark.slow
+def test_the_signature_that_is_named_becomes_the_tflite(tmp_path, modelcut):
+    source, out = matrix.folder_of("module")(tmp_path), tmp_path / "m.tflite"
+    said = modelcut("export", source, "--signature", "embeds", "-o", out, "-q")
+    assert said.code == 2
+    assert said.err.startswith(f"modelcut: {source}: the SavedModel has no signature 'embeds'")
+    said = modelcut("export", source, "--signature", "embed", "-o", out, "-q")
+    assert said.code == 0, said
+    assert [spec.name for spec in engines.open_network(out, "litert").inputs] == ["point"]
 
 
 @pytest.mark.slow

@@ -41,6 +41,8 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         suffix=request["suffix"],
         trust=request["trust"],
         custom_objects=engines.load_custom_objects(custom) if custom else {},
+        name=request["shown"],
+        signature=request["signature"],
         apart=False,
     )
     rows = _rows(request, network) if request["calibrate"] else []

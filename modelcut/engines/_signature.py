@@ -85,8 +85,17 @@ class SignatureNetwork:
 
     def _forward(self, tensors: list[Any]) -> list[Any]:
         """Tensors in the order of `inputs`, for a converter that traces it."""
-        names = [spec.name for spec in self.inputs]
-        found = self._call(**dict(zip(names, tensors, strict=True)))
+        given = dict(zip((spec.name for spec in self.inputs), tensors, strict=True))
+        if hasattr(self._call, "prune"):
+            # Of TensorFlow 1: its variables are nodes, which a converter finds in no inner graph.
+            from tensorflow.python.framework import convert_to_constants
+
+            with self._tf.init_scope():
+                frozen = convert_to_constants.convert_variables_to_constants_v2(self._call)
+            flat = frozen(*(given[name] for name in self._call._arg_keywords))
+            found = self._tf.nest.pack_sequence_as(self._call.structured_outputs, list(flat))
+        else:
+            found = self._call(**given)
         return [found[output.name] for output in self.outputs]
 
     def _run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 """Bytes a block aims at: large enough to hide the call, small enough for the cache."""
 
 ALL = slice(None)

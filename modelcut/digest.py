@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-_PIECE = 4 << 20
+_PIECE = 256 << 10
+"""Bytes read at a time; they are still in the cache when they are hashed."""
 
 
 class Digest:

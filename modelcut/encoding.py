@@ -65,6 +65,11 @@ class Encoding(ABC):
         """
         raise TypeError(f"{self.kind} values have no codes")
 
+    def coded(self, values: np.ndarray, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray | None]:
+        """The nearest permitted values and their codes (None: they have none), in one go."""
+        nearest = self.project(values, rows)
+        return nearest, None if self.symbols is None else self.codes(nearest, rows)
+
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
         """The inverse of `codes`, bit for bit in `dtype`."""
         raise TypeError(f"{self.kind} values have no codes")
@@ -157,10 +162,19 @@ class Sparse(Encoding):
         return bins.masked(projected, kept)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
-        codes = self.inner.codes(values, rows)
+        return self._shifted(self.inner.codes(values, rows), values != 0)
+
+    def coded(self, values: np.ndarray, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray | None]:
+        nearest, codes = self.inner.coded(values, rows)
+        nearest = bins.masked(nearest, values != 0)
+        # What is kept may be rounded to zero.
+        return nearest, None if codes is None else self._shifted(codes, nearest != 0)
+
+    def _shifted(self, codes: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Codes of `inner` a place up, for zeros to take code 0."""
         codes = codes.astype(np.result_type(codes.dtype, np.min_scalar_type(self.symbols or 0)))
         codes += 1
-        codes *= values != 0
+        codes *= kept
         return codes
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
@@ -243,23 +257,23 @@ class Affine(Encoding):
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
         steps, scale, _ = self._steps(values, rows)
-        steps *= scale
-        # Zero times a scale may be -0.0, which deflates worse and compares badly.
-        steps += 0.0
-        return steps.astype(values.dtype, copy=False)
+        return _on_grid(steps, scale, values.dtype)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
         steps, _, zero = self._steps(values, rows)
         steps += zero
         return steps.astype(np.uint8)
 
+    def coded(self, values: np.ndarray, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray | None]:
+        steps, scale, zero = self._steps(values, rows)
+        codes = (steps + zero).astype(np.uint8)
+        return _on_grid(steps, scale, values.dtype), codes
+
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
         scale, zero = self._grid(np.empty(codes.shape, dtype), rows)
         steps = codes.astype(scale.dtype)
         steps -= zero
-        steps *= scale
-        steps += 0.0
-        return steps.astype(dtype, copy=False)
+        return _on_grid(steps, scale, dtype)
 
     def side_bits(self) -> int:
         zeros = 0 if self.zero_point is None else self.zero_point.size * self.width
@@ -379,14 +393,26 @@ class Codebook(Encoding):
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
         return _cuts(self, values.dtype).places(values)
 
+    def coded(self, values: np.ndarray, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray | None]:
+        codes = self.codes(values, rows)
+        return self.decode(codes, values.dtype), codes
+
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
-        return self.centres.astype(dtype)[codes]
+        return self.centres.astype(dtype).take(codes)
 
     def side_bits(self) -> int:
         return self.centres.size * 32
 
     def record(self) -> dict[str, Any]:
         return {"kind": self.kind, "centres": self.centres}
+
+
+def _on_grid(steps: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Steps from zero as values; overwrites them."""
+    steps *= scale
+    # Zero times a scale may be -0.0, which deflates worse and compares badly.
+    steps += 0.0
+    return steps.astype(dtype, copy=False)
 
 
 def _above(values: np.ndarray, limits: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from modelcut.blocks import in_threads, map_rows, row_blocks
 from modelcut.deflate import choose
 from modelcut.encoding import Encoding
 
-_MANY_BLOCKS = 16
+_SAMPLED_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,17 @@ def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
     return summary(values, encoding, parts)
 
 
-def count(block: np.ndarray, encoding: Encoding, rows: slice) -> Count:
-    """Counts one block, from which `summary` makes the whole tensor's."""
+def count(
+    block: np.ndarray, encoding: Encoding, rows: slice, codes: np.ndarray | None = None
+) -> Count:
+    """Counts one block, from which `summary` makes the whole tensor's.
+
+    Args:
+        block: the values of some rows.
+        encoding: of the tensor.
+        rows: which they are.
+        codes: of the block, where they are known already.
+    """
     inexact = np.issubdtype(block.dtype, np.inexact) or block.dtype.kind == "V"
     if inexact and block.dtype.itemsize == 2:
         nonzeros, nonfinite, peak = _of_halves(block)
@@ -88,7 +97,8 @@ def count(block: np.ndarray, encoding: Encoding, rows: slice) -> Count:
         nonzeros, nonfinite, peak = _of_values(block, inexact=inexact)
     used = None
     if encoding.symbols is not None:
-        used = bins.histogram(encoding.codes(block, rows), encoding.symbols)
+        codes = encoding.codes(block, rows) if codes is None else codes
+        used = bins.histogram(codes, encoding.symbols)
     return nonzeros, nonfinite, peak, used
 
 
@@ -143,12 +153,12 @@ def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
 def deflated_size(values: np.ndarray) -> int:
     """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
 
-    Of a tensor of more than 64 MB, what every fourth block of 4 MB comes to: coding all of it
-    would take longer than everything else.
+    Of a tensor of more than 16 MB, what some 16 blocks of 1 MB, spread over it, come to: coding all
+    of it would take longer than everything else.
     """
     values = np.atleast_1d(values)
     blocks = row_blocks(values.shape, values.dtype.itemsize)
-    sampled = blocks[:: 4 if len(blocks) > _MANY_BLOCKS else 1]
+    sampled = blocks[:: -(-len(blocks) // _SAMPLED_BLOCKS) or 1]
     seen = sum(block.stop - block.start for block in sampled)
     if not seen or not values.size:
         return 0

@@ -29,7 +29,8 @@ class Rewrite:
     Attributes:
         encoding: what the values are restricted to afterwards.
         block: pure function from the values of some rows, and which rows of axis 0 they are, to
-            the new values, of the same shape. Called from several threads.
+            the new values, of the same shape. Called from several threads. None: the nearest
+            values that the encoding permits.
         dtype: of the new values; None: unchanged.
         whole: call `block` once with all rows (an edit that must see them at once).
         left_alone: why the tensor stays as it is, where only its values could tell; `leave`
@@ -37,7 +38,7 @@ class Rewrite:
     """
 
     encoding: Encoding
-    block: Callable[[np.ndarray, slice], np.ndarray]
+    block: Callable[[np.ndarray, slice], np.ndarray] | None = None
     dtype: np.dtype | None = None
     whole: bool = False
     left_alone: str = ""
@@ -180,13 +181,17 @@ def _apply(
     values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[Difference, Count] | None:
-        before = values[rows]
-        after = rewrite.block(before, rows)
-        seen = None
+        before, codes, seen = values[rows], None, None
+        if rewrite.block is not None:
+            after = rewrite.block(before, rows)
+        elif measured:
+            after, codes = rewrite.encoding.coded(before, rows)
+        else:
+            after = rewrite.encoding.project(before, rows)
         if measured:
             # A block may come back in another type; what is counted is what will be kept.
             after = np.asarray(after, target.dtype)
-            seen = difference(before, after), count(after, rewrite.encoding, rows)
+            seen = difference(before, after), count(after, rewrite.encoding, rows, codes)
         target[rows] = after
         return seen
 

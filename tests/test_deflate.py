@@ -23,6 +23,27 @@ def test_chunks_come_back(dtype, shuffle, effort):
     assert found.view(dtype).reshape(values.shape).tobytes() == values.tobytes()
 
 
+def two_planes(symbols):
+    """Two bytes a value, each one of so many at random; none of them in both planes."""
+    drawn = np.random.default_rng(0).integers(0, symbols, (2, 1 << 14)).astype("uint8")
+    return np.ascontiguousarray((drawn + np.array([[0], [100]], "uint8")).T).view("uint16")
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_planes_of_bytes_do_not_share_codes(effort):
+    values = two_planes(31)
+    assert len(Deflater(effort, shuffle=True).pack(values)) * 8 < values.nbytes * 5.1
+
+
+def test_the_best_seeks_no_repetitions_where_they_cost_more():
+    values = two_planes(4)
+    packed = Deflater("best", shuffle=True).pack(values)
+    planes = np.ascontiguousarray(values.view("uint8").T)
+    assert len(packed) < 0.92 * sum(len(zlib.compress(plane.tobytes(), 9)) for plane in planes)
+    still = np.repeat(values, 3, axis=0)
+    assert len(Deflater("best", shuffle=True).pack(still)) < 1.8 * len(packed)
+
+
 def test_a_chunk_of_another_size_is_refused():
     with pytest.raises(ValueError, match="declares"):
         inflate(zlib.compress(b"12345678"), 4, 4, shuffled=True)

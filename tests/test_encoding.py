@@ -50,6 +50,20 @@ def test_projection_is_idempotent_and_codes_are_exact(shape, dtype):
         assert decoded.tobytes() == once.tobytes(), encoding
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(7, 5), (300, 200)])
+def test_values_and_codes_at_once_are_the_same_as_one_after_the_other(shape, dtype):
+    values = RNG.normal(size=shape).astype(dtype)
+    values[RNG.random(shape) < 0.4] = 0
+    for encoding in encodings(shape):
+        nearest, codes = encoding.coded(values)
+        assert nearest.tobytes() == encoding.project(values).tobytes(), encoding
+        if encoding.symbols is None:
+            assert codes is None
+        else:
+            np.testing.assert_array_equal(codes, encoding.codes(nearest), err_msg=str(encoding))
+
+
 def test_blocks_of_rows_are_the_whole():
     values = RNG.normal(size=(9, 6)).astype("float32")
     for encoding in encodings(values.shape):

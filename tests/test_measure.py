@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from modelcut.deflate import Deflater, choose
 from modelcut.encoding import Affine, Dense, Sparse
 from modelcut.measure import Meter, compare, deflated_size, summarize
 
@@ -71,13 +72,18 @@ def test_deflated_size_is_that_of_a_real_stream():
     assert abs(deflated_size(array) - len(zlib.compress(noise, 1))) < 400
 
 
-def test_of_a_very_large_tensor_a_quarter_is_deflated():
+def test_of_a_very_large_tensor_a_sixteenth_is_deflated(monkeypatch):
+    packed = []
+    pack = Deflater.pack
+    monkeypatch.setattr(Deflater, "pack", lambda *args: packed.append(args[1]) or pack(*args))
     rng = np.random.default_rng(0)
-    values = np.where(rng.random((20_000, 1000)) < 0.9, 0, 1).astype("float32")
-    whole = sum(deflated_size(values[i : i + 1048]) for i in range(0, 20_000, 1048))
+    values = np.where(rng.random((64 * 262, 1000)) < 0.9, 0, 1).astype("float32")
+    whole = sum(deflated_size(values[i : i + 262]) for i in range(0, len(values), 262))
+    packed.clear()
     assert deflated_size(values) == pytest.approx(whole, rel=0.01)
-    small = values[:9000]
-    parts = sum(deflated_size(small[i : i + 1048]) for i in range(0, 9000, 1048))
+    assert sum(len(block) == 262 for block in packed) == 16
+    small = values[: 16 * 262]
+    parts = sum(len(choose(small).pack(small[i : i + 262])) for i in range(0, len(small), 262))
     assert deflated_size(small) == parts
 
 

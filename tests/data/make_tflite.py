@@ -62,7 +62,8 @@ def convert(kind):
     request |= {"suffix": ".h5", "trust": False, "custom_objects": "", "twin": None, "data": {}}
     request |= {"target": str(HERE / f"{kind}.tflite"), "type": kind, "sparse": False}
     request |= {"io": "int8" if kind == "int8" else "float32", "samples": 32}
-    request |= {"calibrate": str(HERE / "rows.csv") if calibrated else None}
+    request |= {"calibrate": str(HERE / "rows.csv") if calibrated else None, "signature": ""}
+    request |= {"seconds": {"stage": 600, "row": 60}}
     _litert_converter.convert({**request, "metadata": "modelcut", "provenance": "{}"})
 
 

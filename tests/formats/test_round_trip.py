@@ -139,7 +139,7 @@ def test_encodings_are_known_again(tmp_path):
 
         def edit(values, encoding, scale=scale):
             grid = Sparse(Affine(4, scale))
-            return Rewrite(grid, grid.project)
+            return Rewrite(grid)
 
         edited = model.with_tensors({kernel.name: kernel.then(0, edit, ("sparse", "affine"))})
         out = tmp_path / f"out{(MODELS / name).suffix}"

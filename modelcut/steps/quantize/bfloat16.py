@@ -33,7 +33,7 @@ class Bfloat16(TensorStep):
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
             after = with_inner(encoding, Dense("bfloat16"))
-            return Rewrite(after, after.project)
+            return Rewrite(after)
 
         return plan
 

@@ -50,7 +50,7 @@ class Binary(Budgeted, TensorStep):
             if isinstance(scales, str):
                 return leave(encoding, scales)
             after = with_inner(encoding, Signs(scales))
-            return Rewrite(after, after.project)
+            return Rewrite(after)
 
         return plan
 

@@ -66,13 +66,13 @@ class Huffman(Budgeted, TensorStep):
                 return leave(encoding, NOT_FINITE)
             if not line.points.size:  # wholly pruned
                 after = with_inner(encoding, _book(np.zeros(1), values.dtype))
-                return Rewrite(after, after.project)
+                return Rewrite(after)
             rng = random_generator(context, tensor.name)
             centres = _held(_kmeans.clusters(line, self._k, self.start, rng), line)
             if self.entropy_weight:
                 return self._traded(values, encoding, line, centres)
             after = with_inner(encoding, _book(centres, values.dtype))
-            return Rewrite(after, after.project)
+            return Rewrite(after)
 
         return plan
 

@@ -112,7 +112,7 @@ class Linear(Budgeted, TensorStep):
             if isinstance(grid, str):
                 return leave(encoding, grid)
             after = with_inner(encoding, grid)
-            return Rewrite(after, after.project)
+            return Rewrite(after)
 
         return plan
 
@@ -187,9 +187,10 @@ class Linear(Budgeted, TensorStep):
         places = {"group": cells.group, "group_axis": cells.group_axis}
         if self.symmetric:
             steps = (1 << (bits - 1)) - 1
-            return Affine(bits, _scale(np.maximum(-low, high), steps, dtype), None, **places)
+            scale = _scale(np.maximum(-low, high), steps, bits, dtype)
+            return Affine(bits, scale, None, **places)
         steps = (1 << bits) - 1
-        scale = _scale(high - low, steps, dtype)
+        scale = _scale(high - low, steps, bits, dtype)
         zero = np.clip(np.rint(-low / scale), 0, steps)
         return Affine(bits, scale, zero.astype(np.int32), **places)
 
@@ -210,16 +211,19 @@ class Linear(Budgeted, TensorStep):
         return low.reshape(cells.counts), high.reshape(cells.counts)
 
 
-def _scale(span: np.ndarray, steps: int, dtype: np.dtype) -> np.ndarray:
+def _scale(span: np.ndarray, steps: int, bits: int, dtype: np.dtype) -> np.ndarray:
     """The step of a grid over `span`; a cell without any gets 1, which puts its zeros on code zero.
 
-    Rounded up to 8 significant bits, or down where the last code would not fit the type.
+    Rounded up to few significant bits, or down where the last code would not fit the type. The
+    coarser the codes, the finer the step: 8 bits, of codes of 8 bits 6, which costs 1 % of their
+    small error and saves an eighth of the deflated file.
     """
     import ml_dtypes
 
     exact = np.asarray(span, np.float64) / steps
     most = min(float(ml_dtypes.finfo(dtype).max), float(np.finfo(np.float32).max))
-    up, down = short(exact, np.ceil), short(exact, np.floor)
+    kept = min(8, 14 - bits)
+    up, down = short(exact, np.ceil, kept), short(exact, np.floor, kept)
     scale = np.where(up.astype(np.float64) * steps > most, down, up)
     return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1))
 

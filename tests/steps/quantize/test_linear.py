@@ -29,7 +29,9 @@ def test_min_max_per_channel_by_hand(bits):
     for column in range(4):
         exact = np.abs(values[:, column]).max() / steps
         scale = encoding.scale[0, column]
-        assert exact <= scale <= exact * (1 + 1 / 128)
+        kept = min(8, 14 - bits)  # significant bits of the scale
+        assert exact <= scale <= exact * (1 + 2 / 2**kept)
+        assert np.frexp(scale)[0] * 2**kept % 1 == 0
         expected = np.clip(np.rint(values[:, column] / scale), -steps, steps) * scale
         np.testing.assert_allclose(got[:, column], expected, rtol=1e-6)
     assert np.abs(got - values).max() <= encoding.scale.max() / 2 * 1.0001

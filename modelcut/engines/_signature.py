@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.data import InputSpec
-from modelcut.engines import OutputSpec
+from modelcut.engines import OutputSpec, imported
 from modelcut.engines._keras import padded
 from modelcut.errors import InputError, ResourceError, UsageError
 from modelcut.safety import printable
@@ -41,9 +41,7 @@ class SignatureNetwork:
             UsageError: there is no such signature, or output.
             InputError: it does not take rows.
         """
-        import tensorflow as tf
-
-        self._tf = tf
+        self._tf = tf = imported("tensorflow")
         self.engine = f"tensorflow {tf.__version__}"
         self.loss = loss
         self.model = tf.saved_model.load(str(path))  # functions live as long as their model

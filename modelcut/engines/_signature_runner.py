@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.engines import _serve
+from modelcut.engines import _serve, imported
 from modelcut.engines._signature import SignatureNetwork
 
 
@@ -49,8 +49,7 @@ def _within_memory() -> None:
 
     TensorFlow's own comes on top. A GPU's driver maps far more than it uses: there is no limit.
     """
-    import tensorflow as tf
-
+    tf = imported("tensorflow")
     if tf.config.list_physical_devices("GPU"):
         return
     with contextlib.suppress(OSError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modelcut.engines import imported
 from modelcut.engines._keras import KerasNetwork
 
 NAME = "Keras 3"
@@ -12,8 +13,7 @@ NAME = "Keras 3"
 
 def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
     """Loads a model without compiling it."""
-    import keras
-
+    keras = imported("keras")
     keras.config.set_floatx("float32")
     if trust:
         keras.config.enable_unsafe_deserialization()
@@ -25,6 +25,5 @@ def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, An
 
 def set_seed(seed: int) -> None:
     """Seeds whatever is random in it (dropout, noise); Keras takes 32 bits."""
-    import keras
-
+    keras = imported("keras")
     keras.utils.set_random_seed(seed % (1 << 32))

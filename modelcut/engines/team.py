@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.cluster import Cluster, Distribute, from_environment
-from modelcut.engines import before_import, quiet
+from modelcut.engines import imported, quiet
 from modelcut.errors import PeerError, UsageError
 from modelcut.safety import printable
 
@@ -229,14 +229,12 @@ def start(distribute: Distribute) -> Team:
         )
     if distribute == "none":
         return Team()
-    before_import()
     if cluster is not None:
         return _join(cluster)
     if distribute == "auto" and not _may_have_gpus():
         return Team()
     with quiet():
-        import tensorflow as tf
-
+        tf = imported("tensorflow")
         gpus = tf.config.list_logical_devices("GPU")
         devices = gpus or tf.config.list_logical_devices("CPU")
     if distribute == "mirrored" and len(devices) < 2:
@@ -257,8 +255,7 @@ def _may_have_gpus() -> bool:
 
 def _join(cluster: Cluster) -> Team:
     with quiet():
-        import tensorflow as tf
-
+        tf = imported("tensorflow")
         _be_patient(cluster)
     try:
         with quiet():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modelcut.engines import imported
 from modelcut.engines._keras import KerasNetwork
 
 NAME = "tf_keras"
@@ -12,8 +13,7 @@ NAME = "tf_keras"
 
 def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
     """Loads a model without compiling it."""
-    import tf_keras
-
+    tf_keras = imported("tf_keras")
     tf_keras.backend.set_floatx("float32")
     model = tf_keras.models.load_model(
         path, custom_objects=custom_objects, compile=False, safe_mode=not trust
@@ -23,6 +23,5 @@ def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, An
 
 def set_seed(seed: int) -> None:
     """Seeds whatever is random in it (dropout, noise); Keras takes 32 bits."""
-    import tf_keras
-
+    tf_keras = imported("tf_keras")
     tf_keras.utils.set_random_seed(seed % (1 << 32))

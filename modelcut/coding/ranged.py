@@ -7,6 +7,8 @@ entropy. Probabilities are written with as many bits as pay.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,16 +26,17 @@ def bits_of(counts: np.ndarray) -> int:
     return 8 * len(table) + 64 + math.ceil(_cross_entropy(counts, shares))
 
 
-def encode(symbols: np.ndarray, counts: np.ndarray) -> bytes:
+def encode(parts: Iterable[np.ndarray], counts: np.ndarray) -> bytes:
     """Codes a stream.
 
     Args:
-        symbols: int32, shape (n,), at least two different ones.
-        counts: how often each symbol occurs.
+        parts: of the symbols, int32, each of shape (n,), the last part first.
+        counts: how often each symbol occurs; at least two do.
     """
     table, shares = _choose(counts)
-    coder = stack().AnsCoder()
-    coder.encode_reverse(symbols, model(shares))
+    coder, odds = stack().AnsCoder(), model(shares)
+    for part in parts:
+        coder.encode_reverse(part, odds)
     return table + written(coder)
 
 
@@ -77,6 +80,13 @@ def ended(coder: Any) -> None:
 
 def _choose(counts: np.ndarray) -> tuple[bytes, np.ndarray]:
     """The table that makes table and stream smallest, and the shares that it stands for."""
+    return _chosen(counts.astype(np.int64, copy=False).tobytes())
+
+
+@lru_cache(maxsize=8)
+def _chosen(raw: bytes) -> tuple[bytes, np.ndarray]:
+    """The same, found once for the look at what a stream would take and for its writing."""
+    counts = np.frombuffer(raw, np.int64)
     best: tuple[float, bytes, np.ndarray] | None = None
     for bits in _PRECISIONS:
         shares = _quantized(counts, bits)
@@ -87,6 +97,7 @@ def _choose(counts: np.ndarray) -> tuple[bytes, np.ndarray]:
         if best is None or cost < best[0]:
             best = cost, table, shares
     assert best is not None
+    best[2].flags.writeable = False
     return best[1], best[2]
 
 

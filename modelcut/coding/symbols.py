@@ -8,10 +8,12 @@ the range coder can follow its rows, columns and neighbours (`context`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 
+from modelcut import bins
 from modelcut.coding import Coder, CodingError, context, huffman, ranged
 from modelcut.coding.bits import Reader, block, pack, varint
 
@@ -27,6 +29,8 @@ _SMALL = 1 << 16
 """Of smaller blocks every form is tried."""
 _WORTH = 0.003
 """Of the bits of a larger block: what contexts must promise, for they take their time."""
+
+_PART = 1 << 18
 
 _ESCAPE = 255
 _GEOMETRIC, _LISTED = range(2)
@@ -82,8 +86,8 @@ class Symbols:
     def counts(self) -> np.ndarray:
         """How often each symbol occurs."""
         if self.whole is not None:
-            return np.bincount(self.whole, minlength=self.alphabet)
-        counts = np.bincount(self.values, minlength=self.alphabet)
+            return bins.histogram(self.whole, self.alphabet)
+        counts = bins.histogram(self.values, self.alphabet)
         counts[self.common] += self.size - self.values.size
         return counts
 
@@ -110,6 +114,24 @@ class Symbols:
         full = np.full(self.size, self.common, dtype)
         full[self.places] = self.values
         return full
+
+    def backwards(self) -> Iterator[np.ndarray]:
+        """All symbols as int32, in parts that fit the cache, the last one first.
+
+        Each part is overwritten by the next.
+        """
+        starts = range(0, self.size, _PART)
+        whole = np.empty(min(_PART, self.size), np.int32)
+        ends = np.searchsorted(self.places, [*starts, self.size]) if self.whole is None else ()
+        for number, start in reversed(list(enumerate(starts))):
+            part = whole[: self.size - start]
+            if self.whole is not None:
+                part[:] = self.whole[start : start + _PART]
+            else:
+                mine = slice(ends[number], ends[number + 1])
+                part.fill(self.common)
+                part[self.places[mine] - start] = self.values[mine]
+            yield part
 
 
 def encode(symbols: Symbols, coder: Coder) -> bytes:
@@ -189,7 +211,7 @@ def decode(data: bytes | memoryview, size: int, alphabet: int, width: int = 0) -
 
 
 def _range(symbols: Symbols) -> bytes:
-    return bytes([_RANGE]) + ranged.encode(symbols.dense(np.int32), symbols.counts)
+    return bytes([_RANGE]) + ranged.encode(symbols.backwards(), symbols.counts)
 
 
 def _huffman_bits(symbols: Symbols, *, runs: bool) -> int:

@@ -31,6 +31,8 @@ _DTYPES = (*"bool int8 uint8 int16 uint16 int32 uint32 int64 uint64".split(),)
 _DTYPES += ("float16", "float32", "float64")
 _MOST_PALETTE = 256
 _SAMPLE = 1 << 16
+_TAKEN = 1 << 16
+"""Values taken from a table at a time: NumPy makes indices of eight bytes first."""
 _SMALL_BYTES = 1 << 20
 """Of tensors below it all ways are tried; of larger ones the first that fits is taken."""
 
@@ -201,7 +203,8 @@ def _coding(values: np.ndarray, encoding: Encoding, coder: Coder) -> Callable[[s
                 kept = part.reshape(-1)[places].reshape(-1, *[1] * max(0, part.ndim - 1))
                 codes = inner.codes(kept)
                 same = _same(inner.decode(codes, part.dtype), kept)
-                codes = codes.reshape(-1).astype(np.uint16) + np.uint16(1)
+                codes = codes.reshape(-1).astype(np.min_scalar_type(alphabet), copy=False)
+                codes += np.ones((), codes.dtype)
                 width = symbols.width_of(part.shape)
                 found = Symbols(part.size, alphabet, 0, places, codes, width=width)
                 found = found if same else None
@@ -243,7 +246,9 @@ def _place(target: np.ndarray, found: Symbols, table: np.ndarray) -> None:
     """Puts the value that each symbol stands for into its place."""
     flat = target.reshape(-1)
     if found.whole is not None:
-        np.take(table, found.whole, out=flat, mode="clip")
+        for start in range(0, flat.size, _TAKEN):
+            part = slice(start, start + _TAKEN)
+            np.take(table, found.whole[part], out=flat[part], mode="clip")
         return
     flat[:] = table[found.common]
     flat[found.places] = table[found.values]

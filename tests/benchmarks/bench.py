@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CLI = [sys.executable, "-m", "modelcut"]
+# As it is after `pip install`: each module compiled once, not at every start.
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def timed(name: str, command: Sequence[str], repeat: int, out: Path | None = Non
         child = os.posix_spawn(
             command[0],
             list(command),
-            {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            ENVIRONMENT,
             file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
         )
         _, status, usage = os.wait4(child, 0)

@@ -5,7 +5,8 @@
 Weights are random normals in VGG16's shapes, 90 % of each layer removed, the rest shared 16 values
 (so that nothing but the count of each value can be used: the hardest case for a coder). Packing
 and unpacking are commands of their own, whose peak memory is given; the pace is that of the
-largest layer, in MB of float32 a CPU second, best of two. `--quick` leaves out gzip -9, zstd -19,
+largest layer, in MB of float32 a CPU second, best of five, beside that of the range coder's library
+alone: codes as it wants them, one fixed model, nothing read or written. `--quick` leaves out gzip -9, zstd -19,
 `--compression best`, TensorFlow Lite and nncodec, which take minutes.
 
 nncodec (ISO/IEC 15938-17) wants a NumPy and a PyTorch of its own, so it runs in an environment of
@@ -31,12 +32,13 @@ import zstandard
 from bench import CLI, timed, vgg16
 
 from modelcut import formats, pipeline, steps
-from modelcut.coding import symbols
+from modelcut.coding import ranged, symbols
 from modelcut.encoding import Sparse
 from modelcut.formats import WriteOptions, _payload
 from modelcut.job import Job
 from modelcut.recipe import Recipe
 
+ROUNDS = 5
 CODERS: tuple[symbols.Coder, ...] = ("huffman", "range", "best")
 
 
@@ -106,13 +108,29 @@ def speeds(model: formats.Model, coder: symbols.Coder) -> tuple[float, float]:
     tensor = max(model.tensors, key=lambda t: t.size)
     values, encoding = tensor.pull()
     seconds = np.full(2, np.inf)
-    for _ in range(2):
+    for _ in range(ROUNDS):
         start = time.process_time()
         packed = _payload.pack(values, encoding, coder)
         middle = time.process_time()
         _payload.unpack(packed.record, packed.payload, values.shape, values.dtype)
         seconds = np.minimum(seconds, [middle - start, time.process_time() - middle])
     return values.nbytes / 1e6 / seconds[0], values.nbytes / 1e6 / seconds[1]
+
+
+def bare(model: formats.Model) -> tuple[float, float]:
+    """The same of constriction by itself, on codes in memory."""
+    values, encoding = max(model.tensors, key=lambda t: t.size).pull()
+    codes = encoding.codes(values[:4096]).reshape(-1).astype(np.int32)
+    odds = ranged.model(np.bincount(codes).astype(np.int64))
+    seconds = np.full(2, np.inf)
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        coder = ranged.stack().AnsCoder()
+        coder.encode_reverse(codes, odds)
+        middle = time.process_time()
+        coder.decode(odds, codes.size)
+        seconds = np.minimum(seconds, [middle - start, time.process_time() - middle])
+    return 4e-6 * codes.size / seconds[0], 4e-6 * codes.size / seconds[1]
 
 
 def peak(command: list[str]) -> int:
@@ -212,13 +230,16 @@ def main() -> None:
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     path = shared(options.cache)
-    whole, parts, parameters = bounds(formats.open_model(path))
+    model = formats.open_model(path)
+    whole, parts, parameters = bounds(model)
     columns = ("MB", "ratio", "packing, MB/s", "unpacking, MB/s", "peak MB", "unpacking, peak MB")
     print("| | " + " | ".join(columns) + " |\n|---" + "|--:" * len(columns) + "|")
     row("parameters", parameters, parameters)
     row("entropy of run lengths + entropy of values", parts, parameters)
     row("order-0 entropy of the codes", whole, parameters)
     ours(path, options.cache, parameters)
+    pace = (f"{rate:.0f}" for rate in bare(model))
+    row("constriction alone", whole, parameters, (*pace, "", ""))
     row("`.h5`, fast", path.stat().st_size, parameters)
     if not options.quick:
         peers(path, options.cache, parameters)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +24,13 @@ from modelcut.blocks import in_threads
 Effort = Literal["fast", "best"]
 
 _PIECES = 4
-_PATIENCE = 1.04
-"""How much more shuffled bytes may come to where speed counts: they take two thirds as long."""
 _PIECE = 1 << 15
 """Values a piece: four times deflate's window, if they are floats of four bytes."""
+
+_PATIENCE = 1.04
+"""How much more shuffled bytes may come to where speed counts: they take two thirds as long."""
+_NOISE = 0.985
+"""From this share on, a plane of bytes is not worth the time."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Deflater:
     Attributes:
         effort: fast (ISA-L at level 1) or best (zlib at level 9).
         shuffle: shuffle the bytes of each chunk first, as HDF5's filter of that name does.
+        noise: numbers of the planes of shuffled bytes that are kept as they are: nothing is to be
+            gained there.
         share: of the bytes, what is left of the pieces that were tried; 1 where there were none.
     """
 
     effort: Effort
     shuffle: bool = False
+    noise: frozenset[int] = frozenset()
     share: float = 1.0
 
     def pack(self, part: np.ndarray) -> bytes:
@@ -49,33 +55,42 @@ class Deflater:
         flat = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
         if not self.shuffle:
             return _WHOLE[self.effort](flat.data)
-        return _PLANES[self.effort](_shuffled(flat, part.dtype.itemsize))
+        planes = _shuffled(flat, part.dtype.itemsize)
+        total = isal_zlib.adler32(planes.reshape(-1).data)
+        return b"".join([_HEADER, *self.blocks(planes), _LAST_BLOCK, total.to_bytes(4, "big")])
+
+    def blocks(self, planes: np.ndarray) -> list[bytes]:
+        """Each plane as blocks of deflate, none of them the last; they end on a whole byte."""
+        return [
+            _stored(plane) if number in self.noise else _BLOCKS[self.effort](plane)
+            for number, plane in enumerate(planes)
+        ]
 
 
-def _fast_planes(planes: np.ndarray) -> bytes:
-    coder = isal_zlib.compressobj(1)
-    parts = [coder.compress(p.data) + coder.flush(isal_zlib.Z_SYNC_FLUSH) for p in planes]
-    return b"".join([*parts, coder.flush()])
+def _fast(plane: np.ndarray) -> bytes:
+    coder = isal_zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return coder.compress(plane.data) + coder.flush(isal_zlib.Z_SYNC_FLUSH)
 
 
-def _best_planes(planes: np.ndarray) -> bytes:
-    """Of each plane the smaller: with repetitions sought, or its bytes coded one by one.
+def _best(plane: np.ndarray) -> bytes:
+    """The smaller: with repetitions sought, or bytes coded one by one.
 
     Where bytes are few and come at random, what looks like a repetition costs more than it saves.
     """
-    parts = [min((_raw(plane, way) for way in _WAYS), key=len) for plane in planes]
-    total = zlib.adler32(planes.reshape(-1).data)
-    return b"".join([_HEADER, *parts, _LAST_BLOCK, total.to_bytes(4, "big")])
+    ways = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY)
+    return min((_zlib(plane, 9, way) for way in ways), key=len)
 
 
-def _raw(plane: np.ndarray, strategy: int) -> bytes:
-    """Blocks of deflate, none of them the last, that end on a whole byte."""
-    coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-    return coder.compress(plane.data) + coder.flush(zlib.Z_FULL_FLUSH)
+def _stored(plane: np.ndarray) -> bytes:
+    return _zlib(plane, 0)
 
 
-_WAYS = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY)
-_HEADER = b"\x78\xda"
+def _zlib(plane: np.ndarray, level: int, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
+    coder = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+    return coder.compress(plane.data) + coder.flush(zlib.Z_SYNC_FLUSH)
+
+
+_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"
 """An empty one."""
 
@@ -83,10 +98,7 @@ _WHOLE: dict[Effort, Callable[[Any], bytes]] = {
     "fast": lambda data: isal_zlib.compress(data, 1),
     "best": lambda data: zlib.compress(data, 9),
 }
-_PLANES: dict[Effort, Callable[[np.ndarray], bytes]] = {
-    "fast": _fast_planes,
-    "best": _best_planes,
-}
+_BLOCKS: dict[Effort, Callable[[np.ndarray], bytes]] = {"fast": _fast, "best": _best}
 
 
 def choose(values: np.ndarray, effort: Effort = "fast") -> Deflater:
@@ -96,14 +108,22 @@ def choose(values: np.ndarray, effort: Effort = "fast") -> Deflater:
     flat = values.reshape(-1)
     step = max(_PIECE, flat.size // _PIECES)
     pieces = [flat[start : start + _PIECE] for start in range(0, flat.size, step)][:_PIECES]
-    nbytes = sum(piece.nbytes for piece in pieces)
-    shares = {}
-    for shuffle in (False, True)[: values.dtype.itemsize]:
-        way = Deflater(effort, shuffle)
-        shares[shuffle] = sum(map(len, in_threads(way.pack, pieces))) / nbytes
-    handicap = _PATIENCE if effort == "fast" else 1.0
-    shuffle = shares.get(True, np.inf) <= shares[False] * handicap
-    return Deflater(effort, shuffle, shares[shuffle])
+    nbytes, itemsize = sum(piece.nbytes for piece in pieces), values.dtype.itemsize
+    plain = Deflater(effort)
+    share = sum(map(len, in_threads(plain.pack, pieces))) / nbytes
+    if itemsize == 1:
+        return replace(plain, share=share)
+
+    def look(piece: np.ndarray) -> list[int]:
+        planes = _shuffled(piece.view(np.uint8), itemsize)
+        return [len(blocks) for blocks in Deflater(effort, shuffle=True).blocks(planes)]
+
+    each = np.sum(list(in_threads(look, pieces)), axis=0) * itemsize / nbytes
+    noise = frozenset(np.flatnonzero(each > _NOISE).tolist())
+    shuffled = float(np.minimum(each, 1).mean())
+    if shuffled > share * (_PATIENCE if effort == "fast" else 1):
+        return replace(plain, share=share)
+    return Deflater(effort, shuffle=True, noise=noise, share=shuffled)
 
 
 def inflate(data: bytes, nbytes: int, itemsize: int, *, shuffled: bool) -> np.ndarray:
@@ -143,4 +163,13 @@ def restored(data: bytes, nbytes: int, itemsize: int, *, shuffled: bool) -> np.n
 
 
 def _shuffled(flat: np.ndarray, itemsize: int) -> np.ndarray:
-    return np.ascontiguousarray(flat.reshape(-1, itemsize).T)
+    """Bytes of values in their order as planes, shape (itemsize, n)."""
+    if itemsize not in (2, 4) or sys.byteorder != "little":
+        return np.ascontiguousarray(flat.reshape(-1, itemsize).T)
+    # Shifting is a third faster than turning the array round.
+    kind = np.dtype(f"u{itemsize}").type
+    whole = flat.view(kind)
+    planes = np.empty((itemsize, whole.size), np.uint8)
+    for number, plane in enumerate(planes):
+        np.right_shift(whole, kind(8 * number), out=plane, casting="unsafe")
+    return planes

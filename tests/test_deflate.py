@@ -44,6 +44,43 @@ def test_the_best_seeks_no_repetitions_where_they_cost_more():
     assert len(Deflater("best", shuffle=True).pack(still)) < 1.8 * len(packed)
 
 
+def test_planes_of_noise_are_stored():
+    values = np.random.default_rng(0).normal(size=(300, 400)).astype("float32")
+    way = choose(values)
+    assert way.noise == {0, 1, 2}
+    packed = way.pack(values)
+    assert len(packed) < 1.001 * way.share * values.nbytes
+    for plane in values.view("uint8").reshape(-1, 4).T[:3]:
+        assert plane[:60_000].tobytes() in packed
+    few = np.round(values * 4).astype("float32")
+    assert choose(few).noise == set()
+
+
+def test_what_pads_the_last_chunk_costs_little(tmp_path):
+    values = np.random.default_rng(0).normal(size=(5, 140_000)).astype("float32")
+    with h5py.File(tmp_path / "one.h5", "w") as file:
+        stored, _ = _h5.write(file, "kernel", values, "fast", {})
+        assert file["kernel"].chunks == (1, 140_000)
+        _h5.write(file, "other", values[:, :130_000], "fast", {})
+        assert file["other"].chunks == (2, 130_000)  # 6 rows
+        assert file["other"].id.get_storage_size() < values[:, :130_000].nbytes
+    assert stored < values.nbytes
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [
+        ((700, 900), (234, 900)),
+        ((3, 3, 512, 512), (1, 1, 512, 512)),
+        ((25_088, 4096), (64, 4096)),
+        ((1, 500_000), (1, 250_000)),
+        ((7, 5), (7, 5)),
+    ],
+)
+def test_chunks_are_cut_evenly(shape, chunk):
+    assert _h5.chunk_shape(shape, 4) == chunk
+
+
 def test_a_chunk_of_another_size_is_refused():
     with pytest.raises(ValueError, match="declares"):
         inflate(zlib.compress(b"12345678"), 4, 4, shuffled=True)

@@ -1,12 +1,12 @@
 """One module a file format; each offers `sniff`, `read`, `write`, found here by content or name.
 
-A format module has: `NAME`, `SUFFIXES` (that name it as an output), and the functions of
-`Format`. What is out of the ordinary it says itself: `FOLDER` (its models are folders), `PACKED`
-(Keras cannot open them; `unpacked` says where that lies which it can), `OWN_CODING` (why
-`--compression` is not for it), `needs_engine` (which models of others an engine makes them of),
-`fixed_graph` (why a model cannot have its layers edited on the way into it), `FINAL` (why nothing
-can be made of its models), and `check_runnable` where no architecture is needed to run a network.
-Adding a format is adding a module and its name to `_MODULES`.
+A format module has: `NAME` and the functions of `Format`. What is out of the ordinary it says
+itself: `FOLDER` (its models are folders), `PACKED` (Keras cannot open them; `unpacked` says where
+that lies which it can), `OWN_CODING` (why `--compression` is not for it), `needs_engine` (which
+models of others an engine makes them of), `fixed_graph` (why a model cannot have its layers edited
+on the way into it), `FINAL` (why nothing can be made of its models), and `check_runnable` where no
+architecture is needed to run a network. Adding a format is adding a module and its line in
+`_SUFFIXES`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ from modelcut.measure import Meter
 from modelcut.model import Model, Tensor
 from modelcut.safety import printable
 
-_MODULES = (
-    "hdf5",
-    "saved_model_zip",  # before `keras_zip`, which takes any zip
-    "keras_zip",
-    "saved_model",
-    "saved_model_tar",
-    "mcut",
-    "litert",
-)
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "hdf5": (".h5", ".hdf5"),
+    "saved_model_zip": (".zip",),  # before `keras_zip`, which takes any zip
+    "keras_zip": (".keras",),
+    "saved_model": (".savedmodel", ".saved_model"),
+    "saved_model_tar": (".tar.gz", ".tgz"),
+    "mcut": (".mcut",),
+    "litert": (".tflite",),
+}
+"""Modules in the order in which they look at a file, and what names them as an output.
+
+Here, not in the modules, so that none is imported to learn that it is not meant.
+"""
 
 Compression = Literal["none", "fast", "best"]
 NO_LAYERS = (
@@ -122,7 +126,6 @@ class Format(Protocol):
     """What a module in this folder offers."""
 
     NAME: str
-    SUFFIXES: tuple[str, ...]
 
     def sniff(self, path: Path) -> bool:
         """Whether the content of `path` is of this format; reads a few bytes."""
@@ -183,7 +186,7 @@ class Packable(Protocol):
 
 def names() -> tuple[str, ...]:
     """Of all formats."""
-    return _MODULES
+    return tuple(_SUFFIXES)
 
 
 def module(name: str) -> Format:
@@ -212,7 +215,7 @@ def open_model(path: Path) -> Model:
         InputError: there is no such file, it is of no known format, or it is broken.
         UnsafeError: the file reaches outside itself.
     """
-    for name in _MODULES:
+    for name in _SUFFIXES:
         candidate = module(name)
         if candidate.sniff(path):
             with _damage_told(path):
@@ -250,7 +253,7 @@ def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
     Args:
         path: of a model, perhaps packed: it is then unpacked for as long as it is needed.
     """
-    kind = next((module(name) for name in _MODULES if module(name).sniff(path)), None)
+    kind = next((module(name) for name in _SUFFIXES if module(name).sniff(path)), None)
     if kind is None:
         yield path, path.suffix
         return
@@ -284,7 +287,7 @@ def scratch_file(model: Model, options: WriteOptions) -> Iterator[tuple[Path, Fo
 
 def engine_suffix(one: Format) -> str:
     """By which an engine tells a file of this format: "" for a folder."""
-    return "" if is_folder(one) else one.SUFFIXES[0]
+    return "" if is_folder(one) else _SUFFIXES[one.NAME][0]
 
 
 def for_output(path: Path, model: Model) -> Format:
@@ -298,14 +301,14 @@ def for_output(path: Path, model: Model) -> Format:
     suffix = suffix_of(path).lower()
     if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
         suffix = ".savedmodel"
-    for name in _MODULES:
-        candidate = module(name)
-        if suffix in candidate.SUFFIXES:
+    for name, suffixes in _SUFFIXES.items():
+        if suffix in suffixes:
+            candidate = module(name)
             final = getattr(module(model.origin.format), "FINAL", "")
             if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate
-    known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]
+    known = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes]
     raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(known)}")
 
 
@@ -319,7 +322,7 @@ def _beyond_engines(one: Format, model: Model) -> str:
 
 def suffix_of(path: Path) -> str:
     """The suffix of a name, all of it where a format has one of two parts (`.tar.gz`)."""
-    known = [suffix for name in _MODULES for suffix in module(name).SUFFIXES]
+    known = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes]
     double = (s for s in known if s.count(".") == 2 and path.name.lower().endswith(s))
     return next((path.name[-len(s) :] for s in double), path.suffix)
 

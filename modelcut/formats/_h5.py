@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -294,7 +295,10 @@ def create_file(path: Path) -> Iterator[h5py.File]:
     made.set_obj_track_times(False)
     name = os.fsencode(path)
     try:
-        with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=made, fapl=access)) as file:
+        # An empty file may wait there. Cut to nothing instead, it would have to be closed: there,
+        # ext4 waits until all of such a file has found its blocks.
+        path.unlink(missing_ok=True)
+        with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_EXCL, fcpl=made, fapl=access)) as file:
             yield file
             file.flush()
     except (OSError, RuntimeError) as error:
@@ -438,11 +442,12 @@ def write(
 
 
 def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """A chunk of at most about 1 MiB: whole trailing axes, the leading ones cut."""
+    """A chunk of at most about 1 MiB: whole trailing axes, the leading ones cut evenly."""
     chunk = list(shape)
     for axis in range(len(chunk)):
         rest = itemsize * int(np.prod(chunk[axis + 1 :], dtype=np.int64))
-        chunk[axis] = max(1, min(chunk[axis], _CHUNK_BYTES // max(1, rest)))
+        most = max(1, _CHUNK_BYTES // max(1, rest))
+        chunk[axis] = max(1, -(-chunk[axis] // -(-chunk[axis] // most or 1)))
         if rest <= _CHUNK_BYTES:
             break
     return tuple(chunk)
@@ -460,11 +465,15 @@ def _write_deflated(
     if way.share > 0.95 or (1 - way.share) * values.nbytes < _INDEX_BYTES:
         return None
 
+    padded_way = replace(way, noise=frozenset())  # there is something to be gained on padding
+
     def pack(start: tuple[int, ...]) -> bytes:
         part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
-        if part.shape != chunk:  # HDF5 stores whole chunks
-            part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
-        return way.pack(part)
+        if part.shape == chunk:
+            return way.pack(part)
+        # HDF5 stores whole chunks.
+        part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
+        return padded_way.pack(part)
 
     made = group.create_dataset(
         name,

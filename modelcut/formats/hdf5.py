@@ -25,7 +25,6 @@ from modelcut.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
 
 NAME = "hdf5"
-SUFFIXES = (".h5", ".hdf5")
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OPTIMIZER = "optimizer_weights"

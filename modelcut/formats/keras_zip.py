@@ -27,7 +27,6 @@ from modelcut.safety import MAX_JSON_BYTES, load_json, printable
 from modelcut.topology import is_functional
 
 NAME = "keras_zip"
-SUFFIXES = (".keras",)
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _EPOCH = (1980, 1, 1, 0, 0, 0)

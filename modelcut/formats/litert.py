@@ -27,7 +27,6 @@ from modelcut.model import Layer, Model, Origin, Source, Tensor
 from modelcut.safety import printable
 
 NAME = "litert"
-SUFFIXES = (".tflite",)
 FINAL = "a .tflite cannot be edited; start from the Keras file that it was made of"
 OWN_CODING = "LiteRT maps its file into memory as it is"
 METADATA = "modelcut"

@@ -63,7 +63,6 @@ from modelcut.formats import Hollow, Packable, WriteOptions, Written, _payload, 
 from modelcut.model import Model, Source, Tensor
 
 NAME = "mcut"
-SUFFIXES = (".mcut",)
 PACKED = True
 OWN_CODING = "a packed file has coders of its own (--coder)"
 

@@ -39,7 +39,6 @@ from modelcut.model import Model, Origin
 from modelcut.safety import load_json, printable
 
 NAME = "saved_model"
-SUFFIXES = (".savedmodel", ".saved_model")
 FOLDER = True
 OWN_CODING = "TensorFlow reads no compressed checkpoint"
 

@@ -25,7 +25,6 @@ from modelcut.safety import printable
 __all__ = ["needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
 
 NAME = "saved_model_tar"
-SUFFIXES = (".tar.gz", ".tgz")
 PACKED = True
 
 _BLOCK = 512

@@ -20,7 +20,6 @@ from modelcut.safety import printable
 __all__ = ["needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
 
 NAME = "saved_model_zip"
-SUFFIXES = (".zip",)
 PACKED = True
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -39,11 +38,11 @@ def sniff(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError):
-        return path.name.endswith(SUFFIXES)
+        return path.name.endswith(".zip")
     return "config.json" not in names and (
         any(name.rpartition("/")[2] in (saved_model.GRAPH, saved_model.TEXT_GRAPH)
             for name in names)
-        or path.name.endswith(SUFFIXES)
+        or path.name.endswith(".zip")
     )  # fmt: skip
 
 

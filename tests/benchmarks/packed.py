@@ -5,9 +5,9 @@
 Weights are random normals in VGG16's shapes, 90 % of each layer removed, the rest shared 16 values
 (so that nothing but the count of each value can be used: the hardest case for a coder). Packing
 and unpacking are commands of their own, whose peak memory is given; the pace is that of the
-largest layer, in MB of float32 a CPU second, best of five, beside that of the range coder's library
-alone: codes as it wants them, one fixed model, nothing read or written. `--quick` leaves out gzip -9, zstd -19,
-`--compression best`, TensorFlow Lite and nncodec, which take minutes.
+largest layer, in MB of float32 a CPU second, best of five, beside that of the range coder's
+library alone: codes as it wants them, one fixed model, nothing read or written. `--quick` leaves
+out gzip -9, zstd -19, `--compression best`, TensorFlow Lite and nncodec, which take minutes.
 
 nncodec (ISO/IEC 15938-17) wants a NumPy and a PyTorch of its own, so it runs in an environment of
 its own (`python -m venv .cache/benchmarks/nncodec`, then `pip install nncodec` there; or

@@ -132,6 +132,9 @@ def check_options(job: Job, model: Model, writer: formats.Format) -> None:
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
+    saved = any(name.startswith("saved_model") for name in (model.origin.format, writer.NAME))
+    if job.recipe.head.data.signature and not saved:
+        raise UsageError(f"--signature: {job.model} is no SavedModel and has none", "leave it out")
     if job.coder is not None and writer.NAME != "mcut":
         raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
     own = getattr(writer, "OWN_CODING", "")

@@ -57,6 +57,7 @@ def test_a_step_is_a_recipe_of_one_step(tmp_path, modelcut):
     ("arguments", "words"),
     [
         (("prune", CNN, "-o", "o.h5"), "exactly one of"),
+        (("export", CNN, "-o", "o.tflite", "--signature", "other"), "no SavedModel"),
         (("prune", CNN, "--sparsity", "2", "-o", "o.h5"), "--sparsity"),
         (("prune", CNN, "--sparsity", "x", "-o", "o.h5"), "--sparsity"),
         (("prune", CNN, "--sparsity", ".5", "--bits", "3"), "--bits"),

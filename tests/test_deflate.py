@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelcut.deflate import Deflater, choose, inflate
-from modelcut.formats import _h5
+from modelcut.formats import _h5_values
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -59,9 +59,9 @@ def test_planes_of_noise_are_stored():
 def test_what_pads_the_last_chunk_costs_little(tmp_path):
     values = np.random.default_rng(0).normal(size=(5, 140_000)).astype("float32")
     with h5py.File(tmp_path / "one.h5", "w") as file:
-        stored, _ = _h5.write(file, "kernel", values, "fast", {})
+        stored, _ = _h5_values.write(file, "kernel", values, "fast", {})
         assert file["kernel"].chunks == (1, 140_000)
-        _h5.write(file, "other", values[:, :130_000], "fast", {})
+        _h5_values.write(file, "other", values[:, :130_000], "fast", {})
         assert file["other"].chunks == (2, 130_000)  # 6 rows
         assert file["other"].id.get_storage_size() < values[:, :130_000].nbytes
     assert stored < values.nbytes
@@ -78,7 +78,7 @@ def test_what_pads_the_last_chunk_costs_little(tmp_path):
     ],
 )
 def test_chunks_are_cut_evenly(shape, chunk):
-    assert _h5.chunk_shape(shape, 4) == chunk
+    assert _h5_values.chunk_shape(shape, 4) == chunk
 
 
 def test_a_chunk_of_another_size_is_refused():
@@ -108,11 +108,11 @@ def test_hdf5_reads_either(tmp_path, compression, kind):
     with h5py.File(path, "w") as file:
         bits = values.view("uint32") & 0xFFFF0000 if kind == "bfloat16" else values.view("uint32")
         values = bits.view("float32")
-        _h5.write(file, "kernel", values, compression, {})
+        _h5_values.write(file, "kernel", values, compression, {})
         assert file["kernel"].shuffle == (kind != "few")
     with h5py.File(path) as file:
         assert np.array_equal(file["kernel"][()], values)
-        assert np.array_equal(_h5.source(file["kernel"], "one.h5").read(), values)
+        assert np.array_equal(_h5_values.source(file["kernel"], "one.h5").read(), values)
 
 
 def test_a_large_contiguous_dataset_is_read_side_by_side(tmp_path):
@@ -123,8 +123,8 @@ def test_a_large_contiguous_dataset_is_read_side_by_side(tmp_path):
         file["swapped"] = values.astype(">f4")
     with h5py.File(path) as file:
         for name in ("plain", "swapped"):
-            assert np.array_equal(_h5.source(file[name], "one.h5").read(), values)
+            assert np.array_equal(_h5_values.source(file[name], "one.h5").read(), values)
         target = np.empty_like(values)
-        assert _h5._read_side_by_side(file["plain"], target)
+        assert _h5_values._read_side_by_side(file["plain"], target)
         assert np.array_equal(target, values)
-        assert not _h5._read_side_by_side(file["swapped"], target)
+        assert not _h5_values._read_side_by_side(file["swapped"], target)

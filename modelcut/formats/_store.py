@@ -14,7 +14,7 @@ import h5py
 from modelcut.architecture import Architecture, Dialect, Path
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
-from modelcut.formats import WriteOptions, _h5, _match
+from modelcut.formats import WriteOptions, _h5, _h5_values, _match
 from modelcut.model import Layer, Model, Tensor
 from modelcut.node import Node, slots
 from modelcut.safety import printable
@@ -124,8 +124,8 @@ def _weights(file: h5py.File, where: str) -> Iterator[_match.Stored]:
             key.replace("/vars/", "/"),
             key,
             found.shape,
-            _h5.dtype_of(found),
-            _h5.source(found, where),
+            _h5_values.dtype_of(found),
+            _h5_values.source(found, where),
         )
 
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from modelcut.errors import InputError
-from modelcut.formats import _h5
+from modelcut.formats import _h5, _h5_values
 from modelcut.safety import printable
 
 _GROUP, _TENSOR, _IMAGE = range(3)
@@ -50,7 +50,7 @@ def _group(group: h5py.Group, path: str, places: Mapping[str, int], above: Colle
             continue
         item, below = group[name], f"{path}/{name}" if path else name
         if below in places:
-            shape, dtype = item.shape, _h5.dtype_of(item).name
+            shape, dtype = item.shape, _h5_values.dtype_of(item).name
             attributes = _attributes(item)
             attributes.pop("dtype", None) if dtype == "bfloat16" else None
             child = [_TENSOR, places[below], list(shape), _DTYPES.index(dtype), attributes]

@@ -20,7 +20,16 @@ from modelcut import formats
 from modelcut.architecture import Architecture, Dialect
 from modelcut.encoding import Encoding
 from modelcut.errors import InputError, UsageError
-from modelcut.formats import WriteOptions, Written, _compiled, _h5, _match, _store, _tree
+from modelcut.formats import (
+    WriteOptions,
+    Written,
+    _compiled,
+    _h5,
+    _h5_values,
+    _match,
+    _store,
+    _tree,
+)
 from modelcut.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
 
@@ -181,8 +190,8 @@ def _read_legacy(
         for weight in weight_names:
             found = _h5.dataset(group, weight, where)
             key = "/".join(part for part in (prefix, name, weight) if part)
-            dtype = _h5.dtype_of(found)
-            one = _match.Stored(weight, key, found.shape, dtype, _h5.source(found, where))
+            dtype = _h5_values.dtype_of(found)
+            one = _match.Stored(weight, key, found.shape, dtype, _h5_values.source(found, where))
             parts.append(one)
         stored[name] = parts
         groups.append((name, tuple((one.name, one.key) for one in parts)))

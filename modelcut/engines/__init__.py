@@ -7,6 +7,7 @@ the file is written in. `saved_model` runs a signature of a SavedModel, which ne
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib.util
@@ -157,6 +158,8 @@ def imported(name: str) -> Any:
         return import_module(name)
     finally:
         gc.freeze()
+        # When the process ends they go in the usual order: servers of TensorFlow depend on it.
+        atexit.register(gc.unfreeze)
         if collects:
             gc.enable()
 

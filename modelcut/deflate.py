@@ -23,7 +23,6 @@ from modelcut.blocks import in_threads
 
 Effort = Literal["fast", "best"]
 
-_PIECES = 4
 _PIECE = 1 << 15
 """Values a piece: four times deflate's window, if they are floats of four bytes."""
 
@@ -101,13 +100,19 @@ _WHOLE: dict[Effort, Callable[[Any], bytes]] = {
 _BLOCKS: dict[Effort, Callable[[np.ndarray], bytes]] = {"fast": _fast, "best": _best}
 
 
-def choose(values: np.ndarray, effort: Effort = "fast") -> Deflater:
-    """Looks at pieces spread over a tensor for the way that makes them smallest."""
+def choose(values: np.ndarray, effort: Effort = "fast", looks: int = 4) -> Deflater:
+    """Looks at pieces spread over a tensor for the way that makes them smallest.
+
+    Args:
+        values: the tensor; C-contiguous.
+        effort: of the way.
+        looks: how many pieces of 32,768 values.
+    """
     if values.size == 0:
         return Deflater(effort)
     flat = values.reshape(-1)
-    step = max(_PIECE, flat.size // _PIECES)
-    pieces = [flat[start : start + _PIECE] for start in range(0, flat.size, step)][:_PIECES]
+    step = max(_PIECE, flat.size // looks)
+    pieces = [flat[start : start + _PIECE] for start in range(0, flat.size, step)][:looks]
     nbytes, itemsize = sum(piece.nbytes for piece in pieces), values.dtype.itemsize
     plain = Deflater(effort)
     share = sum(map(len, in_threads(plain.pack, pieces))) / nbytes

@@ -15,7 +15,8 @@ from modelcut.blocks import in_threads, map_rows, row_blocks
 from modelcut.deflate import choose
 from modelcut.encoding import Encoding
 
-_SAMPLED_BLOCKS = 16
+_SAMPLED_BYTES = 4 << 20
+_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -153,18 +154,15 @@ def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
 def deflated_size(values: np.ndarray) -> int:
     """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
 
-    Of a tensor of more than 16 MB, what some 16 blocks of 1 MB, spread over it, come to: coding all
-    of it would take longer than everything else.
+    Of a tensor of more than 4 MB, what 16 pieces of it come to, spread evenly: coding all of it
+    would take longer than everything else.
     """
     values = np.atleast_1d(values)
-    blocks = row_blocks(values.shape, values.dtype.itemsize)
-    sampled = blocks[:: -(-len(blocks) // _SAMPLED_BLOCKS) or 1]
-    seen = sum(block.stop - block.start for block in sampled)
-    if not seen or not values.size:
-        return 0
+    if values.nbytes > _SAMPLED_BYTES:
+        return round(choose(values, looks=_SAMPLES).share * values.nbytes)
     way = choose(values)
-    total = sum(in_threads(lambda rows: len(way.pack(values[rows])), sampled))
-    return round(total * len(values) / seen)
+    blocks = row_blocks(values.shape, values.dtype.itemsize)
+    return sum(in_threads(lambda rows: len(way.pack(values[rows])), blocks)) if values.size else 0
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from modelcut import bins
-from modelcut.blocks import in_threads, row_blocks
+from modelcut.blocks import in_threads
 
 Start = Literal["optimum", "linear", "density", "kmeans++"]
 
@@ -24,6 +24,8 @@ _SAMPLE = 1 << 16
 _EXACT = 1 << 17
 """Points times clusters up to which the optimum is found by dynamic programming."""
 _ROUNDS = 300
+_COUNTED = 1 << 20
+"""Values counted at a time: four for each bin, or the bins would take longer than the values."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,11 @@ def _counts(flat: np.ndarray) -> np.ndarray:
     """How many values lie in each bin."""
     size = bins.count(flat.dtype)
 
-    def count(rows: slice) -> np.ndarray:
-        return np.bincount(bins.of(flat[rows]).astype(np.intp), minlength=size)
+    def count(start: int) -> np.ndarray:
+        return np.bincount(bins.of(flat[start : start + _COUNTED]).astype(np.intp), minlength=size)
 
     total = np.zeros(size, np.int64)
-    for part in in_threads(count, row_blocks(flat.shape, flat.dtype.itemsize)):
+    for part in in_threads(count, range(0, flat.size, _COUNTED)):
         total += part
     return total
 

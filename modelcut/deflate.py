@@ -29,7 +29,9 @@ _PIECE = 1 << 15
 _PATIENCE = 1.04
 """How much more shuffled bytes may come to where speed counts: they take two thirds as long."""
 _NOISE = 0.985
-"""From this share on, a plane of bytes is not worth the time."""
+"""From this share on, a plane of bytes is not worth the time, where speed counts."""
+_FULL = 0.9
+"""Of the bytes of a plane of noise, those that are not zero: fewer, and this chunk is no noise."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Deflater:
     Attributes:
         effort: fast (ISA-L at level 1) or best (zlib at level 9).
         shuffle: shuffle the bytes of each chunk first, as HDF5's filter of that name does.
-        noise: numbers of the planes of shuffled bytes that are kept as they are: nothing is to be
-            gained there.
+        noise: numbers of the planes of shuffled bytes that are kept as they are, but in chunks that
+            hold many zeros: nothing is to be gained there.
         share: of the bytes, what is left of the pieces that were tried; 1 where there were none.
     """
 
@@ -61,7 +63,9 @@ class Deflater:
     def blocks(self, planes: np.ndarray) -> list[bytes]:
         """Each plane as blocks of deflate, none of them the last; they end on a whole byte."""
         return [
-            _stored(plane) if number in self.noise else _BLOCKS[self.effort](plane)
+            _stored(plane)
+            if number in self.noise and np.count_nonzero(plane) > _FULL * plane.size
+            else _BLOCKS[self.effort](plane)
             for number, plane in enumerate(planes)
         ]
 
@@ -124,11 +128,13 @@ def choose(values: np.ndarray, effort: Effort = "fast", looks: int = 4) -> Defla
         return [len(blocks) for blocks in Deflater(effort, shuffle=True).blocks(planes)]
 
     each = np.sum(list(in_threads(look, pieces)), axis=0) * itemsize / nbytes
-    noise = frozenset(np.flatnonzero(each > _NOISE).tolist())
-    shuffled = float(np.minimum(each, 1).mean())
-    if shuffled > share * (_PATIENCE if effort == "fast" else 1):
+    hurried = effort == "fast"
+    noise = np.flatnonzero((each > _NOISE) & hurried)
+    each[noise] = 1
+    shuffled = float(each.mean())
+    if shuffled > share * (_PATIENCE if hurried else 1):
         return replace(plain, share=share)
-    return Deflater(effort, shuffle=True, noise=noise, share=shuffled)
+    return Deflater(effort, shuffle=True, noise=frozenset(map(int, noise)), share=shuffled)
 
 
 def inflate(data: bytes, nbytes: int, itemsize: int, *, shuffled: bool) -> np.ndarray:

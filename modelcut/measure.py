@@ -158,11 +158,13 @@ def deflated_size(values: np.ndarray) -> int:
     would take longer than everything else.
     """
     values = np.atleast_1d(values)
+    if values.size == 0:
+        return 0
     if values.nbytes > _SAMPLED_BYTES:
         return round(choose(values, looks=_SAMPLES).share * values.nbytes)
     way = choose(values)
     blocks = row_blocks(values.shape, values.dtype.itemsize)
-    return sum(in_threads(lambda rows: len(way.pack(values[rows])), blocks)) if values.size else 0
+    return sum(in_threads(lambda rows: len(way.pack(values[rows])), blocks))
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:

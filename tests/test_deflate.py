@@ -54,6 +54,10 @@ def test_planes_of_noise_are_stored():
         assert plane[:60_000].tobytes() in packed
     few = np.round(values * 4).astype("float32")
     assert choose(few).noise == set()
+    assert choose(values, "best").noise == set()
+    # A chunk unlike those that were looked at: most of it is zero.
+    values[30:] = 0
+    assert len(way.pack(values)) < 0.12 * values.nbytes
 
 
 def test_what_pads_the_last_chunk_costs_little(tmp_path):

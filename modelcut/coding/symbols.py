@@ -31,6 +31,7 @@ _WORTH = 0.003
 """Of the bits of a larger block: what contexts must promise, for they take their time."""
 
 _PART = 1 << 18
+"""Symbols handed to the range coder at a time: as int32, a megabyte."""
 
 _ESCAPE = 255
 _GEOMETRIC, _LISTED = range(2)

@@ -156,8 +156,8 @@ def create_file(path: Path) -> Iterator[h5py.File]:
     made.set_obj_track_times(False)
     name = os.fsencode(path)
     try:
-        # An empty file may wait there. Cut to nothing instead, it would have to be closed: there,
-        # ext4 waits until all of such a file has found its blocks.
+        # Made anew, not truncated, where an empty file waits: ext4 writes a file that was truncated
+        # out when it is closed, and the close takes as long.
         path.unlink(missing_ok=True)
         with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_EXCL, fcpl=made, fapl=access)) as file:
             yield file

@@ -10,7 +10,6 @@ import itertools
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -204,7 +203,8 @@ def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     for axis in range(len(chunk)):
         rest = itemsize * int(np.prod(chunk[axis + 1 :], dtype=np.int64))
         most = max(1, _CHUNK_BYTES // max(1, rest))
-        chunk[axis] = max(1, -(-chunk[axis] // -(-chunk[axis] // most or 1)))
+        pieces = max(1, -(-chunk[axis] // most))
+        chunk[axis] = max(1, -(-chunk[axis] // pieces))
         if rest <= _CHUNK_BYTES:
             break
     return tuple(chunk)
@@ -222,15 +222,11 @@ def _write_deflated(
     if way.share > 0.95 or (1 - way.share) * values.nbytes < _INDEX_BYTES:
         return None
 
-    padded_way = replace(way, noise=frozenset())  # there is something to be gained on padding
-
     def pack(start: tuple[int, ...]) -> bytes:
         part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
-        if part.shape == chunk:
-            return way.pack(part)
-        # HDF5 stores whole chunks.
-        part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
-        return padded_way.pack(part)
+        if part.shape != chunk:  # HDF5 stores whole chunks
+            part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
+        return way.pack(part)
 
     made = group.create_dataset(
         name,

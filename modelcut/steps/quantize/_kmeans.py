@@ -25,7 +25,7 @@ _EXACT = 1 << 17
 """Points times clusters up to which the optimum is found by dynamic programming."""
 _ROUNDS = 300
 _COUNTED = 1 << 20
-"""Values counted at a time: four for each bin, or the bins would take longer than the values."""
+"""Values counted at a time: of float32, four for each bin, or the bins would take longer."""
 
 
 @dataclass(frozen=True)

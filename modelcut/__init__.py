@@ -32,6 +32,6 @@ def load(
     """
     from pathlib import Path
 
-    from modelcut.networks import load as load_model
+    from modelcut.job.load import load as load_model
 
     return load_model(Path(path), trust, custom_objects or {})

@@ -1,6 +1,6 @@
 """Runs `python -m modelcut`."""
 
-from modelcut.cli import main
+from modelcut.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toys import toy_model
 
-from modelcut import cli
+from modelcut.cli import main
 
 
 class Said(NamedTuple):
@@ -26,7 +26,7 @@ def modelcut(capfd):
     def call(*arguments):
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
+            main.main([str(argument) for argument in arguments])
         return Said(int(ended.value.code or 0), *capfd.readouterr())
 
     return call

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from modelcut import recipe
-from modelcut.cli import COMMANDS
+from modelcut.cli.main import COMMANDS
 from modelcut.errors import ExitCode
-from modelcut.yaml_text import loads
+from modelcut.recipe import recipe
+from modelcut.recipe.yaml_text import loads
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import make_docs

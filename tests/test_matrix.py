@@ -13,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))
 import matrix
 from toys import contents
 
-from modelcut import engines, formats, pipeline
+from modelcut import engines
 from modelcut.errors import InputError
-from modelcut.recipe import Recipe
+from modelcut.formats import registry
+from modelcut.job import pipeline
+from modelcut.recipe.recipe import Recipe
 
 WAYS_OUT = ("name ", "keep to", "start from", "export it")
 
@@ -47,7 +49,7 @@ def test_it_works_or_is_refused(source, output, tmp_path, modelcut):
         assert not out.exists()
     elif said == "yes":
         report = convert(source, out)
-        before, after = formats.open_model(source), formats.open_model(out)
+        before, after = registry.open_model(source), registry.open_model(out)
         assert values_of(before) == values_of(after)
         assert report["output"]["bytes"] > 0
 
@@ -77,8 +79,8 @@ def test_what_comes_out_predicts_the_same(name, output, tmp_path):
     rng = np.random.default_rng(0)
     found = []
     for path in (source, tmp_path / output):
-        model = formats.open_model(path)
-        with formats.plain_file(path) as (file, suffix):
+        model = registry.open_model(path)
+        with registry.plain_file(path) as (file, suffix):
             network = engines.open_network(file, model.origin.dialect, suffix=suffix)
         if not found:
             given = [_rows(spec, rng) for spec in network.inputs]
@@ -135,7 +137,7 @@ def test_an_export_keeps_weights_and_encodings(name, tmp_path, modelcut):
     assert said.code == 0, said
     said = modelcut("quantize", source, "--bits", "4", "-o", tmp_path / f"o{source.suffix}", "-q")
     assert said.code == 0, said
-    one, two = formats.open_model(tmp_path / f"o{source.suffix}"), formats.open_model(
+    one, two = registry.open_model(tmp_path / f"o{source.suffix}"), registry.open_model(
         tmp_path / "out"
     )  # fmt: skip
     assert values_of(one) == values_of(two)

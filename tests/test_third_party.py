@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from materials import MODELS, models
 
-from modelcut import formats, pipeline, steps
+from modelcut import steps
 from modelcut.errors import RecipeError
-from modelcut.formats import WriteOptions
-from modelcut.job import Job
-from modelcut.recipe import Recipe
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +93,7 @@ def test_it_loads_wherever_it_loaded_before(spec, tmp_path):
             out = tmp_path / f"{path.stem}{path.suffix}"
             out.unlink(missing_ok=True)
             job = Job(path, Recipe(make()), out, force=True, report=False)
-            if formats.open_model(path).architecture is None:
+            if registry.open_model(path).architecture is None:
                 check_weights(job, name)
                 continue
             pipeline.run(job)
@@ -121,10 +123,10 @@ def test_it_unpacks_to_what_a_plain_write_gives(spec, tmp_path):
         packed = tmp_path / "packed.mcut"
         for out in (direct, packed):
             pipeline.run(Job(path, recipe, out, force=True, report=False))
-        model = formats.open_model(packed)
+        model = registry.open_model(packed)
         options = WriteOptions(provenance=lambda model=model: model.origin.provenance)
         back.unlink(missing_ok=True)
-        formats.for_output(back, model).write(model, back, options)
+        registry.for_output(back, model).write(model, back, options)
         assert back.read_bytes() == direct.read_bytes(), path.name
         assert packed.stat().st_size < 0.7 * direct.stat().st_size, path.name
 
@@ -132,8 +134,8 @@ def test_it_unpacks_to_what_a_plain_write_gives(spec, tmp_path):
 @pytest.mark.parametrize("spec", [spec for spec in MODELS if spec != "deeplc==3.0.8"])
 def test_keras_2_gets_its_own_keras_file(spec, tmp_path):
     for path in models(spec):
-        model, out = formats.open_model(path), tmp_path / f"{path.stem}.keras"
-        if reason := formats.module("keras_zip").refusal(model):
+        model, out = registry.open_model(path), tmp_path / f"{path.stem}.keras"
+        if reason := registry.module("keras_zip").refusal(model):
             known = model.origin.weights_only or model.origin.dialect == "keras1"
             assert known or "CuDNN" in reason, (path, reason)
             continue

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from toy_lab import ToyLab, ToyRunning
+from toy_runtime import ToyRunning, ToyRuntime
 
-from modelcut import metrics
-from modelcut.lab import Rows
+from modelcut.metrics import accumulators
+from modelcut.runtime import Rows
 
 
 class ToyNetwork(ToyRunning):
@@ -25,7 +25,7 @@ class ToyNetwork(ToyRunning):
         return self._forward(Rows((inputs,), None))[1]
 
 
-class WatchedLab(ToyLab):
+class WatchedLab(ToyRuntime):
     """All rows are for everything; remembers the networks that it opened."""
 
     def __init__(self, model, inputs, labels):
@@ -51,4 +51,4 @@ class WatchedLab(ToyLab):
 
     def accumulator(self, running):
         units = running.values[f"{running.layers[-1][0]}/kernel"].shape[-1]
-        return metrics.accumulator("multiclass", units)
+        return accumulators.accumulator("multiclass", units)

@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from modelcut.architecture import Architecture
-from modelcut.model import Layer, Model, Origin, Source, Tensor
+from modelcut.graph.architecture import Architecture
+from modelcut.model.model import Layer, Model, Origin, Source, Tensor
 
 MODELS = Path(__file__).parent / "data" / "models"
 

@@ -27,6 +27,13 @@ from modelcut.data import InputSpec
 from modelcut.errors import InputError, ModelcutError, ResourceError, UsageError
 from modelcut.safety import printable
 
+_ENGINES = {
+    "keras3": "keras.keras3",
+    "saved_model": "saved_model.network",
+    "litert": "litert.network",
+}
+"""Dialect -> module; the others are those of tf_keras."""
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -103,12 +110,12 @@ def open_network(
         UsageError: there is no such signature.
         ResourceError: out of memory.
     """
-    module = dialect if dialect in ("keras3", "saved_model", "litert") else "tf_keras"
+    module = _ENGINES.get(dialect, "keras.tf_keras")
     more: dict[str, Any] = {}
     if dialect in ("saved_model", "litert"):
         more["shown"] = name or str(path)
     if dialect == "saved_model":
-        module = "saved_model" if apart else "_signature"
+        module = "saved_model.network" if apart else "saved_model.signature"
         more["signature"] = signature or ""
     elif signature:
         raise UsageError(f"--signature: {path} is no SavedModel and has none", "leave it out")

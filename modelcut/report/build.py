@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelcut.encoding import Encoding
-from modelcut.measure import Meter, Summary
-from modelcut.model import Model, Tensor
-from modelcut.step import Outcome, Step
+from modelcut.model.encoding import Encoding
+from modelcut.model.measure import Meter, Summary
+from modelcut.model.model import Model, Tensor
+from modelcut.steps.base import Outcome, Step
 
 SCHEMA = "modelcut-report/1"
 

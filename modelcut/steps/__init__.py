@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from modelcut.errors import RecipeError
 
 if TYPE_CHECKING:
-    from modelcut.step import Step
+    from modelcut.steps.base import Step
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +57,7 @@ def find(family: str, method: str) -> type[Step]:
         near = difflib.get_close_matches(method, methods(family), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(methods(family))}"
         raise RecipeError(f"unknown method {method!r} of {family}", hint)
-    from modelcut.step import Step
+    from modelcut.steps.base import Step
 
     module = import_module(f"modelcut.steps.{family}.{method}")
     found = [

@@ -10,23 +10,24 @@ import pytest
 from isal import isal_zlib
 from toys import MODELS, saved_model
 
-from modelcut import formats
-from modelcut.coding import raw
-from modelcut.coding.bits import Reader, varint
 from modelcut.errors import InputError, ModelcutError, UnsafeError
-from modelcut.formats import WriteOptions, mcut
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.mcut import container
+from modelcut.formats.mcut.coding import raw
+from modelcut.formats.mcut.coding.bits import Reader, varint
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "good.mcut"
-    model = formats.open_model(MODELS / "keras3_sequential.h5")
-    mcut.write(model, path, WriteOptions())
+    model = registry.open_model(MODELS / "keras3_sequential.h5")
+    container.write(model, path, WriteOptions())
     return path.read_bytes()
 
 
 def values_in(path):
-    return {t.name: t.pull()[0].tobytes() for t in formats.open_model(path).tensors}
+    return {t.name: t.pull()[0].tobytes() for t in registry.open_model(path).tensors}
 
 
 def test_every_flipped_byte_is_refused(good, tmp_path):
@@ -49,27 +50,27 @@ def test_every_cut_is_refused(good, tmp_path):
     for length in range(1, len(good)):
         path.write_bytes(good[:length])
         with pytest.raises(InputError):
-            formats.open_model(path)
+            registry.open_model(path)
 
 
 def test_a_tensor_that_is_damaged_is_named(good, tmp_path):
     path = tmp_path / "x.mcut"
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(InputError, match=r"dense_1/bias is damaged: its checksum"):
-        formats.open_model(path)
+        registry.open_model(path)
     path.write_bytes(good[:-1])
     with pytest.raises(InputError, match=r"dense_1/bias is cut short"):
-        formats.open_model(path)
+        registry.open_model(path)
     path.write_bytes(good + b"x")
     with pytest.raises(InputError, match="1 bytes follow its end"):
-        formats.open_model(path)
+        registry.open_model(path)
 
 
 def test_a_later_version_is_told_from_damage(good, tmp_path):
     path = tmp_path / "x.mcut"
     path.write_bytes(good[:5] + b"\x03" + good[6:])
     with pytest.raises(InputError, match="version 3") as caught:
-        formats.open_model(path)
+        registry.open_model(path)
     assert "upgrade" in caught.value.hint
 
 
@@ -85,14 +86,16 @@ def apart(data):
         lengths.append(header.varint(1 << 40))
         header.take(4)
     size = header.varint(1 << 30)
-    head = raw.inflate(bytes(header.rest()), size, mcut._dictionary(mcut._VERSION), bare=True)
+    head = raw.inflate(
+        bytes(header.rest()), size, container._dictionary(container._VERSION), bare=True
+    )
     return msgpack.unpackb(head), [bytes(start.take(length)) for length in lengths]
 
 
 def together(head, payloads):
     """A file whose checksums all hold."""
     directory = [(len(payload), isal_zlib.crc32(payload)) for payload in payloads]
-    return mcut._header(head, directory) + b"".join(payloads)
+    return container._header(head, directory) + b"".join(payloads)
 
 
 def tensor_nodes(tree):
@@ -207,13 +210,13 @@ def test_random_payloads_are_refused_or_harmless(good, tmp_path):
 
 
 def test_a_head_that_unpacks_to_a_giant_is_refused(tmp_path):
-    packed = raw.deflate(bytes(1 << 28), mcut._dictionary(mcut._VERSION), bare=True)
+    packed = raw.deflate(bytes(1 << 28), container._dictionary(container._VERSION), bare=True)
     header = varint(0) + varint(1 << 28) + packed
     whole = b"\x89MCUT\x02" + varint(len(header)) + header
     path = tmp_path / "x.mcut"
     path.write_bytes(whole + isal_zlib.crc32(whole).to_bytes(4, "little"))
     with pytest.raises(InputError, match="out of range"):
-        formats.open_model(path)
+        registry.open_model(path)
 
 
 def test_the_command_says_it_in_one_line(good, modelcut, tmp_path):
@@ -229,8 +232,8 @@ def test_the_command_says_it_in_one_line(good, modelcut, tmp_path):
 @pytest.fixture(scope="module")
 def packed_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
-    model = formats.open_model(saved_model("tf_keras", folder))
-    mcut.write(model, folder / "good.mcut", WriteOptions())
+    model = registry.open_model(saved_model("tf_keras", folder))
+    container.write(model, folder / "good.mcut", WriteOptions())
     return (folder / "good.mcut").read_bytes()
 
 

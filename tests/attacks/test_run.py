@@ -95,7 +95,7 @@ def large(tmp_path_factory):
 
 def test_a_signal_that_becomes_another_error(modelcut, tmp_path, monkeypatch, in_one_line):
     """As in h5py, where one that comes in the middle of C code ends as a SystemError."""
-    from modelcut import pipeline
+    from modelcut.job import pipeline
 
     def struck(*_):
         try:

@@ -8,11 +8,12 @@ import pytest
 from toys import saved_model
 
 from modelcut.errors import ModelcutError
-from modelcut.formats import _bundle, _sstable
-from modelcut.formats import saved_model as format_module
-from modelcut.formats._files import OnDisk
-from modelcut.formats._meta_graph import MetaGraph
-from modelcut.formats._proto import Message, put_blob, put_integer, read_varint, varint
+from modelcut.formats.saved_model import bundle as saved_model_bundle
+from modelcut.formats.saved_model import folder as format_module
+from modelcut.formats.saved_model import sstable
+from modelcut.formats.saved_model.files import OnDisk
+from modelcut.formats.saved_model.meta_graph import MetaGraph
+from modelcut.formats.saved_model.proto import Message, put_blob, put_integer, read_varint, varint
 
 META, GRAPH, OBJECTS = 2, 2, 7
 
@@ -295,28 +296,28 @@ def test_a_graph_that_declares_4_tib(tmp_path, refused):
 def test_a_checkpoint_that_declares_4_tib(sizes, tmp_path, refused):
     folder = saved_model("v1", tmp_path)
     path = folder / "variables" / "variables.index"
-    rows = _sstable.read(path.read_bytes())
+    rows = sstable.read(path.read_bytes())
     key, value = rows[2]
     rows[2] = key, rewrite(value, 2, lambda shape: b"".join(
         put_blob(2, varint(8) + varint(n)) for n in sizes
     ))  # fmt: skip
-    path.write_bytes(_sstable.write(rows))
+    path.write_bytes(sstable.write(rows))
     refused(folder, 2)
 
 
 def test_an_index_that_repeats_a_place_without_end(tmp_path):
     folder = saved_model("v1", tmp_path)
     prefix = folder / "variables" / "variables"
-    bundle = _bundle.Bundle(prefix, "v1")
+    bundle = saved_model_bundle.Bundle(prefix, "v1")
     entry = max(bundle.entries.values(), key=lambda entry: entry.size)
-    big = _bundle.shard_path(prefix, 0, 1)
+    big = saved_model_bundle.shard_path(prefix, 0, 1)
     with big.open("ab") as file:
         file.truncate(64 << 20)
     rows = [(b"", bundle.header)]
     for number in range(20_000):
-        one = _bundle.Entry(b"k%05d" % number, 1, (1 << 24,), 0, 0, 64 << 20, entry.crc)
-        rows.append((one.key, _bundle.packed(one)))
-    prefix.with_name("variables.index").write_bytes(_sstable.write(rows))
+        one = saved_model_bundle.Entry(b"k%05d" % number, 1, (1 << 24,), 0, 0, 64 << 20, entry.crc)
+        rows.append((one.key, saved_model_bundle.packed(one)))
+    prefix.with_name("variables.index").write_bytes(sstable.write(rows))
     with pytest.raises(ModelcutError, match="far more than"):
         format_module.read(folder)
 

@@ -11,7 +11,7 @@ import zipfile
 import pytest
 from toys import contents, saved_model
 
-from modelcut.formats import _archive
+from modelcut.formats.saved_model import archive as saved_model_archive
 
 OUTSIDE = [
     "../evil.marker",
@@ -109,7 +109,7 @@ def test_names_that_are_there_twice(tmp_path, refused):
 
 def test_bombs(tmp_path, refused, monkeypatch):
     files = {**members(tmp_path), "m/assets/zeros": bytes(40 << 20)}
-    monkeypatch.setattr(_archive, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(saved_model_archive, "_FREE_BYTES", 1 << 20)
     refused(tar(tmp_path / "x.tar.gz", files), 2, words="far more than an archive")
     refused(zipped(tmp_path / "x.zip", files), 2, words="far more than an archive")
 

@@ -174,8 +174,8 @@ def _clustering() -> None:
     """Weight sharing alone, without any file: 25088 × 4096 weights, 16 values."""
     import numpy as np
 
-    from modelcut.blocks import map_rows
-    from modelcut.encoding import Codebook
+    from modelcut.arrays.blocks import map_rows
+    from modelcut.model.encoding import Codebook
     from modelcut.steps.quantize import _kmeans
 
     rng = np.random.default_rng(0)

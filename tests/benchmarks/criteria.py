@@ -21,11 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from materials import images
 
-from modelcut import formats, networks, steps
-from modelcut.job import Trust
-from modelcut.recipe import Head, Recipe
-from modelcut.search.bench import Bench
-from modelcut.step import Context
+from modelcut import steps
+from modelcut.budget.bench import Bench
+from modelcut.formats import registry
+from modelcut.job import start
+from modelcut.job.request import Trust
+from modelcut.recipe.recipe import Head, Recipe
+from modelcut.steps.base import Context
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 CRITERIA: tuple[tuple[str, str, dict[str, object]], ...] = (
@@ -98,11 +100,11 @@ def table_of(part: str, cache: Path) -> Path:
 def measure(name: str, cache: Path) -> None:
     """Prints one network's table."""
     path = trained(name, cache)
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     head = Head.model_validate({"data": {"label": "label", "scale": "1/255"}})
     train, test = table_of("train", cache), table_of("test", cache)
-    lab = networks.open_laboratory(model, Recipe((), head), train, test, Trust())
-    bench = Bench(model, lab)
+    runtime = start.open_runtime(model, Recipe((), head), train, test, Trust())
+    bench = Bench(model, runtime)
     base = bench.base.metrics["accuracy"]
     print(f"\n**{name}, {100 * base:.2f} % as trained**\n")
     print("| accuracy at a sparsity of | " + " | ".join(f"{s:.0%}" for s in SPARSITIES) + " |")
@@ -112,7 +114,7 @@ def measure(name: str, cache: Path) -> None:
         memo: dict[object, object] = {}
         for sparsity in SPARSITIES:
             step = steps.find("prune", method)(sparsity=sparsity, **fields)
-            outcome = step.apply(model, Context(lab=lab, memo=memo))
+            outcome = step.apply(model, Context(runtime=runtime, memo=memo))
             found = bench.measure(outcome.model)
             cells.append(f"{100 * found.metrics['accuracy']:.1f}")
         print(f"| {title} | " + " | ".join(cells) + " |", flush=True)

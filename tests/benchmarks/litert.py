@@ -160,10 +160,11 @@ def lines(rows: int) -> list[str]:
 
 def measured(case: Case, folder: Path) -> Iterator[str]:
     """The rows of one network."""
-    from modelcut import formats, networks
     from modelcut.data import DataOptions
-    from modelcut.job import Trust
-    from modelcut.recipe import Head, Recipe
+    from modelcut.formats import registry
+    from modelcut.job import evaluate
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Head, Recipe
 
     scale = f"1/{case.most}"
     head = Head(data=DataOptions(label="label", scale=scale))
@@ -176,8 +177,8 @@ def measured(case: Case, folder: Path) -> Iterator[str]:
         if kind != "int4":
             given = (kind, case.calibrate, SAMPLES, case.most, case.label)
             bare = run("-c", BARE, case.model, folder / "bare.tflite", *given)
-        pair = [(path, formats.open_model(path)) for path in (case.model, out)]
-        got = networks.evaluate(Recipe((), head), case.test, pair, Trust())
+        pair = [(path, registry.open_model(path)) for path in (case.model, out)]
+        got = evaluate.evaluate(Recipe((), head), case.test, pair, Trust())
         if kind == TYPES[0]:
             yield _row(f"**{case.name}**, Keras `.h5`", case.model, got["before"], None, None, None)
         yield _row(kind, out, got["after"], got["agreement"], ours, bare)

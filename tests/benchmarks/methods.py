@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelcut import pipeline, recipe
 from modelcut.errors import ModelcutError
-from modelcut.job import Job
-from modelcut.recipe import Recipe
-from modelcut.yaml_text import loads
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.recipe import recipe
+from modelcut.recipe.recipe import Recipe
+from modelcut.recipe.yaml_text import loads
 
 DEMO = Path(pipeline.__file__).parent / "demo"
 

@@ -31,12 +31,15 @@ import numpy as np
 import zstandard
 from bench import CLI, timed, vgg16
 
-from modelcut import formats, pipeline, steps
-from modelcut.coding import ranged, symbols
-from modelcut.encoding import Sparse
-from modelcut.formats import WriteOptions, _payload
-from modelcut.job import Job
-from modelcut.recipe import Recipe
+from modelcut import steps
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.mcut import payload
+from modelcut.formats.mcut.coding import ranged, symbols
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.model.encoding import Sparse
+from modelcut.recipe.recipe import Recipe
 
 ROUNDS = 5
 CODERS: tuple[symbols.Coder, ...] = ("huffman", "range", "best")
@@ -78,7 +81,7 @@ def shared(cache: Path) -> Path:
     return out
 
 
-def bounds(model: formats.Model) -> tuple[float, float, int]:
+def bounds(model: registry.Model) -> tuple[float, float, int]:
     """Bytes by the order-0 entropy of the codes; by that of runs and values; of the parameters."""
     whole = parts = 0.0
     size = 0
@@ -89,7 +92,7 @@ def bounds(model: formats.Model) -> tuple[float, float, int]:
             left = 8 * values.nbytes if values.any() else 0  # biases, all zero here
             whole, parts = whole + left, parts + left
             continue
-        for rows in _payload.row_blocks(values.shape):
+        for rows in payload.row_blocks(values.shape):
             codes = encoding.codes(values[rows], rows).ravel()
             whole += entropy(np.bincount(codes))
             places = np.flatnonzero(codes)
@@ -103,21 +106,21 @@ def row(name: str, size: float, parameters: int, more: tuple[str, ...] = ("",) *
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def speeds(model: formats.Model, coder: symbols.Coder) -> tuple[float, float]:
+def speeds(model: registry.Model, coder: symbols.Coder) -> tuple[float, float]:
     """MB of float32 a CPU second, encoding and decoding VGG16's largest layer."""
     tensor = max(model.tensors, key=lambda t: t.size)
     values, encoding = tensor.pull()
     seconds = np.full(2, np.inf)
     for _ in range(ROUNDS):
         start = time.process_time()
-        packed = _payload.pack(values, encoding, coder)
+        packed = payload.pack(values, encoding, coder)
         middle = time.process_time()
-        _payload.unpack(packed.record, packed.payload, values.shape, values.dtype)
+        payload.unpack(packed.record, packed.payload, values.shape, values.dtype)
         seconds = np.minimum(seconds, [middle - start, time.process_time() - middle])
     return values.nbytes / 1e6 / seconds[0], values.nbytes / 1e6 / seconds[1]
 
 
-def bare(model: formats.Model) -> tuple[float, float]:
+def bare(model: registry.Model) -> tuple[float, float]:
     """The same of constriction by itself, on codes in memory."""
     values, encoding = max(model.tensors, key=lambda t: t.size).pull()
     codes = encoding.codes(values[:4096]).reshape(-1).astype(np.int32)
@@ -152,7 +155,7 @@ def peak(command: list[str]) -> int:
 
 def ours(path: Path, cache: Path, parameters: int) -> None:
     """A row for each coder, and the way back."""
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     packed, back = cache / "packed.mcut", cache / "unpacked.h5"
     for coder in CODERS:
         options = ["--coder", coder, "--force", "--quiet"]
@@ -166,12 +169,12 @@ def ours(path: Path, cache: Path, parameters: int) -> None:
 
 def peers(path: Path, cache: Path, parameters: int) -> None:
     """The same weights in other containers."""
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     plain = {}
     for compression in ("best", "none"):
         plain[compression] = cache / f"{compression}.h5"
         plain[compression].unlink(missing_ok=True)
-        writer = formats.for_output(plain[compression], model)
+        writer = registry.for_output(plain[compression], model)
         writer.write(model, plain[compression], WriteOptions(compression=compression))
     row("`.h5`, best", plain["best"].stat().st_size, parameters)
     row("plain `.h5`, gzip -9", deflated(plain["none"]), parameters)
@@ -193,7 +196,7 @@ def nncodec(path: Path, python: Path, parameters: int) -> None:
     script = Path(__file__).with_name("nncodec_codes.py")
     rest = 0
     with tempfile.TemporaryDirectory() as folder:
-        for number, tensor in enumerate(formats.open_model(path).tensors):
+        for number, tensor in enumerate(registry.open_model(path).tensors):
             values, encoding = tensor.pull()
             if isinstance(encoding, Sparse) and encoding.symbols is not None:
                 np.save(Path(folder) / f"{number:02d}.npy", signed(values, encoding))
@@ -230,7 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     path = shared(options.cache)
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     whole, parts, parameters = bounds(model)
     columns = ("MB", "ratio", "packing, MB/s", "unpacking, MB/s", "peak MB", "unpacking, peak MB")
     print("| | " + " | ".join(columns) + " |\n|---" + "|--:" * len(columns) + "|")

@@ -25,11 +25,12 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import numpy as np
 
-from modelcut import formats, steps
+from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.data import rows as rows_room
-from modelcut.laboratory import Laboratory
-from modelcut.step import Context
+from modelcut.formats import registry
+from modelcut.job.engine_runtime import EngineRuntime
+from modelcut.steps.base import Context
 
 EPOCHS = (1, 9)
 
@@ -74,7 +75,7 @@ def ways(kind: str, folder: Path, count: int, batch: int) -> dict[str, Callable[
     model = network(kind)
     model.save(folder / "model.keras")
     inputs = inputs.reshape(-1, *model.input_shape[1:])
-    opened = formats.open_model(folder / "model.keras")
+    opened = registry.open_model(folder / "model.keras")
     pruned = steps.find("prune", "magnitude")(sparsity=0.9).apply(opened, Context()).model
     options = DataOptions(scale="1/255", header=False)
 
@@ -89,10 +90,10 @@ def ways(kind: str, folder: Path, count: int, batch: int) -> dict[str, Callable[
                 rows_room._default_memory = lambda: memory
             else:
                 rows_room._default_memory = default
-            lab = Laboratory(opened, path, options)
+            runtime = EngineRuntime(opened, path, options)
             cls = steps.find("finetune", "straight_through")
             step = cls(epochs=epochs, batch_size=batch, validation=0, schedule="constant")
-            step.apply(start, Context(index=1, lab=lab))
+            step.apply(start, Context(index=1, runtime=runtime))
 
         return train
 

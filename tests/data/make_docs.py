@@ -15,11 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from modelcut import flags, steps
-from modelcut.budget import Budgeted
+from modelcut import steps
+from modelcut.cli import flags
 from modelcut.data import DataOptions
-from modelcut.gates import Gates
-from modelcut.step import Step, TensorStep
+from modelcut.metrics.limits import Gates
+from modelcut.steps.base import Step, TensorStep
+from modelcut.steps.strength import Budgeted
 
 README = Path(__file__).parents[2] / "README.md"
 

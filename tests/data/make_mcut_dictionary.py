@@ -15,13 +15,15 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from modelcut import __version__, formats, recipe
-from modelcut.encoding import Affine, Binary, Codebook, Dense, Encoding, Sparse
-from modelcut.formats import _payload, mcut
-from modelcut.provenance import versions
-from modelcut.yaml_text import loads
+from modelcut import __version__
+from modelcut.formats import registry
+from modelcut.formats.mcut import container, payload
+from modelcut.job.provenance import versions
+from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Encoding, Sparse
+from modelcut.recipe import recipe
+from modelcut.recipe.yaml_text import loads
 
-TARGET = Path(formats.__file__).parent / "mcut_2.dict"
+TARGET = Path(registry.__file__).parent / "mcut_2.dict"
 
 RECIPES = """\
 data: {label: label, scale: 1/255}
@@ -117,10 +119,10 @@ def records():
         Dense("float16"),
     ]
     for encoding in kinds:
-        yield [_payload._apart(encoding)[0], None]
-    yield [None, _payload._apart(kinds[3])[0]] * 2
+        yield [payload._apart(encoding)[0], None]
+    yield [None, payload._apart(kinds[3])[0]] * 2
     for encoding in (Dense(), Dense("float16"), kinds[3], Codebook(np.ones(1, "float32"))):
-        yield [_payload._apart(Sparse(encoding))[0], None] * 2
+        yield [payload._apart(Sparse(encoding))[0], None] * 2
 
 
 def main():
@@ -128,7 +130,7 @@ def main():
     phrases = [*list(provenances())[::-1], *records()]
     TARGET.write_bytes(b"".join(map(msgpack.packb, phrases)))
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")
-    mcut._dictionary.cache_clear()
+    container._dictionary.cache_clear()
 
 
 if __name__ == "__main__":

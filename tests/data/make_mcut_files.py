@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from toys import dense, legacy
 
-from modelcut import formats
-from modelcut.formats import WriteOptions, _payload, mcut
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.mcut import container, payload
 
 
 def kernels():
@@ -44,13 +45,13 @@ def main():
     layers = [dense(name, 30, use_bias=False) for name in found]
     config = {"class_name": "Sequential", "config": {"layers": layers}}
     coders = iter([coder for _, coder in found.values()])
-    pack = _payload.pack
-    _payload.pack = lambda values, encoding, _: pack(values, encoding, next(coders))
+    pack = payload.pack
+    payload.pack = lambda values, encoding, _: pack(values, encoding, next(coders))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.h5"
         arrays = {name: {f"{name}/kernel:0": kernel} for name, (kernel, _) in found.items()}
         legacy(path, arrays, config)
-        written = mcut.write(formats.open_model(path), Path(sys.argv[1]), WriteOptions())
+        written = container.write(registry.open_model(path), Path(sys.argv[1]), WriteOptions())
     print(written.coders)
 
 

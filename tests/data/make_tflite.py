@@ -55,7 +55,7 @@ def rows():
 
 
 def convert(kind):
-    from modelcut.engines import _litert_converter
+    from modelcut.engines.litert import converter
 
     calibrated = kind in ("int8", "int16x8")
     request = {"source": str(HERE / "tiny.h5"), "shown": "tiny.h5", "dialect": "keras3"}
@@ -64,7 +64,7 @@ def convert(kind):
     request |= {"io": "int8" if kind == "int8" else "float32", "samples": 32}
     request |= {"calibrate": str(HERE / "rows.csv") if calibrated else None, "signature": ""}
     request |= {"seconds": {"stage": 600, "row": 60}}
-    _litert_converter.convert({**request, "metadata": "modelcut", "provenance": "{}"})
+    converter.convert({**request, "metadata": "modelcut", "provenance": "{}"})
 
 
 def endless():
@@ -125,8 +125,9 @@ def endless():
 
 
 def main():
-    from modelcut import pipeline, recipe, yaml_text
-    from modelcut.job import Job
+    from modelcut.job import pipeline
+    from modelcut.job.request import Job
+    from modelcut.recipe import recipe, yaml_text
 
     HERE.mkdir(exist_ok=True)
     endless()

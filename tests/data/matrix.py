@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from toys import MODELS, saved_model
 
-from modelcut import formats
 from modelcut.errors import UsageError
-from modelcut.formats import WriteOptions
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
 
 OUTPUTS = {
     "`.h5`": "out.h5",
@@ -39,9 +39,9 @@ def folder_of(kind):
 
 def packed(make, name):
     def made(folder):
-        model = formats.open_model(make(folder))
+        model = registry.open_model(make(folder))
         path = folder / name
-        formats.for_output(path, model).write(model, path, WriteOptions())
+        registry.for_output(path, model).write(model, path, WriteOptions())
         return path
 
     return made
@@ -85,12 +85,12 @@ SHOWN = [name for name in INPUTS if not name.startswith(("its", "`.mcut`"))]
 
 def verdict(path, output):
     """yes, by Keras, by LiteRT, or no."""
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     try:
-        writer = formats.for_output(Path(output), model)
+        writer = registry.for_output(Path(output), model)
     except UsageError:
         return "no"
-    if not formats.needs_engine(writer, model):
+    if not registry.needs_engine(writer, model):
         return "yes"
     return "by LiteRT" if writer.NAME == "litert" else "by Keras"
 

@@ -14,9 +14,10 @@ import pytest
 from toys import MODELS, saved_model
 
 from modelcut import engines
-from modelcut.engines import _wire, litert
-from modelcut.engines import saved_model as engine
-from modelcut.engines._apart import Host
+from modelcut.engines.litert import network as litert_network
+from modelcut.engines.process import wire
+from modelcut.engines.process.host import Host
+from modelcut.engines.saved_model import network as engine
 from modelcut.errors import InputError, ResourceError
 
 TFLITE = Path(__file__).parents[1] / "data" / "tflite" / "float32.tflite"
@@ -57,11 +58,11 @@ def test_messages_arrive_as_they_were_sent(tmp_path):
         np.zeros((0,), object),
     ]
     with (tmp_path / "pipe").open("w+b") as file:
-        _wire.send(file, {"a": 1}, arrays)
+        wire.send(file, {"a": 1}, arrays)
         file.seek(0)
-        message, found = _wire.receive(file)
+        message, found = wire.receive(file)
         with pytest.raises(EOFError):
-            _wire.receive(file)
+            wire.receive(file)
     assert message == {"a": 1}
     for sent, got in zip(arrays, found, strict=True):
         assert (sent.shape, sent.dtype) == (got.shape, got.dtype)
@@ -75,7 +76,7 @@ def test_one_tensorflow_serves_all(kept):
 
 
 def interpreter():
-    return Host("LiteRT", "_litert_runner", str(TFLITE), "9")
+    return Host("LiteRT", "litert.runner", str(TFLITE), "9")
 
 
 def test_a_process_ends_with_what_uses_it():
@@ -162,7 +163,7 @@ def test_makers_of_files_come_to_an_end(tmp_path, modelcut, monkeypatch):
     said = modelcut("prune", path, "--sparsity", "0.5", "-o", out, "-q")
     assert_stopped(said, "Keras's export came to no end on it", out)
     out = tmp_path / "out.tflite"
-    monkeypatch.setattr(litert, "STAGE_SECONDS", 0.01)
+    monkeypatch.setattr(litert_network, "STAGE_SECONDS", 0.01)
     said = modelcut("export", path, "-o", out, "-q")
     assert_stopped(said, "LiteRT's converter came to no end on it as float32", out)
 
@@ -171,13 +172,15 @@ def test_makers_of_files_come_to_an_end(tmp_path, modelcut, monkeypatch):
 def test_a_calibration_without_an_end(tmp_path, modelcut, monkeypatch):
     path, rows = endless(tmp_path)
     out = tmp_path / "out.tflite"
-    monkeypatch.setattr(litert, "ROW_SECONDS", 1)
+    monkeypatch.setattr(litert_network, "ROW_SECONDS", 1)
     call = ("export", path, "-o", out, "--type", "int8", "--calibrate", rows, "-q")
     assert_stopped(modelcut(*call), "LiteRT's converter came to no end on it as int8", out)
 
 
 def test_who_only_waits_is_ended_too():
-    call = "from modelcut.engines import _serve; import time; _serve.wind(0.05); time.sleep(60)"
+    call = (
+        "from modelcut.engines.process import serve; import time; serve.wind(0.05); time.sleep(60)"
+    )
     ended = subprocess.run([sys.executable, "-c", call], check=False, timeout=50)
     assert ended.returncode == -signal.SIGALRM
 
@@ -191,7 +194,7 @@ def test_nothing_that_lies_about_is_imported(command, tmp_path, kept):
     rows = rows_for(kept["v1"], tmp_path / "rows.csv")
     start = (
         "import sys; sys.path.remove('')\n"
-        "from modelcut import cli\n"
+        "from modelcut.cli import main as cli\n"
         "try: cli.main()\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "assert 'tensorflow' not in sys.modules"

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from toys import MODELS
 
-from modelcut import engines, formats, networks
+from modelcut import engines
 from modelcut.errors import InputError, UsageError
-from modelcut.formats import WriteOptions
-from modelcut.job import Trust
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.job import check
+from modelcut.job.request import Trust
 
 GOLDEN = sorted(
     path
@@ -22,7 +24,7 @@ SUFFIX = {"hdf5": ".h5", "keras_zip": ".keras"}
 
 
 def assert_predicts_as_recorded(path, name):
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     network = engines.open_network(
         path, model.origin.dialect, suffix=SUFFIX[model.origin.format], trust=False
     )
@@ -43,15 +45,15 @@ def test_predictions_are_those_of_the_writer(path):
 
 def converted(path, folder):
     out = folder / f"out{'.keras' if path.suffix == '.h5' else '.h5'}"
-    model = formats.open_model(path)
-    formats.for_output(out, model).write(model, out, WriteOptions())
+    model = registry.open_model(path)
+    registry.for_output(out, model).write(model, out, WriteOptions())
     return out
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 def test_so_they_are_in_the_other_format(path, tmp_path):
     out = converted(path, tmp_path)
-    networks.check_runnable(formats.open_model(out), Trust())
+    check.check_runnable(registry.open_model(out), Trust())
     assert_predicts_as_recorded(out, path.stem)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelcut.encoding import Affine, Binary, Codebook, Dense, Sparse
+from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Sparse
 
 RNG = np.random.default_rng(0)
 ENCODINGS = {
@@ -28,7 +28,7 @@ CASES = ENCODINGS | {f"sparse {name}": Sparse(encoding) for name, encoding in EN
 def test_projections_agree_and_the_result_is_exact(name, follow):
     import tensorflow as tf
 
-    from modelcut.engines._latent import latent
+    from modelcut.engines.keras.latent import latent
 
     encoding = CASES[name]
     rng = np.random.default_rng(1)
@@ -60,7 +60,7 @@ def test_projections_agree_and_the_result_is_exact(name, follow):
 def test_shared_values_get_the_sum_of_the_gradients():
     import tensorflow as tf
 
-    from modelcut.engines._latent import latent
+    from modelcut.engines.keras.latent import latent
 
     book = Codebook(np.array([-1, 2], "float32"))
     one = latent(book, np.array([[-1, 2, 2]], "float32"), follow=False)
@@ -71,7 +71,7 @@ def test_shared_values_get_the_sum_of_the_gradients():
 def test_a_rare_value_gives_way_where_bits_have_a_price():
     import tensorflow as tf
 
-    from modelcut.engines._latent import latent
+    from modelcut.engines.keras.latent import latent
 
     book = Codebook(np.array([-1, 0.5, 0.7, 2], "float32"))
     values = np.array([0.5] * 90 + [-1] * 5 + [2] * 4 + [0.7], "float32").reshape(10, 10)
@@ -98,7 +98,7 @@ def test_a_rare_value_gives_way_where_bits_have_a_price():
 def test_the_edges_of_priced_values_are_those_of_the_least_cost():
     import tensorflow as tf
 
-    from modelcut.engines._latent import _edges
+    from modelcut.engines.keras.latent import _edges
 
     rng = np.random.default_rng(3)
     for size in (1, 2, 5, 12):
@@ -114,7 +114,7 @@ def test_the_edges_of_priced_values_are_those_of_the_least_cost():
 def test_removed_weights_rest_or_come_back_one_by_one():
     import tensorflow as tf
 
-    from modelcut.engines._latent import latent
+    from modelcut.engines.keras.latent import latent
 
     values = np.array([[0.0, 1.0, -2.0, 0.0]], "float32")
     slope = tf.constant([[-0.6, 0.0, 0.0, 0.1]])

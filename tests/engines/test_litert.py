@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from toys import MODELS
 
-from modelcut import engines, formats
-from modelcut.formats import _tflite
+from modelcut import engines
+from modelcut.formats import registry
+from modelcut.formats.litert import schema as litert_schema
 
 FILES = Path(__file__).parents[1] / "data" / "tflite"
 DEMO = Path(engines.__file__).parents[1] / "demo"
@@ -43,7 +44,7 @@ def test_a_float_file_predicts_as_the_writer_did(name, tmp_path, modelcut, rows)
     assert report["evaluation"]["agreement"]["max_difference"] < 1e-5
     assert report["output"]["litert"]["type"] == "float32"
     assert report["evaluation"]["after"]["engine"].lower().startswith(("litert", "tf.lite"))
-    model = formats.open_model(out)
+    model = registry.open_model(out)
     recorded = np.load(MODELS / f"{name}.npz")
     network = engines.open_network(out, model.origin.dialect, suffix=".tflite")
     arrays = [recorded[key] for key in sorted(recorded.files) if key.startswith("input")]
@@ -78,7 +79,7 @@ def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
     kept = len(facts["grids"]["exact"]) + len(facts["grids"]["folded"])
     assert kept > 1
     assert not facts["grids"]["lost"]
-    graph = _tflite.parse(out).graphs[0]
+    graph = litert_schema.parse(out).graphs[0]
     assert {graph.values[i].dtype for i in graph.inputs + graph.outputs} == {"int8"}
     header = out.with_suffix(".h").read_text()
     assert f"LENGTH {out.stat().st_size}\n" in header
@@ -173,4 +174,4 @@ def test_a_packed_file_becomes_one_too(tmp_path, modelcut):
     packed, out = tmp_path / "m.mcut", tmp_path / "m.tflite"
     assert modelcut("quantize", SEQUENTIAL, "--bits", "8", "-o", packed, "-q").code == 0
     assert modelcut("export", packed, "-o", out, "-q").code == 0
-    assert formats.open_model(out).origin.format == "litert"
+    assert registry.open_model(out).origin.format == "litert"

@@ -10,11 +10,13 @@ import pytest
 from materials import models
 from toys import SAVED_MODELS, contents, saved_model
 
-from modelcut import engines, formats, pipeline, steps
+from modelcut import engines, steps
 from modelcut.errors import UsageError
-from modelcut.formats import _fingerprint
-from modelcut.job import Job
-from modelcut.recipe import Recipe
+from modelcut.formats import registry
+from modelcut.formats.saved_model import fingerprint
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
 PRUNE = {"sparsity": 0.5}
@@ -74,7 +76,7 @@ def test_both_loaders_of_tensorflow_give_the_pruned_network(kind, tmp_path, capl
         values = session.run([signature.outputs[name].name for name in names], feed)
     np.testing.assert_allclose(values[0], found[0], rtol=1e-5, atol=1e-6)
     stored = tf.train.load_checkpoint(str(out / "variables" / "variables"))
-    for tensor in formats.open_model(out).tensors:
+    for tensor in registry.open_model(out).tensors:
         np.testing.assert_array_equal(stored.get_tensor(tensor.key), tensor.pull()[0])
 
 
@@ -122,9 +124,9 @@ def test_other_layers_are_another_graph(name, tmp_path):
     path, svd = saved_model("tf_keras", tmp_path), steps.find("factorize", "svd")(rank=1)
     found = []
     for out in (made(path, tmp_path / "out.h5", svd), made(path, tmp_path / name, svd)):
-        model = formats.open_model(out)
+        model = registry.open_model(out)
         assert any(tensor.name.endswith("hidden_factor/kernel") for tensor in model.tensors)
-        with formats.plain_file(out) as (file, suffix):
+        with registry.plain_file(out) as (file, suffix):
             network = engines.open_network(file, model.origin.dialect, suffix=suffix)
         inputs = recorded("tf_keras")[0].values()
         given = dict(zip([spec.name for spec in network.inputs], inputs, strict=True))
@@ -140,7 +142,7 @@ def test_the_hash_is_tensorflows():
     for length in [*range(140), 1000, 4096, 4097]:
         data = rng.bytes(length)
         expected = int.from_bytes(tf.fingerprint([data]).numpy().tobytes(), "little")
-        assert _fingerprint.hash64(data) == expected
+        assert fingerprint.hash64(data) == expected
 
 
 CODE = ["import os\nprint(os.getcwd())", "int main(void) { return 0; }", "SELECT a FROM b;"]

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from modelcut import formats, steps
-from modelcut.checkpoint import Checkpoint
+from modelcut import steps
 from modelcut.data import DataOptions
-from modelcut.engines._training import KerasTrainer
-from modelcut.lab import Plan, Restraint
-from modelcut.laboratory import Laboratory
-from modelcut.step import Context
+from modelcut.engines.keras.trainer import KerasTrainer
+from modelcut.formats import registry
+from modelcut.job.checkpoint import Checkpoint
+from modelcut.job.engine_runtime import EngineRuntime
+from modelcut.runtime import Constraint, TrainingPlan
+from modelcut.steps.base import Context
 
 BEFORE = (
     ("prune", "magnitude", {"sparsity": 0.5, "include": ["zeros", "both"]}),
@@ -54,7 +55,7 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def start(work):
     """The network under its restrictions."""
-    model = formats.open_model(work / "model.keras")
+    model = registry.open_model(work / "model.keras")
     for index, (family, method, fields) in enumerate(BEFORE):
         model = steps.find(family, method)(**fields).apply(model, Context(index=index)).model
     return model
@@ -62,10 +63,10 @@ def start(work):
 
 def train(work, start, way, keeper=None, **more):
     fields = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, **WAYS[way], **more}
-    lab = Laboratory(start, work / "rows.csv", DataOptions(header=False), seed=2)
+    runtime = EngineRuntime(start, work / "rows.csv", DataOptions(header=False), seed=2)
     step = steps.find("finetune", "straight_through")(**fields)
-    context = Context(index=len(BEFORE), seed=2, lab=lab, keeper=keeper)
-    return step.apply(start, context), lab
+    context = Context(index=len(BEFORE), seed=2, runtime=runtime, keeper=keeper)
+    return step.apply(start, context), runtime
 
 
 def arrays(model):
@@ -74,7 +75,7 @@ def arrays(model):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_killed_training_goes_on_to_the_same_bits(work, start, tmp_path, monkeypatch, way):
-    whole, lab = train(work, start, way)
+    whole, runtime = train(work, start, way)
     before, after = arrays(start), arrays(whole.model)
     for name, (values, encoding) in after.items():
         np.testing.assert_array_equal(encoding.project(values), values)
@@ -85,7 +86,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(work, start, tmp_path, monke
         stayed = (after[name][0] == 0) == (before[name][0] == 0)
         assert stayed.all() == (way == "fixed")
     # What is kept is what was judged.
-    found = lab.judge(lab.open(whole.model), part="validation")
+    found = runtime.judge(runtime.open(whole.model), part="validation")
     best = whole.facts["validation"][whole.facts["best_epoch"] - 1]
     assert found["log_loss"] == pytest.approx(best["log_loss"], rel=1e-5)
 
@@ -125,14 +126,16 @@ def test_a_price_on_bits_takes_rare_values_away(work, start):
 
 
 def test_the_best_state_comes_back_with_its_prices(work, start):
-    lab = Laboratory(start, work / "rows.csv", DataOptions(header=False), seed=2)
-    running = lab.open(start)
+    runtime = EngineRuntime(start, work / "rows.csv", DataOptions(header=False), seed=2)
+    running = runtime.open(start)
     names = ["shared/kernel", "both/kernel"]
     encodings = {name: arrays(start)[name][1] for name in names}
     trainer = running.trainer(
-        Plan({n: Restraint(e, follow=True, entropy_weight=0.3) for n, e in encodings.items()})
+        TrainingPlan(
+            {n: Constraint(e, follow=True, entropy_weight=0.3) for n, e in encodings.items()}
+        )
     )
-    (rows,) = lab.rows(running, 300)
+    (rows,) = runtime.rows(running, 300)
     rates = np.full(2, 0.1)
     trainer.run(rows, rates)
     trainer.settle()

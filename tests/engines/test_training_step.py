@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from modelcut import formats
 from modelcut.data import DataOptions
-from modelcut.encoding import Dense
-from modelcut.lab import Plan, Restraint
-from modelcut.laboratory import Laboratory
+from modelcut.formats import registry
+from modelcut.job.engine_runtime import EngineRuntime
+from modelcut.model.encoding import Dense
+from modelcut.runtime import Constraint, TrainingPlan
 
 KERNEL = "last/kernel"
 BATCH, RATE = 16, 0.1
@@ -29,10 +29,10 @@ def bench(tmp_path_factory):
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.normal(size=(2 * BATCH, 4)).round(2), np.arange(2 * BATCH) % 3])
     np.savetxt(folder / "rows.csv", rows, fmt="%g", delimiter=",")
-    model = formats.open_model(folder / "model.keras")
-    lab = Laboratory(model, folder / "rows.csv", DataOptions(header=False))
-    running, teacher = lab.open(model), lab.open(model)
-    (part,) = lab.rows(running, 2 * BATCH)
+    model = registry.open_model(folder / "model.keras")
+    runtime = EngineRuntime(model, folder / "rows.csv", DataOptions(header=False))
+    running, teacher = runtime.open(model), runtime.open(model)
+    (part,) = runtime.rows(running, 2 * BATCH)
     start = running.read([KERNEL])[KERNEL]
     teacher.write({KERNEL: start[::-1]})
     return running, teacher, part, start
@@ -111,9 +111,9 @@ def penalized(penalty, weights):
 def test_two_steps(bench, optimizer, loss, penalty):
     running, teacher, rows, start = bench
     running.write({KERNEL: start})
-    restraint = Restraint(Dense(), decay=True, axis=1, **({penalty: 0.5} if penalty else {}))
-    plan = Plan(
-        {KERNEL: restraint},
+    constraint = Constraint(Dense(), decay=True, axis=1, **({penalty: 0.5} if penalty else {}))
+    plan = TrainingPlan(
+        {KERNEL: constraint},
         optimizer=optimizer,
         momentum=0.7,
         weight_decay=0.3,

@@ -12,13 +12,17 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from toys import toy_model
 
-from modelcut import engines, formats, pipeline, provenance, recipe, yaml_text
-from modelcut.encoding import Affine, Codebook
-from modelcut.engines import _litert_int4, litert
-from modelcut.engines._litert_converter import spread
+from modelcut import engines
+from modelcut.engines.litert import int4
+from modelcut.engines.litert import network as litert_network
+from modelcut.engines.litert.converter import spread
 from modelcut.errors import ModelcutError
-from modelcut.formats import _c_array, _grids, _tflite
-from modelcut.formats import litert as tflite
+from modelcut.formats import registry
+from modelcut.formats.litert import c_array, kept_scales, tflite
+from modelcut.formats.litert import schema as litert_schema
+from modelcut.job import fold, pipeline, provenance
+from modelcut.model.encoding import Affine, Codebook
+from modelcut.recipe import recipe, yaml_text
 
 FILES = Path(__file__).parents[1] / "data" / "tflite"
 STEPS = (FILES / "steps.yaml").read_text(encoding="utf-8")
@@ -28,7 +32,7 @@ STEPS = (FILES / "steps.yaml").read_text(encoding="utf-8")
 def known():
     """Tensor name -> values and encoding, from the very step that made the grids."""
     steps = recipe.parse(yaml_text.loads(STEPS, "tiny"))
-    models, _, _ = pipeline.fold(formats.open_model(FILES / "base.h5"), steps, lambda _: None)
+    models, _, _ = fold.fold(registry.open_model(FILES / "base.h5"), steps, lambda _: None)
     return {tensor.name: tensor.pull() for tensor in models[-1].tensors}
 
 
@@ -37,9 +41,9 @@ def kept(kind, known, folder):
     path = folder / "m.tflite"
     shutil.copy(FILES / f"{kind}.tflite", path)
     encodings = {name: encoding for name, (_, encoding) in known.items()}
-    found, lost = _grids.find(formats.open_model(FILES / "tiny.h5"), encodings)
+    found, lost = kept_scales.find(registry.open_model(FILES / "tiny.h5"), encodings)
     assert not lost
-    return path, _grids.keep(path, FILES / "float32.tflite", found, lost)
+    return path, kept_scales.keep(path, FILES / "float32.tflite", found, lost)
 
 
 def operators(path):
@@ -138,19 +142,19 @@ def test_a_grid_of_4_bits_stands_in_4_bits(tmp_path):
     scale = rng.uniform(0.01, 0.02, 16).astype("float32")
     twin, path = tmp_path / "twin.tflite", tmp_path / "m.tflite"
     shutil.copy(FILES / "float32.tflite", twin)
-    file = _tflite.parse(twin, writable=True)
-    _, kernel = next(f for f in _grids._kernels(file).values() if f[1].shape == (16, 128))
+    file = litert_schema.parse(twin, writable=True)
+    _, kernel = next(f for f in kept_scales._kernels(file).values() if f[1].shape == (16, 128))
     kernel.raw.view("<f4")[:] = (codes * scale).T.ravel()
     del file, kernel
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(twin.read_bytes(), 0))
-    assert _litert_int4.quantized(model, schema) == 1
+    assert int4.quantized(model, schema) == 1
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
-    grid = _grids.on_grid(np.ascontiguousarray((codes * scale).T))
-    told = _grids.keep(path, twin, {"wide/kernel": grid}, {})
+    grid = kept_scales.on_grid(np.ascontiguousarray((codes * scale).T))
+    told = kept_scales.keep(path, twin, {"wide/kernel": grid}, {})
     assert told.exact == ["wide/kernel"]
     found, graph, model = operators(path)
     kernel = graph.tensors[found["wide"].inputs[1]]
@@ -168,18 +172,18 @@ def test_a_grid_is_found_by_looking(most):
     codes[:, 0] = most
     scale = rng.uniform(1e-4, 3, 12).astype("float32")
     rows = codes.astype("float32") * scale[:, None]
-    grid = _grids.on_grid(rows)
+    grid = kept_scales.on_grid(rows)
     np.testing.assert_array_equal(grid.codes * grid.scale[:, None], rows)
     np.testing.assert_array_equal(grid.codes, codes)
     rows[5, 1:] = rng.normal(size=299)
-    assert _grids.on_grid(rows) is None
+    assert kept_scales.on_grid(rows) is None
 
 
 def test_plain_weights_lie_on_no_grid():
     rng = np.random.default_rng(0)
-    assert _grids.on_grid(rng.normal(size=(8, 500)).astype("float32")) is None
-    assert _grids.on_grid(np.full((2, 9), np.nan, "float32")) is None
-    assert _grids.on_grid(np.zeros((2, 9), "float32")) is None
+    assert kept_scales.on_grid(rng.normal(size=(8, 500)).astype("float32")) is None
+    assert kept_scales.on_grid(np.full((2, 9), np.nan, "float32")) is None
+    assert kept_scales.on_grid(np.zeros((2, 9), "float32")) is None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_grids_that_litert_has_no_form_for_are_told(encoding, words):
     if isinstance(encoding, Affine) and encoding.group:
         encoding = Affine(4, rng.uniform(0.1, 0.3, (4, 6)).astype("f4"), None, 4, 0)
     values = encoding.project(rng.normal(size=(16, 6)).astype("f4") * 2)
-    found, lost = _grids.find(toy_model({"one": (values, None)}), {"one/kernel": encoding})
+    found, lost = kept_scales.find(toy_model({"one": (values, None)}), {"one/kernel": encoding})
     assert not found
     assert words in lost["one/kernel"]
 
@@ -203,7 +207,7 @@ def test_grids_that_litert_has_no_form_for_are_told(encoding, words):
 def test_a_file_is_read_as_its_interpreter_reads_it():
     from ai_edge_litert.interpreter import Interpreter
 
-    model = formats.open_model(FILES / "int8.tflite")
+    model = registry.open_model(FILES / "int8.tflite")
     tensors = {t.name.rpartition("/")[2] + str(t.shape): t for t in model.tensors}
     assert model.origin.dialect == "litert"
     interpreter = Interpreter(str(FILES / "int8.tflite"))
@@ -279,7 +283,7 @@ def test_flipped_bits_never_end_the_parent(tmp_path, modelcut):
 
 
 def test_a_loop_without_an_end_is_ended(tmp_path, modelcut, monkeypatch):
-    monkeypatch.setattr(litert, "ROW_SECONDS", 1)
+    monkeypatch.setattr(litert_network, "ROW_SECONDS", 1)
     rows = tmp_path / "rows.csv"
     rows.write_text("x,label\n0.5,1.0\n")
     said = modelcut("eval", FILES / "endless.tflite", "--test", rows)
@@ -308,9 +312,9 @@ def header(tmp_path_factory):
     """The golden 8-bit file as a C array."""
     path = tmp_path_factory.mktemp("c") / "my-model.v2.h"
     source = FILES / "int8.tflite"
-    facts = tflite.describe(_tflite.parse(source))
-    arena = litert.arena(source, 1)
-    path.write_text("".join(_c_array.text(source.read_bytes(), "my-model.v2", facts, arena)))
+    facts = tflite.describe(litert_schema.parse(source))
+    arena = litert_network.arena(source, 1)
+    path.write_text("".join(c_array.text(source.read_bytes(), "my-model.v2", facts, arena)))
     return path, arena
 
 
@@ -331,7 +335,7 @@ def test_the_c_array_compiles_and_is_the_file(header, tmp_path):
     subprocess.run([compiler, *flags, program], check=True)
     ran = subprocess.run([tmp_path / "main"], capture_output=True, check=True)
     assert ran.stdout == (FILES / "int8.tflite").read_bytes()
-    graph = _tflite.parse(FILES / "int8.tflite").graphs[0]
+    graph = litert_schema.parse(FILES / "int8.tflite").graphs[0]
     grid = graph.values[graph.inputs[0]].quantization
     told = ran.stderr.decode().split()
     assert told[:3] == ["0", "64", "4"]
@@ -360,11 +364,11 @@ def test_the_arena_is_one_that_the_micro_interpreter_runs_in(header):
 
 def test_what_microcontrollers_do_not_run_has_no_arena():
     pytest.importorskip("tflite_micro")
-    arena = litert.arena(FILES / "dynamic.tflite", 1)
+    arena = litert_network.arena(FILES / "dynamic.tflite", 1)
     assert arena["bytes"] is None
     assert "does not run it" in arena["why"]
-    facts = tflite.describe(_tflite.parse(FILES / "dynamic.tflite"))
-    text = "".join(_c_array.text(b"0123", "m", facts, arena))
+    facts = tflite.describe(litert_schema.parse(FILES / "dynamic.tflite"))
+    text = "".join(c_array.text(b"0123", "m", facts, arena))
     assert "ARENA_BYTES" not in text
     assert "not measured" in text
 
@@ -372,6 +376,6 @@ def test_what_microcontrollers_do_not_run_has_no_arena():
 def test_names_in_a_c_array_end_no_comment():
     entry = {"name": "*/ int evil; /*", "dtype": "int8", "shape": [1], "bytes": 1}
     facts = {"inputs": [{**entry, "scale": None, "zero_point": None}], "outputs": []}
-    text = "".join(_c_array.text(b"01", "9 lives", facts, {"bytes": None, "why": "no */"}))
+    text = "".join(c_array.text(b"01", "9 lives", facts, {"bytes": None, "why": "no */"}))
     assert "*/ int" not in text
     assert "model_9_lives[MODEL_9_LIVES_LENGTH]" in text

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from toys import MODELS, dense, legacy
 
-from modelcut import formats, pipeline, steps
-from modelcut.coding import symbols
-from modelcut.encoding import Affine, Binary, Codebook, Dense, Sparse
-from modelcut.formats import WriteOptions, _payload
-from modelcut.job import Job
-from modelcut.recipe import Recipe
+from modelcut import steps
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.mcut import payload as mcut_payload
+from modelcut.formats.mcut.coding import symbols
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Sparse
+from modelcut.recipe.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))
 HISTORY = {"history": [{"modelcut": "x", "input_sha256": "0f" * 32}]}
@@ -29,12 +32,12 @@ CODERS = ("huffman", "range", "best")
 
 def write(model, path, **options):
     path.unlink(missing_ok=True)
-    return formats.for_output(path, model).write(model, path, WriteOptions(**options))
+    return registry.for_output(path, model).write(model, path, WriteOptions(**options))
 
 
 def there_and_back(values, encoding, coder="best"):
-    packed = _payload.pack(values, encoding, coder)
-    return _payload.unpack(packed.record, packed.payload, values.shape, values.dtype), packed
+    packed = mcut_payload.pack(values, encoding, coder)
+    return mcut_payload.unpack(packed.record, packed.payload, values.shape, values.dtype), packed
 
 
 DTYPES = ["float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"]
@@ -114,8 +117,8 @@ def test_bfloat16_comes_back():
 
 
 def test_large_tensors_are_cut_into_blocks(monkeypatch):
-    monkeypatch.setattr(_payload, "BLOCK_VALUES", 500)
-    monkeypatch.setattr(_payload, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(mcut_payload, "BLOCK_VALUES", 500)
+    monkeypatch.setattr(mcut_payload, "_SMALL_BYTES", 0)
     rng = np.random.default_rng(0)
     values = np.where(rng.random((90, 20)) < 0.1, rng.integers(1, 4, (90, 20)), 0).astype("float32")
     scale = np.ones((1, 20), "float32")
@@ -146,13 +149,13 @@ def steps_for(path):
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 @pytest.mark.parametrize("coder", CODERS)
 def test_it_unpacks_to_the_file_that_a_plain_write_makes(path, coder, tmp_path):
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     direct, packed, back = (
         tmp_path / name for name in ("d" + path.suffix, "p.mcut", "b" + path.suffix)
     )
     write(model, direct, provenance=lambda: HISTORY)
     write(model, packed, provenance=lambda: HISTORY, coder=coder)
-    again = formats.open_model(packed)
+    again = registry.open_model(packed)
     assert again.origin.provenance == HISTORY
     write(again, back, provenance=lambda: again.origin.provenance)
     assert back.read_bytes() == direct.read_bytes()
@@ -164,7 +167,7 @@ def test_an_edited_model_comes_back(path, tmp_path):
     direct, packed = tmp_path / f"direct{path.suffix}", tmp_path / "x.mcut"
     pipeline.run(Job(path, recipe, direct, report=False))
     pipeline.run(Job(path, recipe, packed, report=False))
-    one, two = formats.open_model(direct), formats.open_model(packed)
+    one, two = registry.open_model(direct), registry.open_model(packed)
     kinds = {t.name: t.encoding.label for t in one.tensors}
     assert kinds == {t.name: t.encoding.label for t in two.tensors}
     for a, b in zip(one.tensors, two.tensors, strict=True):
@@ -177,9 +180,9 @@ def test_an_edited_model_comes_back(path, tmp_path):
 
 def test_the_same_job_gives_the_same_bytes(tmp_path):
     for path in GOLDEN[:4]:
-        model = formats.open_model(path)
+        model = registry.open_model(path)
         write(model, tmp_path / "a.mcut")
-        write(formats.open_model(path), tmp_path / "b.mcut")
+        write(registry.open_model(path), tmp_path / "b.mcut")
         assert (tmp_path / "a.mcut").read_bytes() == (tmp_path / "b.mcut").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mcut", "b.mcut"]
 
@@ -199,9 +202,9 @@ def test_what_other_tools_keep_in_the_file_comes_back(tmp_path):
         file.attrs["empty"] = h5py.Empty("f4")
         file.attrs["words"] = np.array(["x", "yz"], object)
     direct, packed, back = (tmp_path / name for name in ("d.h5", "p.mcut", "b.h5"))
-    write(formats.open_model(path), direct)
-    write(formats.open_model(path), packed)
-    write(formats.open_model(packed), back)
+    write(registry.open_model(path), direct)
+    write(registry.open_model(path), packed)
+    write(registry.open_model(packed), back)
     assert back.read_bytes() == direct.read_bytes()
     with h5py.File(back) as out:
         np.testing.assert_array_equal(out["meta/labels"][()], np.arange(5))
@@ -209,15 +212,15 @@ def test_what_other_tools_keep_in_the_file_comes_back(tmp_path):
 
 
 def test_the_optimizer_can_be_kept(tmp_path):
-    model = formats.open_model(MODELS / "keras3_cnn.h5")
+    model = registry.open_model(MODELS / "keras3_cnn.h5")
     written = write(model, tmp_path / "p.mcut")
     assert "optimizer state" in written.dropped[0]
     for path in (MODELS / "keras3_cnn.h5", MODELS / "keras3_cnn.keras"):
-        model = formats.open_model(path)
+        model = registry.open_model(path)
         options = {"keep_optimizer": True}
         write(model, tmp_path / f"d{path.suffix}", **options)
         write(model, tmp_path / "p.mcut", **options)
-        again = formats.open_model(tmp_path / "p.mcut")
+        again = registry.open_model(tmp_path / "p.mcut")
         write(again, tmp_path / f"b{path.suffix}", **options)
         assert (tmp_path / f"b{path.suffix}").read_bytes() == (
             tmp_path / f"d{path.suffix}"
@@ -226,34 +229,34 @@ def test_the_optimizer_can_be_kept(tmp_path):
 
 def test_it_may_go_over_to_another_format_as_the_original_may(tmp_path):
     for name in ("keras3_nested.h5", "tf_keras_cnn.h5"):
-        write(formats.open_model(MODELS / name), tmp_path / "p.mcut")
-        write(formats.open_model(tmp_path / "p.mcut"), tmp_path / "o.keras")
-        assert formats.open_model(tmp_path / "o.keras").origin.format == "keras_zip"
-    write(formats.open_model(MODELS / "keras3_cnn.weights.h5"), tmp_path / "p.mcut")
-    packed = formats.open_model(tmp_path / "p.mcut")
-    assert "bare weights" in formats.module("keras_zip").refusal(packed)
+        write(registry.open_model(MODELS / name), tmp_path / "p.mcut")
+        write(registry.open_model(tmp_path / "p.mcut"), tmp_path / "o.keras")
+        assert registry.open_model(tmp_path / "o.keras").origin.format == "keras_zip"
+    write(registry.open_model(MODELS / "keras3_cnn.weights.h5"), tmp_path / "p.mcut")
+    packed = registry.open_model(tmp_path / "p.mcut")
+    assert "bare weights" in registry.module("keras_zip").refusal(packed)
 
 
 def test_little_is_spent_beyond_the_values(tmp_path):
     for path in GOLDEN:
-        written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
+        written = write(registry.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
         more = (tmp_path / "p.mcut").stat().st_size - sum(written.stored.values())
         assert more < 1000, path.name
     path = MODELS / "keras3_sequential.h5"
-    written = write(formats.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
+    written = write(registry.open_model(path), tmp_path / "p.mcut", provenance=lambda: HISTORY)
     assert (tmp_path / "p.mcut").stat().st_size - sum(written.stored.values()) < 400
 
 
 def test_a_wholly_pruned_giant_pads_its_payload(tmp_path, monkeypatch):
-    from modelcut.formats import mcut
+    from modelcut.formats.mcut import container
 
-    monkeypatch.setattr(mcut, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(container, "_FREE_BYTES", 1 << 20)
     config = {"class_name": "Sequential", "config": {"layers": [dense("d", 1000)]}}
     weights = {"d/kernel:0": np.zeros((1000, 1000), "float32"), "d/bias:0": np.zeros(1000, "f4")}
     legacy(tmp_path / "m.h5", {"d": weights}, config)
-    write(formats.open_model(tmp_path / "m.h5"), tmp_path / "p.mcut")
+    write(registry.open_model(tmp_path / "m.h5"), tmp_path / "p.mcut")
     assert (tmp_path / "p.mcut").stat().st_size > 4_000_000 / 4096
-    for tensor in formats.open_model(tmp_path / "p.mcut").tensors:
+    for tensor in registry.open_model(tmp_path / "p.mcut").tensors:
         assert not tensor.pull()[0].any()
 
 
@@ -266,8 +269,8 @@ BLOCKS = "5ba41f61ccabff5b2b1e571961bb5c3e9f80ec59a9b2b95d226d7373f0f6922a"
 
 def test_a_file_of_version_1_still_reads(tmp_path):
     """Checked in when version 1 was made; it must read the same for ever."""
-    model = formats.open_model(MODELS / "version1.mcut")
-    whole = formats.open_model(MODELS / "keras3_cnn.h5")
+    model = registry.open_model(MODELS / "version1.mcut")
+    whole = registry.open_model(MODELS / "keras3_cnn.h5")
     found = hashlib.sha256()
     for tensor in model.tensors:
         found.update(tensor.name.encode() + tensor.pull()[0].tobytes())
@@ -283,7 +286,7 @@ def test_a_file_of_version_1_still_reads(tmp_path):
 def test_every_kind_of_block_still_reads(name, digest, kinds, monkeypatch):
     """Made by `make_mcut_files.py` when each version was; it must read the same for ever."""
     ways, blocks = set(), set()
-    unpack, decode = _payload.unpack, symbols.decode
+    unpack, decode = mcut_payload.unpack, symbols.decode
 
     def seen(record, payload, *more):
         ways.add(payload[0])
@@ -293,10 +296,10 @@ def test_every_kind_of_block_still_reads(name, digest, kinds, monkeypatch):
         blocks.add(data[0])
         return decode(data, *more)
 
-    monkeypatch.setattr(_payload, "unpack", seen)
+    monkeypatch.setattr(mcut_payload, "unpack", seen)
     monkeypatch.setattr(symbols, "decode", seen_too)
     found = hashlib.sha256()
-    for tensor in formats.open_model(MODELS / f"{name}.mcut").tensors:
+    for tensor in registry.open_model(MODELS / f"{name}.mcut").tensors:
         found.update(tensor.name.encode() + tensor.pull()[0].tobytes())
     assert found.hexdigest() == digest
     assert ways == {0, 1, 2}, "codes (3) are in version1.mcut"
@@ -370,7 +373,7 @@ def test_what_does_not_go_together_is_refused(arguments, words, modelcut, tmp_pa
 def test_it_loads_into_keras_and_evaluates(name, tmp_path):
     import modelcut
 
-    write(formats.open_model(MODELS / name), tmp_path / "p.mcut")
+    write(registry.open_model(MODELS / name), tmp_path / "p.mcut")
     recorded = np.load(MODELS / f"{name.split('.')[0]}.npz")
     found = modelcut.load(tmp_path / "p.mcut")
     output = np.asarray(found(recorded["input_0"], training=False))
@@ -379,5 +382,5 @@ def test_it_loads_into_keras_and_evaluates(name, tmp_path):
 
 def test_images_of_strange_objects_are_small(tmp_path):
     """HDF5 in HDF5 is for what is no tensor only."""
-    write(formats.open_model(MODELS / "keras3_cnn.h5"), tmp_path / "p.mcut")
+    write(registry.open_model(MODELS / "keras3_cnn.h5"), tmp_path / "p.mcut")
     assert b"OHDR" not in io.BytesIO((tmp_path / "p.mcut").read_bytes()).getvalue()

@@ -16,20 +16,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from toys import MODELS, dense, legacy
 
-from modelcut import formats, pipeline, steps
-from modelcut.encoding import Affine, Sparse
+from modelcut import steps
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats import WriteOptions
-from modelcut.job import Job
-from modelcut.model import Rewrite
-from modelcut.recipe import Recipe
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.model.encoding import Affine, Sparse
+from modelcut.model.model import Rewrite
+from modelcut.recipe.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))
 
 
 def write(model, path, **options):
     path.unlink(missing_ok=True)
-    return formats.for_output(path, model).write(model, path, WriteOptions(**options))
+    return registry.for_output(path, model).write(model, path, WriteOptions(**options))
 
 
 def values_of(model):
@@ -47,10 +49,10 @@ def assert_same(one, two):
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 @pytest.mark.parametrize("compression", ["none", "fast", "best"])
 def test_every_era_comes_back_as_it_was(path, compression, tmp_path):
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     out = tmp_path / f"out{path.suffix}"
     write(model, out, compression=compression)
-    again = formats.open_model(out)
+    again = registry.open_model(out)
     assert_same(model, again)
     assert again.origin.dialect == model.origin.dialect
     if model.architecture is not None:
@@ -62,7 +64,7 @@ def test_the_same_job_gives_the_same_bytes(tmp_path):
         for path in GOLDEN:
             out = tmp_path / f"out{path.suffix}"
             write(
-                formats.open_model(path), out, provenance=lambda: {"history": [{"modelcut": "x"}]}
+                registry.open_model(path), out, provenance=lambda: {"history": [{"modelcut": "x"}]}
             )
             yield path.name, out.read_bytes()
 
@@ -74,7 +76,7 @@ def test_the_same_job_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 def test_layers_come_in_the_order_that_keras_gave(path):
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     recorded = MODELS / f"{path.name.split('.')[0]}.npz"
     if model.architecture is not None:
         assert model.architecture.order() == list(np.load(recorded)["order"])
@@ -82,7 +84,7 @@ def test_layers_come_in_the_order_that_keras_gave(path):
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
 def test_every_weight_has_a_role(path):
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     for layer in model.layers:
         roles = [tensor.role for tensor in layer.tensors]
         assert len(set(roles)) == len(roles)
@@ -100,7 +102,7 @@ def test_every_weight_has_a_role(path):
 
 def test_the_optimizer_is_dropped_and_said(tmp_path):
     path = MODELS / "keras3_cnn.h5"
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     written = write(model, tmp_path / "out.h5")
     assert "optimizer state" in written.dropped[0]
     with h5py.File(tmp_path / "out.h5") as file:
@@ -124,7 +126,7 @@ def test_what_other_tools_keep_in_the_file_is_kept(tmp_path):
         file.create_dataset("meta/labels", data=np.arange(5))
         file["meta"].attrs["who"] = "another tool"
         file.attrs["custom"] = np.arange(3)
-    write(formats.open_model(path), tmp_path / "out.h5")
+    write(registry.open_model(path), tmp_path / "out.h5")
     with h5py.File(tmp_path / "out.h5") as out:
         np.testing.assert_array_equal(out["meta/labels"][()], np.arange(5))
         assert out["meta"].attrs["who"] == "another tool"
@@ -133,7 +135,7 @@ def test_what_other_tools_keep_in_the_file_is_kept(tmp_path):
 
 def test_encodings_are_known_again(tmp_path):
     for name in ("keras3_sequential.h5", "keras3_text.keras", "keras3_cnn.weights.h5"):
-        model = formats.open_model(MODELS / name)
+        model = registry.open_model(MODELS / name)
         kernel = next(t for t in model.tensors if t.kind == "kernel")
         scale = np.full((1,) * len(kernel.shape), 0.05, "float32")
 
@@ -144,18 +146,18 @@ def test_encodings_are_known_again(tmp_path):
         edited = model.with_tensors({kernel.name: kernel.then(0, edit, ("sparse", "affine"))})
         out = tmp_path / f"out{(MODELS / name).suffix}"
         write(edited, out, provenance=lambda: {"history": [{"modelcut": "x"}]})
-        again = formats.open_model(out)
+        again = registry.open_model(out)
         found = {t.name: t.encoding for t in again.tensors}[kernel.name]
         assert found.label == "sparse, int4"
         assert again.origin.provenance["history"] == [{"modelcut": "x"}]
 
 
 def test_encodings_that_do_not_fit_are_ignored(tmp_path):
-    model = formats.open_model(MODELS / "keras3_sequential.h5")
+    model = registry.open_model(MODELS / "keras3_sequential.h5")
     kernel = next(model.tensors)
     wrong = replace(kernel, encoding=Affine(4, np.ones((1, 999), "float32")))
     write(model.with_tensors({kernel.name: wrong}), tmp_path / "out.h5")
-    again = formats.open_model(tmp_path / "out.h5")
+    again = registry.open_model(tmp_path / "out.h5")
     assert "does not fit" in again.origin.warnings[0]
     assert next(again.tensors).encoding.label == "dense"
 
@@ -169,10 +171,10 @@ WHOLE = [path for path in GOLDEN if ".weights" not in path.name]
 
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
 def test_h5_and_keras_files_go_over_to_each_other(path, tmp_path):
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     out = tmp_path / f"out{other(path)}"
     write(model, out)
-    again = formats.open_model(out)
+    again = registry.open_model(out)
     assert_same(model, again)
     assert again.origin.dialect == model.origin.dialect
     assert again.architecture.keras_version == model.architecture.keras_version
@@ -193,7 +195,7 @@ def places(path):
     "path", [p for p in WHOLE if p.suffix == ".h5"], ids=lambda path: path.name
 )
 def test_a_keras_file_has_the_places_that_its_keras_gives(path, tmp_path):
-    write(formats.open_model(path), tmp_path / "out.keras")
+    write(registry.open_model(path), tmp_path / "out.keras")
     assert places(tmp_path / "out.keras") == places(path.with_suffix(".keras"))
 
 
@@ -210,7 +212,7 @@ def test_keras_2_takes_attention_by_its_own_names(tmp_path):
             group.attrs["weight_names"] = [weight for weight, _ in weights]
             for weight, shape in weights:
                 group[weight] = np.ones(shape, "float32")
-    write(formats.open_model(tmp_path / "m.h5"), tmp_path / "out.keras")
+    write(registry.open_model(tmp_path / "m.h5"), tmp_path / "out.keras")
     found, _ = places(tmp_path / "out.keras")
     assert found == {key: tuple(shape) for key, shape in golden["store"].items()}
 
@@ -222,7 +224,7 @@ def test_what_no_keras_file_is_known_to_hold(tmp_path):
         layers = [{**dense("d", 2), **layer}]
         config = {"class_name": model, "config": {"name": "toy", "layers": layers}}
         legacy(tmp_path / "m.h5", arrays, config)
-        return formats.module("keras_zip").refusal(formats.open_model(tmp_path / "m.h5"))
+        return registry.module("keras_zip").refusal(registry.open_model(tmp_path / "m.h5"))
 
     assert reason({}) == ""
     assert "weights of a Mine (d); name the output .h5" in reason({"class_name": "Mine"})
@@ -271,13 +273,13 @@ def test_keras_1(tmp_path):
         },
     }
     legacy(tmp_path / "k1.h5", arrays, config, version=None)
-    model = formats.open_model(tmp_path / "k1.h5")
+    model = registry.open_model(tmp_path / "k1.h5")
     assert model.origin.dialect == "keras1"
-    assert "no .keras files; name the output .h5" in formats.module("keras_zip").refusal(model)
+    assert "no .keras files; name the output .h5" in registry.module("keras_zip").refusal(model)
     assert [t.name for t in model.tensors][:2] == ["convolution2d_1/kernel", "convolution2d_1/bias"]
     assert next(model.tensors).out_axis == 3
     write(model, tmp_path / "out.h5")
-    assert_same(model, formats.open_model(tmp_path / "out.h5"))
+    assert_same(model, registry.open_model(tmp_path / "out.h5"))
 
 
 def test_lists_of_names_that_pass_64_kb_are_split(tmp_path):
@@ -297,10 +299,10 @@ def test_lists_of_names_that_pass_64_kb_are_split(tmp_path):
             group.attrs["weight_names"] = np.array([f"{name}/kernel:0".encode(), b"b:0"])
             group[f"{name}/kernel:0"] = kernel
             group["b:0"] = bias
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     assert len(list(model.tensors)) == 5000
     write(model, tmp_path / "out.h5")
-    assert_same(model, formats.open_model(tmp_path / "out.h5"))
+    assert_same(model, registry.open_model(tmp_path / "out.h5"))
 
 
 def test_bare_weights(tmp_path):
@@ -309,10 +311,10 @@ def test_bare_weights(tmp_path):
         "bn": {"bn/gamma:0": np.ones(2, "float32"), "bn/moving_mean:0": np.ones(2, "float32")},
     }
     legacy(tmp_path / "w.h5", arrays)
-    model = formats.open_model(tmp_path / "w.h5")
+    model = registry.open_model(tmp_path / "w.h5")
     assert model.origin.weights_only
     assert [t.kind for t in model.tensors] == ["kernel", "bias", "norm", "state"]
-    assert formats.module("keras_zip").refusal(model)
+    assert registry.module("keras_zip").refusal(model)
 
 
 @settings(
@@ -329,9 +331,9 @@ def test_any_array_survives(tmp_path, values, compression):
     path, out = tmp_path / "in.h5", tmp_path / "out.h5"
     path.unlink(missing_ok=True)
     legacy(path, {"layer": {"w": values}})
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     write(model, out, compression=compression)
-    assert_same(model, formats.open_model(out))
+    assert_same(model, registry.open_model(out))
 
 
 @pytest.mark.parametrize("shape", [(700, 900), (3, 3, 70, 130), (1, 500_000), (500_000,)])
@@ -341,11 +343,11 @@ def test_large_tensors_in_chunks(tmp_path, shape, zeros):
     values = rng.normal(size=shape).astype("float32")
     values[rng.random(shape) < zeros] = 0
     legacy(tmp_path / "in.h5", {"layer": {"w": values}})
-    written = write(formats.open_model(tmp_path / "in.h5"), tmp_path / "out.h5")
+    written = write(registry.open_model(tmp_path / "in.h5"), tmp_path / "out.h5")
     with h5py.File(tmp_path / "out.h5") as file:
         # HDF5's own filter reads it, as plain Keras would.
         np.testing.assert_array_equal(file["layer/w"][()], values)
-    assert_same(formats.open_model(tmp_path / "in.h5"), formats.open_model(tmp_path / "out.h5"))
+    assert_same(registry.open_model(tmp_path / "in.h5"), registry.open_model(tmp_path / "out.h5"))
     stored = written.stored["layer/w"]
     assert stored <= values.nbytes
     if zeros == 0.9:
@@ -398,7 +400,7 @@ def _replace(name, values):
 )
 def test_broken_files_are_named_in_one_line(tmp_path, change, words):
     with pytest.raises(InputError) as caught:
-        formats.open_model(broken(tmp_path, change))
+        registry.open_model(broken(tmp_path, change))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -415,7 +417,7 @@ def test_values_outside_the_file_are_refused(tmp_path):
 
     for change in (outside, _replace("dense/dense", h5py.ExternalLink("other.h5", "/x"))):
         with pytest.raises(UnsafeError):
-            formats.open_model(broken(tmp_path, change))
+            registry.open_model(broken(tmp_path, change))
 
 
 def test_hollow_datasets_are_refused(tmp_path):
@@ -424,7 +426,7 @@ def test_hollow_datasets_are_refused(tmp_path):
         root.create_dataset("dense/dense/kernel:0", (1 << 20, 1 << 14), "float32")
 
     with pytest.raises(InputError, match="declares"):
-        formats.open_model(broken(tmp_path, hollow))
+        registry.open_model(broken(tmp_path, hollow))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
@@ -434,7 +436,7 @@ def test_files_cut_short(tmp_path, name, share):
     path = tmp_path / name
     path.write_bytes(raw[: int(share * len(raw))])
     with pytest.raises(InputError):
-        values_of(formats.open_model(path))
+        values_of(registry.open_model(path))
 
 
 def rezip(tmp_path, change):
@@ -467,7 +469,7 @@ def rezip(tmp_path, change):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_that_are_no_honest_model(tmp_path, change, error):
     with pytest.raises(error):
-        formats.open_model(rezip(tmp_path, change))
+        registry.open_model(rezip(tmp_path, change))
 
 
 def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
@@ -492,7 +494,7 @@ def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
     step = steps.find("quantize", "linear")(bits=8)
     report = pipeline.run(Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
     assert report["sizes"]["after"]["parameters"] == 24
-    found = values_of(formats.open_model(tmp_path / "o.h5"))
+    found = values_of(registry.open_model(tmp_path / "o.h5"))
     assert found["norm/count"] == 7
     assert found["norm/count"].shape == ()
 

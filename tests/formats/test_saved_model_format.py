@@ -16,13 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import contents, saved_model
 
-from modelcut import formats, pipeline, steps
-from modelcut.encoding import Affine, Sparse
+from modelcut import steps
 from modelcut.errors import InputError, RecipeError, UsageError
-from modelcut.formats import _bundle, _fingerprint, _sstable
-from modelcut.formats._proto import Message, ProtoError
-from modelcut.job import Job
-from modelcut.recipe import Recipe
+from modelcut.formats import registry
+from modelcut.formats.saved_model import bundle as saved_model_bundle
+from modelcut.formats.saved_model import fingerprint, sstable
+from modelcut.formats.saved_model.proto import Message, ProtoError
+from modelcut.job import pipeline
+from modelcut.job.request import Job
+from modelcut.model.encoding import Affine, Sparse
+from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
 
@@ -81,7 +84,7 @@ def golden(request, tmp_path):
 
 def run(path, out, *made, **more):
     pipeline.run(Job(path, Recipe(made), out, report=False, **more))
-    return formats.open_model(out)
+    return registry.open_model(out)
 
 
 def prune(**fields):
@@ -97,7 +100,7 @@ def shard(folder):
 
 
 def test_what_the_variables_are(golden):
-    model = formats.open_model(golden)
+    model = registry.open_model(golden)
     assert {t.name: (t.kind, t.out_axis, t.in_axis) for t in model.tensors} == ROLES[golden.name]
     assert model.origin.dialect == "saved_model"
     assert not model.origin.warnings
@@ -106,7 +109,7 @@ def test_what_the_variables_are(golden):
 def test_without_a_step_nothing_changes_but_the_storage(golden, tmp_path):
     out = tmp_path / "out"
     again = run(golden, out, prune(threshold=0.0), keep_optimizer=True)
-    for one, two in zip(formats.open_model(golden).tensors, again.tensors, strict=True):
+    for one, two in zip(registry.open_model(golden).tensors, again.tensors, strict=True):
         assert one.name == two.name
         assert one.pull()[0].tobytes() == two.pull()[0].tobytes()
     assert files(out) - files(golden) == {"assets.extra/modelcut.json"}
@@ -119,8 +122,8 @@ def test_without_a_step_nothing_changes_but_the_storage(golden, tmp_path):
 def test_weights_that_are_stored_twice_are_stored_once(tmp_path):
     golden = saved_model("keras3", tmp_path)
     run(golden, tmp_path / "out", prune(sparsity=0.5))
-    old = _bundle.Bundle(golden / "variables" / "variables", "old")
-    new = _bundle.Bundle(tmp_path / "out" / "variables" / "variables", "new")
+    old = saved_model_bundle.Bundle(golden / "variables" / "variables", "old")
+    new = saved_model_bundle.Bundle(tmp_path / "out" / "variables" / "variables", "new")
     assert new.entries.keys() == old.entries.keys()
     weights = sum(e.size for e in old.entries.values() if e.plain) // 2
     # More is saved: biases that are still all zero share a place too.
@@ -142,13 +145,13 @@ def test_the_fingerprint_is_that_of_the_new_checkpoint(tmp_path):
     # TensorFlow wrote the old ones, so this holds our hash against its own.
     for folder, found in ((golden, old), (tmp_path / "out", new)):
         index = (folder / "variables" / "variables.index").read_bytes()
-        assert found[5] == _fingerprint.hash64(index)
+        assert found[5] == fingerprint.hash64(index)
     assert new[5] != old.pop(5)
     assert old.items() <= new.items()
 
 
 def test_statistics_are_never_pruned(golden, tmp_path):
-    before = {t.name: t.pull()[0] for t in formats.open_model(golden).tensors}
+    before = {t.name: t.pull()[0] for t in registry.open_model(golden).tensors}
     for tensor in run(golden, tmp_path / "out", prune(sparsity=0.9)).tensors:
         changed = tensor.pull()[0].tobytes() != before[tensor.name].tobytes()
         assert changed == (tensor.kind == "kernel")
@@ -160,7 +163,7 @@ def test_the_optimizer_is_left_out_unless_it_is_asked_for(tmp_path):
     run(golden, tmp_path / "kept", prune(sparsity=0.1), keep_optimizer=True)
     slots = {}
     for name in ("tf_keras", "out", "kept"):
-        bundle = _bundle.Bundle(tmp_path / name / "variables" / "variables", name)
+        bundle = saved_model_bundle.Bundle(tmp_path / name / "variables" / "variables", name)
         slots[name] = [
             bundle.read(entry)
             for entry in bundle.entries.values()
@@ -193,7 +196,7 @@ def test_encodings_and_the_recipe_are_known_again(tmp_path):
     history = again.origin.provenance["history"]
     assert history[0]["recipe"]["steps"][0]["prune"] == "magnitude"
     run(tmp_path / "out", tmp_path / "twice", prune(sparsity=0.6))
-    assert len(formats.open_model(tmp_path / "twice").origin.provenance["history"]) == 2
+    assert len(registry.open_model(tmp_path / "twice").origin.provenance["history"]) == 2
 
 
 def test_the_same_job_gives_the_same_bytes(golden, tmp_path):
@@ -274,7 +277,7 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr("modelcut.output.os.rename", rename)
+    monkeypatch.setattr("modelcut.job.outputs.os.rename", rename)
     with pytest.raises(OSError, match="No space"):
         run(golden, tmp_path / "out", prune(sparsity=0.9))
     assert shard(tmp_path / "out").read_bytes() == before
@@ -283,7 +286,7 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path, monkeypatch):
 
 def test_tensorflows_own_tables_are_written_to_the_byte(golden):
     raw = (golden / "variables" / "variables.index").read_bytes()
-    assert _sstable.write(_sstable.read(raw)) == raw
+    assert sstable.write(sstable.read(raw)) == raw
 
 
 @settings(max_examples=80, deadline=None)
@@ -294,7 +297,7 @@ def test_tensorflows_own_tables_are_written_to_the_byte(golden):
 def test_tables_of_any_keys(entries, large):
     rows = sorted(entries.items())
     rows += [(b"\xff" * 41 + bytes([i]), bytes(300_000)) for i in range(large)]
-    assert _sstable.read(_sstable.write(rows)) == rows
+    assert sstable.read(sstable.write(rows)) == rows
 
 
 @settings(max_examples=200, deadline=None)
@@ -313,19 +316,19 @@ def test_shards_of_several_files_become_one(tmp_path):
     """As a distributed save leaves them."""
     golden = saved_model("v1", tmp_path)
     prefix = golden / "variables" / "variables"
-    bundle = _bundle.Bundle(prefix, "v1")
+    bundle = saved_model_bundle.Bundle(prefix, "v1")
     data, rows = {0: b"", 1: b""}, []
     for index, entry in enumerate(bundle.entries.values()):
         number = index % 2
         moved = replace(entry, shard=number, offset=len(data[number]))
         data[number] += b"".join(bundle.pieces(entry))
-        rows.append((entry.key, _bundle.packed(moved)))
+        rows.append((entry.key, saved_model_bundle.packed(moved)))
     header = b"\x08\x02" + bundle.header[2:]
     shard(golden).unlink()
     for number, content in data.items():
-        _bundle.shard_path(prefix, number, 2).write_bytes(content)
-    (golden / "variables" / "variables.index").write_bytes(_sstable.write([(b"", header), *rows]))
-    before = {t.name: t.pull()[0] for t in formats.open_model(golden).tensors}
+        saved_model_bundle.shard_path(prefix, number, 2).write_bytes(content)
+    (golden / "variables" / "variables.index").write_bytes(sstable.write([(b"", header), *rows]))
+    before = {t.name: t.pull()[0] for t in registry.open_model(golden).tensors}
     again = run(golden, tmp_path / "out", prune(threshold=0.0))
     for tensor in again.tensors:
         np.testing.assert_array_equal(tensor.pull()[0], before[tensor.name])
@@ -345,8 +348,9 @@ def test_edits_are_the_same_bytes_in_every_process(tmp_path):
     for kind in KINDS:
         saved_model(kind, tmp_path)
     call = (
-        "import sys; from pathlib import Path; from modelcut import pipeline, steps\n"
-        "from modelcut.job import Job; from modelcut.recipe import Recipe\n"
+        "import sys; from pathlib import Path; from modelcut import steps\n"
+        "from modelcut.job import pipeline\n"
+        "from modelcut.job.request import Job; from modelcut.recipe.recipe import Recipe\n"
         "prune = steps.find('prune', 'magnitude')(sparsity=0.5)\n"
         "share = steps.find('quantize', 'huffman')(bits=3)\n"
         f"for kind in {KINDS!r}:\n"
@@ -368,9 +372,9 @@ def test_edits_are_the_same_bytes_in_every_process(tmp_path):
 
 def test_a_random_name_gives_way_to_one_of_the_hashes(tmp_path):
     old = (saved_model("keras3", tmp_path) / "fingerprint.pb").read_bytes()
-    new = _fingerprint.renamed(old)
+    new = fingerprint.renamed(old)
     before, after = Message(old), Message(new)
     assert [before.integer(n) for n in range(1, 6)] == [after.integer(n) for n in range(1, 6)]
     assert before.text(7) != after.text(7)
     assert after.text(7).isdigit()
-    assert _fingerprint.renamed(new) == new
+    assert fingerprint.renamed(new) == new

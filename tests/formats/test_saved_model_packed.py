@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from toys import contents, saved_model
 
-from modelcut import formats, pipeline, steps
-from modelcut.formats import WriteOptions
-from modelcut.recipe import Recipe
+from modelcut import steps
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.job import pipeline
+from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
 RECIPES = {
@@ -24,8 +26,8 @@ RECIPES = {
 
 
 def write(model, path, **options):
-    writer = formats.for_output(path, model)
-    if formats.is_folder(writer):
+    writer = registry.for_output(path, model)
+    if registry.is_folder(writer):
         path.mkdir()
     return writer.write(model, path, WriteOptions(**options))
 
@@ -33,10 +35,10 @@ def write(model, path, **options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("keep", [False, True])
 def test_it_unpacks_to_the_files_that_a_plain_write_makes(kind, keep, tmp_path):
-    model = formats.open_model(saved_model(kind, tmp_path))
+    model = registry.open_model(saved_model(kind, tmp_path))
     write(model, tmp_path / "direct", keep_optimizer=keep)
     packed = write(model, tmp_path / "p.mcut", keep_optimizer=keep)
-    again = formats.open_model(tmp_path / "p.mcut")
+    again = registry.open_model(tmp_path / "p.mcut")
     assert (again.origin.format, again.origin.container) == ("saved_model", "mcut")
     assert bool(packed.dropped) == (kind == "tf_keras" and not keep)
     assert bool(again.origin.dropped) == (kind == "tf_keras" and keep)
@@ -69,8 +71,8 @@ def test_steps_and_packing_go_on_from_a_packed_one(tmp_path, modelcut):
         said = modelcut("prune", source, "--sparsity", "0.5", "-o", out, "-q")
         assert said.code == 0, said
     for one, two in zip(
-        formats.open_model(tmp_path / "tf_keras-small").tensors,
-        formats.open_model(tmp_path / "p-small").tensors,
+        registry.open_model(tmp_path / "tf_keras-small").tensors,
+        registry.open_model(tmp_path / "p-small").tensors,
         strict=True,
     ):
         np.testing.assert_array_equal(one.pull()[0], two.pull()[0])
@@ -90,23 +92,24 @@ def test_what_it_unpacks_to_is_said_where_it_cannot_be(tmp_path, modelcut):
 
 def test_complex_variables_are_carried(tmp_path):
     """Steps cannot edit them; they must not be lost either."""
-    from modelcut.formats import _bundle, _sstable
+    from modelcut.formats.saved_model import bundle as saved_model_bundle
+    from modelcut.formats.saved_model import sstable
 
     path = saved_model("v1", tmp_path)
     prefix = path / "variables" / "variables"
-    bundle = _bundle.Bundle(prefix, "v1")
+    bundle = saved_model_bundle.Bundle(prefix, "v1")
     values = np.array([1 + 2j, 3 - 4j], "complex128")
-    with _bundle.BundleWriter(tmp_path / "new") as writer:
+    with saved_model_bundle.BundleWriter(tmp_path / "new") as writer:
         for entry in bundle.in_order():
             writer.copy(bundle, entry)
-        writer.add(_bundle.Entry(b"waves", 18, (2,), 0, 0, 32, 0), values, [])
+        writer.add(saved_model_bundle.Entry(b"waves", 18, (2,), 0, 0, 32, 0), values, [])
         writer.finish(bundle.header)
-    assert _sstable.read(writer.index)
+    assert sstable.read(writer.index)
     (tmp_path / "new.index").rename(prefix.with_name("variables.index"))
-    (tmp_path / "new.data-00000-of-00001").rename(_bundle.shard_path(prefix, 0, 1))
-    model = formats.open_model(path)
+    (tmp_path / "new.data-00000-of-00001").rename(saved_model_bundle.shard_path(prefix, 0, 1))
+    model = registry.open_model(path)
     assert any("complex" in line for line in model.origin.warnings)
     write(model, tmp_path / "p.mcut")
-    write(formats.open_model(tmp_path / "p.mcut"), tmp_path / "back")
-    again = _bundle.Bundle(tmp_path / "back" / "variables" / "variables", "back")
+    write(registry.open_model(tmp_path / "p.mcut"), tmp_path / "back")
+    again = saved_model_bundle.Bundle(tmp_path / "back" / "variables" / "variables", "back")
     np.testing.assert_array_equal(again.read(again.entries[b"waves"]), values)

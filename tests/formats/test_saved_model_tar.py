@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from toys import contents, saved_model
 
-from modelcut import formats, pipeline, steps
+from modelcut import steps
 from modelcut.errors import InputError
-from modelcut.formats import WriteOptions, _archive
-from modelcut.recipe import Recipe
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.saved_model import archive as saved_model_archive
+from modelcut.job import pipeline
+from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
 SUFFIXES = [".tar.gz", ".tgz", ".zip"]
@@ -23,8 +26,8 @@ PRUNE = (steps.find("prune", "magnitude")(sparsity=0.5),)
 
 
 def write(model, path, **options):
-    writer = formats.for_output(path, model)
-    if formats.is_folder(writer):
+    writer = registry.for_output(path, model)
+    if registry.is_folder(writer):
         path.mkdir()
     return writer.write(model, path, WriteOptions(**options))
 
@@ -44,13 +47,13 @@ def extract(path, folder):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_it_holds_the_files_of_the_folder(kind, suffix, tmp_path):
-    model = formats.open_model(saved_model(kind, tmp_path))
+    model = registry.open_model(saved_model(kind, tmp_path))
     write(model, tmp_path / "direct")
     packed = tmp_path / f"m{suffix}"
     write(model, packed)
     direct = contents(tmp_path / "direct")
     assert contents(extract(packed, tmp_path / "theirs")) == direct
-    again = formats.open_model(packed)
+    again = registry.open_model(packed)
     assert again.origin.format == "saved_model"
     assert again.origin.path == packed
     write(again, tmp_path / "ours")
@@ -61,7 +64,7 @@ def test_it_holds_the_files_of_the_folder(kind, suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_nothing_of_this_machine_is_in_it(suffix, tmp_path):
-    model = formats.open_model(saved_model("module", tmp_path))
+    model = registry.open_model(saved_model("module", tmp_path))
     path = tmp_path / f"m{suffix}"
     write(model, path)
     if suffix == ".zip":
@@ -79,7 +82,7 @@ def test_nothing_of_this_machine_is_in_it(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
 def test_compression_is_what_was_asked_for(suffix, tmp_path):
-    model = formats.open_model(saved_model("tf_keras", tmp_path))
+    model = registry.open_model(saved_model("tf_keras", tmp_path))
     sizes = {}
     for name in ("none", "fast", "best"):
         path = tmp_path / f"{name}{suffix}"
@@ -90,9 +93,9 @@ def test_compression_is_what_was_asked_for(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
 def test_what_each_tensor_takes_is_measured(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(_archive, "PIECE", 100)
+    monkeypatch.setattr(saved_model_archive, "PIECE", 100)
     rng = np.random.default_rng(0)
-    model = formats.open_model(saved_model("v1", tmp_path))
+    model = registry.open_model(saved_model("v1", tmp_path))
     noise = {}
     for tensor in model.tensors:
         values = rng.normal(size=tensor.shape).astype("float32")
@@ -106,8 +109,8 @@ def test_what_each_tensor_takes_is_measured(suffix, tmp_path, monkeypatch):
 
 
 def _rewrite(values):
-    from modelcut.encoding import Dense
-    from modelcut.model import Rewrite
+    from modelcut.model.encoding import Dense
+    from modelcut.model.model import Rewrite
 
     return Rewrite(Dense(), lambda part, rows: values[rows] if values.ndim else values)
 
@@ -135,8 +138,8 @@ def test_the_command_line_takes_and_gives_them(tmp_path, modelcut):
         command = "pack" if out == "m.mcut" else "unpack"
         assert modelcut(command, small, "-o", tmp_path / out, "-q").code == 0
     assert modelcut("unpack", tmp_path / "m.mcut", "-o", tmp_path / "b.tgz", "-q").code == 0
-    write(formats.open_model(tmp_path / "folder"), tmp_path / "direct")
-    write(formats.open_model(tmp_path / "b.tgz"), tmp_path / "back")
+    write(registry.open_model(tmp_path / "folder"), tmp_path / "direct")
+    write(registry.open_model(tmp_path / "b.tgz"), tmp_path / "back")
     assert contents(tmp_path / "back") == contents(tmp_path / "direct")
 
 
@@ -150,10 +153,10 @@ def tar_of(folder, path, prefix, mode="w:gz", style=tarfile.PAX_FORMAT):
 @pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_archives_of_others(prefix, style, tmp_path):
     folder = saved_model("v1", tmp_path)
-    expected = {t.name: t.pull()[0].tobytes() for t in formats.open_model(folder).tensors}
+    expected = {t.name: t.pull()[0].tobytes() for t in registry.open_model(folder).tensors}
     for mode, name in (("w:gz", "m.tar.gz"), ("w", "m.tar")):
         path = tar_of(folder, tmp_path / name, prefix, mode, style)
-        model = formats.open_model(path)
+        model = registry.open_model(path)
         assert {t.name: t.pull()[0].tobytes() for t in model.tensors} == expected
         assert not model.origin.warnings
 
@@ -167,7 +170,7 @@ def test_what_stands_beside_the_model_is_told(tmp_path):
         for name in ("v1", "README", "._v1"):
             archive.add(tmp_path / name, name)
     assert folder.name == "v1"
-    warnings = formats.open_model(path).origin.warnings
+    warnings = registry.open_model(path).origin.warnings
     assert warnings == ("1 files beside the model are left out: README",)
 
 
@@ -176,7 +179,7 @@ def test_several_models_are_told_apart(tmp_path):
         saved_model(kind, tmp_path / "all")
     path = tar_of(tmp_path / "all", tmp_path / "m.tar.gz", "all")
     with pytest.raises(InputError, match="several SavedModels: all/module, all/v1"):
-        formats.open_model(path)
+        registry.open_model(path)
 
 
 def test_the_private_folder_is_gone_with_the_model(tmp_path, monkeypatch):
@@ -187,7 +190,7 @@ def test_the_private_folder_is_gone_with_the_model(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     folder = saved_model("v1", tmp_path)
     path = tar_of(folder, tmp_path / "m.tar.gz", ".")
-    model = formats.open_model(path)
+    model = registry.open_model(path)
     assert list((tmp_path / "tmp").iterdir())
     assert next(iter(model.tensors)).pull()[0].size
     del model
@@ -196,15 +199,15 @@ def test_the_private_folder_is_gone_with_the_model(tmp_path, monkeypatch):
     broken = tmp_path / "broken.tar.gz"
     broken.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(InputError):
-        formats.open_model(broken)
+        registry.open_model(broken)
     gc.collect()
     assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_large_members_go_through_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(_archive, "PIECE", 100)
-    monkeypatch.setattr("modelcut.formats.saved_model_tar.PIECE", 100)
-    monkeypatch.setattr("modelcut.formats.saved_model_zip.PIECE", 100)
+    monkeypatch.setattr(saved_model_archive, "PIECE", 100)
+    monkeypatch.setattr("modelcut.formats.saved_model.tar.PIECE", 100)
+    monkeypatch.setattr("modelcut.formats.saved_model.zip.PIECE", 100)
     folder = saved_model("module", tmp_path)
     job = pipeline.Job(folder, Recipe(PRUNE), tmp_path / "direct", report=False)
     pipeline.run(job)
@@ -238,4 +241,4 @@ def test_zip_by_streams_without_sizes_in_front(tmp_path):
             if data is not None:
                 archive.writestr(f"m/{name}", data)
     pipe.close()
-    assert len(list(formats.open_model(path).tensors)) == 7
+    assert len(list(registry.open_model(path).tensors)) == 7

@@ -15,7 +15,7 @@ if devices > 1:
     parts = [tf.config.LogicalDeviceConfiguration() for _ in range(devices)]
     tf.config.set_logical_device_configuration(cpu, parts)
 if die_at:
-    from modelcut.engines._training import KerasTrainer
+    from modelcut.engines.keras.trainer import KerasTrainer
 
     run = KerasTrainer.run
     calls = []
@@ -28,6 +28,6 @@ if die_at:
 
     KerasTrainer.run = mortal
 
-from modelcut.cli import main  # noqa: E402 - devices are set before TensorFlow starts
+from modelcut.cli.main import main  # noqa: E402 - devices are set before TensorFlow starts
 
 main(sys.argv[3:])

@@ -12,7 +12,8 @@ import numpy as np
 
 from modelcut.data import DataOptions, InputSpec, _spill
 from modelcut.data.csv import Csv
-from modelcut.data.rows import Rows, RowStore
+from modelcut.data.rows import Rows
+from modelcut.data.store import RowStore
 
 path, rows, memory = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 small = path.with_name("small.csv")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from processes import begin, end
 
-from modelcut import cli, formats
+from modelcut.cli import main
 from modelcut.errors import ExitCode
+from modelcut.formats import registry
 
 RECIPE = """\
 version: 1
@@ -58,14 +59,14 @@ def arguments(work, output, *more):
 
 
 def weights(path):
-    return {t.name: t.pull()[0] for t in formats.open_model(path).tensors}
+    return {t.name: t.pull()[0] for t in registry.open_model(path).tensors}
 
 
 @pytest.fixture(scope="module")
 def alone(work):
     """What one process makes of it."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments(work, "alone.keras", "--distribute", "none", "-q"))
+        main.main(arguments(work, "alone.keras", "--distribute", "none", "-q"))
     assert ended.value.code == 0
     return weights(work / "alone.keras")
 
@@ -206,11 +207,11 @@ def test_what_does_not_go_together(work, capsys, monkeypatch):
         (("--distribute", "mirrored", "--dry-run"), "a dry run is one process"),
     ):
         with pytest.raises(SystemExit) as ended:
-            cli.main(arguments(work, "no.keras", *words))
+            main.main(arguments(work, "no.keras", *words))
         assert ended.value.code == ExitCode.USAGE
         assert expected in capsys.readouterr().err
     words = ("--sparsity", "0.5", "-o", str(work / "no.keras"), "--distribute", "mirrored")
     with pytest.raises(SystemExit) as ended:
-        cli.main(["prune", str(work / "model.keras"), *words])
+        main.main(["prune", str(work / "model.keras"), *words])
     assert ended.value.code == ExitCode.USAGE
     assert "no step of the recipe trains" in capsys.readouterr().err

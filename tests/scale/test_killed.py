@@ -7,8 +7,8 @@ import pytest
 from processes import begin, end
 
 import modelcut
-from modelcut.checkpoint import Keeper
 from modelcut.errors import ExitCode
+from modelcut.job.checkpoint import FileKeeper
 
 DEMO = Path(modelcut.__file__).parent / "demo"
 RECIPE = """\
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_does_not_fit(job, tmp_path, modelcut):
     keep = ("--checkpoint", folder, "--checkpoint-every", "0")
     [(killed, _)] = end([begin(job("no.h5", *keep), die_at=25)])
     assert killed == -9
-    keeper = Keeper(folder / "step-1.npz", every=0, writes=True)
+    keeper = FileKeeper(folder / "step-1.npz", every=0, writes=True)
     saved = keeper.load()
     assert "kept:1" in saved.arrays  # the best epoch so far
     less = {name: part for name, part in saved.arrays.items() if name != "kept:1"}

@@ -8,15 +8,15 @@ import re
 import numpy as np
 import pytest
 import yaml
-from toy_lab import toy_lab
+from toy_runtime import toy_runtime
 from toys import toy_model
 
 from modelcut import steps
-from modelcut.budget import Budgeted
 from modelcut.errors import RecipeError
-from modelcut.recipe import Recipe, parse, step_to_dict
-from modelcut.step import Context
-from modelcut.yaml_text import loads
+from modelcut.recipe.recipe import Recipe, parse, step_to_dict
+from modelcut.recipe.yaml_text import loads
+from modelcut.steps.base import Context
+from modelcut.steps.strength import Budgeted
 
 SETTINGS = {
     "prune: magnitude": [
@@ -88,8 +88,8 @@ CASES = [
 
 
 def context(model, index=0):
-    """With a laboratory for the steps that need one."""
-    return Context(index=index, lab=toy_lab(model))
+    """With a runtime for the steps that need one."""
+    return Context(index=index, runtime=toy_runtime(model))
 
 
 def arrays(model):

@@ -13,9 +13,9 @@ from toys import toy_model
 
 from modelcut import steps
 from modelcut.errors import RecipeError
-from modelcut.measure import Meter
-from modelcut.model import Source
-from modelcut.step import Context
+from modelcut.model.measure import Meter
+from modelcut.model.model import Source
+from modelcut.steps.base import Context
 
 DTYPES = ["float16", "float32", "float64", ml_dtypes.bfloat16]
 VALUES = {

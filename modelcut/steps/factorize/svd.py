@@ -13,14 +13,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from modelcut.architecture import Architecture, Refusal
-from modelcut.blocks import row_blocks
-from modelcut.budget import Budgeted, Strength
-from modelcut.encoding import Dense
-from modelcut.measure import change, difference
-from modelcut.model import Layer, Model, Source, Tensor
-from modelcut.step import Context, Outcome
-from modelcut.steps.quantize import CODED
+from modelcut.arrays.blocks import row_blocks
+from modelcut.graph.architecture import Architecture, Refusal
+from modelcut.model.encoding import Dense
+from modelcut.model.measure import change, difference
+from modelcut.model.model import Layer, Model, Source, Tensor
+from modelcut.steps.base import CODED, Context, Outcome
+from modelcut.steps.strength import Budgeted, Strength
 
 
 class Svd(Budgeted):

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelcut.errors import RecipeError
-from modelcut.lab import Rows
+from modelcut.runtime import Rows
 
 Positive = Annotated[int, Field(ge=1)]
 

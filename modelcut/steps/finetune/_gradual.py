@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError
-from modelcut.model import Layer, Model, Tensor
-from modelcut.step import TARGET_KINDS, matches
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.steps.base import TARGET_KINDS
+from modelcut.steps.select import matches
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

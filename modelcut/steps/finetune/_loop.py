@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelcut.blocks import ahead
+from modelcut.arrays.blocks import ahead
 from modelcut.errors import InputError, ModelcutError, Stopped
-from modelcut.lab import Lab, Rows, Running, Trainer
+from modelcut.runtime import Rows, Running, Runtime, Trainer
 
 if TYPE_CHECKING:
-    from modelcut.checkpoint import Keeper
+    from modelcut.runtime import Keeper
 
 _BLOCK_BYTES = 64 << 20
 _SAY_SECONDS = 0.5
@@ -104,7 +104,7 @@ class Loop:
     """One training; see `run`.
 
     Attributes:
-        lab, running, trainer: what it is done with.
+        runtime, running, trainer: what it is done with.
         schedule: how long and how fast.
         share: of the rows set aside for validation; 0: none.
         patience: epochs without a better validation after which it ends; None: never.
@@ -118,7 +118,7 @@ class Loop:
         keeper: keeps its state from time to time; what it has is gone on from.
     """
 
-    lab: Lab
+    runtime: Runtime
     running: Running
     trainer: Trainer
     schedule: Schedule
@@ -171,7 +171,7 @@ class Loop:
             with self.keeper.fits():
                 over = self._take_up(saved.facts)
         steps = float(self._course.steps) if saved else -1.0
-        if self.lab.agreed([steps]) != [steps]:
+        if self.runtime.agreed([steps]) != [steps]:
             raise InputError(
                 "this worker does not see the checkpoint that the chief goes on from",
                 "--checkpoint must name a folder that all workers share",
@@ -181,7 +181,7 @@ class Loop:
         if self.masks and not over:
             # What decides the masks may remember how far it was when it last did.
             last = (self._course.steps - 1) // self.schedule.refresh * self.schedule.refresh
-            self.masks(self.trainer.worth(self.masked), last / self.schedule.steps)
+            self.masks(self.trainer.saliency(self.masked), last / self.schedule.steps)
         with self.keeper.fits():
             self.trainer.load(saved.arrays)
         if over:
@@ -231,7 +231,7 @@ class Loop:
         self, metrics: dict[str, float], score: tuple[float, ...]
     ) -> tuple[dict[str, float], tuple[float, ...]]:
         """What the chief found: workers must not differ in which epoch was the best."""
-        numbers = self.lab.agreed([*metrics.values(), *score])
+        numbers = self.runtime.agreed([*metrics.values(), *score])
         return dict(zip(metrics, numbers, strict=False)), tuple(numbers[len(metrics) :])
 
     def _epoch(self) -> None:
@@ -270,10 +270,10 @@ class Loop:
     def _blocks(self, epoch: int) -> Iterator[Rows]:
         """The rows of an epoch, many batches at a time; a last part of a batch waits."""
         schedule = self.schedule
-        sample = next(iter(self.lab.rows(self.running, 1, part="train", share=self.share)))
+        sample = next(iter(self.runtime.rows(self.running, 1, part="train", share=self.share)))
         most = max(1, _BLOCK_BYTES // max(1, sample.nbytes * schedule.batch))
         size = schedule.batch * min(most, 64)
-        for rows in self.lab.rows(
+        for rows in self.runtime.rows(
             self.running, size, part="train", share=self.share, shuffle=epoch
         ):
             whole = len(rows) // schedule.batch * schedule.batch
@@ -287,7 +287,7 @@ class Loop:
 
     def _refresh(self, progress: float) -> None:
         if self.masks:
-            self.trainer.mask(self.masks(self.trainer.worth(self.masked), progress))
+            self.trainer.mask(self.masks(self.trainer.saliency(self.masked), progress))
 
     def _report(self, epoch: int, loss: float, right: float) -> None:
         now = time.monotonic()

@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from modelcut.encoding import Dense, Encoding, Sparse
 from modelcut.errors import ModelcutError, RecipeError
-from modelcut.lab import Lab, Plan, Restraint, Rows, Running, Trainer, pinned
-from modelcut.model import Model, Tensor
-from modelcut.step import TARGET_KINDS, Context, Outcome, Step
+from modelcut.model.encoding import Dense, Encoding, Sparse
+from modelcut.model.model import Model, Tensor
+from modelcut.runtime import Constraint, Rows, Running, Runtime, Trainer, TrainingPlan, pinned
+from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
 from modelcut.steps.finetune._augment import Augment
 from modelcut.steps.finetune._gradual import Gradual, Target, largest
 from modelcut.steps.finetune._loop import Loop, Schedule, facts
@@ -155,14 +155,14 @@ class StraightThrough(Step):
     def apply(self, model: Model, context: Context) -> Outcome:
         chosen, skipped = self.select(model, context)
         where = f"step {context.index + 1}, {self.title}"
-        lab = context.laboratory(self.title)
-        if self.on_interrupt == "keep" and lab.workers > 1:
+        runtime = context.required_runtime(self.title)
+        if self.on_interrupt == "keep" and runtime.workers > 1:
             raise RecipeError(
                 f"{where}: on_interrupt: keep does not go with several workers",
                 "one of them may stop before the others; --checkpoint keeps what was done",
             )
         context.say("starting the engine")
-        running = lab.open(model)
+        running = runtime.open(model)
         tensors: dict[str, Tensor] = {}
         for tensor in chosen:
             if tensor.name in running.trainable:
@@ -173,11 +173,11 @@ class StraightThrough(Step):
             raise RecipeError(f"{where}: all that it is aimed at is frozen")
         targets = self.prune.targets(model, tensors, where) if self.prune else {}
         warnings: list[str] = []
-        restraints = {
+        constraints = {
             name: self._restraint(tensor, name in targets, warnings)
             for name, tensor in tensors.items()
         }
-        found, more = self._train(lab, model, running, restraints, targets, context)
+        found, more = self._train(runtime, model, running, constraints, targets, context)
         state = {t.name: t for t in model.tensors}
         edited = {}
         for name, (values, encoding) in found.items():
@@ -186,7 +186,7 @@ class StraightThrough(Step):
                 skipped.pop(name, None)
         return Outcome(model.with_tensors(edited), more, skipped, tuple(warnings))
 
-    def _restraint(self, tensor: Tensor, pruned: bool, warnings: list[str]) -> Restraint:
+    def _restraint(self, tensor: Tensor, pruned: bool, warnings: list[str]) -> Constraint:
         encoding = _in_training(tensor)
         follow = self.mask == "dynamic" or pruned
         if pruned:
@@ -205,7 +205,7 @@ class StraightThrough(Step):
             warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
         kernel = kernel and isinstance(inner, Dense)
         movement = pruned and self.prune is not None and self.prune.criterion == "movement"
-        return Restraint(
+        return Constraint(
             encoding,
             follow=follow,
             regrow=self.mask == "dynamic" and not movement,
@@ -220,21 +220,21 @@ class StraightThrough(Step):
 
     def _train(
         self,
-        lab: Lab,
+        runtime: Runtime,
         model: Model,
         running: Running,
-        restraints: Mapping[str, Restraint],
+        constraints: Mapping[str, Constraint],
         targets: Mapping[str, Target],
         context: Context,
     ) -> tuple[dict[str, tuple[np.ndarray, Encoding | None]], dict[str, Any]]:
         context.say("reading the training data")
-        rows, labelled, classes = self._count(lab, running)
+        rows, labelled, classes = self._count(runtime, running)
         batch = min(self.batch_size, rows)
         each = max(1, rows // batch)
         total = self.steps if self.steps is not None else each * (self.epochs or 5)
-        teacher = lab.open(lab.original) if self.distill else None
-        plan = Plan(
-            restraints,
+        teacher = runtime.open(runtime.original) if self.distill else None
+        plan = TrainingPlan(
+            constraints,
             optimizer=self.optimizer,
             momentum=0.9 if self.momentum is None else self.momentum,
             weight_decay=0.01 if self.weight_decay is None else self.weight_decay,
@@ -246,11 +246,11 @@ class StraightThrough(Step):
             temperature=self.distill.temperature if self.distill else 1.0,
         )
         trainer = running.trainer(plan)
-        masks, masked = self._masks(restraints, targets, trainer)
+        masks, masked = self._masks(constraints, targets, trainer)
         judged = self.validation > 0 and self.keep == "best"
         ramp = self.prune.end if self.prune else 0.0
         loop = Loop(
-            lab,
+            runtime,
             running,
             trainer,
             Schedule(
@@ -268,7 +268,7 @@ class StraightThrough(Step):
             self._vary(context),
             masks,
             masked,
-            (lambda: self._judge(lab, running, teacher, labelled)) if judged else None,
+            (lambda: self._judge(runtime, running, teacher, labelled)) if judged else None,
             context.say,
             self.on_interrupt == "keep",
             "right" if labelled and classes is not None else "",
@@ -278,11 +278,11 @@ class StraightThrough(Step):
         more = {"engine": running.engine, "batch_size": batch, **facts(course)}
         return trainer.result(), more
 
-    def _count(self, lab: Lab, running: Running) -> tuple[int, bool, np.ndarray | None]:
+    def _count(self, runtime: Runtime, running: Running) -> tuple[int, bool, np.ndarray | None]:
         """Training rows, whether they have labels, and how many there are of each class."""
         rows, counts = 0, np.zeros(0, np.int64)
         labelled = decisions = False
-        for part in lab.rows(running, _COUNTING, part="train", share=self.validation):
+        for part in runtime.rows(running, _COUNTING, part="train", share=self.validation):
             rows += len(part)
             labelled = part.labels is not None
             first = part.labels[0] if part.labels else np.zeros(0)
@@ -324,16 +324,16 @@ class StraightThrough(Step):
         return vary
 
     def _masks(
-        self, restraints: Mapping[str, Restraint], targets: Mapping[str, Target], trainer: Trainer
+        self, constraints: Mapping[str, Constraint], targets: Mapping[str, Target], trainer: Trainer
     ) -> tuple[Any, list[str]]:
         """What says where the zeros are as the training goes on, and for which tensors."""
         following = [
             name
-            for name, restraint in restraints.items()
+            for name, constraint in constraints.items()
             if self.mask == "dynamic"
-            and restraint.follow
+            and constraint.follow
             and name not in targets
-            and isinstance(restraint.encoding, Sparse)
+            and isinstance(constraint.encoding, Sparse)
         ]
         names = [*targets, *following]
         if not names:
@@ -353,19 +353,19 @@ class StraightThrough(Step):
         return masks, names
 
     def _judge(
-        self, lab: Lab, running: Running, teacher: Running | None, labelled: bool
+        self, runtime: Runtime, running: Running, teacher: Running | None, labelled: bool
     ) -> tuple[dict[str, float], tuple[float, ...]]:
         """What the validation rows say."""
         if not labelled:
             assert teacher is not None
             total = count = 0.0
-            for rows in lab.rows(running, 1024, part="validation", share=self.validation):
+            for rows in runtime.rows(running, 1024, part="validation", share=self.validation):
                 for mine, theirs in zip(running.predict(rows), teacher.predict(rows), strict=True):
                     total += float(np.square(mine.astype(np.float64) - theirs).sum())
                 count += len(rows)
             distance = total / max(1.0, count)
             return {"distance": distance}, (-distance,)
-        found = lab.judge(running, part="validation", share=self.validation)
+        found = runtime.judge(running, part="validation", share=self.validation)
         if "accuracy" not in found:
             return {"rmse": found["rmse"]}, (-found["rmse"],)
         loss = found["log_loss"]

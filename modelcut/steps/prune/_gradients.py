@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut.model import Model, Tensor
-from modelcut.step import Context
+from modelcut.model.model import Model, Tensor
+from modelcut.steps.base import Context
 from modelcut.steps.prune._scored import Scored
 
 if TYPE_CHECKING:
-    from modelcut.lab import Lab, Rows, Running
+    from modelcut.runtime import Rows, Running, Runtime
 
 Kind = Literal["mean", "magnitude", "square"]
 
@@ -35,13 +35,13 @@ class Gradients(Scored):
         self, model: Model, targets: list[Tensor], context: Context
     ) -> tuple[Mapping[str, np.ndarray | str], dict[str, Any]]:
         """The mean over batches, each weighed by its rows."""
-        lab = context.laboratory(self.title)
-        running = lab.open(model)
+        runtime = context.required_runtime(self.title)
+        running = runtime.open(model)
         names = [tensor.name for tensor in targets]
         trained = [name for name in names if name in running.trainable]
         sums = {t.name: np.zeros(t.shape) for t in targets if t.name in running.trainable}
         count = 0
-        for rows in some_rows(lab, running, self.batch, self.rows, context):
+        for rows in some_rows(runtime, running, self.batch, self.rows, context):
             context.say(f"{self.title}: gradients, {count} of {self.rows} rows")
             for name, found in running.gradients(rows, trained).items():
                 gradient = found.astype(np.float64)
@@ -60,9 +60,11 @@ class Gradients(Scored):
     def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray: ...
 
 
-def some_rows(lab: Lab, running: Running, size: int, most: int, context: Context) -> Iterator[Rows]:
+def some_rows(
+    runtime: Runtime, running: Running, size: int, most: int, context: Context
+) -> Iterator[Rows]:
     """At most so many training rows, drawn from all of them: a CSV may be sorted."""
     size = min(size, most)
-    taken = lab.rows(running, size, part="train", shuffle=context.seed)
+    taken = runtime.rows(running, size, part="train", shuffle=context.seed)
     for number, rows in enumerate(islice(taken, -(-most // size))):
         yield rows[: most - number * size]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.layers import get, integers
-from modelcut.model import Layer, Tensor
+from modelcut.graph.keras.classes import get, integers
+from modelcut.model.model import Layer, Tensor
 
 _DENSE = ("Dense", "TimeDistributedDense")
 _FLAT = ("Conv1D", "Convolution1D")

@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import Self
 
-from modelcut import bins
-from modelcut.budget import Budgeted, Strength
-from modelcut.encoding import Encoding, Sparse
+from modelcut.arrays import floats
 from modelcut.errors import RecipeError
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import NOT_FINITE, Context, TensorStep
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.steps.base import NOT_FINITE, Context, TensorStep
 from modelcut.steps.prune._groups import keep_one, lowest
+from modelcut.steps.strength import Budgeted, Strength
 
 
 class Norms(Budgeted, TensorStep):
@@ -118,7 +118,7 @@ class Norms(Budgeted, TensorStep):
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             mask = gone[rows] if axis == 0 else gone
-            return bins.masked(part, ~(mask | (part == 0)))
+            return floats.masked(part, ~(mask | (part == 0)))
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.budget import Budget
-from modelcut.lab import Lab, pinned
-from modelcut.metrics import compare
-from modelcut.model import Model, Tensor
-from modelcut.step import Context, Step
+from modelcut.metrics.accumulators import compare
+from modelcut.model.model import Model, Tensor
+from modelcut.runtime import Runtime, pinned
+from modelcut.steps.base import Context, Step
+from modelcut.steps.strength import Budget
 
 STABLE = 1e-3
 """A round that would take a smaller share of the weights that are left is the end: training moves
@@ -60,7 +60,7 @@ def until_stable(
         cut: one round's cut.
         tune: the fine-tuning after each cut.
         model: as the step receives it.
-        context: of the step, with a laboratory.
+        context: of the step, with a runtime.
         budget: what may be lost on the rows set aside, against `model`; None: anything.
         most: rounds at most.
         share: of the rows that are set aside where they come out of the training data.
@@ -68,8 +68,8 @@ def until_stable(
     Returns:
         The model after the last round that held, facts, and warnings.
     """
-    lab = context.laboratory(tune.title)
-    before = Round(model, {}, _judge(lab, model, share) if budget else {})
+    runtime = context.required_runtime(tune.title)
+    before = Round(model, {}, _judge(runtime, model, share) if budget else {})
     best, rows, ended = before, [], f"after {most} rounds"
     for number in range(1, most + 1):
         smaller, left = cut(best.model)
@@ -81,7 +81,7 @@ def until_stable(
         context.say(f"round {number}: {sum(left.values()):,} weights left")
         outcome = tune.apply(smaller, context)
         tuned = _collapsed(model, outcome.model, context)
-        found = Round(tuned, left, _judge(lab, tuned, share) if budget else {})
+        found = Round(tuned, left, _judge(runtime, tuned, share) if budget else {})
         held = _holds(budget, before.metrics, found.metrics) if budget else None
         rows.append({**found.to_dict(held), **_course(outcome.facts)})
         if held is False:
@@ -116,8 +116,8 @@ def _collapsed(model: Model, tuned: Model, context: Context) -> Model:
     )
 
 
-def _judge(lab: Lab, model: Model, share: float) -> dict[str, Any]:
-    return lab.judge(lab.open(model), part="validation", share=share)
+def _judge(runtime: Runtime, model: Model, share: float) -> dict[str, Any]:
+    return runtime.judge(runtime.open(model), part="validation", share=share)
 
 
 def _holds(budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

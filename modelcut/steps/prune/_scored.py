@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import Self
 
-from modelcut.budget import SPARSITIES, Budgeted, Strength
-from modelcut.encoding import Encoding, Sparse
 from modelcut.errors import RecipeError
-from modelcut.model import Edit, Model, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.steps.base import Context, TensorStep
 from modelcut.steps.prune._groups import lowest
+from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 
 class Scored(Budgeted, TensorStep):
@@ -48,7 +48,7 @@ class Scored(Budgeted, TensorStep):
         Args:
             model: as the step receives it.
             targets: the tensors that are scored.
-            context: with the laboratory.
+            context: with the runtime.
 
         Returns:
             Tensor name -> array that broadcasts to the tensor's shape, or why there is none; and

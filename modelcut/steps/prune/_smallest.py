@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from modelcut.blocks import map_rows
+from modelcut.arrays.blocks import map_rows
 
 _SAMPLE = 1 << 18
 

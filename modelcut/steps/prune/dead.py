@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modelcut import bins, channels
-from modelcut.channels import Reader
-from modelcut.encoding import Encoding, Sparse
-from modelcut.model import Edit, Layer, Model, Rewrite, Tensor
-from modelcut.node import Path
-from modelcut.step import TARGET_KINDS, Context, Outcome, Step
+from modelcut.arrays import floats
+from modelcut.graph import channels
+from modelcut.graph.channels import Reader
+from modelcut.graph.node import Path
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
 
 
 class Dead(Step):
@@ -117,7 +118,7 @@ class _Joint:
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 kept = stays[rows] if stays.shape[0] > 1 else stays
-                return bins.masked(part, (part != 0) & kept)
+                return floats.masked(part, (part != 0) & kept)
 
             return Rewrite(Sparse(inner, pattern), block)
 

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from modelcut import bins
-from modelcut.budget import SPARSITIES, Budgeted, Strength
-from modelcut.encoding import Encoding, Sparse
-from modelcut.explain import explain
-from modelcut.model import Edit, Model, Rewrite, Tensor, leave
-from modelcut.step import NOT_FINITE, Context, Outcome, Step, TensorStep
+from modelcut.arrays import floats
+from modelcut.errors.explain import explain
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
+from modelcut.steps.base import NOT_FINITE, Context, Outcome, Step, TensorStep
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
+from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 _SAMPLES = 1 << 20
 _TARGETS = ("sparsity", "threshold", "cutoff", "pattern")
@@ -142,7 +142,10 @@ class Magnitude(Budgeted, TensorStep):
                     values, encoding = tensor.pull()
                     rounds = targets[tensor.name]._rounds(values, most=1)
                     inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-                    kept[tensor.name] = bins.masked(values, ~_inside(values, rounds)), Sparse(inner)
+                    kept[tensor.name] = (
+                        floats.masked(values, ~_inside(values, rounds)),
+                        Sparse(inner),
+                    )
             left = {name: int(np.count_nonzero(values)) for name, (values, _) in kept.items()}
             return _rounds.keep(now, kept, context), left
 
@@ -277,7 +280,7 @@ class Magnitude(Budgeted, TensorStep):
             removed = self._removed(tensor, values, survey.get(tensor.name))
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
-                return bins.masked(part, ~removed(part, rows))
+                return floats.masked(part, ~removed(part, rows))
 
             return Rewrite(Sparse(inner, shape), block)
 

@@ -14,15 +14,14 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import Self
 
-from modelcut.budget import SPARSITIES, Budgeted, Strength
-from modelcut.encoding import Encoding, Sparse
 from modelcut.errors import RecipeError
-from modelcut.model import Edit, Model, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._hessian import choose, damped, refit
 from modelcut.steps.prune._inputs import matrices, refusal
-from modelcut.steps.quantize import CODED
+from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 _MOST_INPUTS = 8192
 """The widest Hessian: 512 MiB of float64, and some minutes."""
@@ -58,8 +57,8 @@ class Obs(Budgeted, TensorStep):
         """Prunes layer by layer in a running copy; the results are kept."""
         owners = {tensor.name: layer for layer in model.layers for tensor in layer.tensors}
         survey: dict[str, np.ndarray | str] = {}
-        lab = context.laboratory(self.title)
-        running = lab.open(model)
+        runtime = context.required_runtime(self.title)
+        running = runtime.open(model)
         counted = 0
         errors: dict[str, float] = {}
         for tensor, settings in targets:
@@ -69,7 +68,7 @@ class Obs(Budgeted, TensorStep):
                 continue
             gram = np.zeros((int(np.prod(tensor.shape[:-1])),) * 2)
             counted = 0
-            for rows in some_rows(lab, running, 64, self.rows, context):
+            for rows in some_rows(runtime, running, 64, self.rows, context):
                 context.say(f"{self.title}: {layer.name}, {counted} of {self.rows} rows")
                 for given in running.layer_inputs(rows, [layer.name])[layer.name]:
                     for matrix in matrices(layer, tensor, given):

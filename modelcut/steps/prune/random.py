@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from modelcut import bins
-from modelcut.budget import SPARSITIES, Budgeted, Strength
-from modelcut.encoding import Encoding, Sparse
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep, random_generator
+from modelcut.arrays import floats
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.steps.base import Context, TensorStep, random_generator
 from modelcut.steps.prune._smallest import removal, sample_of, smallest
+from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 
 class Random(Budgeted, TensorStep):
@@ -44,7 +44,7 @@ class Random(Budgeted, TensorStep):
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 mask = gone(lots[rows], rows)
-                return bins.masked(part, ~(mask | (part == 0)))
+                return floats.masked(part, ~(mask | (part == 0)))
 
             return Rewrite(Sparse(inner), block)
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut.budget import SPARSITIES, Strength
-from modelcut.model import Model, Tensor
-from modelcut.step import Context
+from modelcut.model.model import Model, Tensor
+from modelcut.steps.base import Context
 from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._groups import lowest
 from modelcut.steps.prune._inputs import matrices, refusal
 from modelcut.steps.prune._scored import Scored
+from modelcut.steps.strength import SPARSITIES, Strength
 
 
 class Wanda(Scored):
@@ -42,11 +42,11 @@ class Wanda(Scored):
         kernels = [tensor for tensor in targets if not reasons[tensor.name]]
         if not kernels:
             return reasons, {"rows": 0}
-        lab = context.laboratory(self.title)
-        running = lab.open(model)
+        runtime = context.required_runtime(self.title)
+        running = runtime.open(model)
         sums = {tensor.name: np.zeros(int(np.prod(tensor.shape[:-1]))) for tensor in kernels}
         count = 0
-        for rows in some_rows(lab, running, 64, self.rows, context):
+        for rows in some_rows(runtime, running, 64, self.rows, context):
             context.say(f"{self.title}: inputs, {count} of {self.rows} rows")
             found = running.layer_inputs(rows, [owners[tensor.name].name for tensor in kernels])
             for tensor in kernels:

@@ -1,17 +1,16 @@
 """Steps that restrict weights to few values: their tensors end up coded."""
 
+from __future__ import annotations
+
 SUMMARY = "Store weights in fewer bits."
+
+
 DEFAULT = "linear"
+
 
 TOO_LARGE = "holds values too large for a scale in float32"
 """Why a tensor is left alone whose values are finite, but not by much."""
 
-CODED = {
-    "affine": "its values lie on a grid already",
-    "codebook": "its values are shared already",
-    "binary": "its values are signs already",
-}
-"""Encodings that a further quantizer would destroy."""
 
 NOTHING_TO_SEARCH = {
     "budget": "it has no setting to search; quantize: binary, huffman and linear have one"

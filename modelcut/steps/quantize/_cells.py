@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from modelcut.blocks import map_rows
+from modelcut.arrays.blocks import map_rows
 
 Part: TypeAlias = "Callable[[np.ndarray, slice], tuple[np.ndarray, ...]]"
 """From the values of some rows, and which rows they are, to arrays of the same shape."""

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from modelcut import bins
-from modelcut.blocks import in_threads
+from modelcut.arrays import floats
+from modelcut.arrays.blocks import in_threads
 
 Start = Literal["optimum", "linear", "density", "kmeans++"]
 
@@ -101,11 +101,11 @@ def line_of(values: np.ndarray, *, zeros: bool) -> tuple[Line, bool]:
         points, counts = np.unique(finite, return_counts=True)
         all_finite = finite.size == flat.size
     else:
-        middles = bins.middles(values.dtype)
+        middles = floats.middles(values.dtype)
         if not exact and points.size < 1 << 12:
             # Few distinct values: where no bin holds two of them, the bins are exact.
             kept = middles.copy()
-            kept[bins.of(points.astype(values.dtype))] = points
+            kept[floats.of(points.astype(values.dtype))] = points
             if exact := _all_are(flat, kept.astype(values.dtype)):
                 middles = kept
         counts = _counts(flat)
@@ -119,10 +119,12 @@ def line_of(values: np.ndarray, *, zeros: bool) -> tuple[Line, bool]:
 
 def _counts(flat: np.ndarray) -> np.ndarray:
     """How many values lie in each bin."""
-    size = bins.count(flat.dtype)
+    size = floats.count(flat.dtype)
 
     def count(start: int) -> np.ndarray:
-        return np.bincount(bins.of(flat[start : start + _COUNTED]).astype(np.intp), minlength=size)
+        return np.bincount(
+            floats.of(flat[start : start + _COUNTED]).astype(np.intp), minlength=size
+        )
 
     total = np.zeros(size, np.int64)
     for part in in_threads(count, range(0, flat.size, _COUNTED)):
@@ -136,7 +138,7 @@ def _all_are(flat: np.ndarray, of_bin: np.ndarray) -> bool:
     """
     step = 1 << 20
     return all(
-        np.array_equal(of_bin[bins.of(part)], part)
+        np.array_equal(of_bin[floats.of(part)], part)
         for part in (flat[start : start + step] for start in range(0, flat.size, step))
     )
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modelcut.encoding import Dense, Encoding, with_inner
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize import CODED, NOTHING_TO_SEARCH
+from modelcut.model.encoding import Dense, Encoding, with_inner
+from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.steps.base import CODED, Context, TensorStep
+from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
 
 class Bfloat16(TensorStep):

@@ -7,14 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut.budget import Budgeted, Strength
-from modelcut.encoding import Binary as Signs
-from modelcut.encoding import Encoding, Sparse, with_inner
-from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import CODED, TOO_LARGE
+from modelcut.model.encoding import Binary as Signs
+from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
+from modelcut.steps.quantize import TOO_LARGE
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short
 from modelcut.steps.quantize._signs import fit_bases, solve
+from modelcut.steps.strength import Budgeted, Strength
 
 _SAMPLE = 1 << 21
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modelcut.blocks import map_rows
-from modelcut.encoding import Dense, Encoding, with_inner
+from modelcut.arrays.blocks import map_rows
 from modelcut.errors import RecipeError
-from modelcut.model import Edit, Rewrite, Tensor
-from modelcut.step import Context, TensorStep
-from modelcut.steps.quantize import CODED, NOTHING_TO_SEARCH
+from modelcut.model.encoding import Dense, Encoding, with_inner
+from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.steps.base import CODED, Context, TensorStep
+from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
 _LARGEST = 65504.0
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from modelcut import bins
-from modelcut.budget import Budgeted, Strength
-from modelcut.encoding import Codebook, Encoding, Sparse, with_inner
-from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import NOT_FINITE, Context, TensorStep, random_generator
-from modelcut.steps.quantize import CODED, _kmeans
+from modelcut.arrays import floats
+from modelcut.model.encoding import Codebook, Encoding, Sparse, with_inner
+from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep, random_generator
+from modelcut.steps.quantize import _kmeans
 from modelcut.steps.quantize._cells import short
+from modelcut.steps.strength import Budgeted, Strength
 
 _FEW = 32
 _MANY = 1 << 12
@@ -84,14 +84,14 @@ class Huffman(Budgeted, TensorStep):
         zeros = values.size - float(line.weights.sum()) if sparse else 0.0
         centres, edges = _kmeans.weighted(line, centres, self.entropy_weight, zeros=zeros)
         centres = _held(centres, line)
-        cuts = bins.Cuts.at(edges, centres + 0.0, values.dtype)
+        cuts = floats.Cuts.at(edges, centres + 0.0, values.dtype)
         kept = centres[centres != 0] if sparse and np.any(centres != 0) else centres
         after = with_inner(encoding, _book(kept, values.dtype))
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             del rows
             chosen = cuts.pick(part)
-            return bins.masked(chosen, part != 0) if sparse else chosen
+            return floats.masked(chosen, part != 0) if sparse else chosen
 
         return Rewrite(after, block)
 

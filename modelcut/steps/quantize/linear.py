@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from modelcut.blocks import row_blocks
-from modelcut.budget import Budgeted, Strength
-from modelcut.encoding import Affine, Encoding, Sparse, with_inner
-from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import CODED, TOO_LARGE, _kmeans, _widths
+from modelcut.arrays.blocks import row_blocks
+from modelcut.model.encoding import Affine, Encoding, Sparse, with_inner
+from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
+from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths
 from modelcut.steps.quantize._cells import Cells, fits, short, wide
 from modelcut.steps.quantize._search import least
+from modelcut.steps.strength import Budgeted, Strength
 
 _WIDTHS = range(2, 9)
 _LOOKS = (0.05, 1.0, 15)

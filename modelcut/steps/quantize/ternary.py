@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut import bins
-from modelcut.encoding import Binary, Encoding, Sparse
-from modelcut.model import Edit, Rewrite, Tensor, leave
-from modelcut.step import NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import CODED, NOTHING_TO_SEARCH, TOO_LARGE
+from modelcut.arrays import floats
+from modelcut.model.encoding import Binary, Encoding, Sparse
+from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
+from modelcut.steps.quantize import NOTHING_TO_SEARCH, TOO_LARGE
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short, wide
 
 _SAMPLE = 1 << 21
@@ -51,7 +51,7 @@ class Ternary(TensorStep):
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 sizes = np.abs(wide(part))
                 above = sizes > cells.rows_of(limit, rows).astype(sizes.dtype)
-                return bins.masked(signs.project(part, rows), above)
+                return floats.masked(signs.project(part, rows), above)
 
             return Rewrite(Sparse(signs, pattern), block)
 

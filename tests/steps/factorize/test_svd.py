@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from toys import dense, toy_model
 
-from modelcut.step import Context
 from modelcut.steps import find
+from modelcut.steps.base import Context
 from modelcut.steps.factorize.svd import _decompose
 
 Svd = find("factorize", "svd")

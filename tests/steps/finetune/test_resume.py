@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from toy_lab import ToyTrainer, toy_lab
+from toy_runtime import ToyTrainer, toy_runtime
 
 from modelcut import steps
-from modelcut.checkpoint import Checkpoint
 from modelcut.errors import InputError
-from modelcut.step import Context
+from modelcut.job.checkpoint import Checkpoint
+from modelcut.steps.base import Context
 
 
 class Killed(BaseException):
@@ -53,7 +53,7 @@ def test_it_gives_the_same(toy, tmp_path, monkeypatch, way, deaths):
         return run(self, rows, rates)
 
     def train(keeper=None):
-        context = Context(index=1, seed=3, lab=toy_lab(toy, rows=1300), keeper=keeper)
+        context = Context(index=1, seed=3, runtime=toy_runtime(toy, rows=1300), keeper=keeper)
         with np.errstate(all="ignore"):
             return step.apply(start, context)
 
@@ -79,8 +79,8 @@ def test_it_gives_the_same(toy, tmp_path, monkeypatch, way, deaths):
 
 
 def test_a_worker_that_does_not_see_the_checkpoint(toy, tmp_path):
-    lab = toy_lab(toy)
-    lab.agreed = lambda numbers: [12.0]
+    runtime = toy_runtime(toy)
+    runtime.agreed = lambda numbers: [12.0]
     keeper = Checkpoint(tmp_path / "kept", {}, resume=True).keeper(0)
     with pytest.raises(InputError, match="does not see the checkpoint"):
-        finetune(epochs=1).apply(toy, Context(lab=lab, keeper=keeper))
+        finetune(epochs=1).apply(toy, Context(runtime=runtime, keeper=keeper))

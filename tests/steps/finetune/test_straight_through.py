@@ -7,13 +7,14 @@ from signal import SIGINT, SIGTERM
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from toy_lab import ToyRunning, ToyTrainer, toy_lab
+from toy_runtime import ToyRunning, ToyTrainer, toy_runtime
 from toys import MODELS
 
-from modelcut import formats, steps
-from modelcut.encoding import Sparse
+from modelcut import steps
 from modelcut.errors import ModelcutError, RecipeError, Stopped, UsageError
-from modelcut.step import Context
+from modelcut.formats import registry
+from modelcut.model.encoding import Sparse
+from modelcut.steps.base import Context
 
 
 def finetune(**fields):
@@ -25,12 +26,12 @@ def arrays(model):
 
 
 def test_training_teaches_and_zeros_stay_zero(toy):
-    lab = toy_lab(toy, rows=300)
+    runtime = toy_runtime(toy, rows=300)
     pruned = steps.find("prune", "magnitude")(sparsity=0.5).apply(toy, Context()).model
-    before = lab.judge(lab.open(pruned))["log_loss"]
+    before = runtime.judge(runtime.open(pruned))["log_loss"]
     step = finetune(epochs=20, batch_size=16, learning_rate=0.1, validation=0)
-    outcome = step.apply(pruned, Context(index=1, lab=lab))
-    assert lab.judge(lab.open(outcome.model))["log_loss"] < 0.7 * before
+    outcome = step.apply(pruned, Context(index=1, runtime=runtime))
+    assert runtime.judge(runtime.open(outcome.model))["log_loss"] < 0.7 * before
     old, new = arrays(pruned), arrays(outcome.model)
     for name in old:
         assert not new[name][old[name] == 0].any()
@@ -40,7 +41,7 @@ def test_training_teaches_and_zeros_stay_zero(toy):
 
 def test_sparsity_rises_to_its_end_exactly(toy):
     step = finetune(epochs=5, batch_size=16, prune={"sparsity": 0.8, "overrides": {"three": 0.25}})
-    model = step.apply(toy, Context(lab=toy_lab(toy))).model
+    model = step.apply(toy, Context(runtime=toy_runtime(toy))).model
     found = arrays(model)
     common = np.concatenate([found[f"{name}/kernel"].ravel() for name in ("one", "two")])
     assert np.sum(common == 0) == round(0.8 * common.size)
@@ -58,7 +59,7 @@ def test_the_cubic_schedule():
 def test_a_dynamic_mask_moves_and_keeps_its_size(toy):
     pruned = steps.find("prune", "random")(sparsity=0.5).apply(toy, Context()).model
     step = finetune(epochs=30, batch_size=16, learning_rate=0.3, mask="dynamic", keep="last")
-    after = arrays(step.apply(pruned, Context(index=1, lab=toy_lab(toy))).model)
+    after = arrays(step.apply(pruned, Context(index=1, runtime=toy_runtime(toy))).model)
     for name, old in arrays(pruned).items():
         if name.endswith("kernel"):
             assert np.sum(after[name] == 0) == np.sum(old == 0)
@@ -68,9 +69,9 @@ def test_a_dynamic_mask_moves_and_keeps_its_size(toy):
 def test_movement_removes_what_training_moved_to_zero(toy):
     prune = {"sparsity": 0.6, "criterion": "movement", "exclude": ["three"]}
     fields = {"epochs": 30, "batch_size": 16, "learning_rate": 0.1, "keep": "last", "prune": prune}
-    after = arrays(finetune(**fields).apply(toy, Context(lab=toy_lab(toy))).model)
+    after = arrays(finetune(**fields).apply(toy, Context(runtime=toy_runtime(toy))).model)
     by_size = {**fields, "prune": {**prune, "criterion": "magnitude"}}
-    other = arrays(finetune(**by_size).apply(toy, Context(lab=toy_lab(toy))).model)
+    other = arrays(finetune(**by_size).apply(toy, Context(runtime=toy_runtime(toy))).model)
     names = ("one/kernel", "two/kernel")
     flat = np.concatenate([after[name].ravel() for name in names])
     assert np.sum(flat == 0) == round(0.6 * flat.size)
@@ -94,7 +95,7 @@ def test_the_rate_holds_and_then_falls():
 
 def test_l1_brings_weights_to_zero_exactly(toy):
     step = finetune(epochs=5, batch_size=16, regularize={"l1": 20.0}, keep="last")
-    trained = step.apply(toy, Context(lab=toy_lab(toy))).model
+    trained = step.apply(toy, Context(runtime=toy_runtime(toy))).model
     after = arrays(trained)
     assert np.mean(after["two/kernel"] == 0) > 0.2
     assert (after["one/bias"] != 0).all()
@@ -112,38 +113,38 @@ def test_class_weights_count_each_class_as_told(toy, monkeypatch):
     monkeypatch.setattr(
         ToyRunning, "trainer", lambda self, plan: given.append(plan) or trainer(self, plan)
     )
-    lab = toy_lab(toy, rows=90)
+    runtime = toy_runtime(toy, rows=90)
     fields = {"steps": 1, "validation": 0}
-    finetune(class_weights="balanced", **fields).apply(toy, Context(lab=lab))
-    finetune(class_weights=[1, 0, 2], **fields).apply(toy, Context(lab=lab))
-    (rows,) = lab.rows(lab.open(toy), 90, shuffle=0)
+    finetune(class_weights="balanced", **fields).apply(toy, Context(runtime=runtime))
+    finetune(class_weights=[1, 0, 2], **fields).apply(toy, Context(runtime=runtime))
+    (rows,) = runtime.rows(runtime.open(toy), 90, shuffle=0)
     counts = np.bincount(rows.labels[0], minlength=3)
     assert (counts > 0).all()
     # As scikit-learn's "balanced": rows by classes and the rows of the class.
     np.testing.assert_allclose(given[0].class_weights, 90 / (3 * counts))
     np.testing.assert_array_equal(given[1].class_weights, [1, 0, 2])
     with pytest.raises(RecipeError, match="2 weights for 3 classes"):
-        finetune(class_weights=[1, 2], **fields).apply(toy, Context(lab=lab))
+        finetune(class_weights=[1, 2], **fields).apply(toy, Context(runtime=runtime))
 
 
 def test_a_teacher_needs_no_labels(toy):
     pruned = steps.find("prune", "magnitude")(sparsity=0.6).apply(toy, Context()).model
-    lab = toy_lab(toy, labelled=False)
+    runtime = toy_runtime(toy, labelled=False)
     step = finetune(epochs=20, batch_size=16, learning_rate=0.05, distill={"weight": 1})
-    outcome = step.apply(pruned, Context(index=1, lab=lab))
+    outcome = step.apply(pruned, Context(index=1, runtime=runtime))
     distances = [entry["distance"] for entry in outcome.facts["validation"]]
     assert min(distances) < distances[0]
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_it(toy):
-    lab = toy_lab(toy, rows=200)
+    runtime = toy_runtime(toy, rows=200)
     # Far too fast: no epoch after the first few is any better.
     step = finetune(epochs=200, batch_size=8, learning_rate=3.0, patience=3, schedule="constant")
-    outcome = step.apply(toy, Context(lab=lab))
+    outcome = step.apply(toy, Context(runtime=runtime))
     facts = outcome.facts
     assert facts["ended"] == "no better for 3 epochs"
     assert facts["epochs"] == facts["best_epoch"] + 3
-    kept = lab.judge(lab.open(outcome.model), part="validation")
+    kept = runtime.judge(runtime.open(outcome.model), part="validation")
     best = facts["validation"][facts["best_epoch"] - 1]
     assert kept["accuracy"] == pytest.approx(best["accuracy"], abs=1e-6)
     assert kept["accuracy"] == max(entry["accuracy"] for entry in facts["validation"])
@@ -154,7 +155,7 @@ def test_an_interrupt_before_the_first_step_is_told(toy, monkeypatch):
         raise Stopped(SIGINT)
 
     monkeypatch.setattr(ToyTrainer, "run", interrupted)
-    outcome = finetune(epochs=5, on_interrupt="keep").apply(toy, Context(lab=toy_lab(toy)))
+    outcome = finetune(epochs=5, on_interrupt="keep").apply(toy, Context(runtime=toy_runtime(toy)))
     assert outcome.facts["ended"] == "interrupted before the first step: nothing was trained"
     for name, values in arrays(outcome.model).items():
         np.testing.assert_array_equal(values, arrays(toy)[name])
@@ -175,22 +176,22 @@ def test_an_interrupt(toy, monkeypatch, wish):
     step = finetune(epochs=50, on_interrupt=wish, prune={"sparsity": 0.5, "end": 0.1})
     if wish == "discard":
         with pytest.raises(Stopped):
-            step.apply(toy, Context(lab=toy_lab(toy)))
+            step.apply(toy, Context(runtime=toy_runtime(toy)))
         return
-    outcome = step.apply(toy, Context(lab=toy_lab(toy)))
+    outcome = step.apply(toy, Context(runtime=toy_runtime(toy)))
     assert outcome.facts["ended"] == "interrupted"
     kernels = [v.ravel() for n, v in arrays(outcome.model).items() if n.endswith("kernel")]
     assert np.mean(np.concatenate(kernels) == 0) == pytest.approx(0.5, abs=0.002)
     calls[:] = []
     monkeypatch.setattr(ToyTrainer, "run", lambda *_: (_ for _ in ()).throw(Stopped(SIGTERM)))
     with pytest.raises(Stopped):
-        step.apply(toy, Context(lab=toy_lab(toy)))
+        step.apply(toy, Context(runtime=toy_runtime(toy)))
 
 
 def test_a_loss_that_is_no_number_ends_the_run(toy):
     step = finetune(epochs=50, batch_size=8, learning_rate=1e30, validation=0)
     with np.errstate(all="ignore"), pytest.raises(ModelcutError, match="the loss became"):
-        step.apply(toy, Context(lab=toy_lab(toy)))
+        step.apply(toy, Context(runtime=toy_runtime(toy)))
 
 
 @pytest.mark.parametrize(
@@ -215,13 +216,15 @@ def test_what_cannot_be_done_is_said(toy):
     with pytest.raises(UsageError, match="needs training data"):
         finetune().apply(toy, Context())
     with pytest.raises(RecipeError, match="'thre' matches no layer"):
-        finetune(prune={"sparsity": 0.5, "exclude": ["thre"]}).apply(toy, Context(lab=toy_lab(toy)))
+        finetune(prune={"sparsity": 0.5, "exclude": ["thre"]}).apply(
+            toy, Context(runtime=toy_runtime(toy))
+        )
     with pytest.raises(RecipeError, match="are not images"):
-        finetune(augment={"shift": 1}).apply(toy, Context(lab=toy_lab(toy)))
+        finetune(augment={"shift": 1}).apply(toy, Context(runtime=toy_runtime(toy)))
 
 
 def test_shifts_and_flips_are_of_whole_images():
-    from modelcut.lab import Rows
+    from modelcut.runtime import Rows
     from modelcut.steps.finetune._augment import Augment
 
     images = np.arange(1, 1 + 50 * 12, dtype="float32").reshape(50, 12)
@@ -248,10 +251,10 @@ def test_the_demo_through_keras(tmp_path, wish):
 
     import modelcut
     from modelcut.data import DataOptions
-    from modelcut.laboratory import Laboratory
+    from modelcut.job.engine_runtime import EngineRuntime
 
     demo = Path(modelcut.__file__).parent / "demo"
-    model = formats.open_model(demo / "digits.h5")
+    model = registry.open_model(demo / "digits.h5")
     options = DataOptions(scale="1/16", limit=600)
     done = []
     for _ in range(2):
@@ -262,9 +265,9 @@ def test_the_demo_through_keras(tmp_path, wish):
             ):
                 cls = steps.find(name, steps.default(name))
                 start = cls(**fields).apply(start, Context(index=index)).model
-        lab = Laboratory(model, demo / "digits_train.csv", options, seed=1)
+        runtime = EngineRuntime(model, demo / "digits_train.csv", options, seed=1)
         step = finetune(epochs=4, batch_size=64, validation=0.2, **wish)
-        outcome = step.apply(start, Context(index=2, seed=1, lab=lab))
+        outcome = step.apply(start, Context(index=2, seed=1, runtime=runtime))
         assert outcome.facts["validation"][-1]["accuracy"] > 0.8
         for tensor in outcome.model.tensors:
             values, encoding = tensor.pull()
@@ -278,14 +281,14 @@ def test_the_demo_through_keras(tmp_path, wish):
 
 def test_variables_are_found_again_in_the_golden_files():
     from modelcut.engines import open_network
-    from modelcut.engines._variables import Place, find
+    from modelcut.engines.keras.variables import Place, find
 
     suffix = {"hdf5": ".h5", "keras_zip": ".keras"}
     known = 0
     for path in sorted(MODELS.iterdir()):
         if path.suffix not in suffix.values() or ".weights" in path.name:
             continue
-        model = formats.open_model(path)
+        model = registry.open_model(path)
         network = open_network(path, model.origin.dialect, suffix=suffix[model.origin.format])
         places = [
             Place(layer.path, tuple((t.name, lambda t=t: t.pull()[0]) for t in layer.tensors))

@@ -11,9 +11,9 @@ from toys import toy_model
 
 from modelcut import steps
 from modelcut.errors import RecipeError, UsageError
-from modelcut.lab import Rows
-from modelcut.model import Layer, Source, Tensor
-from modelcut.step import Context
+from modelcut.model.model import Layer, Source, Tensor
+from modelcut.runtime import Rows
+from modelcut.steps.base import Context
 from modelcut.steps.prune._inputs import matrices, refusal
 
 CRITERIA = ("gradient", "taylor", "snip", "fisher", "wanda")
@@ -39,28 +39,30 @@ def deep():
 
 
 def lab_of(model, rows=96):
-    lab = WatchedLab.taught_by(model, rows)
-    lab.labels = np.random.default_rng(0).permutation(lab.labels)  # else the gradients are tiny
-    return lab
+    runtime = WatchedLab.taught_by(model, rows)
+    runtime.labels = np.random.default_rng(0).permutation(
+        runtime.labels
+    )  # else the gradients are tiny
+    return runtime
 
 
-def gone(model, criterion, lab, **fields):
+def gone(model, criterion, runtime, **fields):
     step = steps.find("prune", criterion)(**fields)
-    outcome = step.apply(model, Context(lab=lab))
+    outcome = step.apply(model, Context(runtime=runtime))
     return {t.name: t.pull()[0] == 0 for t in outcome.model.tensors if t.kind == "kernel"}, outcome
 
 
-def per_row(model, lab):
+def per_row(model, runtime):
     """The gradient of each row's loss by the only kernel, straight from the formula."""
     weights = next(model.tensors).pull()[0].astype(float)
-    scores = np.exp(lab.inputs @ weights)
-    delta = scores / scores.sum(axis=1, keepdims=True) - np.eye(4)[lab.labels]
-    return weights, lab.inputs[:, :, None].astype(float) * delta[:, None, :]
+    scores = np.exp(runtime.inputs @ weights)
+    delta = scores / scores.sum(axis=1, keepdims=True) - np.eye(4)[runtime.labels]
+    return weights, runtime.inputs[:, :, None].astype(float) * delta[:, None, :]
 
 
 def test_the_gradients_of_the_toy_are_derivatives(deep):
-    lab, network = lab_of(deep), ToyNetwork(deep)
-    rows = Rows((lab.inputs,), (lab.labels,))
+    runtime, network = lab_of(deep), ToyNetwork(deep)
+    rows = Rows((runtime.inputs,), (runtime.labels,))
     names = [tensor.name for tensor in deep.tensors]
     found = network.gradients(rows, names)
     for name in names:
@@ -78,10 +80,10 @@ def test_the_gradients_of_the_toy_are_derivatives(deep):
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_what_goes_is_what_the_formula_says(criterion, linear):
-    lab = lab_of(linear)
-    weights, each = per_row(linear, lab)
+    runtime = lab_of(linear)
+    weights, each = per_row(linear, runtime)
     batches = each.reshape(3, 32, *weights.shape).mean(axis=1)
-    norms = np.sqrt(np.square(lab.inputs.astype(float)).sum(axis=0))[:, None]
+    norms = np.sqrt(np.square(runtime.inputs.astype(float)).sum(axis=0))[:, None]
     scores = {
         "gradient": np.abs(batches).mean(axis=0),
         "taylor": np.abs(weights * batches).mean(axis=0),
@@ -90,7 +92,7 @@ def test_what_goes_is_what_the_formula_says(criterion, linear):
         "wanda": np.abs(weights) * norms,
     }[criterion]
     fields = {"scope": "layer"} if criterion == "wanda" else {}
-    found, _ = gone(linear, criterion, lab, sparsity=0.5, **fields)
+    found, _ = gone(linear, criterion, runtime, sparsity=0.5, **fields)
     expected = np.zeros(weights.size, bool)
     expected[np.argsort(scores, axis=None)[: weights.size // 2]] = True
     np.testing.assert_array_equal(found["one/kernel"].ravel(), expected)
@@ -125,16 +127,16 @@ def test_wanda_ranks_each_output_alone_unless_told_otherwise(deep):
 
 
 def test_global_ranks_all_layers_together(deep):
-    lab = lab_of(deep)
-    together, _ = gone(deep, "taylor", lab, sparsity=0.6)
-    alone, _ = gone(deep, "taylor", lab, sparsity=0.6, scope="layer")
+    runtime = lab_of(deep)
+    together, _ = gone(deep, "taylor", runtime, sparsity=0.6)
+    alone, _ = gone(deep, "taylor", runtime, sparsity=0.6, scope="layer")
     shares = [mask.mean() for mask in together.values()]
     assert max(shares) - min(shares) > 0.05
     assert all(mask.mean() == pytest.approx(0.6, abs=0.02) for mask in alone.values())
 
 
 def test_rows_and_batch_are_what_is_looked_at(deep):
-    lab = lab_of(deep)
+    runtime = lab_of(deep)
     seen = []
 
     class Watching(ToyNetwork):
@@ -142,25 +144,25 @@ def test_rows_and_batch_are_what_is_looked_at(deep):
             seen.append(len(rows))
             return super().gradients(rows, names)
 
-    lab.open = Watching
-    _, outcome = gone(deep, "taylor", lab, sparsity=0.5, rows=50, batch=20)
+    runtime.open = Watching
+    _, outcome = gone(deep, "taylor", runtime, sparsity=0.5, rows=50, batch=20)
     assert seen == [20, 20, 10]
     assert outcome.facts["rows"] == 50
     seen.clear()
-    gone(deep, "fisher", lab, sparsity=0.5, rows=7)
+    gone(deep, "fisher", runtime, sparsity=0.5, rows=7)
     assert seen == [1] * 7
 
 
 def test_frozen_tensors_are_left_alone_with_the_reason(deep):
-    lab = lab_of(deep)
+    runtime = lab_of(deep)
 
     class Frozen(ToyNetwork):
         def __init__(self, model):
             super().__init__(model)
             self.trainable -= {"two/kernel"}
 
-    lab.open = Frozen
-    found, outcome = gone(deep, "taylor", lab, sparsity=0.5)
+    runtime.open = Frozen
+    found, outcome = gone(deep, "taylor", runtime, sparsity=0.5)
     assert "is frozen" in outcome.skipped["two/kernel"]
     assert not found["two/kernel"].any()
 
@@ -173,22 +175,22 @@ def test_without_training_data_it_is_said(criterion, deep):
 
 @pytest.mark.parametrize("criterion", [*CRITERIA, "obs"])
 def test_scores_that_are_no_numbers_are_refused(criterion, deep):
-    lab = lab_of(deep)
-    lab.inputs[3, 2] = np.inf
+    runtime = lab_of(deep)
+    runtime.inputs[3, 2] = np.inf
     with np.errstate(all="ignore"), pytest.raises(RecipeError, match=r"finite|infinite"):
-        steps.find("prune", criterion)(sparsity=0.5).apply(deep, Context(lab=lab))
+        steps.find("prune", criterion)(sparsity=0.5).apply(deep, Context(runtime=runtime))
 
 
 def test_obs_makes_up_for_what_goes(deep):
     rng = np.random.default_rng(2)
-    lab = lab_of(deep)
-    lab.inputs = (lab.inputs @ rng.normal(size=(9, 9))).astype("float32")
-    before = ToyNetwork(deep).forward(lab.inputs)
+    runtime = lab_of(deep)
+    runtime.inputs = (runtime.inputs @ rng.normal(size=(9, 9))).astype("float32")
+    before = ToyNetwork(deep).forward(runtime.inputs)
 
     def error(criterion, **fields):
         step = steps.find("prune", criterion)(sparsity=0.5, **fields)
-        outcome = step.apply(deep, Context(lab=lab))
-        return float(np.square(ToyNetwork(outcome.model).forward(lab.inputs) - before).sum()), (
+        outcome = step.apply(deep, Context(runtime=runtime))
+        return float(np.square(ToyNetwork(outcome.model).forward(runtime.inputs) - before).sum()), (
             outcome
         )
 
@@ -204,16 +206,16 @@ def test_obs_makes_up_for_what_goes(deep):
 
 
 def test_obs_leaves_everything_as_it_is_at_sparsity_0(deep):
-    outcome = steps.find("prune", "obs")(sparsity=0).apply(deep, Context(lab=lab_of(deep)))
+    outcome = steps.find("prune", "obs")(sparsity=0).apply(deep, Context(runtime=lab_of(deep)))
     for tensor, before in zip(outcome.model.tensors, deep.tensors, strict=True):
         np.testing.assert_array_equal(tensor.pull()[0], before.pull()[0])
 
 
 def test_a_search_asks_the_network_once_for_each_layer(deep):
-    from modelcut.search.bench import Bench
-    from modelcut.search.budget import search
+    from modelcut.budget.bench import Bench
+    from modelcut.budget.search import search
 
-    lab = lab_of(deep)
+    runtime = lab_of(deep)
     asked = []
 
     class Watching(ToyNetwork):
@@ -221,10 +223,10 @@ def test_a_search_asks_the_network_once_for_each_layer(deep):
             asked.append(tuple(names))
             return super().gradients(rows, names)
 
-    lab.open = Watching
+    runtime.open = Watching
     budget = {"max_accuracy_drop": 0.1, "candidates": [0.2, 0.5, 0.8]}
     step = steps.find("prune", "taylor")(budget=budget, batch=96)
-    plain, _ = search(step, deep, Context(lab=lab), Bench(deep, lab))
+    plain, _ = search(step, deep, Context(runtime=runtime), Bench(deep, runtime))
     assert sorted(asked) == [("one/kernel",), ("three/kernel",), ("two/kernel",)]
     assert plain is not None
 

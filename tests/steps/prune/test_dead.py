@@ -7,12 +7,13 @@ import pytest
 import yaml
 from toys import MODELS, toy_model
 
-from modelcut import formats, steps
+from modelcut import steps
 from modelcut.errors import RecipeError
-from modelcut.formats import WriteOptions
-from modelcut.recipe import parse
-from modelcut.step import Context
-from modelcut.yaml_text import loads
+from modelcut.formats import registry
+from modelcut.formats.base import WriteOptions
+from modelcut.recipe.recipe import parse
+from modelcut.recipe.yaml_text import loads
+from modelcut.steps.base import Context
 
 Dead, Magnitude = (steps.find("prune", name) for name in ("dead", "magnitude"))
 
@@ -88,7 +89,7 @@ def test_a_network_without_dead_units_is_left_alone(toy):
 
 
 def test_bare_weights_are_refused():
-    model = formats.open_model(MODELS / "keras3_cnn.weights.h5")
+    model = registry.open_model(MODELS / "keras3_cnn.weights.h5")
     with pytest.raises(RecipeError, match="weights only, and no architecture"):
         Dead().apply(model, Context())
 
@@ -189,12 +190,12 @@ def test_the_network_computes_the_same(make, tmp_path):
     given = rows if len(rows) > 1 else rows[0]
     gone = 0
     for sparsity in (0.8, 0.9, 0.97):
-        opened = formats.open_model(tmp_path / "m.keras")
+        opened = registry.open_model(tmp_path / "m.keras")
         pruned = Magnitude(sparsity=sparsity, scope="global").apply(opened, Context()).model
         outcome = Dead().apply(pruned, Context(1))
         for name, one in (("pruned", pruned), ("dead", outcome.model)):
             path = tmp_path / f"{name}.keras"
-            formats.for_output(path, one).write(one, path, WriteOptions())
+            registry.for_output(path, one).write(one, path, WriteOptions())
         gone += sum(int((t.pull()[0] != 0).sum()) for t in pruned.tensors)
         gone -= sum(int((t.pull()[0] != 0).sum()) for t in outcome.model.tensors)
         found = [

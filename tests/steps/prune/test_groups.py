@@ -7,7 +7,7 @@ import pytest
 from toys import toy_model
 
 from modelcut import steps
-from modelcut.step import Context
+from modelcut.steps.base import Context
 
 
 def pruned(values, method="magnitude", **fields):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from toys import toy_model
 
-from modelcut.step import Context
 from modelcut.steps import find
+from modelcut.steps.base import Context
 from modelcut.steps.prune._smallest import first_ties, smallest
 
 Magnitude = find("prune", "magnitude")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy_lab import toy_lab
+from toy_runtime import toy_runtime
 
-from modelcut import job, steps
+from modelcut import steps
 from modelcut.errors import UsageError
-from modelcut.recipe import Recipe
-from modelcut.step import Context
+from modelcut.job import check
+from modelcut.recipe.recipe import Recipe
+from modelcut.steps.base import Context
 
 TUNE = {"epochs": 8, "batch_size": 16, "learning_rate": 0.1, "validation": 0.3}
 
@@ -28,8 +29,8 @@ def nonzeros(model):
 
 
 def test_each_round_takes_the_smallest_and_trains_on(toy):
-    lab = toy_lab(toy, rows=300)
-    outcome = rounds(rounds=3).apply(toy, Context(lab=lab))
+    runtime = toy_runtime(toy, rows=300)
+    outcome = rounds(rounds=3).apply(toy, Context(runtime=runtime))
     facts = outcome.facts
     left = [sum(one["nonzeros"].values()) for one in facts["rounds"]]
     assert facts["ended"] == "after 3 rounds"
@@ -46,33 +47,33 @@ def test_each_round_takes_the_smallest_and_trains_on(toy):
 
 
 def test_the_rounds_end_where_the_budget_is_spent(toy):
-    lab = toy_lab(toy, rows=300)
+    runtime = toy_runtime(toy, rows=300)
     taught = steps.find("finetune", "straight_through")(**{**TUNE, "epochs": 40})
-    model = taught.apply(toy, Context(lab=lab)).model
-    before = lab.judge(lab.open(model), part="validation", share=0.3)["accuracy"]
+    model = taught.apply(toy, Context(runtime=runtime)).model
+    before = runtime.judge(runtime.open(model), part="validation", share=0.3)["accuracy"]
     step = rounds(cutoff=0.5, budget={"max_accuracy_drop": 0.05}, rounds=50)
     assert not step.searched
-    outcome = step.apply(model, Context(index=1, lab=lab))
+    outcome = step.apply(model, Context(index=1, runtime=runtime))
     facts = outcome.facts
     assert facts["ended"] == "the budget is spent"
     assert [one["held"] for one in facts["rounds"]][-2:] == [True, False]
     assert facts["before"]["accuracy"] == before
-    after = lab.judge(lab.open(outcome.model), part="validation", share=0.3)["accuracy"]
+    after = runtime.judge(runtime.open(outcome.model), part="validation", share=0.3)["accuracy"]
     assert after == facts["rounds"][-2]["accuracy"] >= before - 0.05 - 1e-9
     assert nonzeros(outcome.model) == sum(facts["rounds"][-2]["nonzeros"].values())
 
 
 def test_a_budget_that_no_round_holds_leaves_the_model_alone(toy):
-    lab = toy_lab(toy, rows=300)
+    runtime = toy_runtime(toy, rows=300)
     step = rounds(cutoff=3.0, budget={"min_accuracy": 1.0})
-    outcome = step.apply(toy, Context(lab=lab))
+    outcome = step.apply(toy, Context(runtime=runtime))
     assert outcome.model is toy
     assert "no round was taken" in outcome.skipped["one/kernel"]
     assert "not even the first round" in outcome.warnings[-1]
 
 
 def test_nothing_more_to_take_is_stable(toy):
-    outcome = rounds(cutoff=0.0).apply(toy, Context(lab=toy_lab(toy)))
+    outcome = rounds(cutoff=0.0).apply(toy, Context(runtime=toy_runtime(toy)))
     assert outcome.facts["ended"] == "stable"
     assert outcome.model is toy
 
@@ -97,7 +98,7 @@ def test_what_does_not_go_together_is_refused(fields, words):
 def test_rounds_need_training_data(toy):
     recipe = Recipe((rounds(budget={"max_accuracy_drop": 0.01}),))
     with pytest.raises(UsageError, match="needs training data"):
-        job.check_needs(recipe, None, None, None)
+        check.check_needs(recipe, None, None, None)
 
 
 def test_the_report_shows_each_round():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from toys import toy_model
 
-from modelcut.measure import Meter
-from modelcut.step import Context
+from modelcut.model.measure import Meter
 from modelcut.steps import find
+from modelcut.steps.base import Context
 from modelcut.steps.quantize._signs import Bases, _one_by_one, fit_bases, solve
 
 Binary = find("quantize", "binary")

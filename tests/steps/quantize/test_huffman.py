@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from toys import toy_model
 
-from modelcut.measure import Meter
-from modelcut.step import Context
+from modelcut.model.measure import Meter
 from modelcut.steps import find
+from modelcut.steps.base import Context
 from modelcut.steps.quantize import _kmeans
 
 Huffman = find("quantize", "huffman")

@@ -8,8 +8,8 @@ import pytest
 from toys import toy_model
 
 from modelcut.errors import RecipeError
-from modelcut.step import Context
 from modelcut.steps import find
+from modelcut.steps.base import Context
 
 Linear = find("quantize", "linear")
 Magnitude = find("prune", "magnitude")
@@ -121,7 +121,7 @@ def test_groups_by_hand():
 def test_groups_of_a_convolution_lie_along_its_inputs():
     from dataclasses import replace
 
-    from modelcut.model import Source
+    from modelcut.model.model import Source
 
     values = np.random.default_rng(0).normal(size=(3, 3, 7, 4)).astype("float32")
     values *= np.repeat([1, 20, 300], 3)[:7, None]
@@ -221,7 +221,7 @@ def test_the_ends_of_a_type_are_no_infinity():
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("fields", [{}, {"group": 2}, {"range": "mse"}, {"average_bits": 3}])
 def test_what_is_not_finite_is_left_alone_with_a_reason(odd, fields):
-    from modelcut.measure import Meter
+    from modelcut.model.measure import Meter
 
     values = np.ones((4, 3), "float32")
     values[1, 2] = odd

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import toy_model
 
-from modelcut.measure import Meter
-from modelcut.step import Context
+from modelcut.model.measure import Meter
 from modelcut.steps import find
+from modelcut.steps.base import Context
 from modelcut.steps.quantize.ternary import least_squares_limit
 
 Ternary = find("quantize", "ternary")

@@ -1,0 +1,1 @@
+"""Arrays in blocks, floats as bit patterns, deflate. NumPy only."""

@@ -1,0 +1,43 @@
+"""`modelcut eval`: measures a model, alone or beside another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut.cli import flags, options
+from modelcut.errors import UsageError
+from modelcut.recipe.recipe import Recipe
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The model to measure."),
+        flags.option("test", "CSV to evaluate it on.", metavar="CSV"),
+        flags.option("against", "The model it is compared with.", metavar="FILE"),
+        *options.MEASURE,
+        *options.TRUST,
+        *options.SHOW,
+    ]
+    app.command(name)(flags.command(parameters, evaluate))
+
+
+def evaluate(**values: Any) -> None:
+    """Measure a model on a CSV: accuracy, recall, F1, latency; alone or against another."""
+    if not values.get("test"):
+        raise UsageError("no test data named", "add --test FILE.csv")
+    from modelcut.job import pipeline
+    from modelcut.job.request import Trust
+
+    report = pipeline.assess(
+        Path(values["model"]),
+        options.path_of(values.get("against")),
+        Path(values["test"]),
+        Recipe((), options.head_from(values), "modelcut eval"),
+        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+        options.progress(values),
+    )
+    options.finish(report, values)

@@ -1,0 +1,32 @@
+"""`modelcut export`: a `.tflite` of a model as it is; a recipe without steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut.cli import flags, options
+from modelcut.errors import UsageError
+from modelcut.recipe.recipe import Recipe
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The model: .h5, .hdf5, .keras or .mcut."),
+        *options.JOB,
+        *options.MEASURE,
+        *options.TRUST,
+        *options.SHOW,
+    ]
+    app.command(name)(flags.command(parameters, export))
+
+
+def export(**values: Any) -> None:
+    """Make a .tflite for LiteRT on phones and microcontrollers, and measure it."""
+    output = values.get("output")
+    if output and Path(output).suffix.lower() != ".tflite":
+        raise UsageError(f"{output}: export makes a .tflite", "name it so")
+    options.execute(Recipe((), options.head_from(values), "modelcut export"), values)

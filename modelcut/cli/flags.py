@@ -1,0 +1,158 @@
+"""Fields of pydantic models -> Typer parameters: a flag is declared once, where its meaning is.
+
+All flags default to None, so that pydantic alone validates and knows what was given.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from modelcut.errors import UsageError
+
+Parameter = inspect.Parameter
+
+
+def option(name: str, text: str, *names: str, metavar: str = "TEXT", kind: Any = str) -> Parameter:
+    """One flag, None unless given. `names` default to `--name-with-dashes`."""
+    names = names or ("--" + name.replace("_", "-"),)
+    if kind is bool:
+        declared = typer.Option(*names, help=text)
+    else:
+        declared = typer.Option(*names, help=text, metavar=metavar)
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
+    )
+
+
+def argument(name: str, text: str, *, required: bool = True) -> Parameter:
+    """One positional argument."""
+    declared = typer.Argument(help=text, metavar=name.upper())
+    kind: Any = str if required else Optional[str]  # noqa: UP045 - for Typer
+    default = Parameter.empty if required else None
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
+    )
+
+
+def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
+    """One flag for each field of the models; fields of one name share a flag.
+
+    A field that not all of the models have, or that means something else to some of them, says in
+    its help which have it (`method` names them).
+    """
+    classes = list(classes)
+    owners: dict[str, list[type[BaseModel]]] = {}
+    for cls in classes:
+        for name in cls.model_fields:
+            owners.setdefault(name, []).append(cls)
+    parameters = []
+    for name, having in owners.items():
+        info = having[0].model_fields[name]
+        meanings: dict[str, list[str]] = {}
+        for cls in having:
+            text = cls.model_fields[name].description or ""
+            meanings.setdefault(text, []).append(str(getattr(cls, "method", cls.__name__)))
+        shared = len(meanings) == 1 and len(having) == len(classes)
+        text = " ".join(
+            text if shared else f"{text} [{', '.join(methods)}]"
+            for text, methods in meanings.items()
+        )
+        flags = ["--" + name.replace("_", "-")]
+        kind: Any = str
+        if all(_is_bool(cls.model_fields[name].annotation) for cls in having):
+            kind, flags = bool, [f"{flags[0]}/--no-{flags[0][2:]}"]
+        elif _is_texts(info.annotation):
+            kind = list[str]
+        parameters.append(option(name, text, *flags, metavar=_metavar(info.annotation), kind=kind))
+    return parameters
+
+
+def command(parameters: Iterable[Parameter], body: Callable[..., None]) -> Callable[..., None]:
+    """`body(**values)` as a function whose signature Typer can read."""
+    parameters = list(parameters)
+
+    def call(**values: Any) -> None:
+        body(**values)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__doc__ = body.__doc__
+    return call
+
+
+def fields_given(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `cls` for which a flag was given, as plain data for pydantic."""
+    return {
+        name: _parse(name, values[name], info.annotation)
+        for name, info in cls.model_fields.items()
+        if values.get(name) is not None
+    }
+
+
+def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
+    """Validates fields that came from flags.
+
+    Raises:
+        UsageError: names the flag, what is wrong with it, and the nearest known one.
+    """
+    from modelcut.errors.explain import explain
+
+    try:
+        return cls.model_validate(dict(fields))
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            what, hint = explain(problem, cls.model_fields, cls)
+            flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
+            what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
+            lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))
+        raise UsageError("; ".join(lines), "--help lists the options") from None
+
+
+def _parse(name: str, value: Any, annotation: Any) -> Any:
+    """Text from the shell as YAML would read it, where the field is more than plain text."""
+    if not isinstance(value, str) or set(_members(annotation)) <= {str, type(None)}:
+        return value
+    if get_origin(annotation) is Literal or value == "":
+        return value
+    from modelcut.recipe.yaml_text import loads
+
+    return loads(value, f"--{name.replace('_', '-')}").data
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types of a union; annotations on them are dropped."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _is_bool(annotation: Any) -> bool:
+    return set(_members(annotation)) <= {bool, type(None)} and annotation is not type(None)
+
+
+def _is_texts(annotation: Any) -> bool:
+    members = [part for part in _members(annotation) if part is not type(None)]
+    return members == [list[str]]
+
+
+def _metavar(annotation: Any) -> str:
+    names = []
+    for part in _members(annotation):
+        if part is type(None):
+            continue
+        if get_origin(part) is Literal:
+            names += [str(value) for value in get_args(part)]
+        else:
+            base = get_origin(part) or part
+            simple = {int: "INT", float: "NUMBER", str: "TEXT", bool: "BOOL"}
+            names.append("PATTERN" if part == list[str] else simple.get(base, "YAML"))
+    return "|".join(dict.fromkeys(names))

@@ -1,0 +1,43 @@
+"""`modelcut inspect`: what is in a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut.cli import flags
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The model."),
+        flags.option("json", "Print JSON.", kind=bool),
+    ]
+    app.command(name)(flags.command(parameters, inspect))
+
+
+def inspect(**values: Any) -> None:
+    """Show a file's layers, shapes, sparsity, encodings and provenance; runs nothing in it."""
+    from modelcut.job import pipeline
+    from modelcut.report import render, terminal
+    from modelcut.safety import printable
+
+    model, report = pipeline.look(Path(values["model"]))
+    report["provenance"] = dict(model.origin.provenance)
+    if values.get("json"):
+        typer.echo(render(report, "json"), nl=False)
+        return
+    origin = model.origin
+    kind = f"{origin.container}, packed {origin.format}" if origin.container else origin.format
+    typer.echo(f"{printable(str(origin.path))}: {kind}, written by {origin.writer}")
+    for line in origin.dropped:
+        typer.echo(f"a rewrite leaves out: {printable(line)}")
+    for entry in origin.provenance.get("history", []):
+        recipe = entry.get("recipe", {}).get("steps", [])
+        names = ", ".join(f"{key}: {value}" for step in recipe for key, value in step.items())
+        names = printable(names, 300) or "packed or copied, nothing changed"
+        typer.echo(f"made by modelcut {entry.get('modelcut')}: {names}")
+    terminal.show(report)

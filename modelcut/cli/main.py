@@ -1,0 +1,212 @@
+"""The commands, and the one place that catches.
+
+A command's module is imported when that command is called: `modelcut --help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from importlib import import_module
+from io import TextIOWrapper
+from types import FrameType, ModuleType
+from typing import Any
+
+import typer
+
+from modelcut import steps
+from modelcut.errors import ExitCode, ModelcutError, Stopped
+
+# Finding plugins of pydantic reads the metadata of every package installed.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+COMMANDS = {
+    "run": "Apply a recipe to a model, measure before and after, hold the gates.",
+    **{family: steps.summary(family) for family in steps.families()},
+    "pack": "Write a model as a small .mcut file, without loss.",
+    "unpack": "Make a packed file a model again.",
+    "export": "Make a .tflite for LiteRT on phones and microcontrollers.",
+    "eval": "Measure a model on a CSV, alone or against another.",
+    "sensitivity": "Measure what each layer alone can bear.",
+    "inspect": "Show what is in a model file.",
+    "recipe": "Check, describe and show recipes.",
+    "demo": "The whole job on a small model that comes with the package.",
+}
+
+ABOUT = """Make Keras models smaller and faster, and know what it cost.
+
+Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
+3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
+machines was lost; 70 a mistake of modelcut's own; 130 interrupted; 143 terminated.
+"""
+
+
+def build(wanted: str | None) -> typer.Typer:
+    """The app, with `wanted` built in full and the other commands by name only."""
+    app = typer.Typer(
+        help=ABOUT,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for name, summary in COMMANDS.items():
+        if name == wanted:
+            room = "step" if name in steps.families() else name
+            import_module(f"modelcut.cli.{room}").register(app, name)
+        else:
+            app.command(name, help=summary)(_elsewhere)
+    return app
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    del version  # handled before anything is built
+
+
+def _elsewhere() -> None:
+    """Stands for a command that was not called."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs modelcut.
+
+    Args:
+        argv: the arguments; None: the process's own.
+
+    Raises:
+        SystemExit: always, with one of `ExitCode`.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["--version"]:
+        from modelcut import __version__
+
+        print(f"modelcut {__version__}")
+        sys.exit(ExitCode.OK)
+    _settle_streams()
+    handlers = _on_signals()
+    try:
+        code = _call(arguments)
+        _flush()
+    except BaseException as error:  # noqa: BLE001 - the one place that catches
+        code = _told(_origin(error))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    sys.exit(code)
+
+
+def _call(arguments: list[str]) -> int:
+    wanted = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    if wanted and "--help" in arguments:
+        sys.modules.setdefault("numpy", _Later("numpy"))
+    app = build(wanted)
+    return int(app(args=arguments, standalone_mode=False, prog_name="modelcut") or 0)
+
+
+class _Later(ModuleType):
+    """A package that is imported when something of it is used.
+
+    Help comes from the steps' own classes, whose modules import NumPy: a sixth of the wait.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The signal that an error comes of, if any; C code may make another one of it."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, Stopped):
+        found = found.__cause__ or found.__context__
+    return found or error
+
+
+def _told(error: BaseException) -> int:
+    """Says in one line what ended the process, and gives the exit code."""
+    if isinstance(error, ModelcutError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, Stopped) and error.number == signal.SIGTERM:
+        return _say("terminated; nothing was written", ExitCode.TERMINATED)
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return _say("interrupted; nothing was written", ExitCode.INTERRUPTED)
+    if isinstance(error, MemoryError):
+        return _say("out of memory", ExitCode.RESOURCES)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has seen enough; the work itself is done and on disk.
+        _discard_output()
+        return ExitCode.OK
+    if isinstance(error, OSError):
+        scarce = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENOMEM, errno.EROFS}
+        scarce |= {errno.EACCES, errno.EPERM}
+        where = f"{error.filename}: " if error.filename else ""
+        code = ExitCode.RESOURCES if error.errno in scarce else ExitCode.USAGE
+        return _say(f"{where}{error.strerror or error}", code)
+    if hasattr(error, "format_message"):  # a usage error of Typer's own parser
+        text = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(text)
+            return ExitCode.USAGE
+        return _say(f"{text} (--help lists what there is)", ExitCode.USAGE)
+    if isinstance(error, SystemExit) or hasattr(error, "exit_code"):
+        return int(getattr(error, "exit_code", None) or getattr(error, "code", 0) or 0)
+    if os.environ.get("MODELCUT_TRACEBACK"):
+        raise error
+    what = f"{type(error).__name__}: {error}"
+    hint = "a mistake of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
+    return _say(f"{what} ({hint})", ExitCode.MISTAKE)
+
+
+def _say(text: str, code: int) -> int:
+    """One line on stderr, whatever the text holds."""
+    from modelcut.safety import printable
+
+    line = printable(" ".join(text.split("\n")), 2000)
+    try:
+        print(f"modelcut: {line}", file=sys.stderr)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    return code
+
+
+def _settle_streams() -> None:
+    """Closed or plain-ASCII streams must not end the work: it matters more than its echo."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file to be opened would become stdout
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """Lets the interpreter's last flush go nowhere."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _on_signals() -> dict[int, Any]:
+    """Turns signals into exceptions; gives the handlers that stood there before."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise Stopped(number)
+
+    try:
+        return {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: a test, or a program that calls us
+        return {}

@@ -1,0 +1,230 @@
+"""What `run` and the one-step commands share: their options, and how a job ends."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+
+from modelcut.cli import flags
+from modelcut.data import DataOptions
+from modelcut.engines.keras.cluster import Distribute
+from modelcut.errors import ExitCode, UsageError
+from modelcut.metrics.limits import Gates
+from modelcut.recipe.export import ExportOptions
+from modelcut.recipe.recipe import Head, Recipe
+
+TRUST = (
+    flags.option("trust", "Run the code that the file carries (Lambda, custom).", kind=bool),
+    flags.option(
+        "custom_objects", "Your own layers: a .py file or a dotted module.", metavar="MODULE"
+    ),
+)
+
+SHOW = (
+    flags.option("summary", "Append the report as Markdown to this file.", metavar="FILE"),
+    flags.option("json", "Print the report as JSON on stdout.", kind=bool),
+    flags.option("quiet", "Print nothing but errors.", "--quiet", "-q", kind=bool),
+)
+
+MEASURE = (
+    *flags.of_models([DataOptions]),
+    flags.option("task", "auto, binary, multiclass, multilabel or regression."),
+    *flags.of_models([Gates]),
+)
+
+OUTPUT = flags.option("output", "The file to write.", "--output", "-o", metavar="FILE")
+FORCE = flags.option("force", "Replace a file that modelcut did not write.", kind=bool)
+COMPRESSION = flags.option("compression", "Of the written file.", metavar="none|fast|best")
+CODER = flags.option("coder", "Of a packed file (.mcut).", metavar="huffman|range|best")
+KEEP_OPTIMIZER = flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool)
+REPORT = flags.option(
+    "report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool
+)
+
+JOB = (
+    OUTPUT,
+    flags.option("in_place", "Replace the input by the result.", kind=bool),
+    FORCE,
+    COMPRESSION,
+    CODER,
+    KEEP_OPTIMIZER,
+    REPORT,
+    flags.option("dry_run", "Do the steps and count; write and evaluate nothing.", kind=bool),
+    flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
+    flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
+    flags.option("train", "CSV for the steps that train.", metavar="CSV"),
+    flags.option(
+        "validate",
+        "CSV for the steps that search; else a tenth of --train is set aside.",
+        metavar="CSV",
+    ),
+    flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
+    *flags.of_models([ExportOptions]),
+    flags.option("seed", "For everything random.", metavar="INT"),
+    flags.option(
+        "distribute",
+        "Where steps that train do so: auto takes the machines of TF_CONFIG, else all GPUs.",
+        metavar="auto|none|mirrored|multiworker",
+    ),
+    flags.option("checkpoint", "Keep the state of long trainings here.", metavar="FOLDER"),
+    flags.option("checkpoint_every", "Seconds between two states (60).", metavar="SECONDS"),
+    flags.option("resume", "Go on from the checkpoint if there is one.", kind=bool),
+)
+
+
+def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
+    """A recipe's head with the flags that were given on top of it."""
+    fields = base.model_dump(exclude_unset=True) if base else {}
+    data = flags.fields_given(DataOptions, values)
+    gates = flags.fields_given(Gates, values)
+    if data:
+        fields["data"] = flags.build(DataOptions, {**fields.get("data", {}), **data})
+    if gates:
+        fields["gates"] = flags.build(Gates, {**fields.get("gates", {}), **gates})
+    export = flags.fields_given(ExportOptions, values)
+    if export:
+        fields["export"] = flags.build(ExportOptions, {**fields.get("export", {}), **export})
+    for name in ("seed", "task"):
+        if values.get(name) is not None:
+            fields[name] = values[name]
+    head: Head = flags.build(Head, fields)
+    return head
+
+
+def path_of(value: str | None) -> Path | None:
+    """A path from a flag, or None."""
+    return Path(value) if value else None
+
+
+def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
+    """Runs a recipe as the flags say, shows the report, and ends with the exit code of the gates.
+
+    Raises:
+        UsageError: flags that do not go together.
+        typer.Exit: with the code, where it is not 0.
+    """
+    if values.get("print_recipe"):
+        typer.echo(recipe.to_yaml(), nl=False)
+        return
+    from modelcut.formats.base import Coder, Compression
+    from modelcut.job import pipeline
+    from modelcut.job.request import Job, Trust
+
+    every = _seconds(values)
+    distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
+    trust = Trust(bool(values.get("trust")), values.get("custom_objects") or "")
+    say = progress(values)
+    model = Path(values["model"])
+    if values.get("dry_run"):
+        if distribute in ("mirrored", "multiworker"):
+            raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
+        if values.get("checkpoint"):
+            raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
+        train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
+        _, report = pipeline.look(model, recipe, say, train, validate, trust, test)
+    else:
+        output = path_of(values.get("output")) or (model if values.get("in_place") else None)
+        if output is None:
+            raise UsageError("no output named", "add -o FILE, or --in-place")
+        if output.suffix.lower() != ".tflite":
+            for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
+                if values.get(name) is not None:
+                    raise UsageError(
+                        f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
+                    )
+        report = pipeline.run(
+            Job(
+                model,
+                recipe,
+                output,
+                test=path_of(values.get("test")),
+                train=path_of(values.get("train")),
+                calibrate=path_of(values.get("calibrate")),
+                validate=path_of(values.get("validate")),
+                trust=trust,
+                force=bool(values.get("force")),
+                in_place=bool(values.get("in_place")),
+                compression=choice(values, "compression", Compression),
+                coder=choice(values, "coder", Coder),
+                keep_optimizer=bool(values.get("keep_optimizer")),
+                report=values.get("report") is not False,
+                distribute=distribute,
+                checkpoint=path_of(values.get("checkpoint")),
+                resume=bool(values.get("resume")),
+                checkpoint_every=every,
+            ),
+            say,
+        )
+        if "worker" in report:
+            say("")
+            if not values.get("quiet"):
+                line = f"worker {report['worker']}: done; the chief, worker 0, has written {output}"
+                typer.echo(f"modelcut: {line}", err=True)
+            return
+    finish(report, values)
+
+
+def _seconds(values: Mapping[str, Any]) -> float:
+    """How often a state is kept.
+
+    Raises:
+        UsageError: it is no number, or nothing is kept.
+    """
+    for name in ("checkpoint_every", "resume"):
+        if values.get(name) and not values.get("checkpoint"):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag}: of which checkpoint?", "add --checkpoint FOLDER")
+    text = values.get("checkpoint_every")
+    try:
+        seconds = 60.0 if text is None else float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--checkpoint-every: {text!r} is no number of seconds")
+    return seconds
+
+
+def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:
+    """A flag with a few values, or None.
+
+    Raises:
+        UsageError: another value.
+    """
+    value, known = values.get(name), get_args(among)
+    if value is not None and value not in known:
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"--{name.replace('_', '-')}: {value!r} is not {listed}")
+    return value
+
+
+def progress(values: Mapping[str, Any]) -> Any:
+    """Shows the current activity on a terminal's stderr, overwritten in place; else nothing."""
+    if values.get("quiet") or values.get("json") or not sys.stderr.isatty():
+        return lambda _: None
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"\r\x1b[2K{line} …" if line else "\r\x1b[2K")
+        sys.stderr.flush()
+
+    return say
+
+
+def finish(report: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Shows a report as the flags say, and ends with the code of its gates."""
+    from modelcut.report import render, terminal
+
+    progress(values)("")
+    if values.get("summary"):
+        with Path(values["summary"]).open("a", encoding="utf-8") as file:
+            file.write(render(report, "md") + "\n")
+    if values.get("json"):
+        typer.echo(render(report, "json"), nl=False)
+    elif not values.get("quiet"):
+        terminal.show(report)
+    if any(not gate["held"] for gate in report["gates"]):
+        raise typer.Exit(ExitCode.GATE)

@@ -1,0 +1,33 @@
+"""`modelcut pack`: a model as a packed file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from modelcut.cli import container, flags, options
+from modelcut.metrics.limits import Gates
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The model."),
+        options.OUTPUT,
+        options.FORCE,
+        options.CODER,
+        options.KEEP_OPTIMIZER,
+        options.REPORT,
+        *flags.of_models([Gates]),
+        *options.SHOW,
+    ]
+    app.command(name)(flags.command(parameters, pack))
+
+
+def pack(**values: Any) -> None:
+    """Write a model as a small .mcut file: all bits of it come back with unpack.
+
+    Only the optimizer's state is left out, unless --keep-optimizer packs that too.
+    """
+    container.convert(values, "pack", packed=True)

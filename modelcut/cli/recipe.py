@@ -1,0 +1,65 @@
+"""`modelcut recipe check | schema | show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut.cli import flags
+from modelcut.errors import UsageError
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the three commands below `recipe`."""
+    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    app.add_typer(group, name=name, help="Check, describe and show recipes.")
+    check_parameters = [
+        flags.argument("recipe", "The recipe."),
+        flags.option("model", "Check it against this model too.", metavar="FILE"),
+    ]
+    group.command("check")(flags.command(check_parameters, check))
+    group.command("schema")(flags.command([], schema))
+    shown = [flags.argument("name", "Its name; none: lists them.", required=False)]
+    group.command("show")(flags.command(shown, show))
+
+
+def check(**values: Any) -> None:
+    """Find everything that is wrong with a recipe; nothing is written."""
+    from modelcut import safety
+    from modelcut.formats import registry
+    from modelcut.job import fold
+    from modelcut.recipe.recipe import load
+
+    recipe = load(Path(values["recipe"]))
+    if values.get("model"):
+        safety.check_path(Path(values["model"]))
+        model = registry.open_model(Path(values["model"]))
+        fold.fold(model, recipe, lambda _: None)
+    typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps, no errors")
+
+
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    import json
+
+    from modelcut.recipe.recipe import schema as recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=1))
+
+
+def show(**values: Any) -> None:
+    """Print one of the recipes that come with modelcut."""
+    from modelcut.recipe.recipe import shipped
+
+    files = shipped()
+    name = values.get("name")
+    if not name:
+        for each, path in files.items():
+            first = path.read_text(encoding="utf-8").splitlines()[0]
+            typer.echo(f"{each:10}{first.lstrip('# ')}")
+        return
+    if name not in files:
+        raise UsageError(f"no recipe is called {name!r}", f"known: {', '.join(files)}")
+    typer.echo(files[name].read_text(encoding="utf-8"), nl=False)

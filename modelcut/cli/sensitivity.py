@@ -1,0 +1,100 @@
+"""`modelcut sensitivity`: what each layer alone can bear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut import steps
+from modelcut.cli import flags, options
+from modelcut.data import DataOptions
+from modelcut.errors import UsageError
+from modelcut.recipe.recipe import Recipe
+from modelcut.steps.strength import Budgeted
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The model: .h5, .hdf5, .keras or .mcut."),
+        flags.option("data", "Labelled CSV to measure on; not the test data.", metavar="CSV"),
+        flags.option(
+            "method",
+            "Which to try, and again for more (default: each family's own).",
+            metavar="|".join(methods()),
+            kind=list[str],
+        ),
+        flags.option("settings", "What to try, such as [0.5, 0.9].", metavar="LIST"),
+        flags.option("include", "Only these layers, as in recipes.", kind=list[str]),
+        flags.option("exclude", "Never these layers, as in recipes.", kind=list[str]),
+        flags.option("train", "CSV for the methods that need training data.", metavar="CSV"),
+        flags.option("seed", "For everything random.", metavar="INT"),
+        *flags.of_models([DataOptions]),
+        flags.option("task", "auto, binary, multiclass, multilabel or regression."),
+        *options.TRUST,
+        flags.option("json", "Print the profile as JSON on stdout.", kind=bool),
+        flags.option("quiet", "Show no progress.", "--quiet", "-q", kind=bool),
+    ]
+    app.command(name)(flags.command(parameters, sensitivity))
+
+
+def methods() -> dict[str, type[Budgeted]]:
+    """The methods that have a strength, by name."""
+    found = {}
+    for family in steps.families():
+        for method in steps.methods(family):
+            cls = steps.find(family, method)
+            if issubclass(cls, Budgeted):
+                found[method] = cls
+    return found
+
+
+def sensitivity(**values: Any) -> None:
+    """Measure what each layer alone can bear: its accuracy at each setting, others left alone."""
+    if not values.get("data"):
+        raise UsageError("no data named", "add --data FILE.csv, not the test data")
+    known = methods()
+    own = [steps.default(name) for name in steps.families()]
+    wanted = values.get("method") or [name for name in own if name in known]
+    for name in wanted:
+        if name not in known:
+            raise UsageError(
+                f"--method {name}: has no strength to try", f"known: {', '.join(known)}"
+            )
+    if values.get("settings") and len(wanted) > 1:
+        raise UsageError("--settings: of which method?", "name one with --method")
+    made = tuple(_step(known[name], values) for name in wanted)
+    for step in made:
+        if "train" in step.needs and not values.get("train"):
+            raise UsageError(f"{step.title}: needs training data", "add --train FILE.csv")
+    from modelcut.job import sensitivity
+    from modelcut.job.request import Trust
+    from modelcut.report import profile, render, terminal
+
+    report = sensitivity.assess(
+        Path(values["model"]),
+        Path(values["data"]),
+        Recipe(made, options.head_from(values), "modelcut sensitivity"),
+        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+        train=options.path_of(values.get("train")),
+        say=(say := options.progress(values)),
+    )
+    say("")
+    if values.get("json"):
+        typer.echo(render(report, "json"), nl=False)
+    else:
+        terminal.draw(profile.tables(report))
+
+
+def _step(cls: type[Budgeted], values: dict[str, Any]) -> Budgeted:
+    """The step whose settings are tried; how much may be lost does not matter to a profile."""
+    fields = {name: values[name] for name in ("include", "exclude") if values.get(name)}
+    budget: dict[str, Any] = {"max_accuracy_drop": 1}
+    if values.get("settings"):
+        from modelcut.recipe.yaml_text import loads
+
+        budget["candidates"] = loads(values["settings"], "--settings").data
+    step: Budgeted = flags.build(cls, {**fields, "budget": budget})
+    return step

@@ -1,0 +1,30 @@
+"""`modelcut unpack`: a packed file as the model that it was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from modelcut.cli import container, flags, options
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "The packed file."),
+        options.OUTPUT,
+        options.FORCE,
+        options.COMPRESSION,
+        options.REPORT,
+        *options.SHOW,
+    ]
+    app.command(name)(flags.command(parameters, unpack))
+
+
+def unpack(**values: Any) -> None:
+    """Make a packed file what it was before: .h5, .keras or a SavedModel folder.
+
+    The optimizer's state is there again if it was packed: pack --keep-optimizer.
+    """
+    container.convert(values, "unpack", packed=False)

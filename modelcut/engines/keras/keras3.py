@@ -1,0 +1,29 @@
+"""Keras 3, for files that it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modelcut.engines import imported
+from modelcut.engines.keras.network import KerasNetwork
+
+NAME = "Keras 3"
+
+
+def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+    """Loads a model without compiling it."""
+    keras = imported("keras")
+    keras.config.set_floatx("float32")
+    if trust:
+        keras.config.enable_unsafe_deserialization()
+    model = keras.models.load_model(
+        path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+    )
+    return KerasNetwork(model, f"keras {keras.__version__}", loss)
+
+
+def set_seed(seed: int) -> None:
+    """Seeds whatever is random in it (dropout, noise); Keras takes 32 bits."""
+    keras = imported("keras")
+    keras.utils.set_random_seed(seed % (1 << 32))

@@ -1,0 +1,183 @@
+"""A loaded Keras model that gives its loss, gradients and layer inputs; see `runtime.Running`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modelcut.data.rows import Rows
+from modelcut.engines import Network, quiet
+from modelcut.engines.keras import losses
+from modelcut.engines.keras import variables as keras_variables
+from modelcut.engines.keras.losses import Goal
+from modelcut.engines.keras.network import KerasNetwork
+from modelcut.engines.keras.team import Team
+from modelcut.engines.keras.tf_errors import translated, value_of
+from modelcut.engines.keras.trainer import KerasTrainer
+from modelcut.engines.keras.variables import Place
+from modelcut.errors import InputError
+from modelcut.runtime import TrainingPlan
+
+__all__ = ["Goal", "KerasRunning", "Place", "start"]
+
+
+def start(
+    network: Network,
+    places: Sequence[Place],
+    goals: Sequence[Goal],
+    where: str,
+    team: Team | None = None,
+) -> KerasRunning:
+    """Makes a loaded network trainable.
+
+    Args:
+        network: as `engines.open_network` gives it.
+        places: the layers and their tensors.
+        goals: what each output is for.
+        where: the file, for messages.
+        team: in whose scope the network was loaded; None: this process alone.
+
+    Raises:
+        InputError: a tensor cannot be found again among the engine's variables.
+    """
+    assert isinstance(network, KerasNetwork)
+    return KerasRunning(network, places, goals, where, team or Team())
+
+
+class KerasRunning:
+    """See `runtime.Running`."""
+
+    def __init__(
+        self,
+        network: KerasNetwork,
+        places: Sequence[Place],
+        goals: Sequence[Goal],
+        where: str,
+        team: Team,
+    ) -> None:
+        import tensorflow as tf
+
+        self.network = network
+        self.team = team
+        self.engine = network.engine
+        self.goals = tuple(goals)
+        self.model = network.model
+        self.variables = keras_variables.find(self.model, places, where)
+        trained = {id(v) for v in self.model.trainable_weights}
+        self.trainable = frozenset(n for n, v in self.variables.items() if id(v) in trained)
+        self._paths = {"/".join(place.path): place.path for place in places}
+        self._tf = tf
+        self._functions: dict[Any, Callable[..., Any]] = {}
+
+    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        return {name: np.array(self.variables[name]) for name in names}
+
+    def write(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, array in values.items():
+            self.variables[name].assign(array)
+
+    def predict(self, rows: Rows) -> list[np.ndarray]:
+        names = [spec.name for spec in self.network.inputs]
+        with quiet():
+            return self.network.predict(dict(zip(names, rows.inputs, strict=True)))
+
+    def loss(self, rows: Rows) -> float:
+        call = self._function(("loss",), self._loss)
+        return float(self._run(call, self.tensors(rows), self.labels(rows)))
+
+    def gradients(self, rows: Rows, names: Sequence[str]) -> dict[str, np.ndarray]:
+        tf = self._tf
+        variables = [value_of(self.variables[name]) for name in names]
+
+        def compute(inputs: list[Any], labels: list[Any]) -> list[Any]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(variables)
+                total = self._loss(inputs, labels)
+            found = tape.gradient(total, variables, unconnected_gradients="zero")
+            return [tf.convert_to_tensor(part) for part in found]
+
+        call = self._function(("gradients", *names), compute)
+        found = self._run(call, self.tensors(rows), self.labels(rows))
+        return {name: np.asarray(part) for name, part in zip(names, found, strict=True)}
+
+    def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        found = {name: keras_variables.layer_at(self.model, self._paths[name]) for name in layers}
+
+        def compute(inputs: list[Any]) -> dict[str, list[Any]]:
+            seen: dict[str, list[Any]] = {name: [] for name in layers}
+            with contextlib.ExitStack() as stack:
+                for name, layer in found.items():
+                    stack.enter_context(_watched(layer, seen[name]))
+                self.forward(inputs, training=False)
+            return seen
+
+        call = self._function(("inputs", *layers), compute)
+        seen = self._run(call, self.tensors(rows))
+        return {name: [np.asarray(part) for part in parts] for name, parts in seen.items()}
+
+    def trainer(self, plan: TrainingPlan) -> KerasTrainer:
+        if self.team.replicas > 1:
+            keras_variables.synchronize(self.model)
+        with self.team.scope(), quiet():
+            return KerasTrainer(self, plan)
+
+    def forward(self, inputs: Sequence[Any], *, training: bool) -> list[Any]:
+        """The outputs, each flat: (rows, units)."""
+        result = self.model(list(inputs) if len(inputs) > 1 else inputs[0], training=training)
+        if isinstance(result, dict):
+            result = [result[output.name] for output in self.network.outputs]
+        outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+        return [losses.flat(o, goal.units) for o, goal in zip(outputs, self.goals, strict=True)]
+
+    def tensors(self, rows: Rows) -> list[Any]:
+        """The inputs as TensorFlow takes them."""
+        return [self._tf.convert_to_tensor(part) for part in rows.inputs]
+
+    def labels(self, rows: Rows) -> list[Any]:
+        """The labels as the losses take them.
+
+        Raises:
+            InputError: there are none.
+        """
+        if rows.labels is None:
+            raise InputError("the training CSV has no labels", "name the column: --label")
+        arrays = losses.as_tensors(self.goals, rows.labels)
+        return [self._tf.convert_to_tensor(part) for part in arrays]
+
+    def _loss(self, inputs: list[Any], labels: list[Any]) -> Any:
+        outputs = self.forward(inputs, training=False)
+        parts = zip(self.goals, labels, outputs, strict=True)
+        return self._tf.add_n([self._tf.reduce_mean(losses.loss(*part)) for part in parts])
+
+    def _function(self, key: Any, body: Callable[..., Any]) -> Callable[..., Any]:
+        if key not in self._functions:
+            self._functions[key] = self._tf.function(body, reduce_retracing=True)
+        return self._functions[key]
+
+    def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        with translated(), quiet():
+            return call(*arguments)
+
+
+@contextlib.contextmanager
+def _watched(layer: Any, seen: list[Any]) -> Iterator[None]:
+    """Keeps what goes into a layer while it is called."""
+    own = "call" in vars(layer)
+    call = layer.call
+
+    def watching(inputs: Any, *arguments: Any, **more: Any) -> Any:
+        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        seen.append(first)
+        return call(inputs, *arguments, **more)
+
+    object.__setattr__(layer, "call", watching)
+    try:
+        yield
+    finally:
+        if own:
+            object.__setattr__(layer, "call", call)
+        else:
+            object.__delattr__(layer, "call")

@@ -1,0 +1,1 @@
+"""LiteRT: conversion and inference of `.tflite` files, in processes of their own."""

@@ -1,0 +1,1 @@
+"""Child processes that run an engine, and the protocol between them."""

@@ -1,0 +1,1 @@
+"""SavedModels as graphs: signatures, inference, export."""

@@ -1,0 +1,293 @@
+"""HDF5 as it comes from strangers: what both Keras formats need to read and write it.
+
+Reading follows hard links only, and looks at every declared size before anything is allocated. What
+is in a dataset is the business of `_h5_values`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from modelcut.errors import InputError, UnsafeError
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, write
+from modelcut.formats.records import arrays, jsonable
+from modelcut.model.encoding import Dense, Encoding, from_record
+from modelcut.model.model import Tensor
+from modelcut.safety import load_json, printable
+
+ATTRIBUTE_LIMIT = 64512
+"""Bytes of an attribute that fit the object header; Keras splits longer lists so."""
+
+_BOMB_BYTES = 1 << 30
+_BOMB_RATIO = 500
+_ENCODINGS = "modelcut/encodings"
+
+
+def open_file(file: Any, where: str) -> h5py.File:
+    """Opens HDF5 for reading.
+
+    Raises:
+        InputError: it is cut short, or no HDF5 at all.
+    """
+    try:
+        return h5py.File(file, "r")
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = "cut short or damaged" if "truncated" in str(error) else "not a sound HDF5 file"
+        raise InputError(f"{where}: {reason}", "copy it again from where it came") from None
+
+
+def child(parent: h5py.Group, path: str, where: str) -> h5py.Group | h5py.Dataset:
+    """The object at a relative path, through hard links only.
+
+    Raises:
+        InputError: it is not there, or the path climbs out of its group.
+        UnsafeError: the path leads outside the file.
+    """
+    current: Any = parent
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            raise InputError(f"{where}: the name {printable(path)!r} is not a plain path")
+        link = current.get(part, getlink=True) if isinstance(current, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise UnsafeError(
+                f"{where}: {printable(path)!r} is a link to another file", "copy the data into it"
+            )
+        if isinstance(link, h5py.SoftLink):
+            raise InputError(f"{where}: {printable(path)!r} is a soft link", "Keras writes none")
+        if link is None:
+            raise InputError(f"{where}: {printable(path)!r} is not there")
+        try:
+            current = current[part]
+        except (KeyError, OSError, RuntimeError) as error:
+            raise InputError(f"{where}: {printable(path)!r} cannot be read: {error}") from None
+    return current
+
+
+def dataset(parent: h5py.Group, path: str, where: str) -> h5py.Dataset:
+    """A dataset of a sound type and an honest size; see `child`.
+
+    Raises:
+        InputError: not a dataset, of a type that is no weight's, or far larger than what is stored.
+        UnsafeError: its values lie in another file.
+    """
+    found = child(parent, path, where)
+    name = printable(path)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{where}: {name!r} is a group, not a weight")
+    if found.external or found.is_virtual:
+        raise UnsafeError(f"{where}: the values of {name!r} lie in another file")
+    try:
+        dtype_of(found)
+    except TypeError as error:
+        raise InputError(f"{where}: {name!r} holds {error}, no weights") from None
+    if found.file.driver == "core":  # made by `_tree`: its values are elsewhere
+        return found
+    declared, stored = found.nbytes, found.id.get_storage_size()
+    hollow = declared > 1 << 20 and stored == 0
+    if hollow or (declared > _BOMB_BYTES and declared > _BOMB_RATIO * stored):
+        raise InputError(
+            f"{where}: {name!r} declares {declared:.3g} bytes but the file stores {stored}"
+        )
+    if found.chunks is None and 0 < stored < declared:
+        raise InputError(f"{where}: {name!r} is cut short")
+    return found
+
+
+def text_list(group: h5py.Group, name: str, where: str) -> list[str] | None:
+    """A list of names in an attribute, split over several where it was long; None if not there.
+
+    Raises:
+        InputError: the attribute is there and is no list of names.
+    """
+    if name in group.attrs:
+        parts = [group.attrs[name]]
+    else:
+        parts = []
+        while f"{name}{len(parts)}" in group.attrs:
+            parts.append(group.attrs[f"{name}{len(parts)}"])
+        if not parts:
+            return None
+    values = [value for part in parts for value in np.atleast_1d(np.asarray(part)).tolist()]
+    if not all(isinstance(value, (bytes, str)) for value in values):
+        raise InputError(f"{where}: the attribute {name} of {group.name} is no list of names")
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+
+
+def put_text_list(group: h5py.Group, name: str, values: Sequence[str]) -> None:
+    """The inverse of `text_list`, split as Keras does it."""
+    encoded = np.asarray([value.encode() for value in values] or np.zeros(0, "S1"))
+    pieces = 1
+    while any(p.nbytes > ATTRIBUTE_LIMIT for p in np.array_split(encoded, pieces)):
+        pieces += 1
+    for index, part in enumerate(np.array_split(encoded, pieces)):
+        group.attrs[name if pieces == 1 else f"{name}{index}"] = part
+
+
+def text(value: Any) -> str | None:
+    """A text attribute, whatever its type; None if it is no text."""
+    if isinstance(value, (bytes, np.bytes_)):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return text(value.ravel()[0])
+    return value if isinstance(value, str) else None
+
+
+@contextlib.contextmanager
+def create_file(path: Path) -> Iterator[h5py.File]:
+    """A new file in the compact layout that HDF5 1.8 brought, without a time stamp in it.
+
+    Raises:
+        OSError: the file system's own words, out of HDF5's.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
+    made = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    made.set_obj_track_times(False)
+    name = os.fsencode(path)
+    try:
+        # Made anew, not truncated, where an empty file waits: ext4 writes a file that was truncated
+        # out when it is closed, and the close takes as long.
+        path.unlink(missing_ok=True)
+        with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_EXCL, fcpl=made, fapl=access)) as file:
+            yield file
+            file.flush()
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def make_group(parent: h5py.Group, name: str) -> h5py.Group:
+    """The group of this path, made where it is missing, without a time stamp."""
+    plain = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    plain.set_obj_track_times(False)
+    for part in name.split("/"):
+        if part and part not in parent:
+            h5py.h5g.create(parent.id, part.encode(), gcpl=plain)
+        parent = parent[part] if part else parent
+    return parent
+
+
+def copy_attributes(old: h5py.Group, new: h5py.Group, leave: Iterable[str] = ()) -> None:
+    """Copies attributes, type and all, but those whose name begins with one in `leave`."""
+    skipped = tuple(leave)
+    for name in old.attrs:
+        if skipped and name.startswith(skipped):
+            continue
+        source = h5py.h5a.open(old.id, name.encode())
+        kind, space = source.get_type(), source.get_space()
+        target = h5py.h5a.create(new.id, name.encode(), kind, space)
+        if space.get_simple_extent_type() != h5py.h5s.NULL:
+            values = np.empty(space.shape, kind.dtype)
+            source.read(values)
+            target.write(values)
+
+
+def copy(parent: h5py.Group, name: str, target: h5py.Group) -> None:
+    """Copies an object; a link that is no hard one is left behind rather than followed."""
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        return
+    if not bare(parent[name]):
+        parent.copy(name, target, name)
+        return
+    # Made anew: a copy would bring the time stamps of its making along.
+    copy_attributes(parent[name], make_group(target, name))
+    for below in parent[name]:
+        copy(parent[name], below, target[name])
+
+
+def bare(item: h5py.Group | h5py.Dataset, depth: int = 0) -> bool:
+    """Whether an object is nothing but a tree of groups (of 20 levels at most)."""
+    if not isinstance(item, h5py.Group) or h5py.h5o.get_info(item.id).rc != 1 or depth > 20:
+        return False
+    links = (item.get(name, getlink=True) for name in item)
+    return all(isinstance(link, h5py.HardLink) for link in links) and all(
+        bare(item[name], depth + 1) for name in item
+    )
+
+
+def put(
+    group: h5py.Group,
+    name: str,
+    tensor: Tensor,
+    options: WriteOptions,
+    attributes: Mapping[str, Any],
+) -> tuple[int, Encoding]:
+    """Pulls one tensor and writes it, or only what it is, where a hollow file is wanted.
+
+    Args:
+        group: to write into.
+        name: a relative path.
+        tensor: to be written.
+        options: how.
+        attributes: of the dataset.
+
+    Returns:
+        Bytes that the values take in the file, and the encoding they ended with.
+    """
+    if options.hollow is None:
+        meter = options.meter(tensor)
+        values, encoding = tensor.pull(meter, deflates=True)
+        parent, _, leaf = name.rpartition("/")
+        where = make_group(group, parent)
+        stored, deflated = write(where, leaf, values, options.compression, attributes)
+        if meter:
+            meter.done_with(values, stored if deflated else None)
+        return stored, encoding
+    number, dtype = options.hollow.tensors[tensor.name]
+    made = declare(group, name, tensor.shape, dtype)
+    for key, value in attributes.items():
+        made.attrs[key] = value
+    options.hollow.places[made.name.strip("/")] = number
+    return 0, Dense()
+
+
+def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
+    """A dataset without values: the file holds its shape and dtype only."""
+    parent, _, leaf = name.rpartition("/")
+    raw = np.dtype("V2") if dtype == BFLOAT16 else dtype
+    made = make_group(group, parent).create_dataset(leaf, shape, raw, track_times=False)
+    if dtype == BFLOAT16:
+        made.attrs["dtype"] = "bfloat16"
+    return made
+
+
+def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
+    """Keeps the encodings of tensors, so that a later run knows what they are restricted to."""
+    records = {
+        name: jsonable(encoding.record())
+        for name, encoding in encodings.items()
+        if encoding.kinds != ("dense",)
+    }
+    if records:
+        blob = zlib.compress(json.dumps(records, separators=(",", ":")).encode(), 9)
+        folder, _, name = _ENCODINGS.rpartition("/")
+        values = np.frombuffer(blob, np.uint8)
+        make_group(file, folder).create_dataset(name, data=values, track_times=False)
+
+
+def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], list[str]]:
+    """The encodings kept in a file, and warnings about those that cannot be trusted."""
+    if "modelcut" not in file or not isinstance(file.get("modelcut", getlink=True), h5py.HardLink):
+        return {}, []
+    try:
+        raw = dataset(file, _ENCODINGS, where)
+        if raw.nbytes > 64 << 20:
+            raise InputError("too large")
+        data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
+        records = load_json(data.decode(), where=where, what="list of encodings")
+        return {str(k): from_record(arrays(v)) for k, v in records.items()}, []
+    except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
+        return {}, ["the encodings kept in the file cannot be read; they are ignored"]

@@ -1,0 +1,345 @@
+"""Keras `.keras`: a zip of config.json, metadata.json and model.weights.h5.
+
+Written by Keras 3, and by Keras 2 from 2.12 on, with the weights in a store (`_store`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+
+from modelcut.errors import InputError, UnsafeError, UsageError
+from modelcut.formats import base
+from modelcut.formats import weights as formats_weights
+from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats.keras import compiled, hdf5_file, store
+from modelcut.formats.keras import tree as keras_tree
+from modelcut.graph.architecture import Architecture, Dialect
+from modelcut.graph.keras.calls import is_functional
+from modelcut.graph.node import Node
+from modelcut.model.model import Model, Origin, Tensor
+from modelcut.safety import MAX_JSON_BYTES, load_json, printable
+
+NAME = "keras_zip"
+
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MAX_RATIO = 1100
+"""Deflate cannot expand further than 1032 times."""
+_MODELS = ("Sequential", "Functional", "Model")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the writer must know of the archive that was read.
+
+    Attributes:
+        archive: open for reading.
+        file: its weights, open for reading.
+        metadata: parsed metadata.json.
+        architecture, tensors: as read.
+    """
+
+    archive: zipfile.ZipFile
+    file: h5py.File
+    metadata: dict[str, Any]
+    architecture: Architecture
+    tensors: tuple[Tensor, ...]
+
+
+def sniff(path: Path) -> bool:
+    """A zip with a config.json; a folder is none."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head == b"PK\x03\x04" or (path.suffix == ".keras" and zipfile.is_zipfile(path))
+
+
+def read(path: Path) -> Model:
+    """Reads an archive; see `Format`."""
+    where = str(path)
+    try:
+        archive = zipfile.ZipFile(path)
+        _check_members(archive, where)
+        file = hdf5_file.open_file(_seekable(archive, where), f"{where}: {_WEIGHTS}")
+        return _read(archive, file, path)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+
+
+def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
+    where = str(path)
+    config = _text(archive, _CONFIG, where)
+    metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
+    metadata = metadata if isinstance(metadata, dict) else {}
+    version = metadata.get("keras_version")
+    architecture = Architecture.parse(config, version if isinstance(version, str) else None, where)
+    layers = store.read(file, architecture, where)
+    encodings, warnings = hdf5_file.get_encodings(file, where)
+    found, more = formats_weights.with_encodings(layers, encodings)
+    optimizer = store.optimizer_bytes(file)
+    provenance = metadata.get("modelcut")
+    return Model(
+        found,
+        architecture,
+        Origin(
+            path=path,
+            format=NAME,
+            dialect=architecture.dialect.value,
+            writer=f"Keras {architecture.keras_version}",
+            dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
+            warnings=(*warnings, *more),
+            provenance=provenance if isinstance(provenance, dict) else {},
+            layout=Layout(archive, file, metadata, architecture, store.tensors_of(layers)),
+        ),
+    )
+
+
+def _check_members(archive: zipfile.ZipFile, where: str) -> None:
+    seen: set[str] = set()
+    size = Path(str(archive.filename)).stat().st_size
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")
+        if name in seen:
+            raise InputError(f"{where}: holds {printable(name)!r} twice")
+        seen.add(name)
+        climbs = name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]
+        if climbs or "\\" in info.filename or (info.external_attr >> 16) & 0o170000 == 0o120000:
+            raise UnsafeError(
+                f"{where}: the member {printable(info.filename)!r} leads out of the archive"
+            )
+        if info.file_size > _MAX_RATIO * max(size, 1) or (
+            info.file_size > 1 << 20 and info.file_size > _MAX_RATIO * max(info.compress_size, 1)
+        ):
+            raise InputError(f"{where}: the member {printable(name)!r} lies about its size")
+    for name in (_CONFIG, _METADATA, _WEIGHTS):
+        if name not in seen:
+            raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is cut short")
+
+
+def _text(archive: zipfile.ZipFile, name: str, where: str) -> str:
+    if archive.getinfo(name).file_size > MAX_JSON_BYTES:
+        raise InputError(f"{where}: {name} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    with archive.open(name) as file:
+        raw = file.read(MAX_JSON_BYTES + 1)
+    return raw.decode("utf-8", "replace")
+
+
+def _seekable(archive: zipfile.ZipFile, where: str) -> IO[bytes]:
+    """The weights as a file that HDF5 can seek in."""
+    info = archive.getinfo(_WEIGHTS)
+    if info.compress_type == zipfile.ZIP_STORED:
+        file = archive.open(info)
+        if file.seekable():
+            return io.BufferedReader(_Member(str(archive.filename), info), 1 << 16)
+    if info.file_size > 64 << 30:
+        raise InputError(f"{where}: {_WEIGHTS} declares {info.file_size:.3g} bytes")
+    spool: IO[bytes] = tempfile.TemporaryFile(prefix="modelcut-")  # noqa: SIM115
+    with archive.open(info) as file:
+        while piece := file.read(1 << 20):
+            spool.write(piece)
+    spool.seek(0)
+    return spool
+
+
+class _Member(io.RawIOBase):
+    """A stored member of a zip, read in place: no copy, and seeking costs nothing."""
+
+    def __init__(self, path: str, info: zipfile.ZipInfo) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._file.seek(info.header_offset)
+        header = self._file.read(30)
+        if header[:4] != b"PK\x03\x04":
+            raise zipfile.BadZipFile("a member does not begin where the directory says")
+        lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        self._start = info.header_offset + 30 + lengths
+        self._size = info.file_size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._start + self._at)
+        got = self._file.readinto(memoryview(buffer)[:length])
+        self._at += got
+        return got
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def refusal(model: Model) -> str:
+    """Why `.keras` cannot hold this model."""
+    if model.origin.format == NAME:
+        return ""
+    if model.architecture is None and model.origin.format == "saved_model":
+        return base.NO_LAYERS
+    if model.architecture is None:
+        return "bare weights have no architecture to put into a .keras file; name it .h5"
+    dialect = model.architecture.dialect
+    if dialect is Dialect.KERAS1:
+        return f"written by {model.origin.writer}, which has no .keras files; name the output .h5"
+    if model.architecture.root["class_name"] not in _MODELS:
+        own = printable(str(model.architecture.root["class_name"]))
+        return f"the model's class {own} is its author's own; name the output .h5"
+    for layer in model.layers:
+        cuda = [name for name in _classes(layer.node) if name.startswith("CuDNN")]
+        if cuda and dialect is Dialect.KERAS2:
+            return f"Keras 2 loads no {cuda[0]} from a .keras file; name the output .h5"
+        if layer.tensors and layer.node and store.places(layer.node, dialect) is None:
+            return (
+                f"modelcut does not know where a .keras file keeps the weights of a "
+                f"{printable(layer.class_name)} ({printable(layer.name)}); name the output .h5"
+            )
+    return ""
+
+
+def _classes(node: Node | None) -> Iterator[str]:
+    """The class of a layer, and of those that it wraps."""
+    if node is not None:
+        yield node.class_name
+        for _, inner in node.wrapped:
+            yield from _classes(inner)
+
+
+def write(model: Model, path: Path, options: WriteOptions) -> Written:
+    """Writes an archive; see `Format`."""
+    weights = path.with_name(path.name + ".weights")
+    try:
+        written = _write_weights(model, weights, options)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in _members(model, options.provenance()):
+                if data is None:
+                    _put_file(archive, name, weights)
+                else:
+                    _put(archive, name, data)
+    finally:
+        weights.unlink(missing_ok=True)
+    return written
+
+
+def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Written:
+    layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
+    if layout is None and options.keep_optimizer and model.origin.dropped:
+        raise UsageError(
+            f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to "
+            ".keras",
+            "leave the option out",
+        )
+    with hdf5_file.create_file(weights) as new:
+        stored, encodings = store.write(model, layout.file if layout else None, new, options)
+    return Written(stored, encodings, () if options.keep_optimizer else model.origin.dropped)
+
+
+def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes | None]]:
+    """The archive's members in order; None for the weights."""
+    layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
+    assert model.architecture is not None
+    metadata: dict[str, Any] = dict(layout.metadata) if layout else {
+        "keras_version": model.architecture.keras_version,
+        "date_saved": "1980-01-01@00:00:00",
+    }  # fmt: skip
+    metadata.pop("modelcut", None)
+    metadata["modelcut"] = provenance
+    members = layout.archive.infolist() if layout else []
+    for name in [info.filename for info in members] or [_METADATA, _CONFIG, _WEIGHTS]:
+        if name == _CONFIG:
+            yield name, _config_text(model, layout).encode()
+        elif name == _METADATA:
+            yield name, json.dumps(metadata).encode()
+        elif name == _WEIGHTS:
+            yield name, None
+        elif layout is not None and not name.endswith("/"):
+            yield name, layout.archive.read(name)
+
+
+def strip(model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+    """See `Packable`: the members, and the weights without values as a tree."""
+    assert options.hollow is not None
+    try:
+        written = _write_weights(model, scratch, options)
+        with h5py.File(scratch, "r") as file:
+            tree = keras_tree.to_data(file, options.hollow.places)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return [[[name, data] for name, data in _members(model, {})], tree], written
+
+
+def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
+    """See `Packable`."""
+    where = str(path)
+    try:
+        members, tree = data
+        archive = zipfile.ZipFile(io.BytesIO(), "w")
+        for name, content in members:
+            archive.writestr(_info(name, 0), content or b"")
+        file, numbers = keras_tree.to_file(tree, where)
+        return _read(archive, file, path), numbers
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+
+
+def _config_text(model: Model, layout: Layout | None) -> str:
+    assert model.architecture is not None
+    if layout is not None:
+        return model.architecture.text
+    # A legacy .h5 says less of the model as a whole, and keeps how to train it elsewhere.
+    root = dict(model.architecture.root)
+    if "module" not in root and model.architecture.dialect is Dialect.KERAS3:
+        functional = is_functional(root)
+        root["module"] = "keras.src.models.functional" if functional else "keras"
+        root["registered_name"] = "Functional" if functional else None
+    elif "module" not in root:
+        # Each Keras 2 has its functional models in a module of its own, and all find this one.
+        # Layers are written as in .h5: its own files do so too, inside of submodels.
+        named = "Model" if is_functional(root) else "Sequential"
+        root |= {"module": "keras", "class_name": named, "registered_name": None}
+    if model.origin.training:
+        where = str(model.origin.path)
+        training = load_json(model.origin.training, where=where, what="training configuration")
+        root["compile_config"] = compiled.for_keras(training, model.architecture.dialect)
+    return json.dumps(root)
+
+
+def _info(name: str, size: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    # HDF5 has deflated the weights already, chunk by chunk.
+    info.compress_type = zipfile.ZIP_STORED if name == _WEIGHTS else zipfile.ZIP_DEFLATED
+    info.external_attr = 0o644 << 16
+    info.file_size = size
+    return info
+
+
+def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(_info(name, len(data)), data)
+
+
+def _put_file(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    with path.open("rb") as source, archive.open(_info(name, path.stat().st_size), "w") as target:
+        while piece := source.read(1 << 20):
+            target.write(piece)

@@ -1,0 +1,299 @@
+"""Keras 3's weight store: an HDF5 tree by class names, in `.keras` and in `.weights.h5`.
+
+`layers/dense_1/vars/0`: the class name in snake case, counted in Keras's order of the layers, then
+the weights by number (keras/src/saving/saving_lib.py, `_save_container_state`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+
+from modelcut.errors import InputError, UsageError
+from modelcut.formats import weights as formats_weights
+from modelcut.formats.base import WriteOptions
+from modelcut.formats.keras import hdf5_file, hdf5_values
+from modelcut.graph.architecture import Architecture, Dialect, Path
+from modelcut.graph.keras.saved_order import slots
+from modelcut.graph.node import Node
+from modelcut.model.encoding import Encoding
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.safety import printable
+
+OPTIMIZER = "optimizer"
+_RANKS = {"forward_layer": 0, "backward_layer": 1, "query_dense": 0, "key_dense": 1}
+_RANKS |= {"value_dense": 2, "output_dense": 3}
+
+
+def is_store(file: h5py.File) -> bool:
+    """Whether a file of bare weights is of this kind."""
+    return "layer_names" not in file.attrs and any(
+        isinstance(file.get(name, getlink=True), h5py.HardLink)
+        for name in ("layers", "vars", "_layer_checkpoint_dependencies")
+    )
+
+
+def read(file: h5py.File, architecture: Architecture | None, where: str) -> list[Layer]:
+    """The layers of a store, with their tensors.
+
+    Raises:
+        InputError: weights that the architecture does not have, or that are missing.
+        UnsafeError: values that lie outside the file.
+    """
+    stored = list(_weights(file, where))
+    if architecture is None:
+        return _without_architecture(stored)
+    places = architecture.store_paths()
+    prefix = _prefix(file)
+    by_place: dict[str, list[formats_weights.Stored]] = {}
+    bases = {place.replace("layers/", prefix): path for path, place in places.items()}
+    for one in stored:
+        base = _longest(one.key, bases)
+        if base is None:
+            raise InputError(
+                f"{where}: the weight {printable(one.key)!r} belongs to none of the layers"
+            )
+        by_place.setdefault(base, []).append(one)
+    nodes = {node.path: node for node in architecture.nodes}
+    layers = {}
+    for base, path in bases.items():
+        mine = _in_order(nodes[path], base, by_place.get(base, []))
+        layers[path] = formats_weights.join([nodes[path]], mine, where, strict=True)[0]
+    rest = [node for node in architecture.nodes if node.path not in layers]
+    extra = {node.path: formats_weights.join([node], [], where, strict=True)[0] for node in rest}
+    return [(layers | extra)[node.path] for node in architecture.nodes]
+
+
+def _in_order(
+    node: Node, base: str, stored: list[formats_weights.Stored]
+) -> list[formats_weights.Stored]:
+    """A layer's weights in the order of its specs, also where a wrapper files them by class."""
+    try:
+        found = slots(node)
+    except KeyError:
+        return stored
+    rank = {f"{base}/{place}": i for i, slot in enumerate(found) for place in slot.places}
+    if node.class_name == "SpectralNormalization":
+        # It files the wrapped kernel a second time, which Keras overwrites when it loads.
+        stored = [one for one in stored if one.key in rank]
+    return sorted(stored, key=lambda one: rank.get(one.key, len(found)))
+
+
+def _prefix(file: h5py.File) -> str:
+    old = "_layer_checkpoint_dependencies"
+    return f"{old}/" if "layers" not in file and old in file else "layers/"
+
+
+def _longest(key: str, bases: dict[str, Path]) -> str | None:
+    parts = key.split("/")
+    for length in range(len(parts), 0, -1):
+        base = "/".join(parts[:length])
+        if base in bases:
+            return base
+    return None
+
+
+def _without_architecture(stored: list[formats_weights.Stored]) -> list[Layer]:
+    groups: dict[tuple[str, ...], list[formats_weights.Stored]] = {}
+    for one in stored:
+        path = tuple(part for part in one.key.split("/")[:-1] if part not in ("layers", "vars"))
+        groups.setdefault(path or ("model",), []).append(one)
+    return [
+        formats_weights.make_layer(
+            path, "", None, [(_bare(one, index), one) for index, one in enumerate(part)]
+        )
+        for path, part in groups.items()
+    ]
+
+
+def _bare(one: formats_weights.Stored, index: int) -> Any:
+    """A numbered weight: the first matrix of a layer is its kernel, by Keras's order."""
+    name = "kernel" if index == 0 and len(one.shape) >= 2 else f"weight{index}"
+    embedding = "embedding" in one.key
+    return formats_weights.guess(
+        formats_weights.Stored(
+            "embeddings" if embedding else name, one.key, one.shape, one.dtype, one.source
+        )
+    )
+
+
+def _weights(file: h5py.File, where: str) -> Iterator[formats_weights.Stored]:
+    """All weights below the layers, in the order in which Keras counts them."""
+    for key in _keys(file, "", where):
+        if key.split("/")[0] in (OPTIMIZER, "metrics", "loss", "modelcut", "compile_metrics"):
+            continue
+        found = hdf5_file.dataset(file, key, where)
+        yield formats_weights.Stored(
+            key.replace("/vars/", "/"),
+            key,
+            found.shape,
+            hdf5_values.dtype_of(found),
+            hdf5_values.source(found, where),
+        )
+
+
+def _keys(group: h5py.Group, base: str, where: str) -> Iterator[str]:
+    seen: set[Any] = set()
+    stack = [(group, base)]
+    while stack:
+        current, path = stack.pop()
+        token = h5py.h5o.get_info(current.id).addr
+        if token in seen:
+            raise InputError(f"{where}: the group {printable(path)!r} contains itself")
+        seen.add(token)
+        below = []
+        for name in sorted(current, key=_rank):
+            if not path and name == "modelcut":
+                continue
+            item = hdf5_file.child(current, name, where)
+            key = f"{path}/{name}" if path else name
+            if isinstance(item, h5py.Group):
+                below.append((item, key))
+            else:
+                yield key
+        stack.extend(reversed(below))
+
+
+def _rank(name: str) -> tuple[int, int, str]:
+    return _RANKS.get(name, 5), int(name) if name.isdigit() else -1, name
+
+
+def optimizer_bytes(file: h5py.File) -> int:
+    """Bytes of the optimizer's state."""
+    total = 0
+
+    def add(_: str, item: Any) -> None:
+        nonlocal total
+        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+
+    if isinstance(file.get(OPTIMIZER, getlink=True), h5py.HardLink):
+        file[OPTIMIZER].visititems(add)
+    return total
+
+
+def write(
+    model: Model, old: h5py.File | None, new: h5py.File, options: WriteOptions
+) -> tuple[dict[str, int], dict[str, Encoding]]:
+    """Writes the weights of a model as a store.
+
+    Args:
+        model: what to write.
+        old: the store it was read from, for what stands beside the weights; None for none.
+        new: an empty file.
+        options: how to write.
+
+    Returns:
+        Bytes stored, and final encodings, by tensor name.
+    """
+    moved = _new_keys(model, old)
+    if old is not None:
+        if options.keep_optimizer and any(t.name for t in model.tensors if t.key not in moved):
+            raise UsageError(
+                "--keep-optimizer: a layer changed its shape, so the optimizer's state no longer "
+                "fits", "leave the option out"
+            )  # fmt: skip
+        _copy_groups(model, old, new, keep_optimizer=options.keep_optimizer)
+    if old is None:
+        new.create_group("vars")  # of the model itself: Keras 2 misses it
+        names = model.architecture is not None and model.architecture.dialect is Dialect.KERAS3
+    else:
+        names = any("name" in old[key].attrs for key in _var_groups(old))
+    stored, encodings = {}, {}
+    for layer in model.layers:
+        for index, tensor in enumerate(layer.tensors):
+            key = moved.get(tensor.key) if tensor.key else None
+            key = key or _fresh_key(model, layer, index, old)
+            attributes = dict(old[tensor.key].attrs) if old is not None and tensor.key else {}
+            bytes_, encoding = hdf5_file.put(new, key, tensor, options, attributes)
+            stored[tensor.name], encodings[tensor.name] = bytes_, encoding
+            group = new[key.rpartition("/")[0]]
+            if names and "name" not in group.attrs:
+                group.attrs["name"] = layer.path[-1]
+    hdf5_file.put_encodings(new, encodings)
+    return stored, encodings
+
+
+def _var_groups(file: h5py.File) -> list[str]:
+    found: list[str] = []
+    file.visit(lambda key: found.append(key) if key.endswith("/vars") else None)
+    return found
+
+
+def _renamed(model: Model, old: h5py.File) -> dict[str, str]:
+    """Old base -> new base of each layer, where an edit of the architecture moved the counters."""
+    if model.architecture is None or model.origin.layout is None:
+        return {}
+    before = model.origin.layout.architecture
+    if before is None or before.text == model.architecture.text:
+        return {}
+    prefix = _prefix(old)
+    now = model.architecture.store_paths()
+    return {
+        place.replace("layers/", prefix): now[path].replace("layers/", prefix)
+        for path, place in before.store_paths().items()
+        if path in now
+    }
+
+
+def _new_keys(model: Model, old: h5py.File | None) -> dict[str, str]:
+    """Key in the old file -> key in the new one, for tensors that came from it."""
+    if old is None:
+        return {}
+    bases = _renamed(model, old)
+    keys = {}
+    for tensor in model.tensors:
+        base = _longest(tensor.key, dict.fromkeys(bases, ())) if tensor.key else None
+        keys[tensor.key] = bases[base] + tensor.key[len(base) :] if base else tensor.key
+    keys.pop("", None)
+    return keys
+
+
+def _fresh_key(model: Model, layer: Layer, index: int, old: h5py.File | None) -> str:
+    assert model.architecture is not None
+    base = model.architecture.store_paths()[layer.path]
+    base = base.replace("layers/", _prefix(old)) if old is not None else base
+    assert layer.node is not None
+    known = places(layer.node, model.architecture.dialect) or []
+    return f"{base}/{known[index] if index < len(known) else f'vars/{index}'}"
+
+
+def places(node: Node, dialect: Dialect) -> list[str] | None:
+    """Where the weights of a layer lie below its group; None where that is not known.
+
+    It is not for classes that are not Keras's own, nor where a weight is filed twice.
+    """
+    try:
+        found = slots(node)
+    except KeyError:
+        return None
+    if node.class_name == "SpectralNormalization":
+        return None
+    return [slot.places[0 if dialect is Dialect.KERAS3 else -1] for slot in found]
+
+
+def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer: bool) -> None:
+    """All groups with their attributes, and all datasets that are no weights of a layer."""
+    bases = _renamed(model, old)
+    weights = {tensor.key for tensor in model.origin.layout.tensors}
+    hdf5_file.copy_attributes(old, new, ["modelcut"])
+
+    def copy(key: str, item: Any) -> None:
+        top = key.split("/")[0]
+        if top == "modelcut" or (top == OPTIMIZER and not keep_optimizer) or key in weights:
+            return
+        base = _longest(key, dict.fromkeys(bases, ()))
+        target = bases[base] + key[len(base) :] if base else key
+        if isinstance(item, h5py.Group):
+            hdf5_file.copy_attributes(item, hdf5_file.make_group(new, target))
+        else:
+            parent, _, name = target.rpartition("/")
+            old.copy(item, hdf5_file.make_group(new, parent), name)
+
+    old.visititems(copy)
+
+
+def tensors_of(layers: list[Layer]) -> tuple[Tensor, ...]:
+    """All tensors, for the layout that the writer will want."""
+    return tuple(tensor for layer in layers for tensor in layer.tensors)

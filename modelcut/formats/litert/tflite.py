@@ -1,0 +1,313 @@
+"""LiteRT's `.tflite`: read as tensors and operators; made by an engine, which is handed in.
+
+A `.tflite` is a program for LiteRT's interpreter, not an edited copy of a Keras file: to write one
+is to convert. This module writes the model in its own format to a scratch file, has
+`WriteOptions.convert` make the `.tflite` of it, and reads that again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelcut.errors import ModelcutError, UnsafeError
+from modelcut.formats import base, registry
+from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats.litert import kept_scales, schema
+from modelcut.formats.litert.schema import File, Graph, Value
+from modelcut.model.encoding import Affine, Dense, Encoding
+from modelcut.model.model import Layer, Model, Origin, Source, Tensor
+from modelcut.safety import printable
+
+NAME = "litert"
+FINAL = "a .tflite cannot be edited; start from the Keras file that it was made of"
+OWN_CODING = "LiteRT maps its file into memory as it is"
+METADATA = "modelcut"
+"""The name of the entry that says how the file was made."""
+
+_ROLES = {
+    "CONV_2D": {1: "kernel", 2: "bias"},
+    "DEPTHWISE_CONV_2D": {1: "kernel", 2: "bias"},
+    "CONV_3D": {1: "kernel", 2: "bias"},
+    "FULLY_CONNECTED": {1: "kernel", 2: "bias"},
+    "BATCH_MATMUL": {1: "kernel"},
+    "TRANSPOSE_CONV": {1: "kernel", 3: "bias"},
+    "GATHER": {0: "embeddings"},
+    "EMBEDDING_LOOKUP": {1: "embeddings"},
+}
+_KINDS = {"kernel": "kernel", "bias": "bias", "embeddings": "embedding"}
+_PLAIN = frozenset("float32 float16 float64 int32 uint8 int64 bool int16 int8 uint32".split())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parsed file."""
+
+    file: File
+
+
+def sniff(path: Path) -> bool:
+    """By the identifier at byte 4, or the name of a file that is cut shorter than that."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(8)
+    return head[4:] == schema.IDENTIFIER
+
+
+def read(path: Path) -> Model:
+    """Reads a file; see `Format`. Constants are its tensors, as the floats they stand for."""
+    file = schema.parse(path)
+    provenance = _provenance(file)
+    return Model(
+        tuple(_layers(file)),
+        None,
+        Origin(
+            path=path,
+            format=NAME,
+            dialect="litert",
+            writer=printable(file.description or "an unnamed converter", 80),
+            warnings=(*(f"needs {line}" for line in _foreign(file)), *_unread(file)),
+            provenance=provenance,
+            layout=Layout(file),
+        ),
+    )
+
+
+def check_runnable(model: Model, *, trust: bool) -> None:
+    """See `formats.check_runnable`.
+
+    Raises:
+        UnsafeError: an operator of it is none of LiteRT's own.
+    """
+    foreign = _foreign(model.origin.layout.file)
+    if foreign and not trust:
+        raise UnsafeError(
+            f"{model.origin.path}: needs {foreign[0]}", "--trust runs it all the same"
+        )
+
+
+def _foreign(file: File) -> list[str]:
+    """Operators that are none of LiteRT's own, in words."""
+    return [f"the operator {name}, whose code comes from elsewhere" for name in file.custom]
+
+
+def _unread(file: File) -> Iterator[str]:
+    count = sum(value.sparse for graph in file.graphs for value in graph.values)
+    if count:
+        yield f"{count} constants in LiteRT's sparse form are not among the layers below"
+
+
+def _provenance(file: File) -> dict[str, Any]:
+    raw = file.metadata.get(METADATA)
+    if raw is None or raw.size > 1 << 20:
+        return {}
+    try:
+        found = json.loads(raw.tobytes().decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _layers(file: File) -> Iterator[Layer]:
+    """One layer for each operator that has constants of its own."""
+    seen: set[str] = set()
+    for number, graph in enumerate(file.graphs):
+        mine: set[int] = set()
+        for operation in graph.operations:
+            roles = _ROLES.get(operation.name, {})
+            constants = [
+                (roles.get(place, f"constant_{place}"), index)
+                for place, index in enumerate(operation.inputs)
+                if index >= 0 and index not in mine and graph.values[index].raw.size
+            ]
+            mine.update(index for _, index in constants)
+            if not constants:
+                continue
+            outputs = operation.outputs
+            name = graph.values[outputs[0]].name if outputs and outputs[0] >= 0 else operation.name
+            name = f"{number}:{name}" if number else name
+            unique, again = name, 1
+            while unique in seen:
+                again += 1
+                unique = f"{name}_{again}"
+            seen.add(unique)
+            tensors: dict[str, Tensor] = {}
+            for role, index in constants:
+                if role not in tensors and (t := _tensor(graph, index, unique, role)) is not None:
+                    tensors[role] = t
+            yield Layer((unique,), operation.name, {}, tuple(tensors.values()))
+
+
+def _tensor(graph: Graph, index: int, layer: str, role: str) -> Tensor | None:
+    value = graph.values[index]
+    encoding = _encoding(value)
+    if value.sparse or (value.dtype not in _PLAIN and value.dtype != "int4"):
+        return None
+    floats = isinstance(encoding, Affine)
+    return Tensor(
+        name=f"{layer}/{role}",
+        role=role,
+        kind=_KINDS.get(role, "state"),
+        shape=value.shape,
+        dtype=np.dtype("float32" if floats else "int8" if value.dtype == "int4" else value.dtype),
+        source=Source(lambda: values(value)),
+        encoding=encoding,
+        key=f"{index}:{value.name}",
+    )
+
+
+def _encoding(value: Value) -> Encoding:
+    """The grid of 8 and 4 bit constants; anything else stands for itself."""
+    grid = value.quantization
+    if grid is None or value.dtype not in ("int8", "int4") or not (grid.scale > 0).all():
+        return Dense()
+    width = 8 if value.dtype == "int8" else 4
+    shape = [1] * len(value.shape)
+    if grid.scale.size > 1:
+        shape[grid.axis] = grid.scale.size
+    lowest = -(1 << (width - 1))
+    symmetric = not grid.zero_point.any() and int(schema.codes(value).min(initial=0)) > lowest
+    zero = None if symmetric else (grid.zero_point - lowest).astype(np.int32).reshape(shape)
+    return Affine(width, np.array(grid.scale, np.float32).reshape(shape), zero)
+
+
+def values(value: Value) -> np.ndarray:
+    """The values of a constant: floats where it has a grid that `Affine` can hold, else raw."""
+    codes, grid = schema.codes(value), value.quantization
+    if grid is None or isinstance(_encoding(value), Dense):
+        return np.array(codes)
+    shape = [1] * len(value.shape)
+    if grid.scale.size > 1:
+        shape[grid.axis] = grid.scale.size
+    steps = codes.astype(np.float32) - grid.zero_point.reshape(shape).astype(np.float32)
+    return steps * grid.scale.reshape(shape) + np.float32(0)
+
+
+def refusal(model: Model) -> str:
+    """Why no `.tflite` can be made of this model."""
+    if model.architecture is None and model.origin.format != "saved_model":
+        return "bare weights are no network that LiteRT could run; start from the whole model"
+    if _scratch_format(model) is None:
+        return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
+    return ""
+
+
+def needs_engine(model: Model) -> bool:
+    """Always: LiteRT's converter."""
+    del model
+    return True
+
+
+def _scratch_format(model: Model) -> base.Format | None:
+    """A format that Keras opens and that can hold the model; its own, where it is one."""
+    names = sorted(
+        ("hdf5", "keras_zip", "saved_model"), key=lambda name: name != model.origin.format
+    )
+    if model.origin.format != "saved_model":
+        names.remove("saved_model")
+    able = (registry.module(name) for name in names)
+    return next((one for one in able if not one.refusal(model)), None)
+
+
+def write(model: Model, path: Path, options: WriteOptions) -> Written:
+    """Has a `.tflite` made of the model; see `Format`.
+
+    Raises:
+        ModelcutError: no engine was handed in, or it cannot convert the model.
+    """
+    if options.convert is None:
+        raise ModelcutError(f"{path}: a .tflite needs an engine that converts")
+    own = _scratch_format(model)
+    assert own is not None  # `refusal` has asked
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        scratch = Path(folder) / f"model{registry.engine_suffix(own)}"
+        if registry.is_folder(own):
+            scratch.mkdir()
+        written = own.write(model, scratch, changed(options, compression="none"))
+        plain = registry.open_model(scratch)
+        found, lost = (
+            kept_scales.find(plain, written.encodings) if options.convert.quantizes else ({}, {})
+        )
+        twin = Path(folder) / "twin.tflite" if found else None
+        facts = dict(options.convert.run(plain, path, NAME, twin))
+        if twin:
+            facts["grids"] = kept_scales.keep(path, twin, found, lost).to_dict()
+        elif lost:
+            facts["grids"] = kept_scales.Kept(lost=lost).to_dict()
+    file = schema.parse(path)
+    facts.update(describe(file))
+    held = facts["constants"]
+    return Written(
+        # Layers are merged and split by the converter: only their sum can be told.
+        {"": sum(held.values())},
+        written.encodings,
+        facts=facts,
+    )
+
+
+def describe(file: File) -> dict[str, Any]:
+    """Inputs, outputs, constants and operators, as plain data."""
+    return {
+        "inputs": [_interface(file, name, index) for name, index in file.inputs.items()],
+        "outputs": [_interface(file, name, index) for name, index in file.outputs.items()],
+        "constants": constants(file),
+        "operators": operators(file),
+    }
+
+
+def _interface(file: File, name: str, index: int) -> dict[str, Any]:
+    value = file.graphs[0].values[index]
+    grid = value.quantization
+    bits = next(bits for kind, bits in schema.TYPES.values() if kind == value.dtype)
+    count = int(np.prod(value.shape, dtype=np.int64))
+    return {
+        "name": printable(name, 80),
+        "dtype": value.dtype,
+        "shape": list(value.signature or value.shape),
+        "bytes": (count * bits + 7) // 8,
+        "scale": float(grid.scale[0]) if grid is not None else None,
+        "zero_point": int(grid.zero_point[0]) if grid is not None else None,
+    }
+
+
+def warnings(output: Mapping[str, Any]) -> Iterator[str]:
+    """What did not come out as was meant; see `formats.warnings`."""
+    made, header = output["litert"], output.get("header")
+    for name, reason in made.get("grids", {}).get("lost", {}).items():
+        yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
+    if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):
+        yield "no kernel has zeros enough for LiteRT's sparse form: the file is as without --sparse"
+    if header and header["arena"]["bytes"] is None:
+        yield f"{header['path']}: says no arena size: {header['arena']['why']}"
+
+
+def facts(model: Model) -> dict[str, Any]:
+    """Of a file that was read, for the report."""
+    return describe(model.origin.layout.file)
+
+
+def constants(file: File) -> dict[str, int]:
+    """Bytes of the constants by type; one that several tensors share counts once."""
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    for graph in file.graphs:
+        for value in graph.values:
+            place = value.raw.__array_interface__["data"][0]
+            if value.raw.size and place not in seen:
+                seen.add(place)
+                found[value.dtype + (" sparse" if value.sparse else "")] += int(value.raw.size)
+    return dict(found)
+
+
+def operators(file: File) -> dict[str, int]:
+    """How often each operator occurs."""
+    return dict(Counter(o.name for graph in file.graphs for o in graph.operations))

@@ -1,0 +1,1 @@
+"""SavedModel folders and archives of them."""

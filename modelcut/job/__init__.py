@@ -1,0 +1,1 @@
+"""One job, from the request to published files."""

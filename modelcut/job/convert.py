@@ -1,0 +1,108 @@
+"""What needs a network to run: evaluating, training, converting; and whether it may run at all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modelcut.formats import base, registry
+from modelcut.job.check import check_runnable
+from modelcut.job.request import Job
+from modelcut.model.model import Model
+
+
+def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conversion:
+    """How a file is made by an engine, for a writer that needs to know."""
+    return base.Conversion(
+        partial(_convert, job, history), quantizes=job.recipe.head.export.quantizes
+    )
+
+
+def _convert(
+    job: Job,
+    history: Callable[[], Mapping[str, Any]],
+    scratch: Model,
+    target: Path,
+    kind: str,
+    twin: Path | None,
+) -> Mapping[str, Any]:
+    """Has an engine make a file of another kind of a model in its own format.
+
+    Args:
+        job: what was asked for.
+        history: how the model was made.
+        scratch: the model, in a scratch file.
+        target: the file or folder to make.
+        kind: name of its format.
+        twin: where to put one that is not quantized; None: nowhere.
+
+    Raises:
+        UnsafeError: what the engine would build carries code. A SavedModel that is run as a graph
+            was not looked at for that.
+    """
+    check_runnable(scratch, job.trust)
+    own = registry.module(scratch.origin.format)
+    request: dict[str, Any] = {
+        "source": str(scratch.origin.path),
+        "shown": str(job.model),
+        "dialect": scratch.origin.dialect,
+        "suffix": registry.engine_suffix(own),
+        "trust": job.trust.all,
+        "custom_objects": job.trust.custom_objects,
+        "target": str(target),
+    }
+    if kind == "saved_model":
+        from modelcut.engines.saved_model import network as saved_model_network
+
+        return saved_model_network.export(request)
+    from modelcut.engines.litert import network as litert_network
+    from modelcut.formats.litert.tflite import METADATA
+
+    options, data = job.recipe.head.export, job.recipe.head.data
+    request |= {
+        "signature": data.signature if scratch.origin.format == "saved_model" else None,
+        "twin": str(twin) if twin else None,
+        "type": options.type,
+        "sparse": options.sparse,
+        "io": options.io,
+        "samples": options.samples,
+        "calibrate": str(job.calibrate) if job.calibrate else None,
+        "data": data.model_dump(mode="json", exclude_unset=True),
+        "metadata": METADATA,
+        "provenance": json.dumps(history(), sort_keys=True),
+    }
+    if not options.sparse:
+        return litert_network.convert(request)
+    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+        dense = Path(folder) / "dense.tflite"
+        facts = litert_network.convert({**request, "twin": str(dense)})
+        facts["sparse"] = {
+            "bytes": target.stat().st_size,
+            "dense_bytes": dense.stat().st_size,
+            "ms": litert_network.milliseconds(target),
+            "dense_ms": litert_network.milliseconds(dense),
+        }
+    return facts
+
+
+def write_header(job: Job, made: Path, draft: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a .tflite as a C array beside it, the arena measured; facts for the report.
+
+    Args:
+        job: what was asked.
+        made: the .tflite.
+        draft: where to write to.
+        facts: about the .tflite.
+    """
+    from modelcut.engines.litert import network as litert_network
+    from modelcut.formats.litert import c_array
+
+    arena = litert_network.arena(made, len(facts["inputs"]))
+    pieces = c_array.text(made.read_bytes(), job.output.stem, facts, arena)
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(pieces)
+    return {"path": str(job.header), "arena": arena}

@@ -1,0 +1,61 @@
+"""What an output remembers of how it was made, and what tells a file of ours from a stranger's."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from modelcut import __version__
+from modelcut.errors import ModelcutError
+from modelcut.formats import registry
+from modelcut.formats.litert import c_array
+from modelcut.job.digest import Digest
+from modelcut.job.request import Job
+from modelcut.model.model import Model
+from modelcut.report import build
+
+
+def versions() -> dict[str, str]:
+    """Of what took part, as far as it is installed; nothing is imported for it."""
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "h5py", "isal", "tensorflow", "keras", "tf_keras"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def of(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
+    """What the output remembers of how it was made; the same for the same job."""
+    entry = {
+        "modelcut": __version__,
+        "input_sha256": digest.hex(),
+        "recipe": job.recipe.to_dict(),
+        "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
+    }
+    earlier = list(model.origin.provenance.get("history", []))
+    if job.lossless and earlier:
+        return dict(model.origin.provenance)
+    return {"history": [*earlier, entry]}
+
+
+def report_paths(output: Path) -> dict[str, Path]:
+    """`small.h5` -> `small.report.json`, `small.report.md`."""
+    stem = output.name.removesuffix(registry.suffix_of(output))
+    return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md")}
+
+
+def is_ours(path: Path) -> bool:
+    """Whether modelcut wrote the file, so that it may be written again."""
+    if path.suffix == ".h":
+        with path.open("rb") as file:
+            return file.read(64).startswith(c_array.MARK.encode())
+    if path.name.endswith((".report.json", ".report.md")):
+        with path.open("rb") as file:
+            return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
+    with contextlib.suppress(ModelcutError, OSError):
+        origin = registry.open_model(path).origin
+        return bool(origin.provenance or origin.container == "mcut")
+    return False

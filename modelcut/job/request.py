@@ -1,0 +1,87 @@
+"""What was asked for, and whether it goes together: held against each other before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelcut.engines.keras.cluster import Distribute
+from modelcut.formats import base
+from modelcut.formats.base import Coder
+from modelcut.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of a file's code may run.
+
+    Attributes:
+        all: run whatever is in the file.
+        custom_objects: a module of the user's own layers, as a path or dotted name; "" for none.
+    """
+
+    all: bool = False
+    custom_objects: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that `modelcut run` was told.
+
+    Attributes:
+        model: the input file.
+        recipe: what to do, and what must hold.
+        output: the file to write.
+        test: CSV to evaluate both models on; None: no evaluation.
+        train: CSV for the steps that train; None: none given.
+        validate: CSV for the steps that search; None: a share of `train` is set aside.
+        calibrate: CSV with the rows that a .tflite is calibrated on; None: none given.
+        trust: what of the file's code may run.
+        force: replace an output that modelcut did not write.
+        in_place: the output may be the input.
+        compression: none, fast or best; None: the default.
+        coder: of a packed file; None: the default.
+        keep_optimizer: keep the optimizer's state; None: where the output can hold it.
+        report: write NAME.report.json and NAME.report.md beside the output.
+        lossless: only the container changes: what the input says of its making is kept as it is.
+        distribute: on which devices and machines the steps that train do so.
+        checkpoint: folder in which the state of a training is kept; None: it is not.
+        resume: go on from what is there.
+        checkpoint_every: seconds between two states.
+    """
+
+    model: Path
+    recipe: Recipe
+    output: Path
+    test: Path | None = None
+    train: Path | None = None
+    validate: Path | None = None
+    calibrate: Path | None = None
+    trust: Trust = field(default_factory=Trust)
+    force: bool = False
+    in_place: bool = False
+    compression: base.Compression | None = None
+    coder: Coder | None = None
+    keep_optimizer: bool | None = False
+    report: bool = True
+    lossless: bool = False
+    distribute: Distribute = "none"
+    checkpoint: Path | None = None
+    resume: bool = False
+    checkpoint_every: float = 60
+
+    @property
+    def header(self) -> Path | None:
+        """Where the C array goes that was asked for with a .tflite."""
+        wanted = self.recipe.head.export.c_array and self.output.suffix.lower() == ".tflite"
+        return self.output.with_suffix(".h") if wanted else None
+
+    @property
+    def inputs(self) -> list[Path]:
+        """All files that are read: none of them may be lost."""
+        data = (self.test, self.train, self.validate, self.calibrate)
+        return [self.model, *(path for path in data if path is not None)]
+
+
+Say = Callable[[str], None]

@@ -1,0 +1,92 @@
+"""What each layer alone can bear: the profile of a model under the settings of some methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelcut import __version__, safety
+from modelcut.budget.bench import Bench
+from modelcut.budget.profile import Trier, profile
+from modelcut.errors import InputError
+from modelcut.formats import registry
+from modelcut.job import provenance, start
+from modelcut.job.digest import Digest, size
+from modelcut.job.request import Trust
+from modelcut.recipe.recipe import Recipe
+from modelcut.steps.base import Context
+from modelcut.steps.strength import Budgeted
+
+SCHEMA = "modelcut-sensitivity/1"
+
+
+def assess(
+    path: Path,
+    data: Path,
+    recipe: Recipe,
+    trust: Trust,
+    *,
+    train: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Tries each layer alone under each setting of each step; nothing is written.
+
+    Args:
+        path: the model.
+        data: labelled CSV that the trials are measured on.
+        recipe: its steps are tried one by one on the model as it is; they say which settings.
+        trust: what of the file's code may run.
+        train: CSV for criteria that need training data.
+        say: takes a line about progress.
+
+    Returns:
+        Plain JSON data: `profiles`, one a step, with the `base` and the `layers`, and of each layer
+        its `trials` in the order of `settings`.
+
+    Raises:
+        ModelcutError: the model cannot be run, or the rows do not fit it.
+    """
+    for each in (path, data, train):
+        if each is not None:
+            safety.check_path(each)
+    with Digest(path) as digest:
+        model = registry.open_model(path)
+        runtime = start.open_runtime(model, recipe, train, data, trust)
+        say("starting the network")
+        bench = Bench(model, runtime)
+        profiles: list[dict[str, Any]] = []
+        for index, step in enumerate(recipe.steps):
+            assert isinstance(step, Budgeted)
+            context = Context(index=index, seed=recipe.head.seed, say=say, runtime=runtime)
+            trier = Trier(step, model, bench, context)
+            found = profile(trier)
+            profiles.append(
+                {
+                    "title": step.title,
+                    "field": step.strength.name,
+                    "settings": list(step.ladder),
+                    "base": bench.base.to_dict(),
+                    "layers": [
+                        {
+                            "name": layer.name,
+                            "class": layer.class_name,
+                            "trials": [trial.to_dict() for trial in found[layer.name]],
+                        }
+                        for layer in trier.layers
+                        if layer.name in found
+                    ],
+                    "left_alone": trier.skipped | trier.unmoved,
+                }
+            )
+        if digest.changed():
+            raise InputError(f"{path}: changed while modelcut was reading it", "run again")
+        return {
+            "schema": SCHEMA,
+            "modelcut": __version__,
+            "versions": provenance.versions(),
+            "input": {"path": str(path), "bytes": size(path), "sha256": digest.hex()},
+            "data": {"path": str(data), "rows": bench.rows},
+            "seed": recipe.head.seed,
+            "profiles": profiles,
+        }

@@ -1,0 +1,118 @@
+"""What a recipe with training or searching steps is started with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelcut import __version__
+from modelcut.errors import UsageError
+from modelcut.job import provenance
+from modelcut.job.checkpoint import Checkpoint
+from modelcut.job.digest import Digest, sha256, sha256_of
+from modelcut.job.request import Job, Trust
+from modelcut.model.model import Model
+from modelcut.recipe.recipe import Recipe
+from modelcut.runtime import Runtime
+
+if TYPE_CHECKING:
+    from modelcut.engines.keras.team import Team
+
+
+def team_for(job: Job, digest: Digest) -> Team | None:
+    """Who trains together, once all of them are known to do the same; None where nothing trains.
+
+    Raises:
+        UsageError: nothing trains, or the workers were told different things.
+        PeerError: a worker did not come, or was lost.
+    """
+    if not any("loop" in step.wants for step in job.recipe.steps):
+        if job.distribute in ("mirrored", "multiworker"):
+            raise UsageError(
+                f"--distribute {job.distribute}: no step of the recipe trains", "finetune does"
+            )
+        return None
+    from modelcut.engines.keras import team
+
+    found = team.start(job.distribute)
+    if found.workers > 1:
+        found.check_same({what: sha256_of(text) for what, text in identity(job, digest).items()})
+    return found
+
+
+def checkpoint_for(job: Job, digest: Digest, *, writes: bool) -> Checkpoint | None:
+    """Where the state of the trainings is kept, if it is to be.
+
+    Raises:
+        ModelcutError: nothing trains, or what is there is not this job's.
+    """
+    if job.checkpoint is None:
+        return None
+    if not any("loop" in step.needs for step in job.recipe.steps):
+        raise UsageError("--checkpoint: the recipe has no step finetune", "only those are kept")
+    return Checkpoint(
+        job.checkpoint,
+        identity(job, digest),
+        resume=job.resume,
+        every=job.checkpoint_every,
+        writes=writes,
+    )
+
+
+def identity(job: Job, digest: Digest) -> dict[str, str]:
+    """What must be the same for a training to be the same, each by its name for messages."""
+    return {
+        "version of modelcut or its libraries": json.dumps([__version__, provenance.versions()]),
+        "recipe": json.dumps(job.recipe.to_dict(), sort_keys=True),
+        "model": digest.hex(),
+        "CSV for --train": sha256(job.train) if job.train else "",
+        "CSV for --validate": sha256(job.validate) if job.validate else "",
+    }
+
+
+def runtime_for(
+    model: Model,
+    recipe: Recipe,
+    train: Path | None,
+    validate: Path | None,
+    trust: Trust,
+    team: Team | None = None,
+) -> Runtime | None:
+    """Where the recipe has steps that train or search: what they do it with."""
+    wanted = {"train", "validation"}
+    if (train or validate) is None or not any(wanted & step.wants for step in recipe.steps):
+        return None
+    return open_runtime(model, recipe, train, validate, trust, team)
+
+
+def open_runtime(
+    model: Model,
+    recipe: Recipe,
+    train: Path | None,
+    validate: Path | None,
+    trust: Trust,
+    team: Team | None = None,
+) -> Runtime:
+    """A runtime for a model; nothing is started yet.
+
+    Raises:
+        ModelcutError: the model cannot or must not be run.
+    """
+    from modelcut import engines
+    from modelcut.job import engine_runtime
+
+    engine_runtime.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
+    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    head = recipe.head
+    return engine_runtime.EngineRuntime(
+        model,
+        train,
+        head.data,
+        validate=validate,
+        task=None if head.task == "auto" else head.task,
+        seed=head.seed,
+        trust=trust.all,
+        custom_objects=custom,
+        team=team,
+    )

@@ -1,0 +1,1 @@
+"""A model: its architecture and its tensors with their encodings."""

@@ -1,0 +1,251 @@
+"""Numbers about tensors: the only place where they are made, from what is really written.
+
+A `Meter` watches one tensor on its way to the file: what it was, and what each edit made of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from modelcut.arrays import floats
+from modelcut.arrays.blocks import in_threads, map_rows, row_blocks
+from modelcut.arrays.deflate import choose
+from modelcut.model.encoding import Encoding
+
+_SAMPLED_BYTES = 4 << 20
+_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One tensor at one moment.
+
+    Attributes:
+        size: number of values.
+        nonzeros: how many are not zero.
+        nonfinite: how many are NaN or infinite.
+        peak: largest finite magnitude; 0 for none.
+        bytes: of the values as they are stored, uncompressed.
+        bits: of a plain fixed-length writing of the encoding, its parameters counted.
+        distinct: distinct codes in use; None where values are not coded.
+        entropy: order-0 entropy of the codes in bits a value; None where not coded.
+        deflated: bytes after deflate, see `deflated_size`; None where it was not asked for.
+    """
+
+    size: int
+    nonzeros: int
+    nonfinite: int
+    peak: float
+    bytes: int
+    bits: int
+    distinct: int | None
+    entropy: float | None
+    deflated: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one edit did to one tensor.
+
+    Attributes:
+        error: Frobenius norm of the difference over that of the values before; 0 for no change.
+        sqnr_db: signal to quantization noise, 10 log10(sum w^2 / sum d^2); None for no change.
+        peak_error: largest magnitude of a difference.
+    """
+
+    error: float
+    sqnr_db: float | None
+    peak_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Count: TypeAlias = "tuple[int, int, float, np.ndarray | None]"
+"""(how many are not zero, how many not finite, largest finite magnitude, how often each code)."""
+
+
+def summarize(values: np.ndarray, encoding: Encoding) -> Summary:
+    """Counts one tensor, block by block on all cores.
+
+    Args:
+        values: any numeric dtype, any shape.
+        encoding: what the values are restricted to.
+    """
+    whole = np.atleast_1d(values)  # a scalar has no rows
+    parts = map_rows(lambda rows: count(whole[rows], encoding, rows), whole)
+    return summary(values, encoding, parts)
+
+
+def count(
+    block: np.ndarray, encoding: Encoding, rows: slice, codes: np.ndarray | None = None
+) -> Count:
+    """Counts one block, from which `summary` makes the whole tensor's.
+
+    Args:
+        block: the values of some rows.
+        encoding: of the tensor.
+        rows: which they are.
+        codes: of the block, where they are known already.
+    """
+    inexact = np.issubdtype(block.dtype, np.inexact) or block.dtype.kind == "V"
+    if inexact and block.dtype.itemsize == 2:
+        nonzeros, nonfinite, peak = _of_halves(block)
+    else:
+        nonzeros, nonfinite, peak = _of_values(block, inexact=inexact)
+    used = None
+    if encoding.symbols is not None:
+        codes = encoding.codes(block, rows) if codes is None else codes
+        used = floats.histogram(codes, encoding.symbols)
+    return nonzeros, nonfinite, peak, used
+
+
+def summary(values: np.ndarray, encoding: Encoding, parts: list[Count]) -> Summary:
+    """Sums the blocks of one tensor."""
+    nonzeros = sum(part[0] for part in parts)
+    distinct, entropy = None, None
+    symbols = encoding.symbols
+    if symbols is not None:
+        used = sum((part[3] for part in parts if part[3] is not None), np.zeros(symbols, np.int64))
+        used = used[used > 0]
+        distinct = int(used.size)
+        share = used / max(1, values.size)
+        entropy = float(-(share * np.log2(share)).sum()) + 0.0
+    return Summary(
+        size=values.size,
+        nonzeros=nonzeros,
+        nonfinite=sum(part[1] for part in parts),
+        peak=max((part[2] for part in parts), default=0.0),
+        bytes=values.nbytes,
+        bits=encoding.bits(values.size, nonzeros, values.dtype.itemsize),
+        distinct=distinct,
+        entropy=entropy,
+    )
+
+
+def _of_values(block: np.ndarray, *, inexact: bool) -> tuple[int, int, float]:
+    """How many are not zero, how many not finite, and the largest finite magnitude."""
+    nonzeros = int(np.count_nonzero(block != 0))  # a third faster than counting floats
+    if not inexact or not block.size:
+        return nonzeros, 0, 0.0
+    peak = max(abs(float(block.min())), abs(float(block.max())))
+    if np.isfinite(peak):
+        return nonzeros, 0, peak
+    finite = block[np.isfinite(block)]
+    peak = float(np.abs(finite).max()) if finite.size else 0.0
+    return nonzeros, block.size - finite.size, peak
+
+
+def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
+    """The same of 16-bit floats, by their bits: NumPy compares the floats one at a time."""
+    sizes = block.view(np.uint16) & np.uint16(0x7FFF)
+    infinite = np.array(np.inf, block.dtype).view(np.uint16)
+    nonzeros, nonfinite = int(np.count_nonzero(sizes)), 0
+    peak = sizes.max(initial=0)
+    if peak >= infinite:
+        nonfinite = int(np.count_nonzero(sizes >= infinite))
+        peak = sizes.max(initial=0, where=sizes < infinite)
+    return nonzeros, nonfinite, float(peak.view(block.dtype))
+
+
+def deflated_size(values: np.ndarray) -> int:
+    """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
+
+    Of a tensor of more than 4 MB, what 16 pieces of it come to, spread evenly: coding all of it
+    would take longer than everything else.
+    """
+    values = np.atleast_1d(values)
+    if values.size == 0:
+        return 0
+    if values.nbytes > _SAMPLED_BYTES:
+        return round(choose(values, looks=_SAMPLES).share * values.nbytes)
+    way = choose(values)
+    blocks = row_blocks(values.shape, values.dtype.itemsize)
+    return sum(in_threads(lambda rows: len(way.pack(values[rows])), blocks))
+
+
+def compare(before: np.ndarray, after: np.ndarray) -> Change:
+    """The change between two arrays of one shape."""
+    before, after = np.atleast_1d(before), np.atleast_1d(after)
+    parts = map_rows(lambda rows: difference(before[rows], after[rows]), before)
+    return change(parts)
+
+
+Difference = tuple[float, float, float]
+"""(sum of squares before, sum of squares of the difference, largest difference)."""
+
+
+def difference(before: np.ndarray, after: np.ndarray) -> Difference:
+    """The sums of one block, from which `change` makes the whole tensor's."""
+    before = before.astype(np.float64 if before.dtype == np.float64 else np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are warned of elsewhere
+        delta = (before - after.astype(before.dtype, copy=False)).ravel()
+        before = before.ravel()
+        # Inside a block of some MB, NumPy's dot sums pairwise in vector lanes: float32 is enough.
+        signal, noise = float(np.dot(before, before)), float(np.dot(delta, delta))
+    peak = max(float(delta.max()), -float(delta.min())) if delta.size else 0.0
+    return signal, noise, peak
+
+
+def change(parts: list[Difference]) -> Change:
+    """Sums the blocks of one tensor."""
+    signal = float(sum(part[0] for part in parts))
+    noise = float(sum(part[1] for part in parts))
+    peak = max((part[2] for part in parts), default=0.0)
+    if noise == 0:
+        return Change(0.0, None, 0.0)
+    if signal == 0:
+        return Change(float("inf"), float("-inf"), peak)
+    return Change((noise / signal) ** 0.5, 10 * float(np.log10(signal / noise)), peak)
+
+
+class Meter:
+    """Watches one tensor from its source through its edits.
+
+    Attributes:
+        before: the tensor as it was read.
+        after: a summary after each edit, in order.
+        changes: what each edit did, in order.
+        left_alone: steps that found in the values why they could not edit them, and the reasons.
+    """
+
+    def __init__(self, *, deflate: bool = False) -> None:
+        self._deflate = deflate
+        self.before: Summary | None = None
+        self.after: list[tuple[int, Summary]] = []
+        self.changes: list[tuple[int, Change]] = []
+        self.left_alone: list[tuple[int, str]] = []
+
+    def read(self, values: np.ndarray, encoding: Encoding) -> None:
+        """The tensor was read from its source."""
+        self.before = summarize(values, encoding)
+
+    def edited(
+        self,
+        step: int,
+        values: np.ndarray,
+        encoding: Encoding,
+        parts: list[tuple[Difference, Count]],
+    ) -> None:
+        """An edit of step number `step` is done; `parts` are the numbers of its blocks."""
+        self.changes.append((step, change([part[0] for part in parts])))
+        self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
+
+    def done_with(self, values: np.ndarray, deflated: int | None = None) -> None:
+        """The values as they were last summarized will not be seen again.
+
+        Args:
+            values: these values.
+            deflated: what they deflate to, where a writer has found out; None: found out here.
+        """
+        if not self._deflate:
+            return
+        found = deflated_size(values) if deflated is None else deflated
+        if self.after:
+            step, last = self.after[-1]
+            self.after[-1] = step, replace(last, deflated=found)
+        elif self.before is not None:
+            self.before = replace(self.before, deflated=found)

@@ -1,0 +1,292 @@
+"""The one data structure: layers with named tensors, and where they came from.
+
+A `Model` is immutable and lazy. A step returns a new model whose tensors carry deferred edits;
+nothing is computed until `Tensor.pull`, called by a writer, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from modelcut.arrays.blocks import ALL, SCALAR, map_rows
+from modelcut.errors import ModelcutError
+from modelcut.model.encoding import Dense, Encoding
+from modelcut.model.measure import Count, Difference, Meter, count, difference
+
+if TYPE_CHECKING:  # a step that edits tensors only has no need of it, nor has its --help
+    from modelcut.graph.architecture import Architecture, Node
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """How an edit rewrites one tensor, once it has seen it.
+
+    Attributes:
+        encoding: what the values are restricted to afterwards.
+        block: pure function from the values of some rows, and which rows of axis 0 they are, to
+            the new values, of the same shape. Called from several threads. None: the nearest
+            values that the encoding permits.
+        dtype: of the new values; None: unchanged.
+        whole: call `block` once with all rows (an edit that must see them at once).
+        left_alone: why the tensor stays as it is, where only its values could tell; `leave`
+            makes such a rewrite.
+    """
+
+    encoding: Encoding
+    block: Callable[[np.ndarray, slice], np.ndarray] | None = None
+    dtype: np.dtype | None = None
+    whole: bool = False
+    left_alone: str = ""
+
+
+def leave(encoding: Encoding, reason: str) -> Rewrite:
+    """A rewrite that changes nothing, for the reason that the report will give."""
+    return Rewrite(encoding, lambda part, _: part, left_alone=reason)
+
+
+Edit: TypeAlias = "Callable[[np.ndarray, Encoding], Rewrite]"
+"""Looks at a whole tensor and its encoding (neither may be changed) and plans its rewriting."""
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """An edit that waits for its tensor: which step asked for it, and what kinds it leads to."""
+
+    step: int
+    edit: Edit
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor's values are.
+
+    Attributes:
+        read: returns all values in a fresh, writable, C-contiguous array.
+        sample: returns a flat sample, spread over the tensor, of at least about the given number
+            of values without reading all; None where reading all is as cheap.
+    """
+
+    read: Callable[[], np.ndarray]
+    sample: Callable[[int], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One named array, loaded when asked for.
+
+    Attributes:
+        name: unique in the model: the layer's name, "/", the role.
+        role: the field's name for it, whatever the file calls it: kernel, bias, gamma …
+        kind: what it is for: kernel, bias, norm, embedding, recurrent, state … (`layers.py`);
+            kernels and recurrent kernels are what steps aim at by default.
+        shape: of the values.
+        dtype: of the values in the file.
+        source: where the values are.
+        out_axis: the axis of output channels, or None.
+        in_axis: the axis of inputs, or None.
+        encoding: what the values in the source are restricted to.
+        edits: deferred edits, in order.
+        key: where the tensor is in the file it was read from; "" for a new one.
+    """
+
+    name: str
+    role: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    source: Source
+    out_axis: int | None = None
+    in_axis: int | None = None
+    encoding: Encoding = field(default_factory=Dense)
+    edits: tuple[Deferred, ...] = ()
+    key: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in the source's dtype."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the encoding that the tensor will have after its edits."""
+        return self.edits[-1].kinds if self.edits else self.encoding.kinds
+
+    def then(self, step: int, edit: Edit, kinds: tuple[str, ...]) -> Tensor:
+        """This tensor with one more deferred edit; nothing is read."""
+        return replace(self, edits=(*self.edits, Deferred(step, edit, kinds)))
+
+    def pull(
+        self, meter: Meter | None = None, *, deflates: bool = False
+    ) -> tuple[np.ndarray, Encoding]:
+        """Reads the values and passes them through the edits, in place, block by block.
+
+        Peak memory is the tensor itself and some MB a core (twice the tensor for an edit that
+        changes the dtype or must see everything at once).
+
+        Args:
+            meter: watches.
+            deflates: the caller will, and tells the meter that it is `done_with` the result.
+
+        Raises:
+            ModelcutError: the source cannot be read, or an edit fails; it names step and tensor.
+        """
+        values, encoding = self.source.read(), self.encoding
+        if meter:
+            meter.read(values, encoding)
+        for deferred in self.edits:
+            try:
+                rewrite = deferred.edit(values, encoding)
+                if rewrite.left_alone:
+                    if meter:
+                        meter.left_alone.append((deferred.step, rewrite.left_alone))
+                    continue
+                if meter:
+                    meter.done_with(values)
+                values, seen = _apply(rewrite, values, measured=meter is not None)
+            except ModelcutError as error:
+                error.message = f"step {deferred.step + 1}, {self.name}: {error.message}"
+                raise
+            encoding = rewrite.encoding
+            if meter:
+                meter.edited(deferred.step, values, encoding, seen)
+        if meter and not deflates:
+            meter.done_with(values)
+        return values, encoding
+
+    def sample(self, count: int) -> np.ndarray:
+        """At least about `count` values spread over the tensor, or all, flat, edits applied."""
+        if not self.edits and self.source.sample and self.size > count:
+            return self.source.sample(count)
+        flat = self.pull()[0].ravel()
+        return flat[:: max(1, flat.size // count)]
+
+
+def _apply(
+    rewrite: Rewrite, values: np.ndarray, *, measured: bool
+) -> tuple[np.ndarray, list[tuple[Difference, Count]]]:
+    """The new values, and what was measured of each block while it was at hand."""
+    retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
+    result = np.empty(values.shape, rewrite.dtype) if retyped else values
+    values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
+
+    def one(rows: slice) -> tuple[Difference, Count] | None:
+        before, codes, seen = values[rows], None, None
+        if rewrite.block is not None:
+            after = rewrite.block(before, rows)
+        elif measured:
+            after, codes = rewrite.encoding.coded(before, rows)
+        else:
+            after = rewrite.encoding.project(before, rows)
+        if measured:
+            # A block may come back in another type; what is counted is what will be kept.
+            after = np.asarray(after, target.dtype)
+            seen = difference(before, after), count(after, rewrite.encoding, rows, codes)
+        target[rows] = after
+        return seen
+
+    parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
+    return result, [part for part in parts if part is not None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that may own tensors.
+
+    Attributes:
+        path: names from the outermost submodel down to the layer.
+        class_name: as the file writes it; "" where the file has no architecture.
+        config: the layer's configuration, not to be changed.
+        tensors: in the order in which Keras saves them.
+        node: its place in the architecture; None where the file has none.
+    """
+
+    path: tuple[str, ...]
+    class_name: str
+    config: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    node: Node | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, joined by "/"."""
+        return "/".join(self.path)
+
+    @property
+    def by_role(self) -> dict[str, Tensor]:
+        """The tensors by role."""
+        return {tensor.role: tensor for tensor in self.tensors}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from.
+
+    Attributes:
+        path: the file.
+        format: name of the module in `formats/` whose layout it has.
+        container: name of the module that it was packed by, around that format; "" for none.
+        dialect: "keras1", "keras2", "keras3", "saved_model" or "litert": who can load it, and which
+            engine runs it.
+        writer: the version that the file says wrote it, such as "keras 2.2.4-tf".
+        weights_only: there is no architecture in the file.
+        dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
+        warnings: what a user should know about the file.
+        training: the training configuration as text, where it is not part of the architecture.
+        provenance: what an earlier modelcut wrote into the file; empty for none.
+        layout: the format's own knowledge, for its writer only.
+    """
+
+    path: Path
+    format: str
+    dialect: str
+    writer: str
+    weights_only: bool = False
+    dropped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    training: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    layout: Any = None
+    container: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Layers, the architecture that joins them, and the origin of both."""
+
+    layers: tuple[Layer, ...]
+    architecture: Architecture | None
+    origin: Origin
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, in the order of the layers."""
+        for layer in self.layers:
+            yield from layer.tensors
+
+    def with_tensors(self, changed: Mapping[str, Tensor]) -> Model:
+        """This model with the tensors of these names replaced."""
+        layers = tuple(
+            replace(layer, tensors=tuple(changed.get(t.name, t) for t in layer.tensors))
+            if any(t.name in changed for t in layer.tensors)
+            else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=layers)
+
+    def with_layer(
+        self, path: tuple[str, ...], by: tuple[Layer, ...], architecture: Architecture
+    ) -> Model:
+        """This model with the layer at `path` replaced by others, in an edited architecture."""
+        layers = [new for old in self.layers for new in (by if old.path == path else (old,))]
+        return replace(self, layers=tuple(layers), architecture=architecture)

@@ -1,0 +1,1 @@
+"""Recipes: YAML to steps, options and gates."""

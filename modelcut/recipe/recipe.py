@@ -1,0 +1,277 @@
+"""YAML -> `Recipe`: an ordered list of steps, with the data and the gates.
+
+Every error of a recipe is found at once, with file, line, column and field, and the nearest known
+name for one that is not known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from modelcut import steps
+from modelcut.data import DataOptions
+from modelcut.errors import RecipeError
+from modelcut.errors.explain import explain, near
+from modelcut.metrics.limits import Gates
+from modelcut.recipe.export import ExportOptions
+from modelcut.steps.base import Step
+
+if TYPE_CHECKING:  # YAML is read for recipes only, not for flags
+    from modelcut.recipe.yaml_text import Document
+
+VERSION = 1
+
+
+class Head(BaseModel):
+    """What a recipe says besides its steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    version: int = Field(default=VERSION, ge=1, le=VERSION, description="Of the recipe language.")
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="For everything random.")
+    task: str = Field(
+        default="auto",
+        description="auto, binary, multiclass, multilabel or regression.",
+        pattern="^(auto|binary|multiclass|multilabel|regression)$",
+    )
+    data: DataOptions = Field(default_factory=DataOptions, description="How CSV files are read.")
+    gates: Gates = Field(
+        default_factory=Gates, description="What must hold for the exit code to be 0."
+    )
+    export: ExportOptions = Field(
+        default_factory=ExportOptions, description="How a .tflite output is made."
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An ordered list of steps, with the data, the evaluation and the gates.
+
+    Attributes:
+        steps: in the order in which they are applied.
+        head: all the rest.
+        name: the file, or the command that it stands for.
+    """
+
+    steps: tuple[Step, ...]
+    head: Head = field(default_factory=Head)
+    name: str = "recipe"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, from which `parse` makes the recipe again; defaults are left out."""
+        head = self.head.model_dump(mode="json", exclude_defaults=True)
+        rest = {key: value for key, value in head.items() if key != "version"}
+        return {"version": VERSION, **rest, "steps": [step_to_dict(step) for step in self.steps]}
+
+    def to_yaml(self) -> str:
+        """YAML text, from which `load` makes the recipe again."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def check(self) -> None:
+        """Finds steps that cannot follow one another, before any model is opened.
+
+        Raises:
+            RecipeError: names both steps and the reason.
+        """
+        for later, step in enumerate(self.steps):
+            for earlier, previous in enumerate(self.steps[:later]):
+                if _narrowed(step) or _narrowed(previous):
+                    continue
+                for kind in previous.leaves:
+                    if kind in step.refuses:
+                        raise RecipeError(
+                            f"{self.name}: step {later + 1} ({step.title}) cannot follow step "
+                            f"{earlier + 1} ({previous.title}): {step.refuses[kind]}",
+                            "change their order, or aim them at different layers",
+                        )
+
+
+def _narrowed(step: Step) -> bool:
+    """Whether only the model can tell which tensors the step is aimed at."""
+    return bool(step.include or step.exclude)
+
+
+def step_to_dict(step: Step) -> dict[str, Any]:
+    """A step as it stands in a recipe."""
+    fields = step.model_dump(mode="json", exclude_unset=True)
+    return {step.family: step.method, **fields}
+
+
+def load(path: Path) -> Recipe:
+    """Reads a recipe file.
+
+    Raises:
+        RecipeError: everything that is wrong with it, in one line.
+    """
+    from modelcut.recipe.yaml_text import load_file
+
+    return parse(load_file(path))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with modelcut, by name."""
+    package = Path(__file__).parents[1]
+    inside = package / "recipes"
+    # A checkout that is installed in place has them beside the package.
+    folder = inside if inside.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def parse(document: Document) -> Recipe:
+    """Makes a recipe of located plain data; see `load`."""
+    data = document.data
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"{document.where(())}: a recipe is a mapping with the key 'steps', not a "
+            f"{_kind(data)}",
+            "`modelcut recipe show` prints an example",
+        )
+    problems = _Problems(document)
+    head_data = {key: value for key, value in data.items() if key != "steps"}
+    known = [*Head.model_fields, "steps"]
+    head = problems.validate(Head, head_data, (), known)
+    parsed = []
+    if "steps" not in data:
+        problems.add((), "no 'steps'", near("steps", head_data))
+    elif not isinstance(data["steps"], list):
+        problems.add(("steps",), f"steps must be a list, not a {_kind(data['steps'])}")
+    else:
+        for index, item in enumerate(data["steps"]):
+            parsed.append(_step(item, index, problems))
+    problems.raise_if_any()
+    assert head is not None
+    recipe = Recipe(tuple(step for step in parsed if step), head, document.name)
+    recipe.check()
+    return recipe
+
+
+def _step(item: Any, index: int, problems: _Problems) -> Step | None:
+    path: tuple[str | int, ...] = ("steps", index)
+    if isinstance(item, str) and item in steps.families():
+        item = {item: {}}
+    if not isinstance(item, dict):
+        problems.add(path, f"a step looks like '- prune: magnitude', not like a {_kind(item)}")
+        return None
+    families = [key for key in item if key in steps.families()]
+    if len(families) > 1:
+        families = _with_own_fields(item, families)
+    if len(families) != 1:
+        if families:
+            problems.add(path, f"one step names {' and '.join(families)}: make it several steps")
+            return None
+        first = next(iter(item), "")
+        hint = near(first, steps.families()) or f"known: {', '.join(steps.families())}"
+        problems.add((*path, first), f"unknown step {first!r}", hint)
+        return None
+    family = families[0]
+    fields = {key: value for key, value in item.items() if key != family}
+    value = item[family]
+    # Both `- prune: magnitude` with fields beside it, and `- prune: {method: …, fields}`.
+    if isinstance(value, dict):
+        twice = sorted(set(value) & set(fields))
+        if twice:
+            problems.add((*path, twice[0]), f"{twice[0]!r} stands twice in one step")
+            return None
+        method = value.get("method", steps.default(family))
+        inner = {key: v for key, v in value.items() if key != "method"}
+        place: tuple[str | int, ...] = (*path, family)
+        fields = {**inner, **fields}
+    else:
+        method, place = value, path
+    try:
+        cls = steps.find(family, str(method))
+    except RecipeError as error:
+        problems.add((*path, family), error.message, error.hint)
+        return None
+    return problems.validate(cls, fields, place, list(cls.model_fields))
+
+
+def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
+    """Of several families that a step names: the one of which the others are fields."""
+    found = []
+    for family in families:
+        others = [other for other in families if other != family]
+        if not all(isinstance(item[other], dict) for other in others):
+            continue
+        method = item[family]
+        if isinstance(method, dict):
+            method = method.get("method", steps.default(family))
+        with contextlib.suppress(RecipeError):
+            if set(others) <= set(steps.find(family, str(method)).model_fields):
+                found.append(family)
+    return found if len(found) == 1 else families
+
+
+class _Problems:
+    """Gathers what is wrong, so that all of it is said at once."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._lines: list[str] = []
+
+    def add(self, path: tuple[str | int, ...], what: str, hint: str = "") -> None:
+        line = f"{self._document.where(path)}: {what}" + (f" ({hint})" if hint else "")
+        if line not in self._lines:
+            self._lines.append(line)
+
+    def validate(
+        self,
+        cls: type[Any],
+        data: Mapping[str, Any],
+        path: tuple[str | int, ...],
+        known: Iterable[str],
+    ) -> Any:
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                what, hint = explain(problem, known, cls)
+                self.add((*path, *problem["loc"]), what, hint)
+            return None
+
+    def raise_if_any(self) -> None:
+        if self._lines:
+            raise RecipeError("; ".join(self._lines))
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "mapping", list: "list", str: "text", bool: "boolean"}
+    return names.get(type(value), "number")
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a recipe, for editors."""
+    definitions: dict[str, Any] = {}
+    choices = []
+    for family in steps.families():
+        for method in steps.methods(family):
+            cls = steps.find(family, method)
+            part = cls.model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(part.pop("$defs", {}))
+            part["title"] = f"{family}: {method}"
+            constant = {"const": method, "description": "The method of this step."}
+            part["properties"] = {family: constant, **part.get("properties", {})}
+            part["required"] = [family, *part.get("required", [])]
+            choices.append(part)
+    head = Head.model_json_schema(ref_template="#/$defs/{model}")
+    definitions.update(head.pop("$defs", {}))
+    head["properties"]["steps"] = {
+        "type": "array",
+        "description": "Applied in this order.",
+        "items": {"anyOf": choices},
+    }
+    head["required"] = ["steps"]
+    head["title"] = "modelcut recipe"
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **head,
+        "$defs": definitions,
+    }

@@ -1,0 +1,315 @@
+"""What a step that needs the network running may ask for: a copy that runs, and rows for it.
+
+Protocols only. `job/engine_runtime.py` implements them with an engine and the CSV of `--train`,
+the tests with a network in NumPy. A step gets it as `context.runtime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from modelcut.data.rows import Part, Rows
+from modelcut.metrics.accumulators import Accumulator
+from modelcut.model.encoding import Encoding
+from modelcut.model.model import Edit, Model, Rewrite, Tensor
+
+__all__ = [
+    "Constraint",
+    "Part",
+    "Passed",
+    "Rows",
+    "Running",
+    "Runtime",
+    "Trainer",
+    "TrainingPlan",
+    "pinned",
+]
+
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """How one tensor is trained.
+
+    Attributes:
+        encoding: what its values are restricted to, and satisfy.
+        follow: the mask, and which shared value a weight has, follow the latent weights.
+        regrow: weights that such a mask removed learn on, so that they may come back.
+        l1, l2, group_lasso: strengths of penalties on its values.
+        axis: whose slices are the groups of `group_lasso`.
+        decay: adamw's weight decay applies.
+        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
+            is worth in squared error.
+        movement: what its weights are worth is how far training moved them away from zero.
+    """
+
+    encoding: Encoding
+    follow: bool = False
+    regrow: bool = False
+    l1: float = 0.0
+    l2: float = 0.0
+    group_lasso: float = 0.0
+    axis: int = -1
+    decay: bool = False
+    entropy_weight: float = 0.0
+    movement: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training is told.
+
+    Attributes:
+        constraints: by name, of the tensors that are trained; the others stay.
+        optimizer: adam, adamw or sgd.
+        momentum: of sgd.
+        weight_decay: of adamw.
+        batch: rows a step.
+        loss: cross_entropy, mse, mae or huber; "": what the output is for.
+        class_weights: of each class of the first output; None: all alike.
+        teacher: what the outputs are to be like, too.
+        distill: share of the loss that this likeness has, 0 to 1.
+        temperature: at which decisions are compared.
+    """
+
+    constraints: Mapping[str, Constraint]
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch: int = 128
+    loss: str = ""
+    class_weights: np.ndarray | None = None
+    teacher: Running | None = None
+    distill: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What some training steps gave.
+
+    Attributes:
+        loss: mean over the steps, penalties included.
+        right: rows decided rightly, or the summed squared error of numbers; 0 without labels.
+        rows: seen.
+    """
+
+    loss: float
+    right: float
+    rows: int
+
+
+class Trainer(Protocol):
+    """A training under way: latent weights, of which the network sees the projection."""
+
+    def run(self, rows: Rows, rates: np.ndarray) -> Passed:
+        """One step a learning rate, over successive batches of the rows."""
+
+    def latent(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The latent weights of some sparse tensors, also of weights that are zero now."""
+
+    def saliency(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the weights of some sparse tensors are worth: the least are removed first.
+
+        The magnitude of the latent weight or, by `Constraint.movement`, the sum of
+        -rate · w · ∂L/∂w over the steps that were done (Sanh et al. 2020, eq. 4).
+        """
+
+    def mask(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Says which weights of some sparse tensors are kept from now on."""
+
+    def settle(self) -> None:
+        """Puts the projection of the latest weights into the running copy, to be judged."""
+
+    def save(self) -> None:
+        """Keeps the state of now, in the place of the one kept before."""
+
+    def restore(self) -> None:
+        """Goes back to the state that was kept."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the training goes on from, the state that was kept included."""
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from a state.
+
+        Raises:
+            InputError: it is not one of this training.
+        """
+
+    def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
+        """Values and encodings of the trained tensors; and statistics that moved, without."""
+
+
+class Running(Protocol):
+    """A copy of a model that runs. Tensors go by their names in the model (`dense/kernel`).
+
+    Attributes:
+        engine: name and version of what runs it.
+        trainable: names of the tensors that training may change; frozen layers' are not there.
+    """
+
+    engine: str
+    trainable: frozenset[str]
+
+    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The present values of some tensors, in the dtype of the engine's variable."""
+
+    def write(self, values: Mapping[str, np.ndarray]) -> None:
+        """Replaces the values of some tensors in the running copy (not in the model)."""
+
+    def predict(self, rows: Rows) -> list[np.ndarray]:
+        """What each output gives, in inference mode."""
+
+    def loss(self, rows: Rows) -> float:
+        """Mean loss over the rows, in inference mode; the model's own penalties are left out."""
+
+    def gradients(self, rows: Rows, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Gradient of the mean loss over the rows, in inference mode, by each tensor.
+
+        A tensor that the loss does not depend on has zeros. One row at a time gives what the
+        Fisher information needs.
+        """
+
+    def trainer(self, plan: TrainingPlan) -> Trainer:
+        """Begins a training of this copy.
+
+        Raises:
+            ModelcutError: the plan does not fit the network.
+        """
+
+    def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        """What goes into some layers (by their names in the model), in inference mode.
+
+        Returns:
+            One array for each time that the layer is called, (rows, …).
+        """
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The state of a training.
+
+    Attributes:
+        arrays: by name.
+        facts: plain data.
+    """
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+class Keeper(Protocol):
+    """Keeps the state of one training, so that an interrupted run can be resumed."""
+
+    def load(self) -> Saved | None:
+        """The state that was saved last, or None.
+
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
+
+    def fits(self) -> AbstractContextManager[None]:
+        """Names the checkpoint in errors that are raised while its state is taken up.
+
+        Raises:
+            InputError: the state is that of another training.
+        """
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+
+    def save(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Replaces the state that was saved before."""
+
+
+class Runtime(Protocol):
+    """Runs models on the training data.
+
+    Attributes:
+        original: the model as it was read, before the recipe's first step.
+        workers: processes that train together, each of which does the same as this one.
+    """
+
+    original: Model
+
+    @property
+    def workers(self) -> int: ...
+
+    def agreed(self, numbers: Sequence[float]) -> list[float]:
+        """The chief's numbers in every worker, where something is decided by them."""
+
+    def open(self, model: Model) -> Running:
+        """A running copy of a model as it is after its deferred edits.
+
+        Raises:
+            ModelcutError: no engine can run it, its file carries code that is not trusted, or a
+                tensor cannot be found again among the engine's variables; named.
+        """
+
+    def rows(
+        self,
+        running: Running,
+        size: int,
+        *,
+        part: Part = "all",
+        share: float = 0.1,
+        shuffle: int = -1,
+    ) -> Iterator[Rows]:
+        """The training rows in batches.
+
+        Args:
+            running: whose inputs and outputs they are for.
+            size: of a batch; the last may be smaller.
+            part: all rows, or without or only those set aside for validation: the same rows for
+                the same share, seed and CSV, whatever the order.
+            share: of the rows that are set aside.
+            shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
+
+        Raises:
+            InputError: rows or labels do not fit the network.
+        """
+
+    def accumulator(self, running: Running) -> Accumulator:
+        """A fresh one, to sum up the first output against its labels as `modelcut eval` does."""
+
+    def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
+        """The metrics of `modelcut eval` over the rows, of the first output.
+
+        Returns:
+            `metrics.Accumulator.result()`: accuracy, log_loss, f1_macro … or mae, rmse, r2.
+
+        Raises:
+            InputError: the CSV has no labels.
+        """
+
+
+def pinned(tensor: Tensor, step: int, values: np.ndarray, encoding: Encoding | None) -> Tensor:
+    """The tensor with its values replaced by ones that were computed at some cost.
+
+    Args:
+        tensor: as it is before; its edits stay, so that the report sees every step.
+        step: number of the step.
+        values: what they become, of the tensor's shape.
+        encoding: of the new values; None: what the tensor has then.
+    """
+    return tensor.then(
+        step, _pin(values, encoding), tensor.kinds if encoding is None else encoding.kinds
+    )
+
+
+def _pin(values: np.ndarray, encoding: Encoding | None) -> Edit:
+    def edit(_: np.ndarray, before: Encoding) -> Rewrite:
+        def block(part: np.ndarray, rows: slice) -> np.ndarray:
+            return values[rows].astype(part.dtype, copy=False)
+
+        return Rewrite(before if encoding is None else encoding, block)
+
+    return edit

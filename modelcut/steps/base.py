@@ -1,0 +1,332 @@
+"""What a step is, what it is given, and what it gives back.
+
+A step is a frozen pydantic model: its fields are the YAML schema, the flags of its command and
+its documentation at once. `apply` is pure: a model in, a model with deferred edits out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import Self
+
+from modelcut.errors import RecipeError, UsageError
+from modelcut.model.model import Edit, Layer, Model, Tensor
+
+if TYPE_CHECKING:  # most steps need no rows, nor does --help
+    from modelcut.graph.architecture import Architecture
+    from modelcut.runtime import Keeper, Runtime
+from modelcut.steps.select import _matches_any, _suggest, matches
+
+TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
+"""Kinds of tensors that steps aim at unless `include` names roles."""
+
+
+NOT_FINITE = "holds NaN or infinite values"
+"""Why a step leaves a tensor alone whose statistics mean nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may use besides the model.
+
+    Attributes:
+        index: number of the step in the recipe, from 0.
+        seed: for everything random.
+        say: takes a line about progress.
+        runtime: runs the model on the training data; there for steps that need "train", None else.
+        memo: for a step to keep what it will need again when it is tried on the same model at
+            another strength; of one step of one run.
+        keeper: keeps the state of a training, for a run that is interrupted; None: nobody does.
+    """
+
+    index: int = 0
+    seed: int = 0
+    say: Callable[[str], None] = lambda line: None
+    runtime: Runtime | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+    keeper: Keeper | None = None
+
+    def required_runtime(self, title: str) -> Runtime:
+        """The runtime, for a step that cannot do without.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.runtime is None:
+            raise UsageError(
+                f"step {self.index + 1}, {title}: needs training data", "add --train FILE.csv"
+            )
+        return self.runtime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gives back.
+
+    Attributes:
+        model: the model after the step.
+        facts: what was decided, as plain JSON data (thresholds, ranks); nothing that `measure`
+            counts.
+        skipped: tensor or layer name -> why it was left alone.
+        warnings: what a user should know, such as a setting that does nothing.
+    """
+
+    model: Model
+    facts: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Step(BaseModel, ABC):
+    """One transform of a model, with its parameters.
+
+    Class attributes:
+        family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
+        needs: subset of {"graph", "engine", "train", "loop"}; "loop": it trains step by step.
+        aims: kinds of tensors that it aims at unless `include` names roles.
+        refuses: kinds of encodings that it cannot follow, each with the reason.
+        absent: fields that it lacks on purpose, each with what to do instead.
+        leaves: kinds of encodings that it leaves on its targets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    family: ClassVar[str]
+    method: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    aims: ClassVar[frozenset[str]] = TARGET_KINDS
+    refuses: ClassVar[Mapping[str, str]] = {}
+    absent: ClassVar[Mapping[str, str]] = {}
+
+    include: list[str] = Field(
+        default_factory=list,
+        description="Only these: globs on layer names, class:GLOB, role:GLOB (kernel, bias, …).",
+    )
+    exclude: list[str] = Field(
+        default_factory=list,
+        description="Never these: globs on layer names, class:GLOB, role:GLOB.",
+    )
+
+    @property
+    def title(self) -> str:
+        """Such as "prune: magnitude"."""
+        return f"{self.family}: {self.method}"
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What it needs with its settings: `needs`, and "validation" where it searches."""
+        return self.needs
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Kinds of encodings that this step adds to its targets."""
+        return ()
+
+    @abstractmethod
+    def apply(self, model: Model, context: Context) -> Outcome:
+        """The model after this step; `model` itself is not changed.
+
+        Raises:
+            RecipeError: the step does not fit the model.
+        """
+
+    def architecture_of(self, model: Model, context: Context, without: str) -> Architecture:
+        """The architecture, for a step that needs the graph.
+
+        Args:
+            model: that the step is applied to.
+            context: of the step.
+            without: what cannot be done without it, for the message.
+
+        Raises:
+            RecipeError: the file has none.
+        """
+        if model.architecture is None:
+            held = "weights only" if model.origin.weights_only else "a graph only"
+            raise RecipeError(
+                f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds {held}, "
+                f"and no architecture, without which {without}",
+                "give the whole model as Keras saved it, .h5 or .keras",
+            )
+        return model.architecture
+
+    def select(self, model: Model, context: Context) -> tuple[list[Tensor], dict[str, str]]:
+        """The tensors this step is aimed at, and why the others are not.
+
+        Raises:
+            RecipeError: a pattern matches nothing, nothing is left to do, or a tensor has an
+                encoding that the step cannot follow.
+        """
+        matched: set[str] = set()
+        chosen: list[Tensor] = []
+        skipped: dict[str, str] = {}
+        for layer in model.layers:
+            if not layer.tensors:
+                skipped[layer.name] = "has no weights"
+            for tensor in layer.tensors:
+                reason = self._reason_against(layer, tensor, matched)
+                if reason:
+                    skipped[tensor.name] = reason
+                else:
+                    chosen.append(tensor)
+        for pattern in (*self.include, *self.exclude, *self._further_patterns()):
+            if pattern not in matched and not _matches_any(pattern, model):
+                raise RecipeError(
+                    f"step {context.index + 1}, {self.title}: {pattern!r} matches no layer of "
+                    f"{model.origin.path.name}",
+                    _suggest(pattern, model),
+                )
+        for tensor in chosen:
+            for kind, why in self.refuses.items():
+                if kind in tensor.kinds:
+                    raise RecipeError(
+                        f"step {context.index + 1}, {self.title}: cannot follow the {kind} "
+                        f"encoding of {tensor.name}: {why}",
+                        "change the order of the steps, or exclude that layer",
+                    )
+        if not chosen and self.include:
+            raise RecipeError(
+                f"step {context.index + 1}, {self.title}: include {self.include} and exclude "
+                f"{self.exclude} leave nothing to do",
+                "`modelcut inspect` lists the layers and roles",
+            )
+        return chosen, skipped
+
+    def _reason_against(self, layer: Layer, tensor: Tensor, matched: set[str]) -> str:
+        for pattern in self.exclude:
+            if matches(pattern, layer, tensor):
+                matched.add(pattern)
+                return f"excluded by {pattern!r}"
+        roles = [pattern for pattern in self.include if pattern.startswith("role:")]
+        places = [pattern for pattern in self.include if not pattern.startswith("role:")]
+        hits = [pattern for pattern in self.include if matches(pattern, layer, tensor)]
+        matched.update(hits)
+        if places and not any(pattern in hits for pattern in places):
+            return "not included"
+        if roles and not any(pattern in hits for pattern in roles):
+            return "not included"
+        if not roles and tensor.kind not in self.aims:
+            return f"{tensor.kind} (role:{tensor.role} includes it)"
+        if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
+            return f"holds {tensor.dtype} values, not floats"
+        if tensor.size == 0:
+            return "is empty"
+        if not tensor.shape:
+            return "is a single number"
+        return ""
+
+    def _further_patterns(self) -> tuple[str, ...]:
+        return ()
+
+
+class LayerStep(Step):
+    """A step that treats each layer by itself, with settings of its own if wished."""
+
+    overrides: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Other settings for some layers: pattern (as in include) -> fields.",
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        """Validates the overrides at once, so that a recipe's check finds their errors.
+
+        Raises:
+            ValueError: an override names a field that a layer cannot have, or its value is wrong.
+        """
+        del context
+        for pattern, fields in self.overrides.items():
+            fixed = {"include", "exclude", "overrides", *self._fields_of_all()}
+            for name in fields:
+                if name in fixed or name not in type(self).model_fields:
+                    near = difflib.get_close_matches(name, set(type(self).model_fields) - fixed, 1)
+                    raise ValueError(
+                        f"overrides: {pattern!r}: {name!r} cannot be set for one layer"
+                        + (f"; did you mean {near[0]!r}?" if near else "")
+                    )
+            self._with(fields)
+
+    global_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that make sense for the whole step only; those of the base classes add to them."""
+
+    def _fields_of_all(self) -> set[str]:
+        return {name for cls in type(self).__mro__ for name in getattr(cls, "global_fields", ())}
+
+    def _with(self, fields: Mapping[str, Any]) -> Self:
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate({**given, "overrides": {}, **fields})
+
+    def settings(self, layer: Layer, tensor: Tensor) -> Self:
+        """This step with the overrides for one tensor applied; later patterns win."""
+        fields: dict[str, Any] = {}
+        for pattern, override in self.overrides.items():
+            if matches(pattern, layer, tensor):
+                fields.update(override)
+        return self._with(fields) if fields else self
+
+    def _further_patterns(self) -> tuple[str, ...]:
+        return tuple(self.overrides)
+
+
+class TensorStep(LayerStep):
+    """A step that edits tensors one by one; what one edit needs of the others, it surveys."""
+
+    def apply(self, model: Model, context: Context) -> Outcome:
+        """Surveys the chosen tensors once if the step wants it, then defers an edit on each."""
+        chosen, skipped = self.select(model, context)
+        owner = {t.name: layer for layer in model.layers for t in layer.tensors}
+        targets = [(tensor, self.settings(owner[tensor.name], tensor)) for tensor in chosen]
+        survey, facts = self.survey_model(model, targets, context)
+        edited: dict[str, Tensor] = {}
+        for tensor, settings in targets:
+            edit = settings.edit(tensor, survey, context)
+            if isinstance(edit, str):
+                skipped[tensor.name] = edit
+            else:
+                edited[tensor.name] = tensor.then(context.index, edit, settings.kinds_after(tensor))
+        return Outcome(model.with_tensors(edited), facts, skipped, self.warnings(chosen))
+
+    def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
+        """What a user should know of these settings on these tensors."""
+        return () if chosen else (f"{self.title}: the model has nothing that this step aims at",)
+
+    def survey_model(
+        self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Any, dict[str, Any]]:
+        """As `survey`, for a step that must see the network run."""
+        del model
+        return self.survey(targets, context)
+
+    def survey(
+        self, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Any, dict[str, Any]]:
+        """A pass over all targets for what a single tensor cannot tell; and facts about it."""
+        del targets, context
+        return None, {}
+
+    @abstractmethod
+    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
+        """The edit of one tensor, with `self` as that tensor's settings; or why there is none."""
+
+    @abstractmethod
+    def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
+        """Kinds of the encoding that the tensor will have."""
+
+
+def random_generator(context: Context, name: str) -> np.random.Generator:
+    """A generator of its own for each step and tensor, so that order does not matter."""
+    return np.random.default_rng([context.seed, context.index, *name.encode()])
+
+
+CODED = {
+    "affine": "its values lie on a grid already",
+    "codebook": "its values are shared already",
+    "binary": "its values are signs already",
+}
+"""Encodings that a further quantizer would destroy."""

@@ -1,0 +1,209 @@
+"""A runtime of NumPy alone: dense layers in a row, softmax at the end.
+
+Steps that need the network running are tested on it without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from modelcut.model.encoding import Sparse
+from modelcut.runtime import Passed, Rows
+
+
+class ToyRuntime:
+    """See `runtime.Runtime`; the rows are given."""
+
+    def __init__(self, original, inputs, labels):
+        self.original = original
+        self._rows = Rows((inputs,), None if labels is None else (labels,))
+
+    workers = 1
+
+    def open(self, model):
+        return ToyRunning(model)
+
+    def agreed(self, numbers):
+        return list(numbers)
+
+    def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
+        number = np.arange(len(self._rows))
+        aside = number < share * len(number)
+        chosen = {"all": number, "train": number[~aside], "validation": number[aside]}[part]
+        if shuffle >= 0:
+            chosen = np.random.default_rng(shuffle).permutation(chosen)
+        for start in range(0, len(chosen), size):
+            yield self._rows[chosen[start : start + size]]
+
+    def judge(self, running, *, part="all", share=0.1):
+        rows = next(self.rows(running, len(self._rows), part=part, share=share))
+        outputs = running.predict(rows)[0]
+        right = outputs.argmax(axis=1) == rows.labels[0]
+        return {"accuracy": float(right.mean()), "log_loss": running.loss(rows)}
+
+
+class ToyRunning:
+    """See `runtime.Running`."""
+
+    engine = "numpy"
+
+    def __init__(self, model):
+        self.values = {t.name: t.pull()[0].astype("float32") for t in model.tensors}
+        self.layers = [
+            (layer.name, layer.config.get("activation") == "relu")
+            for layer in model.layers
+            if layer.tensors
+        ]
+        frozen = {layer.name for layer in model.layers if layer.config.get("trainable") is False}
+        self.trainable = frozenset(n for n in self.values if n.rpartition("/")[0] not in frozen)
+
+    def read(self, names):
+        return {name: self.values[name].copy() for name in names}
+
+    def write(self, values):
+        self.values.update({name: array.astype("float32") for name, array in values.items()})
+
+    def _forward(self, rows):
+        seen, x = [], rows.inputs[0]
+        for number, (name, relu) in enumerate(self.layers):
+            z = x @ self.values[f"{name}/kernel"] + self.values.get(f"{name}/bias", 0)
+            seen.append((x, z))
+            x = np.maximum(z, 0) if relu and number < len(self.layers) - 1 else z
+        raised = np.exp(x - x.max(axis=1, keepdims=True))
+        return seen, raised / raised.sum(axis=1, keepdims=True)
+
+    def predict(self, rows):
+        return [self._forward(rows)[1]]
+
+    def loss(self, rows):
+        outputs = self.predict(rows)[0]
+        return float(-np.log(outputs[np.arange(len(rows)), rows.labels[0]] + 1e-12).mean())
+
+    def gradients(self, rows, names):
+        truth = np.eye(self._forward(rows)[1].shape[1])[rows.labels[0]]
+        return self._gradients(rows, names, truth)
+
+    def _gradients(self, rows, names, truth):
+        seen, outputs = self._forward(rows)
+        slope = (outputs - truth) / len(rows)
+        found = {}
+        for number in range(len(self.layers) - 1, -1, -1):
+            name, relu = self.layers[number]
+            x, z = seen[number]
+            if relu and number < len(self.layers) - 1:
+                slope = slope * (z > 0)
+            found[f"{name}/kernel"], found[f"{name}/bias"] = x.T @ slope, slope.sum(axis=0)
+            slope = slope @ self.values[f"{name}/kernel"].T
+        return {name: found[name].astype("float32") for name in names}
+
+    def layer_inputs(self, rows, layers):
+        seen, _ = self._forward(rows)
+        found = {name: x for (name, _), (x, _) in zip(self.layers, seen, strict=True)}
+        return {name: [found[name]] for name in layers}
+
+    def trainer(self, plan):
+        return ToyTrainer(self, plan)
+
+
+class ToyTrainer:
+    """See `runtime.Trainer`: plain gradient descent, NumPy's own projections."""
+
+    def __init__(self, running, plan):
+        self.running, self.plan = running, plan
+        self.weights = running.read(plan.constraints)
+        self.masks = {
+            name: self.weights[name] != 0
+            for name, constraint in plan.constraints.items()
+            if isinstance(constraint.encoding, Sparse)
+        }
+        self.moved = {
+            name: np.zeros_like(self.weights[name])
+            for name, constraint in plan.constraints.items()
+            if constraint.movement
+        }
+        self.kept = None
+
+    def run(self, rows, rates):
+        total = right = 0.0
+        for number, rate in enumerate(rates):
+            part = rows[number * self.plan.batch : (number + 1) * self.plan.batch]
+            self.settle()
+            truth = 0.0
+            if part.labels is not None:
+                outputs = self.running.predict(part)[0]
+                right += float((outputs.argmax(axis=1) == part.labels[0]).sum())
+                truth = (1 - self.plan.distill) * np.eye(outputs.shape[1])[part.labels[0]]
+                total += self.running.loss(part)
+            if self.plan.distill:
+                truth = truth + self.plan.distill * self.plan.teacher.predict(part)[0]
+            slopes = self.running._gradients(part, list(self.weights), truth)
+            for name, slope in slopes.items():
+                constraint = self.plan.constraints[name]
+                if name in self.moved:
+                    self.moved[name] = self.moved[name] - rate * slope * self.weights[name]
+                if name in self.masks and not constraint.regrow:
+                    slope = slope * self.masks[name]
+                self.weights[name] = self.weights[name] - np.float32(rate) * slope
+                limit = np.float32(rate * constraint.l1)
+                if limit:
+                    size = np.maximum(np.abs(self.weights[name]) - limit, 0)
+                    self.weights[name] = np.sign(self.weights[name]) * size
+        return Passed(total / len(rates), right, len(rates) * self.plan.batch)
+
+    def latent(self, names):
+        return {name: self.weights[name].copy() for name in names}
+
+    def saliency(self, names):
+        return {name: self.moved.get(name, np.abs(self.weights[name])) for name in names}
+
+    def mask(self, masks):
+        self.masks.update(masks)
+
+    def _projected(self, name):
+        encoding, values = self.plan.constraints[name].encoding, self.weights[name]
+        return encoding.project(values, like=self.masks.get(name))
+
+    def settle(self):
+        self.running.write({name: self._projected(name) for name in self.weights})
+
+    def save(self):
+        self.kept = dict(self.weights), dict(self.masks)
+
+    def restore(self):
+        if self.kept:
+            self.weights, self.masks = dict(self.kept[0]), dict(self.kept[1])
+        self.settle()
+
+    def state(self):
+        weights, masks = (self.weights, self.masks) if self.kept is None else self.kept
+        parts = {"now": (self.weights, self.masks), "kept": (weights, masks)}
+        return {
+            f"{when} {kind} {name}": values
+            for when, pair in parts.items()
+            for kind, table in zip(("weights", "mask"), pair, strict=True)
+            for name, values in table.items()
+        }
+
+    def load(self, state):
+        def part(when, kind):
+            start = f"{when} {kind} "
+            return {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
+
+        self.weights, self.masks = part("now", "weights"), part("now", "mask")
+        self.kept = part("kept", "weights"), part("kept", "mask")
+
+    def result(self):
+        return {
+            name: (self._projected(name), constraint.encoding)
+            for name, constraint in self.plan.constraints.items()
+        }
+
+
+def toy_runtime(model, rows=60, seed=0, labelled=True):
+    """A runtime of random rows for a toy model, labelled by a rule that can be learned."""
+    rng = np.random.default_rng(seed)
+    kernels = [t for t in model.tensors if t.kind == "kernel"]
+    inputs = rng.normal(size=(rows, kernels[0].shape[0])).astype("float32")
+    rule = rng.normal(size=(kernels[0].shape[0], kernels[-1].shape[1]))
+    labels = (inputs @ rule).argmax(axis=1).astype(np.int64)
+    return ToyRuntime(model, inputs, labels if labelled else None)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from modelcut.errors import InputError
-from modelcut.formats import records
 from modelcut.graph.architecture import Node, specs
 from modelcut.graph.keras import classes
 from modelcut.graph.keras.classes import WeightSpec
@@ -231,7 +230,7 @@ def with_encodings(
         tensors = []
         for tensor in layer.tensors:
             encoding = encodings.get(tensor.name, Dense())
-            if not records.fits(encoding, tensor.shape):
+            if not encoding.fits(tensor.shape):
                 warnings.append(f"{tensor.name}: the encoding kept in the file does not fit it")
                 encoding = Dense()
             tensors.append(replace(tensor, encoding=encoding))

@@ -175,7 +175,7 @@ def _clustering() -> None:
     import numpy as np
 
     from modelcut.arrays.blocks import map_rows
-    from modelcut.model.encoding import Codebook
+    from modelcut.model.encodings.codebook import Codebook
     from modelcut.steps.quantize import _kmeans
 
     rng = np.random.default_rng(0)

@@ -19,7 +19,10 @@ from modelcut import __version__
 from modelcut.formats import registry
 from modelcut.formats.mcut import container, payload
 from modelcut.job.provenance import versions
-from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Encoding, Sparse
+from modelcut.model.encoding import Dense, Encoding, Sparse
+from modelcut.model.encodings.affine import Affine
+from modelcut.model.encodings.binary import Binary
+from modelcut.model.encodings.codebook import Codebook
 from modelcut.recipe import recipe
 from modelcut.recipe.yaml_text import loads
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Sparse
+from modelcut.model.encoding import Dense, Sparse
+from modelcut.model.encodings.affine import Affine
+from modelcut.model.encodings.binary import Binary
+from modelcut.model.encodings.codebook import Codebook
 
 RNG = np.random.default_rng(0)
 ENCODINGS = {

@@ -21,7 +21,8 @@ from modelcut.formats import registry
 from modelcut.formats.litert import c_array, kept_scales, tflite
 from modelcut.formats.litert import schema as litert_schema
 from modelcut.job import fold, pipeline, provenance
-from modelcut.model.encoding import Affine, Codebook
+from modelcut.model.encodings.affine import Affine
+from modelcut.model.encodings.codebook import Codebook
 from modelcut.recipe import recipe, yaml_text
 
 FILES = Path(__file__).parents[1] / "data" / "tflite"

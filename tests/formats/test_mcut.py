@@ -22,7 +22,10 @@ from modelcut.formats.mcut import payload as mcut_payload
 from modelcut.formats.mcut.coding import symbols
 from modelcut.job import pipeline
 from modelcut.job.request import Job
-from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Sparse
+from modelcut.model.encoding import Dense, Sparse
+from modelcut.model.encodings.affine import Affine
+from modelcut.model.encodings.binary import Binary
+from modelcut.model.encodings.codebook import Codebook
 from modelcut.recipe.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))

@@ -22,7 +22,8 @@ from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
 from modelcut.job import pipeline
 from modelcut.job.request import Job
-from modelcut.model.encoding import Affine, Sparse
+from modelcut.model.encoding import Sparse
+from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Rewrite
 from modelcut.recipe.recipe import Recipe
 

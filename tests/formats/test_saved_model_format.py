@@ -24,7 +24,8 @@ from modelcut.formats.saved_model import fingerprint, sstable
 from modelcut.formats.saved_model.proto import Message, ProtoError
 from modelcut.job import pipeline
 from modelcut.job.request import Job
-from modelcut.model.encoding import Affine, Sparse
+from modelcut.model.encoding import Sparse
+from modelcut.model.encodings.affine import Affine
 from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Sparse, from_record
+from modelcut.model.encoding import Dense, Sparse, from_record
+from modelcut.model.encodings.affine import Affine
+from modelcut.model.encodings.binary import Binary
+from modelcut.model.encodings.codebook import Codebook
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from modelcut.arrays.deflate import Deflater, choose
-from modelcut.model.encoding import Affine, Dense, Sparse
+from modelcut.model.encoding import Dense, Sparse
+from modelcut.model.encodings.affine import Affine
 from modelcut.model.measure import Meter, compare, deflated_size, summarize
 
 

@@ -16,7 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from modelcut.model.encoding import Affine, Binary, Codebook, Dense, Encoding, Sparse
+from modelcut.model.encoding import Dense, Encoding, Sparse
+from modelcut.model.encodings.affine import Affine
+from modelcut.model.encodings.binary import Binary
+from modelcut.model.encodings.codebook import Codebook
 
 _LEAST_SCALE = 1e-12
 _HALF_MAX = 65504.0
@@ -70,16 +73,9 @@ def latent(
     if isinstance(encoding, Sparse):
         inner = latent(encoding.inner, values, follow=follow, entropy_weight=entropy_weight)
         return Masked(encoding, inner, values, regrow=follow and regrow)
-    if isinstance(encoding, Affine):
-        return Grid(encoding, values)
-    if isinstance(encoding, Binary):
-        return Signs(encoding, values)
-    if isinstance(encoding, Codebook):
-        if follow:
-            return Following(encoding, values, entropy_weight)
-        return Shared(encoding, values)
-    assert isinstance(encoding, Dense)
-    return Plain(encoding, values)
+    if follow and type(encoding) in _FOLLOWING:
+        return _FOLLOWING[type(encoding)](encoding, values, entropy_weight)
+    return _LATENT.get(type(encoding), Projected)(encoding, values)
 
 
 def _variable(values: np.ndarray, dtype: Any = None) -> Any:
@@ -112,6 +108,37 @@ class Plain:
 
         if self._encoding.precision == "float16":
             self.weights.assign(tf.clip_by_value(self.weights, -_HALF_MAX, _HALF_MAX))
+
+    def encoding(self) -> Encoding:
+        return self._encoding
+
+    def finish(self) -> tuple[np.ndarray, Encoding]:
+        return self._encoding.project(self.weights.numpy()), self._encoding
+
+
+class Projected:
+    """Any encoding, as it projects: what trains one that has no form of its own here.
+
+    The projection runs in NumPy, outside of TensorFlow's graph, so it is slower than the others.
+    """
+
+    def __init__(self, encoding: Encoding, values: np.ndarray) -> None:
+        self._encoding = encoding
+        self.weights = _variable(values)
+        self.variables = [self.weights]
+
+    def value(self) -> Any:
+        import tensorflow as tf
+
+        weights = self.weights.read_value()
+        found = tf.numpy_function(self._encoding.project, [weights], weights.dtype)
+        return tf.ensure_shape(found, weights.shape)
+
+    def gradients(self, gradient: Any) -> list[Any]:
+        return [gradient]
+
+    def settle(self) -> None:
+        pass
 
     def encoding(self) -> Encoding:
         return self._encoding
@@ -400,6 +427,18 @@ class Masked:
         if isinstance(encoding, Codebook):
             values, encoding = _exact(values, masked=True)
         return values, Sparse(encoding, self._pattern)
+
+
+_LATENT: dict[type[Encoding], Any] = {
+    Dense: Plain,
+    Affine: Grid,
+    Binary: Signs,
+    Codebook: Shared,
+}
+"""The latent form of each encoding; `Projected` serves the others."""
+
+_FOLLOWING: dict[type[Encoding], Any] = {Codebook: Following}
+"""Those in which a weight may move from one code to another while the parameters learn."""
 
 
 def _least(values: np.ndarray, kept: np.ndarray) -> np.ndarray:

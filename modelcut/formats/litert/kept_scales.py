@@ -23,7 +23,8 @@ import numpy as np
 
 from modelcut.formats.litert import schema
 from modelcut.formats.litert.schema import File, Operation, Value
-from modelcut.model.encoding import Affine, Binary, Codebook, Encoding, Sparse
+from modelcut.model.encoding import Encoding
+from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Model, Tensor
 
 _AXIS = {
@@ -96,8 +97,8 @@ def find(model: Model, encodings: Mapping[str, Encoding]) -> tuple[dict[str, Gri
     lost: dict[str, str] = {}
     for tensor in model.tensors:
         encoding = encodings.get(tensor.name, tensor.encoding)
-        inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-        coded = isinstance(inner, (Affine, Binary, Codebook))
+        inner = encoding.unmasked
+        coded = inner.symbols is not None
         if tensor.out_axis is None or tensor.dtype.kind != "f" or len(tensor.shape) < 2:
             if coded:
                 lost[tensor.name] = "is no kernel of a dense or convolutional layer"

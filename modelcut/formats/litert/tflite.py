@@ -23,7 +23,8 @@ from modelcut.formats import base, registry
 from modelcut.formats.base import WriteOptions, Written
 from modelcut.formats.litert import kept_scales, schema
 from modelcut.formats.litert.schema import File, Graph, Value
-from modelcut.model.encoding import Affine, Dense, Encoding
+from modelcut.model.encoding import Dense, Encoding
+from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Layer, Model, Origin, Source, Tensor
 from modelcut.safety import printable
 

@@ -55,7 +55,6 @@ import numpy as np
 from isal import isal_zlib
 
 from modelcut.errors import InputError, ModelcutError
-from modelcut.formats import records as formats_records
 from modelcut.formats import registry
 from modelcut.formats.base import Hollow, Packable, WriteOptions, Written
 from modelcut.formats.mcut import payload as mcut_payload
@@ -120,7 +119,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         with values_path.open("wb") as file:
             for number, tensor in enumerate(model.tensors):
                 values, encoding = tensor.pull(options.meter(tensor))
-                known = encoding if formats_records.fits(encoding, values.shape) else Dense()
+                known = encoding if encoding.fits(values.shape) else Dense()
                 packed = mcut_payload.pack(values, known, options.coder)
                 payload = _cushioned(packed.payload, values.nbytes)
                 file.write(payload)
@@ -305,7 +304,7 @@ def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads
     shape, dtype, record = tensor.shape, tensor.dtype, records[number]
 
     def sound(encoding: Encoding) -> Encoding:
-        if not formats_records.fits(encoding, shape):
+        if not encoding.fits(shape):
             raise CodingError("its encoding does not fit it")
         return encoding
 

@@ -19,7 +19,7 @@ from modelcut.formats.base import Coder
 from modelcut.formats.mcut.coding import CodingError, raw, symbols
 from modelcut.formats.mcut.coding.bits import Reader, block, varint
 from modelcut.formats.mcut.coding.symbols import Symbols
-from modelcut.model.encoding import Encoding, Sparse, from_record
+from modelcut.model.encoding import Encoding, from_record
 
 BLOCK_VALUES = 1 << 22
 """Values that are coded together; part of the format."""
@@ -190,7 +190,7 @@ def _sample(values: np.ndarray) -> np.ndarray:
 def _coding(values: np.ndarray, encoding: Encoding, coder: Coder) -> Callable[[slice], bytes]:
     """Codes of the encoding; checked by decoding them."""
     alphabet = _alphabet(encoding)
-    inner = encoding.inner if isinstance(encoding, Sparse) and _uniform(encoding.inner) else None
+    inner = encoding.unmasked if _gathers(encoding) else None
 
     def one(rows: slice) -> bytes:
         part = _part(values, rows)
@@ -220,23 +220,15 @@ def _same(one: np.ndarray, two: np.ndarray) -> bool:
     return one.shape == two.shape and np.array_equal(_bits(one), _bits(two))
 
 
-def _uniform(inner: Encoding) -> bool:
-    """Whether a code stands for the same value everywhere in the tensor."""
-    if inner.kind == "codebook":
-        return True
-    record = inner.record()
-    arrays = [value for value in record.values() if isinstance(value, np.ndarray)]
-    if inner.kind == "binary":  # one scale for each base
-        arrays = [base for array in arrays for base in array]
-    elif inner.kind != "affine" or record["group"]:
-        return False
-    return all(array.size == 1 for array in arrays)
+def _gathers(encoding: Encoding) -> bool:
+    """Whether the kept values can be coded without the zeros between them."""
+    return encoding.unmasked is not encoding and encoding.unmasked.uniform
 
 
 def _decode(target: np.ndarray, found: Symbols, encoding: Encoding, rows: slice) -> None:
-    if isinstance(encoding, Sparse) and _uniform(encoding.inner):
+    if _gathers(encoding):
         known = np.arange(found.alphabet - 1, dtype=np.uint16)
-        inner = encoding.inner.decode(known.reshape(-1, *[1] * (target.ndim - 1)), target.dtype)
+        inner = encoding.unmasked.decode(known.reshape(-1, *[1] * (target.ndim - 1)), target.dtype)
         _place(target, found, np.append(np.zeros(1, target.dtype), inner.reshape(-1)))
         return
     codes = found.dense(np.uint16).reshape(target.shape)

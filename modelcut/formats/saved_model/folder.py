@@ -19,7 +19,7 @@ import numpy as np
 from modelcut.errors import InputError, ModelcutError, UnsafeError
 from modelcut.formats import registry, weights
 from modelcut.formats.base import WriteOptions, Written
-from modelcut.formats.records import arrays, fits, jsonable
+from modelcut.formats.records import arrays, jsonable
 from modelcut.formats.saved_model import fingerprint, keras_metadata, shell, variables
 from modelcut.formats.saved_model import scan as saved_model_scan
 from modelcut.formats.saved_model.bundle import Bundle, BundleWriter
@@ -267,7 +267,7 @@ def _with_encodings(model: Model, encodings: Mapping[str, Encoding]) -> Model:
     found = {}
     for name, encoding in encodings.items():
         mine = [t for t in model.tensors if f"/{t.name}".endswith(f"/{name}")]
-        if encoding.kinds != ("dense",) and len(mine) == 1 and fits(encoding, mine[0].shape):
+        if encoding.kinds != ("dense",) and len(mine) == 1 and encoding.fits(mine[0].shape):
             found[mine[0].name] = replace(mine[0], encoding=encoding)
     return model.with_tensors(found)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut.model.encoding import Binary as Signs
 from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.encodings.binary import Binary as Signs
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
 from modelcut.steps.quantize import TOO_LARGE

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from modelcut.arrays import floats
-from modelcut.model.encoding import Codebook, Encoding, Sparse, with_inner
+from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.encodings.codebook import Codebook
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep, random_generator
 from modelcut.steps.quantize import _kmeans

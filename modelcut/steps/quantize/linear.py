@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.arrays.blocks import row_blocks
-from modelcut.model.encoding import Affine, Encoding, Sparse, with_inner
+from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
 from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from modelcut.arrays import floats
-from modelcut.model.encoding import Binary, Encoding, Sparse
+from modelcut.model.encoding import Encoding, Sparse
+from modelcut.model.encodings.binary import Binary
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH, TOO_LARGE

@@ -17,6 +17,7 @@ from modelcut import engines
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import pipeline
+from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe
 
 WAYS_OUT = ("name ", "keep to", "start from", "export it")
@@ -28,7 +29,7 @@ def values_of(model):
 
 
 def convert(path, out):
-    return pipeline.run(pipeline.Job(path, Recipe(()), out, report=False))
+    return pipeline.run(Job(path, Recipe(()), out, report=False))
 
 
 @pytest.fixture(params=matrix.INPUTS)

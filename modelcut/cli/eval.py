@@ -29,10 +29,10 @@ def evaluate(**values: Any) -> None:
     """Measure a model on a CSV: accuracy, recall, F1, latency; alone or against another."""
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
-    from modelcut.job import pipeline
+    from modelcut.job import assess
     from modelcut.job.request import Trust
 
-    report = pipeline.assess(
+    report = assess.assess(
         Path(values["model"]),
         options.path_of(values.get("against")),
         Path(values["test"]),

@@ -21,11 +21,11 @@ def register(app: typer.Typer, name: str) -> None:
 
 def inspect(**values: Any) -> None:
     """Show a file's layers, shapes, sparsity, encodings and provenance; runs nothing in it."""
-    from modelcut.job import pipeline
+    from modelcut.job import inspect as job_inspect
     from modelcut.report import render, terminal
     from modelcut.safety import printable
 
-    model, report = pipeline.look(Path(values["model"]))
+    model, report = job_inspect.look(Path(values["model"]))
     report["provenance"] = dict(model.origin.provenance)
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)

@@ -112,7 +112,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut.formats.base import Coder, Compression
-    from modelcut.job import pipeline
+    from modelcut.job import inspect, pipeline
     from modelcut.job.request import Job, Trust
 
     every = _seconds(values)
@@ -126,7 +126,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if values.get("checkpoint"):
             raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
         train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
-        _, report = pipeline.look(model, recipe, say, train, validate, trust, test)
+        _, report = inspect.look(model, recipe, say, train, validate, trust, test)
     else:
         output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:

@@ -113,20 +113,17 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
-    """A file that Keras itself opens, and the suffix by which it tells the format.
+def plain_file(model: Model) -> Iterator[tuple[Path, str]]:
+    """A file of a model that was read, and the suffix by which an engine tells the format.
 
     Args:
-        path: of a model, perhaps packed: it is then unpacked for as long as it is needed.
+        model: as it was opened, perhaps of a packed file, which is then unpacked for as long as
+            the file is needed.
     """
-    kind = next((module(name) for name in _SUFFIXES if module(name).sniff(path)), None)
-    if kind is None:
-        yield path, path.suffix
-        return
+    kind = module(model.origin.container or model.origin.format)
     if not getattr(kind, "PACKED", False):
-        yield path, engine_suffix(kind)
+        yield model.origin.path, engine_suffix(kind)
         return
-    model = open_model(path)
     if (unpacked := getattr(kind, "unpacked", None)) is not None:
         yield unpacked(model), engine_suffix(module(model.origin.format))
         return

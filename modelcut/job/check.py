@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from modelcut.errors import UsageError
+from modelcut import safety
+from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
+from modelcut.graph import scan
 from modelcut.job.request import Job, Trust
+from modelcut.model import cost
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that can be done, as far as that can be told before it is.
+
+    Attributes:
+        job: what was asked for.
+        model: the input, opened.
+        writer: the format of the output.
+    """
+
+    job: Job
+    model: Model
+    writer: base.Format
+
+    @property
+    def converts(self) -> bool:
+        """Whether an engine makes the output."""
+        return registry.needs_engine(self.writer, self.model)
+
+
+def check_request(job: Job) -> None:
+    """Refuses what can be told without opening the model.
+
+    Raises:
+        UsageError: data is missing, or an input is no local file.
+        InputError: an input is empty.
+    """
+    check_needs(job.recipe, job.train, job.validate, job.test)
+    for path in job.inputs:
+        safety.check_path(path)
+
+
+def check(job: Job) -> Checked:
+    """Opens the model and refuses a job that cannot be done.
+
+    Raises:
+        UsageError: an option or a step does not go with the model or the output.
+        InputError: the model is broken, or cannot be run where it must be.
+        UnsafeError: it carries code, and is not trusted.
+    """
+    model = registry.open_model(job.model)
+    checked = Checked(job, model, registry.for_output(job.output, model))
+    check_options(job, model, checked.writer)
+    if job.test is not None or checked.converts:
+        check_runnable(model, job.trust)
+    return checked
 
 
 def check_needs(
@@ -81,14 +133,49 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
 
 
 def check_runnable(model: Model, trust: Trust) -> None:
-    """Refuses what an engine must not be started on."""
+    """Refuses a model that an engine must not be started on, or cannot run.
+
+    Raises:
+        InputError: there is no network in the file.
+        UnsafeError: it carries code, and is not trusted.
+    """
     if registry.check_runnable(model, trust=trust.all):
         return
-    from modelcut.job import engine_runtime
-
-    engine_runtime.check_runnable(
+    check_trainable(
         model,
         trust=trust.all,
         custom=bool(trust.custom_objects),
         otherwise="evaluate the whole model, or leave out --test",
     )
+
+
+def check_trainable(
+    model: Model, *, trust: bool, custom: bool, otherwise: str = "give the whole model"
+) -> None:
+    """Refuses a model whose weights an engine can neither train nor try out.
+
+    Raises:
+        InputError: there is no network in the file.
+        UnsafeError: it carries code, and is not trusted.
+    """
+    if model.origin.format == "saved_model":
+        name = model.origin.path.name
+        known = f"`modelcut pack {name} -o x.mcut` and `modelcut unpack x.mcut -o x.h5` make one"
+        raise InputError(
+            f"{model.origin.path}: a SavedModel runs as a finished graph, whose weights can be "
+            "neither trained nor tried out",
+            "give the .h5 or .keras that it was made from"
+            + (f"; {known}" if model.architecture is not None else ""),
+        )
+    if model.architecture is None:
+        raise InputError(
+            f"{model.origin.path}: holds weights only, no network that could be run", otherwise
+        )
+    scan.check_runnable(
+        model.architecture.text,
+        model.origin.training,
+        where=str(model.origin.path),
+        trust=trust,
+        custom=custom,
+    )
+    cost.check_sizes(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from modelcut.formats import base, registry
 from modelcut.graph import scan
 from modelcut.job import provenance
 from modelcut.job.digest import Digest, size
+from modelcut.job.fold import Folded
 from modelcut.job.request import Job
+from modelcut.job.write import Draft
+from modelcut.model import cost
+from modelcut.model.measure import Meter
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
-from modelcut.report.build import Passage
+from modelcut.report.build import Identity, Passage
 
 
 def describe(
@@ -53,16 +58,36 @@ def describe(
     return report
 
 
-def _output(
-    job: Job, writer: base.Format, target: Path, written: base.Written, printed: Digest
-) -> dict[str, Any]:
+def passage_of(
+    folded: Folded,
+    recipe: Recipe | None,
+    meters: Mapping[Identity, Meter],
+    written: base.Written | None = None,
+) -> Passage:
+    """All that was watched, of a job or (without a recipe) of a model as it is."""
+    models = folded.models
+    return Passage(
+        models,
+        recipe.steps if recipe else (),
+        folded.outcomes,
+        folded.seconds,
+        meters,
+        written.stored if written else {},
+        written.encodings if written else {},
+        written.coders if written else {},
+        (cost.macs(models[0]), cost.macs(models[-1])),
+    )
+
+
+def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> dict[str, Any]:
     """What the report says of the file that was written."""
+    written = draft.written
     compression = None if getattr(writer, "OWN_CODING", "") else job.compression or "fast"
     made = "litert" if writer.NAME == "litert" else "export"
     return {
         "path": str(job.output),
         "format": writer.NAME,
-        "bytes": size(target),
+        "bytes": size(draft.path),
         "sha256": printed.hex(),
         "compression": compression,
         "dropped": list(written.dropped),
@@ -70,7 +95,7 @@ def _output(
     }
 
 
-def _warnings(passage: Passage) -> list[str]:
+def warnings_of(passage: Passage) -> list[str]:
     """What was odd in the file, in its architecture, in a step and in the values."""
     model = passage.models[0]
     text = model.architecture.text if model.architecture is not None else ""
@@ -82,6 +107,7 @@ def _warnings(passage: Passage) -> list[str]:
     ]
 
 
-def _data_warnings(report: dict[str, Any]) -> list[str]:
+def data_warnings(report: Mapping[str, Any]) -> list[str]:
+    """What was odd in the test data."""
     evaluation = report["evaluation"] or {}
     return list((evaluation.get("after") or {}).get("warnings", []))

@@ -18,11 +18,10 @@ from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
 from modelcut.errors import InputError
 from modelcut.formats import base, registry
-from modelcut.graph import scan
 from modelcut.job import inference
+from modelcut.job.check import check_trainable
 from modelcut.job.loss import error_in, loss_of
 from modelcut.metrics import accumulators
-from modelcut.model import cost
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Running
 
@@ -70,7 +69,7 @@ class EngineRuntime:
         self._stores: dict[Any, RowStore] = {}
 
     def open(self, model: Model) -> Running:
-        check_runnable(model, trust=self._trust, custom=bool(self._custom))
+        check_trainable(model, trust=self._trust, custom=bool(self._custom))
         where = str(model.origin.path)
         options = base.WriteOptions(compression="none")
         with registry.scratch_file(model, options) as (path, writer), self._team.scope():
@@ -181,35 +180,3 @@ class EngineRuntime:
 
 def _values(tensor: Tensor) -> np.ndarray:
     return tensor.pull()[0]
-
-
-def check_runnable(
-    model: Model, *, trust: bool, custom: bool, otherwise: str = "give the whole model"
-) -> None:
-    """Refuses what an engine must not be started on.
-
-    Raises:
-        InputError: there is no network in the file.
-        UnsafeError: it carries code, and is not trusted.
-    """
-    if model.origin.format == "saved_model":
-        name = model.origin.path.name
-        known = f"`modelcut pack {name} -o x.mcut` and `modelcut unpack x.mcut -o x.h5` make one"
-        raise InputError(
-            f"{model.origin.path}: a SavedModel runs as a finished graph, whose weights can be "
-            "neither trained nor tried out",
-            "give the .h5 or .keras that it was made from"
-            + (f"; {known}" if model.architecture is not None else ""),
-        )
-    if model.architecture is None:
-        raise InputError(
-            f"{model.origin.path}: holds weights only, no network that could be run", otherwise
-        )
-    scan.check_runnable(
-        model.architecture.text,
-        model.origin.training,
-        where=str(model.origin.path),
-        trust=trust,
-        custom=custom,
-    )
-    cost.check_sizes(model)

@@ -29,7 +29,7 @@ def evaluate(
     without = [path for path, _ in candidates if folders and path not in folders]
     networks = []
     for path, model in candidates:
-        with registry.plain_file(path) as (file, suffix):
+        with registry.plain_file(model) as (file, suffix):
             networks.append(
                 engines.open_network(
                     file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.request import Say
@@ -13,17 +14,36 @@ from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budgeted
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A model with all steps applied, their edits deferred.
+
+    Attributes:
+        models: the model as read, then after each step.
+        outcomes: one per step.
+        seconds: wall time of each step's own work, one per step.
+    """
+
+    models: tuple[Model, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+
 def fold(
     model: Model,
     recipe: Recipe,
     say: Say,
     runtime: Runtime | None = None,
     kept: Checkpoint | None = None,
-) -> tuple[list[Model], list[Outcome], list[float]]:
+) -> Folded:
     """Applies the steps in order; nothing but surveys and trainings is computed yet.
 
-    Returns:
-        The model as read and after each step, the outcomes, and the seconds of each step.
+    Args:
+        model: as it was read.
+        recipe: the steps, and the seed.
+        say: takes a line about progress.
+        runtime: runs the model, for steps that train or search.
+        kept: where the state of trainings is kept.
     """
     models, outcomes, seconds = [model], [], []
     for index, step in enumerate(recipe.steps):
@@ -40,7 +60,7 @@ def fold(
         seconds.append(time.perf_counter() - start)
         outcomes.append(outcome)
         models.append(outcome.model)
-    return models, outcomes, seconds
+    return Folded(tuple(models), tuple(outcomes), tuple(seconds))
 
 
 def _searched(step: Step, model: Model, context: Context) -> Outcome:

@@ -19,7 +19,7 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
     safety.check_path(path)
     model = registry.open_model(path)
     check_runnable(model, Trust(trust, "given" if custom_objects else ""))
-    with registry.plain_file(path) as (file, suffix):
+    with registry.plain_file(model) as (file, suffix):
         network: Any = engines.open_network(
             file,
             model.origin.dialect,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modelcut import __version__
 from modelcut.errors import UsageError
 from modelcut.job import provenance
+from modelcut.job.check import check_trainable
 from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.digest import Digest, sha256, sha256_of
 from modelcut.job.request import Job, Trust
@@ -102,7 +103,7 @@ def open_runtime(
     from modelcut import engines
     from modelcut.job import engine_runtime
 
-    engine_runtime.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
+    check_trainable(model, trust=trust.all, custom=bool(trust.custom_objects))
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
     head = recipe.head
     return engine_runtime.EngineRuntime(

@@ -7,13 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from modelcut.errors import InputError, ModelcutError
+from modelcut.formats import registry
+from modelcut.job.check import Checked
+from modelcut.job.fold import Folded
+from modelcut.job.write import Draft
 from modelcut.model.measure import Meter
 from modelcut.model.model import Model
 from modelcut.report import build
 from modelcut.report.build import identity
 
 
-def _measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) -> None:
+def verify(checked: Checked, folded: Folded, draft: Draft) -> Model:
+    """Opens the written file as a stranger's, and compares it with what was meant.
+
+    Returns:
+        The written model.
+
+    Raises:
+        ModelcutError: layers or shapes differ.
+    """
+    measure_rest(folded.models, draft.meters)
+    again = registry.open_model(draft.path)
+    if not registry.needs_engine(checked.writer, folded.models[-1]):
+        check_same(folded.models[-1], again, checked.job.output)
+    return again
+
+
+def measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) -> None:
     """Pulls the tensors that no writer pulled: those that a step replaced by others."""
     for model in reversed(models):
         for tensor in model.tensors:
@@ -22,7 +42,7 @@ def _measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) 
                 tensor.pull(meter)
 
 
-def _refuse_nan(report: Mapping[str, Any]) -> None:
+def refuse_nan(report: Mapping[str, Any]) -> None:
     """Refuses a network that diverged in training: there is nothing left in it to compress."""
     for layer in report["layers"]:
         for row in layer["tensors"]:
@@ -34,7 +54,7 @@ def _refuse_nan(report: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_same(model: Model, again: Model, output: Path) -> None:
+def check_same(model: Model, again: Model, output: Path) -> None:
     """Holds the written file, read as a stranger's, against what was meant: layers and shapes."""
     meant = {(tensor.name, tensor.shape) for tensor in model.tensors}
     found = {(tensor.name, tensor.shape) for tensor in again.tensors}

@@ -22,7 +22,7 @@ from modelcut.recipe import recipe
 from modelcut.recipe.recipe import Recipe
 from modelcut.recipe.yaml_text import loads
 
-DEMO = Path(pipeline.__file__).parent / "demo"
+DEMO = Path(pipeline.__file__).parents[1] / "demo"
 
 PRUNE = "prune: magnitude\n    sparsity: 0.5\n    scope: layer"
 METHODS = {

@@ -20,7 +20,7 @@ from modelcut.errors import ModelcutError
 from modelcut.formats import registry
 from modelcut.formats.litert import c_array, kept_scales, tflite
 from modelcut.formats.litert import schema as litert_schema
-from modelcut.job import fold, pipeline, provenance
+from modelcut.job import fold, inspect, provenance
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.encodings.codebook import Codebook
 from modelcut.recipe import recipe, yaml_text
@@ -33,7 +33,7 @@ STEPS = (FILES / "steps.yaml").read_text(encoding="utf-8")
 def known():
     """Tensor name -> values and encoding, from the very step that made the grids."""
     steps = recipe.parse(yaml_text.loads(STEPS, "tiny"))
-    models, _, _ = fold.fold(registry.open_model(FILES / "base.h5"), steps, lambda _: None)
+    models = fold.fold(registry.open_model(FILES / "base.h5"), steps, lambda _: None).models
     return {tensor.name: tensor.pull() for tensor in models[-1].tensors}
 
 
@@ -262,7 +262,7 @@ def test_flipped_bits_never_crash_the_reader(tmp_path):
     for _ in range(300):
         path.write_bytes(flipped(sound, rng, 8))
         try:
-            pipeline.look(path)
+            inspect.look(path)
         except ModelcutError:
             refused += 1
     assert 0 < refused < 300

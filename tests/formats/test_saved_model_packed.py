@@ -10,6 +10,7 @@ from modelcut import steps
 from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
 from modelcut.job import pipeline
+from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
@@ -51,11 +52,9 @@ def test_it_unpacks_to_the_files_that_a_plain_write_makes(kind, keep, tmp_path):
 def test_an_edited_model_comes_back(kind, name, tmp_path):
     path = saved_model(kind, tmp_path)
     for out in ("direct", "p.mcut"):
-        job = pipeline.Job(path, Recipe(RECIPES[name]()), tmp_path / out, report=False)
+        job = Job(path, Recipe(RECIPES[name]()), tmp_path / out, report=False)
         pipeline.run(job)
-    job = pipeline.Job(
-        tmp_path / "p.mcut", Recipe(()), tmp_path / "back", report=False, lossless=True
-    )
+    job = Job(tmp_path / "p.mcut", Recipe(()), tmp_path / "back", report=False, lossless=True)
     pipeline.run(job)
     assert contents(tmp_path / "back") == contents(tmp_path / "direct")
     assert (tmp_path / "p.mcut").stat().st_size < sum(

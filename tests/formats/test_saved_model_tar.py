@@ -18,6 +18,7 @@ from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
 from modelcut.formats.saved_model import archive as saved_model_archive
 from modelcut.job import pipeline
+from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe
 
 KINDS = ["keras3", "tf_keras", "module", "v1"]
@@ -209,11 +210,11 @@ def test_large_members_go_through_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr("modelcut.formats.saved_model.tar.PIECE", 100)
     monkeypatch.setattr("modelcut.formats.saved_model.zip.PIECE", 100)
     folder = saved_model("module", tmp_path)
-    job = pipeline.Job(folder, Recipe(PRUNE), tmp_path / "direct", report=False)
+    job = Job(folder, Recipe(PRUNE), tmp_path / "direct", report=False)
     pipeline.run(job)
     for suffix in (".tar.gz", ".zip"):
         out = tmp_path / f"m{suffix}"
-        pipeline.run(pipeline.Job(folder, Recipe(PRUNE), out, report=False))
+        pipeline.run(Job(folder, Recipe(PRUNE), out, report=False))
         assert contents(extract(out, tmp_path / f"x{suffix}")) == contents(tmp_path / "direct")
 
 

@@ -1,0 +1,97 @@
+"""The stage that writes the model beside the place of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelcut.errors import UsageError
+from modelcut.formats import base, registry
+from modelcut.job import convert, provenance
+from modelcut.job.check import Checked
+from modelcut.job.fold import Folded
+from modelcut.job.outputs import Outputs
+from modelcut.model.measure import Meter
+from modelcut.report.build import Identity, identity
+
+History = Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a job writes until all of it is published.
+
+    Attributes:
+        model: the file or folder.
+        reports: form ("json", "md") -> file; empty where none is wanted.
+        header: the C array of a `.tflite`, or None.
+    """
+
+    model: Path
+    reports: Mapping[str, Path]
+    header: Path | None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A model that is written and not published yet.
+
+    Attributes:
+        path: where it is.
+        written: what the writer says of it.
+        meters: of every tensor that the writer pulled.
+    """
+
+    path: Path
+    written: base.Written
+    meters: dict[Identity, Meter]
+
+
+def reserve(checked: Checked, outputs: Outputs) -> Places:
+    """Checks that everything may be written where it belongs.
+
+    Raises:
+        UsageError: a place is taken, is an input, or has no folder.
+        ResourceError: its folder cannot be written to.
+    """
+    job = checked.job
+    model = outputs.add(job.output, folder=registry.is_folder(checked.writer))
+    pages = provenance.report_paths(job.output) if job.report else {}
+    reports = {form: outputs.add(path) for form, path in pages.items()}
+    return Places(model, reports, outputs.add(job.header) if job.header else None)
+
+
+def write(checked: Checked, folded: Folded, place: Path, history: History) -> Draft:
+    """Writes the last model; every tensor is pulled, edited, measured and coded once.
+
+    Args:
+        checked: the job.
+        folded: the models.
+        place: where to write to.
+        history: how the model was made, for the file.
+
+    Raises:
+        UsageError: the format cannot hold the model after its steps.
+        ModelcutError: an edit failed.
+    """
+    job, writer = checked.job, checked.writer
+    reason = writer.refusal(folded.models[-1])
+    if reason:
+        raise UsageError(f"{job.output}: {reason}")
+    keep = job.keep_optimizer
+    meters: dict[Identity, Meter] = {}
+    written = writer.write(
+        folded.models[-1],
+        place,
+        base.WriteOptions(
+            compression=job.compression or "fast",
+            coder=job.coder or "best",
+            keep_optimizer=registry.is_own(writer, checked.model) if keep is None else keep,
+            provenance=history,
+            convert=convert.conversion(job, history),
+            meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
+        ),
+    )
+    return Draft(place, written, meters)

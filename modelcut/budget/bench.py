@@ -17,6 +17,7 @@ from modelcut.metrics.limits import Limits
 from modelcut.model.measure import summarize
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Part, Rows, Running, Runtime
+from modelcut.steps.strength import SET_ASIDE
 
 _MOST_BYTES = 1 << 30
 _BATCH_VALUES = 1 << 20
@@ -139,12 +140,11 @@ class Bench:
 
 def _held(runtime: Runtime, running: Running, part: Part) -> Iterator[Rows]:
     """The rows, as long as they fit into memory."""
-    first = next(iter(runtime.rows(running, 1, part=part)))
+    first = next(iter(runtime.rows(running, 1, part=part, share=SET_ASIDE)))
     values = sum(array.size for array in first.inputs)
     taken = 0
-    for rows in runtime.rows(
-        running, max(1, min(1024, _BATCH_VALUES // max(1, values))), part=part
-    ):
+    size = max(1, min(1024, _BATCH_VALUES // max(1, values)))
+    for rows in runtime.rows(running, size, part=part, share=SET_ASIDE):
         if rows.labels is None:
             raise UsageError("the validation data has no label column", "add --label")
         taken += sum(array.nbytes for array in rows.inputs)

@@ -46,12 +46,19 @@ def fold(
         kept: where the state of trainings is kept.
     """
     models, outcomes, seconds = [model], [], []
+    budgeted = [step for step in recipe.steps if isinstance(step, Budgeted)]
+    set_aside = max((step.set_aside for step in budgeted), default=0.0)
     for index, step in enumerate(recipe.steps):
         say(step.title)
         start = time.perf_counter()
         keeper = kept.keeper(index) if kept and "loop" in step.needs else None
         context = Context(
-            index=index, seed=recipe.head.seed, say=say, runtime=runtime, keeper=keeper
+            index=index,
+            seed=recipe.head.seed,
+            say=say,
+            runtime=runtime,
+            keeper=keeper,
+            set_aside=set_aside,
         )
         searched = isinstance(step, Budgeted) and step.searched
         outcome = (

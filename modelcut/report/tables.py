@@ -285,15 +285,18 @@ def _rounds(step: Mapping[str, Any]) -> Table:
     """What each round of cutting and training on came to."""
     facts = step["facts"]
     what, base = headline(facts.get("before", {}))
-    rows = [("before", "", base, "")]
+    rows: list[tuple[str, ...]] = [("before", "", base, "")]
     for number, one in enumerate(facts["rounds"], 1):
         verdict = {True: "held", False: "too much", None: ""}[one.get("held")]
         left = count(sum(one["nonzeros"].values()))
         rows.append((str(number), left, headline(one)[1], verdict))
     limits = ", ".join(f"{name} {limit:g}" for name, limit in facts.get("limits", {}).items())
+    if not facts.get("before"):  # nothing was judged
+        rows = [row[:2] for row in rows[1:]]
     note = f"ended: {facts['ended']}" + (f"; {limits}, on the rows set aside" if limits else "")
     title = f"Rounds of step {step['step']}, {step['title']}"
-    return Table(title, ("round", "weights left", what, "verdict"), rows, note=note)
+    columns = ("round", "weights left", what, "verdict")[: len(rows[0])]
+    return Table(title, columns, rows, note=note)
 
 
 _HEADLINES = {"accuracy": "accuracy", "rmse": "RMSE"}

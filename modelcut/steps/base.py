@@ -44,6 +44,8 @@ class Context:
         memo: for a step to keep what it will need again when it is tried on the same model at
             another strength; of one step of one run.
         keeper: keeps the state of a training, for a run that is interrupted; None: nobody does.
+        set_aside: fraction of the training samples that something is judged on, so that nothing
+            else may look at them; 0: none are, and all can be used.
     """
 
     index: int = 0
@@ -52,6 +54,7 @@ class Context:
     runtime: Runtime | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
     keeper: Keeper | None = None
+    set_aside: float = 0.0
 
     def required_runtime(self, title: str) -> Runtime:
         """The runtime, for a step that cannot do without.

@@ -17,6 +17,9 @@ from typing_extensions import Self
 from modelcut.metrics.limits import Limits
 from modelcut.steps.base import LayerStep
 
+SET_ASIDE = 0.1
+"""Of the training samples, those that a search judges on, where there are no others for it."""
+
 SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 """A ladder for steps that remove single weights."""
 
@@ -108,6 +111,11 @@ class Budgeted(LayerStep):
     @property
     def wants(self) -> frozenset[str]:
         return self.needs | {"validation"} if self.budget else self.needs
+
+    @property
+    def set_aside(self) -> float:
+        """Fraction of the training samples that its budget is judged on; 0: it has none."""
+        return SET_ASIDE if self.budget else 0.0
 
     @property
     def ladder(self) -> tuple[float, ...]:

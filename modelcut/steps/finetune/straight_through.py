@@ -18,6 +18,7 @@ from modelcut.errors import ModelcutError, RecipeError
 from modelcut.model.encoding import Dense, Encoding, Sparse
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Constraint, Rows, Running, Runtime, Trainer, TrainingPlan, pinned
+from modelcut.steps import outlets
 from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
 from modelcut.steps.finetune._augment import Augment
 from modelcut.steps.finetune._gradual import Gradual, Target, largest
@@ -48,7 +49,9 @@ class Regularize(BaseModel):
     l1: Strength = Field(default=0.0, description="Times the sum of magnitudes.")
     l2: Strength = Field(default=0.0, description="Times the sum of squares.")
     group_lasso: Strength = Field(
-        default=0.0, description="Times the norm of each output's weights: outputs go as a whole."
+        default=0.0,
+        description="Times the norm of each output channel's weights, which become "
+        "zero as a whole. The network's own outputs are exempt unless include names the layer.",
     )
 
 
@@ -177,6 +180,7 @@ class StraightThrough(Step):
             name: self._restraint(tensor, name in targets, warnings)
             for name, tensor in tensors.items()
         }
+        spared = self._spare_outputs(model, constraints)
         found, more = self._train(runtime, model, running, constraints, targets, context)
         state = {t.name: t for t in model.tensors}
         edited = {}
@@ -184,7 +188,18 @@ class StraightThrough(Step):
             if name in tensors or name in state:
                 edited[name] = _settled(state[name], values, encoding, context)
                 skipped.pop(name, None)
-        return Outcome(model.with_tensors(edited), more, skipped, tuple(warnings))
+        return Outcome(model.with_tensors(edited), {**more, **spared}, skipped, tuple(warnings))
+
+    def _spare_outputs(self, model: Model, constraints: dict[str, Constraint]) -> dict[str, Any]:
+        """Takes the group lasso off the channels that are the network's outputs; facts about it."""
+        if not (self.regularize and self.regularize.group_lasso):
+            return {}
+        reasons = outlets.spared(model, self.include)
+        found = {
+            n: reasons[n] for n, one in constraints.items() if one.group_lasso and n in reasons
+        }
+        constraints |= {name: replace(constraints[name], group_lasso=0.0) for name in found}
+        return {"without_group_lasso": found}
 
     def _restraint(self, tensor: Tensor, pruned: bool, warnings: list[str]) -> Constraint:
         encoding = _in_training(tensor)

@@ -15,7 +15,7 @@ from modelcut.steps.base import Context
 from modelcut.steps.prune._scored import Scored
 
 if TYPE_CHECKING:
-    from modelcut.runtime import Rows, Running, Runtime
+    from modelcut.runtime import Part, Rows, Running, Runtime
 
 Kind = Literal["mean", "magnitude", "square"]
 
@@ -63,8 +63,12 @@ class Gradients(Scored):
 def some_rows(
     runtime: Runtime, running: Running, size: int, most: int, context: Context
 ) -> Iterator[Rows]:
-    """At most so many training rows, drawn from all of them: a CSV may be sorted."""
-    size = min(size, most)
-    taken = runtime.rows(running, size, part="train", shuffle=context.seed)
+    """At most so many training rows, drawn from all of them: a CSV may be sorted.
+
+    Those on which something is judged are left out, if there are any.
+    """
+    size, share = min(size, most), context.set_aside
+    part: Part = "train" if share else "all"
+    taken = runtime.rows(running, size, part=part, share=share, shuffle=context.seed)
     for number, rows in enumerate(islice(taken, -(-most // size))):
         yield rows[: most - number * size]

@@ -50,6 +50,64 @@ def _lowest(scores: np.ndarray, share: float) -> np.ndarray:
     return gone
 
 
+def evenly(scores: np.ndarray, fraction: float) -> np.ndarray:
+    """Which weights go where each output loses as many: exactly `fraction` of all of them.
+
+    What does not divide is dealt out one by one, to the outputs whose next score is smallest. An
+    output that has lost more already (its scores are negative there) is not given any back; the
+    others then lose less.
+
+    Args:
+        scores: shape (..., outputs); negative where a weight is zero already.
+        fraction: of all weights, 0 to 1.
+
+    Returns:
+        A boolean mask of the shape of the scores, true where the weight goes.
+    """
+    flat = scores.reshape(-1, scores.shape[-1])
+    depth, outputs = flat.shape
+    order = np.argsort(flat, axis=0, kind="stable")
+    zeros = np.count_nonzero(flat < 0, axis=0)
+    below = np.cumsum(np.bincount(zeros, minlength=depth + 1)[:depth])
+    totals = int(zeros.sum()) + np.concatenate([[0], np.cumsum(below)])
+    count = round(fraction * flat.size)
+    level = max(0, int(np.searchsorted(totals, count, side="right")) - 1)
+    quota = np.maximum(zeros, level)
+    left = max(0, count - int(totals[level]))
+    if left:
+        following = flat[order[level], np.arange(outputs)]
+        following = np.where(zeros <= level, following, np.inf)
+        quota[np.argsort(following, kind="stable")[:left]] += 1
+    gone = np.empty(flat.shape, bool)
+    np.put_along_axis(gone, order, np.arange(depth)[:, None] < quota, axis=0)
+    return gone.reshape(scores.shape)
+
+
+def under(scores: np.ndarray, cutoff: float, most: int = 0) -> np.ndarray:
+    """Which scores are below `cutoff` times the mean of those that are left, and so on.
+
+    The largest is always left, so that no layer vanishes.
+
+    Args:
+        scores: any shape; negative where there is nothing left to remove.
+        cutoff: in units of the mean, 0 or more.
+        most: rounds, each with the mean of what the one before it left; 0: until nothing changes.
+
+    Returns:
+        A boolean mask of the shape of the scores, true where one goes, or is gone.
+    """
+    gone = scores < 0
+    number = 0
+    while not gone.all() and (not most or number < most):
+        left = scores[~gone]
+        limit = min(cutoff * float(left.mean(dtype=np.float64)), float(left.max()))
+        after = gone | (scores < limit)
+        if np.array_equal(after, gone):
+            break
+        gone, number = after, number + 1
+    return gone
+
+
 def keep_one(gone: np.ndarray, scores: np.ndarray) -> bool:
     """Where all groups of a tensor would go, keeps the strongest; a layer must not vanish.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,20 +12,22 @@ from typing_extensions import Self
 from modelcut.arrays import floats
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Rewrite, Tensor
-from modelcut.steps.base import NOT_FINITE, Context, TensorStep
-from modelcut.steps.prune._groups import keep_one, lowest
-from modelcut.steps.strength import Budgeted, Strength
+from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.steps import outlets
+from modelcut.steps.base import NOT_FINITE, Context, Outcome
+from modelcut.steps.prune._groups import keep_one, lowest, under
+from modelcut.steps.prune._iterated import Finetune, Iterated, Rounds, Until
+from modelcut.steps.strength import Strength
 
 
-class Norms(Budgeted, TensorStep):
+class Norms(Iterated):
     """Zeroes the groups of smallest norm; see the methods."""
 
     order: ClassVar[int]
     strength: ClassVar[Strength] = Strength(
         "sparsity",
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-        instead=("threshold",),
+        instead=("threshold", "cutoff"),
         along={"scope": "layer"},
     )
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "of"})
@@ -37,7 +40,8 @@ class Norms(Budgeted, TensorStep):
     )
     of: Literal["filters", "inputs"] = Field(
         default="filters",
-        description="Groups: all weights of an output channel, or all of an input.",
+        description="Groups: all weights of an output channel, or all of an input. The channels "
+        "that are the network's outputs are left alone unless include or overrides name the layer.",
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
@@ -52,6 +56,14 @@ class Norms(Budgeted, TensorStep):
         default=False,
         description="Bring each layer's weights to mean 0 and deviation 1 before the norm.",
     )
+    cutoff: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="Groups whose score is below this many times the mean score of the layer's "
+        "groups that are left go.",
+    )
+    until: Until = None
+    finetune: Finetune = None
+    rounds: Rounds = None
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -70,11 +82,17 @@ class Norms(Budgeted, TensorStep):
             if axis is None:
                 continue
             with np.errstate(over="ignore", invalid="ignore"):
-                found = settings._scores(tensor.pull()[0], axis)
+                values = tensor.pull()[0]
+                found = settings._scores(values, axis)
+            if settings.cutoff is not None:  # what is gone is not left, whatever its score
+                found[~_lives(values, axis)] = -1
             if not np.isfinite(found).all():
                 continue
             scores[tensor.name] = found
-            if settings.threshold is not None:
+            if settings.cutoff is not None:
+                most = 1 if self.until is None else self.rounds or 0
+                gone[tensor.name] = under(found, settings.cutoff, most)
+            elif settings.threshold is not None:
                 gone[tensor.name] = found < settings.threshold
             elif settings.sparsity == self.sparsity:
                 common[tensor.name] = found
@@ -134,7 +152,29 @@ class Norms(Budgeted, TensorStep):
                 f"step {context.index + 1}, {self.title}: none of the chosen tensors has an axis "
                 f"of {self.of}"
             )
+        if self.of == "filters":
+            reasons = outlets.spared(model, self.include, self.overrides)
+            skipped |= {t.name: reasons[t.name] for t in chosen if t.name in reasons}
+            chosen = [tensor for tensor in chosen if tensor.name not in reasons]
         return chosen, skipped
+
+    def apply(self, model: Model, context: Context) -> Outcome:
+        outcome = super().apply(model, context)
+        named = self.of == "inputs" or self.include or self.exclude
+        if named or outlets.layers_of(model) is not None:
+            return outcome
+        warning = (
+            f"{self.title}: {model.origin.path.name} does not say which layers give the network's "
+            "outputs, so their filters may be among the removed; exclude those layers"
+        )
+        return replace(outcome, warnings=(*outcome.warnings, warning))
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", *(kind for kind in tensor.kinds if kind != "sparse"))
+
+
+def _lives(values: np.ndarray, axis: int) -> np.ndarray:
+    """Which groups have a weight that is not zero."""
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    found: np.ndarray = np.any(values != 0, axis=others)
+    return found

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from modelcut.metrics.accumulators import compare
-from modelcut.model.model import Model, Tensor
+from modelcut.model.model import Model
 from modelcut.runtime import Runtime, pinned
-from modelcut.steps.base import Context, Step
+from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budget
 
 STABLE = 1e-3
@@ -46,40 +46,43 @@ _SHOWN = ("accuracy", "log_loss", "mae", "rmse", "r2")
 
 def until_stable(
     cut: Cut,
-    tune: Step,
+    tune: Step | None,
     model: Model,
     context: Context,
     *,
     budget: Budget | None,
     most: int,
     share: float,
+    title: str,
 ) -> tuple[Model, dict[str, Any], tuple[str, ...]]:
     """Does the rounds.
 
     Args:
         cut: one round's cut.
-        tune: the fine-tuning after each cut.
+        tune: the fine-tuning after each cut; None: there is none.
         model: as the step receives it.
         context: of the step, with a runtime.
         budget: what may be lost on the rows set aside, against `model`; None: anything.
         most: rounds at most.
         share: of the rows that are set aside where they come out of the training data.
+        title: of the step.
 
     Returns:
         The model after the last round that held, facts, and warnings.
     """
-    runtime = context.required_runtime(tune.title)
+    runtime = context.required_runtime(title if tune is None else tune.title)
+    stable = 0.0 if tune is None else STABLE
     before = Round(model, {}, _judge(runtime, model, share) if budget else {})
     best, rows, ended = before, [], f"after {most} rounds"
     for number in range(1, most + 1):
         smaller, left = cut(best.model)
-        had = best.left or {t.name: _count(t) for t in model.tensors if t.name in left}
+        had = best.left or {t.name: nonzeros(t.pull()[0]) for t in model.tensors if t.name in left}
         gone = sum(had.values()) - sum(left.values())
-        if gone <= STABLE * sum(had.values()):
+        if gone <= stable * sum(had.values()):
             ended = "stable"
             break
         context.say(f"round {number}: {sum(left.values()):,} weights left")
-        outcome = tune.apply(smaller, context)
+        outcome = Outcome(smaller) if tune is None else tune.apply(smaller, context)
         tuned = _collapsed(model, outcome.model, context)
         found = Round(tuned, left, _judge(runtime, tuned, share) if budget else {})
         held = _holds(budget, before.metrics, found.metrics) if budget else None
@@ -125,8 +128,9 @@ def _holds(budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any]) 
     return all(verdict["held"] for verdict in budget.judge(report))
 
 
-def _count(tensor: Tensor) -> int:
-    return int(np.count_nonzero(tensor.pull()[0]))
+def nonzeros(values: np.ndarray) -> int:
+    """How many of the values are not zero."""
+    return int(np.count_nonzero(values))
 
 
 def _course(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,27 +13,41 @@ from typing_extensions import Self
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
-from modelcut.steps.base import Context, TensorStep
-from modelcut.steps.prune._groups import lowest
-from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
+from modelcut.steps.base import Context
+from modelcut.steps.prune._groups import lowest, under
+from modelcut.steps.prune._iterated import Finetune, Iterated, Rounds, Until
+from modelcut.steps.strength import SPARSITIES, Strength
 
 
-class Scored(Budgeted, TensorStep):
+class Scored(Iterated):
     """Zeroes the weights of least score; see the methods."""
 
+    runs: ClassVar[bool] = True
+
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
-    strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES, along={"scope": "layer"})
+    strength: ClassVar[Strength] = Strength(
+        "sparsity", SPARSITIES, instead=("cutoff",), along={"scope": "layer"}
+    )
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "rows"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Share of the weights that are zero afterwards, exactly."
     )
     scope: Literal["layer", "global"] = Field(
-        default="global", description="Rank the weights of each layer alone, or of all together."
+        default="global",
+        description="For sparsity: rank the weights of each layer alone, or of all together.",
     )
     rows: Annotated[int, Field(ge=1)] = Field(
         default=4096, description="Training rows that are looked at, at most."
     )
+    cutoff: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="Remove weights whose score is below this many times the mean score of the "
+        "layer's weights that are left; the largest always stays.",
+    )
+    until: Until = None
+    finetune: Finetune = None
+    rounds: Rounds = None
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -72,7 +86,9 @@ class Scored(Budgeted, TensorStep):
                 survey[tensor.name] = statistic
                 continue
             scores = settings._checked_scores(tensor, statistic)
-            if settings.scope == "global" and settings.sparsity == self.sparsity:
+            if settings.cutoff is not None:
+                survey[tensor.name] = under(scores, settings.cutoff, 1)
+            elif settings.scope == "global" and settings.sparsity == self.sparsity:
                 common[tensor.name] = scores
             else:
                 survey[tensor.name] = settings.least(tensor, scores)

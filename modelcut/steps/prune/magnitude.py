@@ -6,32 +6,30 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.arrays import floats
-from modelcut.errors.explain import explain
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
-from modelcut.steps.base import NOT_FINITE, Context, Outcome, Step, TensorStep
+from modelcut.steps import outlets
+from modelcut.steps.base import NOT_FINITE, Context
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
+from modelcut.steps.prune._iterated import Finetune, Iterated, Positive, Rounds, Until, finite
 from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
-from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
+from modelcut.steps.strength import SPARSITIES, Strength
 
 _SAMPLES = 1 << 20
 _TARGETS = ("sparsity", "threshold", "cutoff", "pattern")
-Positive = Annotated[int, Field(ge=1)]
 
 
-class Magnitude(Budgeted, TensorStep):
+class Magnitude(Iterated):
     """Remove the weights of smallest magnitude; zeros that are there already count."""
 
     strength: ClassVar[Strength] = Strength(
         "sparsity", SPARSITIES, instead=_TARGETS[1:], along={"scope": "layer"}
     )
-    global_fields: ClassVar[frozenset[str]] = frozenset(
-        {"scope", "block", "until", "finetune", "rounds"}
-    )
+    global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "block"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Share of the weights that are zero afterwards, exactly."
@@ -57,19 +55,13 @@ class Magnitude(Budgeted, TensorStep):
     block: tuple[Positive, Positive] | None = Field(
         default=None,
         description="[rows, columns]: with sparsity, whole blocks of the (input, output) axes go, "
-        "those of smallest mean magnitude.",
+        "those of smallest mean magnitude; the sparsity is then the fraction of the blocks. Blocks "
+        "over all inputs leave the network's outputs alone, unless include or overrides name the "
+        "layer.",
     )
-    until: Literal["stable"] | None = Field(
-        default=None,
-        description="With cutoff: take mean and deviation of the weights that are left, and again, "
-        "until nothing more goes.",
-    )
-    finetune: dict[str, Any] | None = Field(
-        default=None,
-        description="With until: train on after each round, with these fields of finetune, such as "
-        "{epochs: 3}; a budget then ends the rounds, and the last one that held it is kept.",
-    )
-    rounds: Positive = Field(default=20, description="With finetune: rounds at most.")
+    until: Until = None
+    finetune: Finetune = None
+    rounds: Rounds = None
 
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:
@@ -77,95 +69,21 @@ class Magnitude(Budgeted, TensorStep):
             raise ValueError("pattern: n:m keeps n of m neighbours, so n is at most m")
         if self.block is not None and self.sparsity is None and self.budget is None:
             raise ValueError("block needs sparsity")
-        if self.until is not None and self.cutoff is None:
-            raise ValueError("until needs cutoff: the other targets are stable at once")
-        if self.finetune is not None:
-            self._check_rounds(self._tuning(self.finetune))
-        elif "rounds" in self.model_fields_set:
-            raise ValueError("rounds needs finetune: without it, all rounds are taken at once")
         return self
 
-    def _check_rounds(self, tune: Step) -> None:
-        if self.until is None:
-            raise ValueError("finetune needs until: stable; for one training, add a step finetune")
-        if getattr(tune, "prune", None) is not None:
-            raise ValueError("finetune: prune: the rounds prune already")
-        limits = [name for name, *_ in self.budget.items()] if self.budget else []
-        if "min_agreement" in limits or (self.budget and self.budget.candidates):
-            raise ValueError(
-                "budget: min_agreement and candidates are for a search, not for rounds"
-            )
-        if self.budget and not getattr(tune, "validation", 1):
-            raise ValueError("finetune: validation: 0 leaves no rows to hold the budget against")
+    def select(self, model: Model, context: Context) -> tuple[list[Tensor], dict[str, str]]:
+        chosen, skipped = super().select(model, context)
+        if self.block is None:
+            return chosen, skipped
+        # A block over all inputs is a whole channel.
+        reasons = outlets.spared(model, self.include, self.overrides)
+        spared = {t.name for t in chosen if t.name in reasons and self._spans_inputs(t)}
+        skipped |= {name: reasons[name] for name in spared}
+        return [tensor for tensor in chosen if tensor.name not in spared], skipped
 
-    @staticmethod
-    def _tuning(fields: dict[str, Any]) -> Step:
-        """The step that trains between rounds.
-
-        Raises:
-            ValueError: its fields are wrong.
-        """
-        from modelcut import steps
-
-        cls = steps.find("finetune", steps.default("finetune"))
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            what, hint = explain(error.errors(include_url=False)[0], cls.model_fields, cls)
-            raise ValueError(f"finetune: {what}" + (f" ({hint})" if hint else "")) from None
-
-    @property
-    def searched(self) -> bool:
-        return super().searched and self.finetune is None
-
-    @property
-    def wants(self) -> frozenset[str]:
-        return super().wants | (frozenset() if self.finetune is None else {"train", "loop"})
-
-    def apply(self, model: Model, context: Context) -> Outcome:
-        if self.finetune is None:
-            return super().apply(model, context)
-        from modelcut.steps.prune import _rounds
-
-        chosen, skipped = self.select(model, context)
-        owner = {t.name: layer for layer in model.layers for t in layer.tensors}
-        targets = {t.name: self.settings(owner[t.name], t) for t in chosen}
-        for tensor in chosen:
-            if not _finite(tensor.pull()[0]):
-                skipped[tensor.name] = NOT_FINITE
-                del targets[tensor.name]
-
-        def cut(now: Model) -> tuple[Model, dict[str, int]]:
-            kept = {}
-            for tensor in now.tensors:
-                if tensor.name in targets:
-                    values, encoding = tensor.pull()
-                    rounds = targets[tensor.name]._rounds(values, most=1)
-                    inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-                    kept[tensor.name] = (
-                        floats.masked(values, ~_inside(values, rounds)),
-                        Sparse(inner),
-                    )
-            left = {name: int(np.count_nonzero(values)) for name, (values, _) in kept.items()}
-            return _rounds.keep(now, kept, context), left
-
-        tune = self._tuning(self.finetune)
-        share = getattr(tune, "validation", 0.1)
-        after, facts, warnings = _rounds.until_stable(
-            cut, tune, model, context, budget=self.budget, most=self.rounds, share=share
-        )
-        if after is model:
-            reason = "no round was taken: nothing is small enough, or the budget does not allow it"
-            skipped |= dict.fromkeys(targets, reason)
-        old = {tensor.name: tensor for tensor in model.tensors}
-        for tensor in after.tensors:  # training moves biases too
-            if tensor is not old[tensor.name]:
-                skipped.pop(tensor.name, None)
-        return Outcome(
-            after,
-            facts,
-            skipped,
-            (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings)),
+    def _spans_inputs(self, tensor: Tensor) -> bool:
+        return (
+            self.block is not None and len(tensor.shape) == 2 and self.block[0] >= tensor.shape[0]
         )
 
     @property
@@ -184,9 +102,10 @@ class Magnitude(Budgeted, TensorStep):
         if self.block is not None:
             return self._survey_blocks(targets)
         if self.until is not None:
-            found = {t.name: settings._rounds(t.pull()[0]) for t, settings in targets}
+            most = self.rounds or 0
+            found = {t.name: settings._rounds(t.pull()[0], most) for t, settings in targets}
             facts = {name: [left for _, _, left in rounds] for name, rounds in found.items()}
-            return found, {"nonzeros_after_each_round": facts}
+            return found, {} if self.rounds == 1 else {"nonzeros_after_each_round": facts}
         return self._survey_threshold(targets, context)
 
     def _survey_threshold(
@@ -250,7 +169,7 @@ class Magnitude(Budgeted, TensorStep):
         if self.cutoff is None:
             return []
         rounds: list[tuple[float, float, int]] = []
-        if not _finite(values):
+        if not finite(values):
             return rounds
         left = values[values != 0]
         while left.size and (not most or len(rounds) < most):
@@ -275,7 +194,7 @@ class Magnitude(Budgeted, TensorStep):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-            if self.cutoff is not None and not _finite(values):
+            if self.cutoff is not None and not finite(values):
                 return leave(encoding, NOT_FINITE)
             removed = self._removed(tensor, values, survey.get(tensor.name))
 
@@ -324,10 +243,6 @@ def _inside(part: np.ndarray, rounds: list[tuple[float, float, int]]) -> np.ndar
     for low, high, _ in rounds:
         mask |= (part > low) & (part < high)
     return mask
-
-
-def _finite(values: np.ndarray) -> bool:
-    return bool(values.size == 0 or np.isfinite([values.min(), values.max()]).all())
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from modelcut.model.model import Model, Tensor
 from modelcut.steps.base import Context
 from modelcut.steps.prune._gradients import some_rows
-from modelcut.steps.prune._groups import lowest
+from modelcut.steps.prune._groups import evenly
 from modelcut.steps.prune._inputs import matrices, refusal
 from modelcut.steps.prune._scored import Scored
 from modelcut.steps.strength import SPARSITIES, Strength
@@ -23,11 +23,14 @@ from modelcut.steps.strength import SPARSITIES, Strength
 class Wanda(Scored):
     """Remove the weights of smallest |w| · ‖x‖, x being the input that the weight multiplies."""
 
-    strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES, along={"scope": "output"})
+    strength: ClassVar[Strength] = Strength(
+        "sparsity", SPARSITIES, instead=("cutoff",), along={"scope": "output"}
+    )
 
     scope: Literal["output", "layer", "global"] = Field(  # type: ignore[assignment]
         default="output",
-        description="Rank the weights of each output alone, of each layer, or of all together.",
+        description="For sparsity: rank the weights of each output alone, of each layer, or of all "
+        "together. Of each output as many go, but for what does not divide.",
     )
     rows: Annotated[int, Field(ge=1)] = Field(
         default=1024, description="Training rows that are looked at, at most; no labels needed."
@@ -65,6 +68,4 @@ class Wanda(Scored):
         if self.scope != "output":
             return super().least(tensor, scores)
         assert self.sparsity is not None
-        each = {str(i): scores[..., i] for i in range(scores.shape[-1])}
-        gone = lowest(each, self.sparsity, together=False)
-        return np.stack([gone[str(i)] for i in range(scores.shape[-1])], axis=-1)
+        return evenly(scores, self.sparsity)

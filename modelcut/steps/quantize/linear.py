@@ -57,10 +57,18 @@ class Linear(Budgeted, TensorStep):
     range: Literal["minmax", "percentile", "mse"] = Field(
         default="minmax",
         description="How the ends of the grid are found: at the extremes, at a percentile, or "
-        "where the squared error is least.",
+        "where the squared error of the weights is least (mse). That is the optimum for the "
+        "weights, but clipping makes the variance of a layer's outputs smaller, which can cost "
+        "accuracy: 76.6 % against 83.6 % with minmax on a depthwise network at 3 bits.",
     )
     percentile: Annotated[float, Field(gt=50, le=100)] | None = Field(
         default=None, description="For range: percentile; magnitudes above it are clipped (99.9)."
+    )
+    scales: Literal["rounded", "exact"] = Field(
+        default="rounded",
+        description="rounded: scales are rounded up to few significant bits (6 at 8 bits a weight, "
+        "7 at 7, else 8), by at most 3.1 % at 8 bits, so that the weights deflate better. exact: "
+        "the end of the range over the last code, such as max/127.",
     )
 
     @model_validator(mode="after")
@@ -92,12 +100,18 @@ class Linear(Budgeted, TensorStep):
             if None not in found:
                 sizes[tensor.name] = tensor.size
                 errors[tensor.name] = [error for error in found if error is not None]
-        if not sizes or self.average_bits is None:
-            return {}, {}
-        widths = _widths.deal(sizes, errors, _WIDTHS, self.average_bits)
-        spent = sum(size * widths[name] for name, size in sizes.items())
-        facts = {"bits": widths, "average_bits": spent / sum(sizes.values())}
-        context.say(f"{facts['average_bits']:.3g} bits on average")
+        widths: dict[str, int] = {}
+        facts: dict[str, Any] = {}
+        if sizes and self.average_bits is not None:
+            widths = _widths.deal(sizes, errors, _WIDTHS, self.average_bits)
+            spent = sum(size * widths[name] for name, size in sizes.items())
+            facts = {"bits": widths, "average_bits": spent / sum(sizes.values())}
+            context.say(f"{facts['average_bits']:.3g} bits on average")
+        facts["scale_bits"] = {
+            tensor.name: settings._scale_bits(settings._bits_of(tensor, widths))
+            for tensor, settings in targets
+            if not settings._reason_against_groups(tensor)
+        }
         return widths, facts
 
     def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
@@ -106,7 +120,7 @@ class Linear(Budgeted, TensorStep):
         if reason:
             return reason
         cells = self._cells(tensor)
-        bits = self.bits if self.average_bits is None else survey.get(tensor.name, self.bits)
+        bits = self._bits_of(tensor, survey)
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             grid = self._grid_of(values, cells, encoding, bits)
@@ -119,6 +133,13 @@ class Linear(Budgeted, TensorStep):
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)
+
+    def _bits_of(self, tensor: Tensor, dealt: dict[str, int]) -> int:
+        return self.bits if self.average_bits is None else dealt.get(tensor.name, self.bits)
+
+    def _scale_bits(self, bits: int) -> int:
+        """Significant bits of the scales; the coarser the codes, the finer the scale."""
+        return 24 if self.scales == "exact" else min(8, 14 - bits)
 
     def _reason_against_groups(self, tensor: Tensor) -> str:
         if self.group and (tensor.in_axis is None or tensor.in_axis == tensor.out_axis):
@@ -188,10 +209,10 @@ class Linear(Budgeted, TensorStep):
         places = {"group": cells.group, "group_axis": cells.group_axis}
         if self.symmetric:
             steps = (1 << (bits - 1)) - 1
-            scale = _scale(np.maximum(-low, high), steps, bits, dtype)
+            scale = _scale(np.maximum(-low, high), steps, self._scale_bits(bits), dtype)
             return Affine(bits, scale, None, **places)
         steps = (1 << bits) - 1
-        scale = _scale(high - low, steps, bits, dtype)
+        scale = _scale(high - low, steps, self._scale_bits(bits), dtype)
         zero = np.clip(np.rint(-low / scale), 0, steps)
         return Affine(bits, scale, zero.astype(np.int32), **places)
 
@@ -212,19 +233,20 @@ class Linear(Budgeted, TensorStep):
         return low.reshape(cells.counts), high.reshape(cells.counts)
 
 
-def _scale(span: np.ndarray, steps: int, bits: int, dtype: np.dtype) -> np.ndarray:
+def _scale(span: np.ndarray, steps: int, kept: int, dtype: np.dtype) -> np.ndarray:
     """The step of a grid over `span`; a cell without any gets 1, which puts its zeros on code zero.
 
-    Rounded up to few significant bits, or down where the last code would not fit the type. The
-    coarser the codes, the finer the step: 8 bits, of codes of 8 bits 6, which costs 1 % of their
-    small error and saves an eighth of the deflated file.
+    Rounded up to `kept` significant bits, or down where the last code would not fit the type; of
+    24, all that a float32 has, to the nearest. For codes of 8 bits 6 are kept: the error of the
+    weights grows by the 1 % that the scales grow on average, and the deflated file is an eighth
+    smaller.
     """
     import ml_dtypes
 
     exact = np.asarray(span, np.float64) / steps
     most = min(float(ml_dtypes.finfo(dtype).max), float(np.finfo(np.float32).max))
-    kept = min(8, 14 - bits)
-    up, down = short(exact, np.ceil, kept), short(exact, np.floor, kept)
+    up = short(exact, np.ceil if kept < 24 else np.rint, kept)
+    down = short(exact, np.floor, kept)
     scale = np.where(up.astype(np.float64) * steps > most, down, up)
     return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1))
 

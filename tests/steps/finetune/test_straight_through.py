@@ -49,6 +49,24 @@ def test_sparsity_rises_to_its_end_exactly(toy):
     assert isinstance(next(t for t in model.tensors if t.kind == "kernel").pull()[1], Sparse)
 
 
+@pytest.mark.parametrize("include", [[], ["one", "three"], ["*"]])
+def test_group_lasso_leaves_the_outputs_of_the_network_alone(include, toy, monkeypatch):
+    plans = []
+
+    def trainer(running, plan):
+        plans.append(plan)
+        return ToyTrainer(running, plan)
+
+    monkeypatch.setattr(ToyRunning, "trainer", trainer)
+    step = finetune(steps=1, regularize={"group_lasso": 2.0}, include=include)
+    outcome = step.apply(toy, Context(runtime=toy_runtime(toy)))
+    named = include[1:] == ["three"]
+    found = {n: one.group_lasso for n, one in plans[0].constraints.items() if n.endswith("kernel")}
+    assert found["one/kernel"] == 2.0
+    assert found["three/kernel"] == (2.0 if named else 0.0)
+    assert list(outcome.facts["without_group_lasso"]) == ([] if named else ["three/kernel"])
+
+
 def test_the_cubic_schedule():
     prune = finetune(prune={"sparsity": 0.9, "begin": 0.2, "end": 0.7}).prune
     assert prune.at(0.1, 0.0, 0.9) == 0

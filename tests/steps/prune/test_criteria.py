@@ -121,7 +121,8 @@ def test_the_share_is_exact_and_what_was_zero_counts(criterion, sparsity, deep):
 def test_wanda_ranks_each_output_alone_unless_told_otherwise(deep):
     found, _ = gone(deep, "wanda", lab_of(deep), sparsity=0.5)
     for mask in found.values():
-        assert np.all(mask.sum(axis=0) == mask.shape[0] // 2)
+        assert np.all(abs(mask.sum(axis=0) - mask.shape[0] / 2) < 1)
+        assert mask.sum() == mask.size // 2
     found, _ = gone(deep, "wanda", lab_of(deep), sparsity=0.5, scope="layer")
     assert any(len(set(mask.sum(axis=0))) > 1 for mask in found.values())
 

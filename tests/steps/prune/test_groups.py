@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toys import toy_model
@@ -59,7 +61,7 @@ def test_blocks_of_smallest_mean_go():
 @pytest.mark.parametrize(("of", "axis"), [("filters", 1), ("inputs", 0)])
 def test_whole_groups_of_smallest_norm_go(method, order, of, axis):
     values = np.random.default_rng(0).normal(size=(12, 10)).astype("float32")
-    (got,), _, outcome = pruned(values, method, sparsity=0.3, of=of)
+    (got,), _, outcome = pruned(values, method, sparsity=0.3, of=of, include=["one"])
     norms = np.linalg.norm(values.astype(float), ord=order, axis=1 - axis)
     gone = np.argsort(norms)[: round(0.3 * norms.size)]
     expected = values.copy()
@@ -74,13 +76,53 @@ def test_layers_of_other_width_and_scale_are_ranked_alike():
         "wide": rng.normal(size=(400, 20)).astype("float32"),
         "small": 0.001 * rng.normal(size=(10, 20)).astype("float32"),
     }
-    _, _, outcome = pruned(values, "l2", sparsity=0.5)
+    _, _, outcome = pruned(values, "l2", sparsity=0.5, include=["wide", "small"])
     removed = outcome.facts["removed"]
     assert sum(removed.values()) == 20
     assert min(removed.values()) > 4
-    _, _, outcome = pruned(values, "l2", sparsity=0.5, relative=False)
+    _, _, outcome = pruned(values, "l2", sparsity=0.5, relative=False, include=["wide", "small"])
     assert outcome.facts["removed"] == {"wide/kernel": 0, "small/kernel": 19}
     assert outcome.facts["would_have_vanished"] == ["small/kernel"]
+
+
+@pytest.mark.parametrize("method", ["l1", "l2"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_outputs_of_the_network_are_left_alone_unless_named(method, scope):
+    rng = np.random.default_rng(0)
+    values = {
+        "body": rng.normal(size=(8, 20)).astype("float32"),
+        "out": 0.01 * rng.normal(size=(20, 10)).astype("float32"),
+    }
+    fields = {"sparsity": 0.5, "scope": scope, "relative": False}
+    (body, out), _, outcome = pruned(values, method, **fields)
+    np.testing.assert_array_equal(out, values["out"])
+    assert np.all(body == 0, axis=0).sum() == 10
+    assert "network's outputs" in outcome.skipped["out/kernel"]
+    (_, out), _, outcome = pruned(values, method, include=["out"], **fields)
+    assert np.all(out == 0, axis=0).sum() == 5
+    (_, out), _, outcome = pruned(values, method, overrides={"out": {"sparsity": 0.3}}, **fields)
+    assert np.all(out == 0, axis=0).sum() == 3
+    (_, out), _, outcome = pruned(values, method, of="inputs", **fields)
+    assert np.all(out == 0, axis=1).any()
+    assert "out/kernel" not in outcome.skipped
+
+
+def test_blocks_that_are_whole_channels_leave_the_outputs_alone():
+    values = {name: np.eye(6, dtype="float32") for name in ("body", "out")}
+    (_, out), _, outcome = pruned(values, sparsity=0.5, block=[6, 1])
+    np.testing.assert_array_equal(out, values["out"])
+    assert set(outcome.skipped) == {"out/kernel"}
+    (_, out), _, outcome = pruned(values, sparsity=0.5, block=[6, 1], include=["out"])
+    assert np.all(out == 0, axis=0).sum() == 3
+    _, _, outcome = pruned(values, sparsity=0.5, block=[5, 1])
+    assert not outcome.skipped
+
+
+def test_of_weights_alone_it_is_said_that_outputs_are_not_known():
+    model = replace(toy_model({"one": (np.eye(4, dtype="float32"), None)}), architecture=None)
+    (said,) = steps.find("prune", "l1")(sparsity=0.5).apply(model, Context()).warnings
+    assert "does not say which layers give the network's outputs" in said
+    assert not steps.find("prune", "l1")(sparsity=0.5, of="inputs").apply(model, Context()).warnings
 
 
 def test_until_stable_goes_on_where_one_round_stops():

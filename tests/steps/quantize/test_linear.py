@@ -38,6 +38,53 @@ def test_min_max_per_channel_by_hand(bits):
     assert len(np.unique(got[:, 0])) <= 2**bits - 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_exact_scales_are_the_peak_over_the_last_code(bits, dtype):
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    values = np.random.default_rng(bits).normal(size=(30, 4)).astype(kind)
+    got, encoding = quantized(values, bits=bits, scales="exact")
+    wide = values.astype(np.float64)
+    exact = (np.abs(wide).max(axis=0) / (2 ** (bits - 1) - 1)).astype("float32")
+    np.testing.assert_array_equal(encoding.scale[0], exact)
+    np.testing.assert_array_equal(got, encoding.project(got))
+    error = np.abs(got.astype(np.float64) - wide) - np.spacing(np.abs(got)).astype(np.float64)
+    assert np.all(error <= exact / 2 * 1.0001)
+    _, uneven = quantized(values, bits=bits, scales="exact", symmetric=False)
+    span = wide.max(axis=0) - wide.min(axis=0)
+    np.testing.assert_array_equal(uneven.scale[0], (span / (2**bits - 1)).astype("float32"))
+
+
+def test_an_exact_scale_whose_last_code_would_not_fit_is_smaller():
+    values = np.array([[np.finfo("float32").max, -1.0]], "float32").T
+    got, encoding = quantized(values, scales="exact")
+    assert np.isfinite(got).all()
+    assert encoding.scale.item() * 127.0 <= np.finfo("float32").max
+
+
+def test_what_rounded_scales_cost_is_what_the_help_says():
+    values = np.random.default_rng(0).normal(size=(300, 2000)).astype("float32")
+    exact, one = quantized(values, scales="exact")
+    rounded, two = quantized(values)
+    growth = two.scale.astype(np.float64) / one.scale
+    assert growth.min() >= 1 - 1e-6
+    assert growth.max() <= 1 + 1 / 32
+    assert growth.mean() == pytest.approx(1.01, abs=0.003)
+    worse = np.square(rounded - values).sum() / np.square(exact - values).sum()
+    assert worse == pytest.approx(1.021, abs=0.005)
+
+
+def test_the_facts_say_how_many_bits_the_scales_have():
+    rng = np.random.default_rng(0)
+    kernels = {name: (rng.normal(size=(30, 40)).astype("float32"), None) for name in "abc"}
+    model = toy_model(kernels)
+    fields = {"overrides": {"b": {"bits": 4}, "c": {"scales": "exact"}}}
+    facts = Linear(**fields).apply(model, Context()).facts
+    assert facts["scale_bits"] == {"a/kernel": 6, "b/kernel": 8, "c/kernel": 24}
+    facts = Linear(average_bits=7.5).apply(model, Context()).facts
+    assert facts["scale_bits"] == {n: min(8, 14 - bits) for n, bits in facts["bits"].items()}
+
+
 def test_the_low_byte_of_every_weight_is_zero():
     values = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
     for options in ({"bits": 8}, {"bits": 8, "symmetric": False}, {"bits": 4, "range": "mse"}):

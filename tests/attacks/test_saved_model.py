@@ -8,10 +8,10 @@ import pytest
 from toys import saved_model
 
 from modelcut.errors import ModelcutError
+from modelcut.formats.files import OnDisk
 from modelcut.formats.saved_model import bundle as saved_model_bundle
 from modelcut.formats.saved_model import folder as format_module
 from modelcut.formats.saved_model import sstable
-from modelcut.formats.saved_model.files import OnDisk
 from modelcut.formats.saved_model.meta_graph import MetaGraph
 from modelcut.formats.saved_model.proto import Message, put_blob, put_integer, read_varint, varint
 

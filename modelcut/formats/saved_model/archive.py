@@ -19,9 +19,9 @@ from isal import isal_zlib
 
 from modelcut.errors import InputError
 from modelcut.formats.base import Compression, WriteOptions, Written
+from modelcut.formats.files import Names, OnDisk
 from modelcut.formats.saved_model import folder as saved_model_folder
 from modelcut.formats.saved_model.bundle import Bundle
-from modelcut.formats.saved_model.files import Names, OnDisk
 from modelcut.model.model import Model
 from modelcut.safety import printable
 

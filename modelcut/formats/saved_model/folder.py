@@ -19,11 +19,11 @@ import numpy as np
 from modelcut.errors import InputError, ModelcutError, UnsafeError
 from modelcut.formats import registry, weights
 from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats.files import Files, OnDisk, bounded, leads_out
 from modelcut.formats.records import arrays, fits, jsonable
 from modelcut.formats.saved_model import fingerprint, keras_metadata, shell, variables
 from modelcut.formats.saved_model import scan as saved_model_scan
 from modelcut.formats.saved_model.bundle import Bundle, BundleWriter
-from modelcut.formats.saved_model.files import Files, OnDisk, bounded, leads_out
 from modelcut.formats.saved_model.meta_graph import SERVE, MetaGraph, meta_graphs
 from modelcut.formats.saved_model.proto import ProtoError
 from modelcut.graph import scan

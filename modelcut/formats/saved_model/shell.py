@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from modelcut.errors import InputError, ModelcutError
+from modelcut.formats.files import InMemory, Names
 from modelcut.formats.saved_model.bundle import DTYPES, Bundle, Entry, Shell
-from modelcut.formats.saved_model.files import InMemory, Names
 from modelcut.safety import printable
 
 _TENSOR, _RAW, _ZERO, _COPY = _KINDS = range(4)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modelcut.errors import UsageError
 from modelcut.formats import base, registry
+from modelcut.job.convert import _check_layers, own_objects
 from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
@@ -82,13 +83,5 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
 
 def check_runnable(model: Model, trust: Trust) -> None:
     """Refuses what an engine must not be started on."""
-    if registry.check_runnable(model, trust=trust.all):
-        return
-    from modelcut.job import engine_runtime
-
-    engine_runtime.check_runnable(
-        model,
-        trust=trust.all,
-        custom=bool(trust.custom_objects),
-        otherwise="evaluate the whole model, or leave out --test",
-    )
+    if not registry.check_runnable(model, trust=trust.all):
+        _check_layers(model, trust=trust.all, custom=own_objects(trust))

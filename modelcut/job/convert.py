@@ -11,8 +11,33 @@ from typing import Any
 
 from modelcut.formats import base, registry
 from modelcut.job.check import check_runnable
-from modelcut.job.request import Job
+from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
+
+
+def own_objects(trust: Trust) -> dict[str, Any]:
+    """The user's own classes and functions by name; {} where none were given.
+
+    Raises:
+        UsageError: their module cannot be imported.
+    """
+    if not trust.custom_objects:
+        return {}
+    from modelcut import engines
+
+    return engines.load_custom_objects(trust.custom_objects)
+
+
+def _check_layers(model: Model, *, trust: bool, custom: Mapping[str, Any]) -> None:
+    from modelcut import engines
+    from modelcut.job import engine_runtime
+
+    engine_runtime.check_runnable(
+        model,
+        trust=trust,
+        custom=engines.names_of(custom),
+        otherwise="evaluate the whole model, or leave out --test",
+    )
 
 
 def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conversion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,13 @@ class EngineRuntime:
         self._stores: dict[Any, RowStore] = {}
 
     def open(self, model: Model) -> Running:
-        check_runnable(model, trust=self._trust, custom=bool(self._custom))
+        check_runnable(model, trust=self._trust, custom=engines.names_of(self._custom))
         where = str(model.origin.path)
+        if model.origin.configuration:
+            raise InputError(
+                f"{where}: the model's class is its author's own; modelcut cannot train it",
+                "build it with keras.Model(inputs, outputs), or leave out the steps that train",
+            )
         options = base.WriteOptions(compression="none")
         with registry.scratch_file(model, options) as (path, writer), self._team.scope():
             network = engines.open_network(
@@ -184,9 +189,15 @@ def _values(tensor: Tensor) -> np.ndarray:
 
 
 def check_runnable(
-    model: Model, *, trust: bool, custom: bool, otherwise: str = "give the whole model"
+    model: Model, *, trust: bool, custom: Collection[str], otherwise: str = "give the whole model"
 ) -> None:
     """Refuses what an engine must not be started on.
+
+    Args:
+        model: to be run.
+        trust: let code in the file run.
+        custom: names of the user's own classes and functions.
+        otherwise: what to do where the file has no network.
 
     Raises:
         InputError: there is no network in the file.
@@ -201,12 +212,15 @@ def check_runnable(
             "give the .h5 or .keras that it was made from"
             + (f"; {known}" if model.architecture is not None else ""),
         )
-    if model.architecture is None:
+    text = model.origin.configuration
+    if model.architecture is not None:
+        text = model.architecture.text
+    if not text:
         raise InputError(
             f"{model.origin.path}: holds weights only, no network that could be run", otherwise
         )
     scan.check_runnable(
-        model.architecture.text,
+        text,
         model.origin.training,
         where=str(model.origin.path),
         trust=trust,

@@ -8,8 +8,7 @@ from typing import Any
 
 from modelcut import safety
 from modelcut.formats import registry
-from modelcut.job.check import check_runnable
-from modelcut.job.request import Trust
+from modelcut.job.convert import _check_layers
 
 
 def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
@@ -18,7 +17,8 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
 
     safety.check_path(path)
     model = registry.open_model(path)
-    check_runnable(model, Trust(trust, "given" if custom_objects else ""))
+    if not registry.check_runnable(model, trust=trust):
+        _check_layers(model, trust=trust, custom=custom_objects)
     with registry.plain_file(path) as (file, suffix):
         network: Any = engines.open_network(
             file,
@@ -28,4 +28,4 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
             custom_objects=custom_objects,
             apart=False,
         )
-    return network.model
+    return getattr(network, "loaded", network.model)

@@ -18,6 +18,7 @@ from modelcut.runtime import Runtime
 
 if TYPE_CHECKING:
     from modelcut.engines.keras.team import Team
+from modelcut.job.convert import own_objects
 
 
 def team_for(job: Job, digest: Digest) -> Team | None:
@@ -102,8 +103,8 @@ def open_runtime(
     from modelcut import engines
     from modelcut.job import engine_runtime
 
-    engine_runtime.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
-    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    custom = own_objects(trust)
+    engine_runtime.check_runnable(model, trust=trust.all, custom=engines.names_of(custom))
     head = recipe.head
     return engine_runtime.EngineRuntime(
         model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib.util
 import inspect
@@ -207,7 +208,9 @@ def _first_line(error: Exception) -> str:
 
 
 def load_custom_objects(spec: str) -> dict[str, Any]:
-    """Imports the user's own module and collects its classes and functions by name.
+    """Imports the user's own module, once, and collects its classes and functions by name.
+
+    What it merely imports from elsewhere is not the user's, but for classes made of Keras's.
 
     Args:
         spec: a path of a .py file, or a dotted name.
@@ -215,6 +218,13 @@ def load_custom_objects(spec: str) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be imported.
     """
+    changed = Path(spec).stat().st_mtime_ns if spec.endswith(".py") and Path(spec).exists() else 0
+    return dict(_own_objects(spec, changed))
+
+
+@functools.lru_cache(maxsize=4)
+def _own_objects(spec: str, changed: int) -> dict[str, Any]:
+    del changed  # a part of the key
     try:
         if spec.endswith(".py"):
             location = importlib.util.spec_from_file_location(Path(spec).stem, spec)
@@ -231,5 +241,31 @@ def load_custom_objects(spec: str) -> dict[str, Any]:
     return {
         name: item
         for name, item in vars(module).items()
-        if not name.startswith("_") and (inspect.isclass(item) or inspect.isfunction(item))
+        if not name.startswith("_")
+        and (inspect.isclass(item) or inspect.isfunction(item))
+        and _is_own(item, module.__name__)
     }
+
+
+def _is_own(item: Any, module: str) -> bool:
+    """Whether a class or function is of a module (or its package), registered, or made of Keras."""
+    bases = getattr(item, "__mro__", ())
+    made_of_keras = any(str(b.__module__).split(".")[0] in ("keras", "tf_keras") for b in bases)
+    same = str(item.__module__).split(".")[0] == module.split(".")[0]
+    return same or made_of_keras or bool(_registered(item))
+
+
+def _registered(item: Any) -> list[str]:
+    """The names by which the Keras that are imported know an object, if it was registered there."""
+    found = (sys.modules.get(f"{name}.src.saving.object_registration") for name in _KERAS)
+    names = [module.get_registered_name(item) for module in found if module is not None]
+    return [name for name in names if name != getattr(item, "__name__", "")]
+
+
+_KERAS = ("keras", "tf_keras")
+
+
+def names_of(custom_objects: Mapping[str, Any]) -> frozenset[str]:
+    """All names by which Keras finds the user's own classes and functions before any others."""
+    registered = (name for item in custom_objects.values() for name in _registered(item))
+    return frozenset((*custom_objects, *registered))

@@ -34,7 +34,10 @@ from modelcut.graph.keras.saved_order import filed, layer_order, snake_case, spe
 from modelcut.graph.node import Node, Path, node_of
 from modelcut.safety import load_json, printable
 
-__all__ = ["Architecture", "Dialect", "Node", "Path", "Refusal", "snake_case", "specs"]
+__all__ = [
+    "Architecture", "Dialect", "Node", "Path", "Refusal", "dialect_of", "is_own_class",
+    "snake_case", "specs",
+]  # fmt: skip
 
 MAX_LAYERS = 100_000
 
@@ -172,6 +175,16 @@ class Architecture:
         entries = [new for e in layer_list(parent) or [] for new in (pair if e is old else [e])]
         return self._with_model(path[:-1], entries)
 
+    def with_configs(self, changes: Mapping[Path, Mapping[str, Any]]) -> Architecture:
+        """This architecture with some keys of the configurations of some layers replaced.
+
+        Args:
+            changes: path of a layer -> keys and their new values.
+        """
+        root = _configured(self.root, (), changes)
+        nodes = tuple(_flatten(root, (), "edited"))
+        return replace(self, text=json.dumps(root), root=root, nodes=nodes)
+
     def _with_model(self, path: Path, entries: list[Any]) -> Architecture:
         root = _replaced(self.root, path, entries)
         nodes = tuple(_flatten(root, (), "edited"))
@@ -180,6 +193,24 @@ class Architecture:
     def names(self, path: Path = ()) -> set[str]:
         """Names of the layers of a (sub)model."""
         return {name_of(entry) for entry in layer_list(self.model_at(path)) or []}
+
+
+def is_own_class(root: Any) -> bool:
+    """Whether a model's JSON object is of a class of its author's, whose layers it does not list.
+
+    Keras writes such a model's class, its module and what its `get_config` says.
+    """
+    if not isinstance(root, dict) or layer_list(root) is not None:
+        return False
+    name = root.get("class_name")
+    return isinstance(name, str) and name not in classes.MODELS and "config" in root
+
+
+def dialect_of(version: str | None) -> Dialect:
+    """The dialect of a file of weights alone, by the version of Keras that it names."""
+    if version is None:
+        return Dialect.KERAS1
+    return Dialect.KERAS3 if version.partition(".")[0] not in ("0", "1", "2") else Dialect.KERAS2
 
 
 def _version_in(root: Any) -> str:
@@ -259,6 +290,17 @@ def _replaced(entry: Mapping[str, Any], path: Path, entries: list[Any]) -> dict[
         ]
     config = entry["config"]
     return {**entry, "config": below if isinstance(config, list) else {**config, "layers": below}}
+
+
+def _configured(
+    entry: Mapping[str, Any], path: Path, changes: Mapping[Path, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A copy of a layer's JSON object, with what `changes` has for it and the layers below it."""
+    below, config = layer_list(entry), entry["config"]
+    if below is None:
+        return {**entry, "config": {**config, **changes.get(path, {})}}
+    parts = [_configured(e, (*path, name_of(e)), changes) for e in below]
+    return {**entry, "config": parts if isinstance(config, list) else {**config, "layers": parts}}
 
 
 def _split_entry(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,14 @@ class Finding:
             (a class or function that only its author has).
         layer: the nearest layer around it.
         what: in a few words.
+        name: of a class or function by which Keras looks for it among the user's own first; "" for
+            what cannot be given.
     """
 
     kind: str
     layer: str
     what: str
+    name: str = ""
 
     def __str__(self) -> str:
         return f"layer {printable(self.layer, 60)!r}: {printable(self.what)}"
@@ -163,7 +166,8 @@ def _class_finding(
     if name in ("function", "builtin_function_or_method"):
         if not (isinstance(config, str) and config in _ACTIVATIONS and _plain(module)):
             kind = "custom" if training and _plain(module) else "code"
-            yield Finding(kind, layer, f"names the function {config} of module {module}")
+            given = config if isinstance(config, str) else ""
+            yield Finding(kind, layer, f"names the function {config} of module {module}", given)
         return
     if isinstance(module, str) and (_OPS.match(module) or module == "keras.src.ops.core"):
         if name in _HIGHER_ORDER or (module.endswith("core") and name not in _CORE_OPS):
@@ -172,7 +176,9 @@ def _class_finding(
     if module is not None and not (isinstance(module, str) and _MODULES.match(module)):
         custom = entry.get("registered_name")
         kind = "custom" if custom and module is None else "code"
-        yield Finding(kind, layer, f"class {name} of module {module}")
+        given = entry.get("registered_name", name)
+        given = given if isinstance(given, str) else ""
+        yield Finding(kind, layer, f"class {name} of module {module}", given)
         return
     yield from _known_class(entry, name, key, layer, training=training)
 
@@ -214,7 +220,9 @@ def passengers(text: str) -> list[str]:
     ]
 
 
-def check_runnable(text: str, training: str, *, where: str, trust: bool, custom: bool) -> None:
+def check_runnable(
+    text: str, training: str, *, where: str, trust: bool, custom: Collection[str]
+) -> None:
     """Refuses a model that would run code of its own, before an engine is started.
 
     Args:
@@ -222,7 +230,8 @@ def check_runnable(text: str, training: str, *, where: str, trust: bool, custom:
         training: the training configuration, JSON, or "".
         where: the file, for messages.
         trust: the user trusts the file.
-        custom: the user gave classes of their own; what is still missing, the engine will say.
+        custom: names of the classes and functions that the user gave, whose code is the user's; of
+            what is still missing and has no code in the file, the engine will say.
 
     Raises:
         UnsafeError: names the first finding, and how many there are.
@@ -233,7 +242,8 @@ def check_runnable(text: str, training: str, *, where: str, trust: bool, custom:
     if training:
         value = load_json(training, where=where, what="training configuration")
         findings += scan(value, training=True)
-    findings = [f for f in findings if not (f.kind == "custom" and custom)]
+    own = {name for name in custom if name}
+    findings = [f for f in findings if f.name not in own and not (f.kind == "custom" and own)]
     if not findings:
         return
     findings.sort(key=lambda finding: finding.kind == "custom")
@@ -243,4 +253,9 @@ def check_runnable(text: str, training: str, *, where: str, trust: bool, custom:
         hint = "give your own with --custom-objects FILE.py"
         raise UnsafeError(f"{where}: {first} is not one of Keras's{more}", hint)
     does = "would read a file" if first.kind == "file" else "would run code of the file"
-    raise UnsafeError(f"{where}: {first}: {does}{more}", "--trust runs it, if you trust its author")
+    hint = "--trust runs it, if you trust its author"
+    if first.name and custom:
+        hint = f"--custom-objects defines no {printable(first.name, 60)!r}; {hint}"
+    elif first.name:
+        hint = f"give your own with --custom-objects FILE.py; {hint}"
+    raise UnsafeError(f"{where}: {first}: {does}{more}", hint)

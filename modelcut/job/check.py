@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelcut import safety
 from modelcut.errors import InputError, UsageError
@@ -132,8 +134,26 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
         raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
 
 
-def check_runnable(model: Model, trust: Trust) -> None:
+def own_objects(trust: Trust) -> dict[str, Any]:
+    """The user's own classes and functions by name; {} where none were given.
+
+    Raises:
+        UsageError: their module cannot be imported.
+    """
+    if not trust.custom_objects:
+        return {}
+    from modelcut import engines
+
+    return engines.load_custom_objects(trust.custom_objects)
+
+
+def check_runnable(model: Model, trust: Trust, custom: Mapping[str, Any] | None = None) -> None:
     """Refuses a model that an engine must not be started on, or cannot run.
+
+    Args:
+        model: to be run.
+        trust: what of its code may run.
+        custom: the user's own classes and functions; None: those of `trust`.
 
     Raises:
         InputError: there is no network in the file.
@@ -141,18 +161,26 @@ def check_runnable(model: Model, trust: Trust) -> None:
     """
     if registry.check_runnable(model, trust=trust.all):
         return
+    from modelcut import engines
+
     check_trainable(
         model,
         trust=trust.all,
-        custom=bool(trust.custom_objects),
+        custom=engines.names_of(own_objects(trust) if custom is None else custom),
         otherwise="evaluate the whole model, or leave out --test",
     )
 
 
 def check_trainable(
-    model: Model, *, trust: bool, custom: bool, otherwise: str = "give the whole model"
+    model: Model, *, trust: bool, custom: Collection[str], otherwise: str = "give the whole model"
 ) -> None:
     """Refuses a model whose weights an engine can neither train nor try out.
+
+    Args:
+        model: to be run.
+        trust: let code in the file run.
+        custom: names of the user's own classes and functions.
+        otherwise: what to do where the file has no network.
 
     Raises:
         InputError: there is no network in the file.
@@ -167,12 +195,15 @@ def check_trainable(
             "give the .h5 or .keras that it was made from"
             + (f"; {known}" if model.architecture is not None else ""),
         )
-    if model.architecture is None:
+    text = model.origin.configuration
+    if model.architecture is not None:
+        text = model.architecture.text
+    if not text:
         raise InputError(
             f"{model.origin.path}: holds weights only, no network that could be run", otherwise
         )
     scan.check_runnable(
-        model.architecture.text,
+        text,
         model.origin.training,
         where=str(model.origin.path),
         trust=trust,

@@ -98,11 +98,12 @@ def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> d
 def warnings_of(passage: Passage) -> list[str]:
     """What was odd in the file, in its architecture, in a step and in the values."""
     model = passage.models[0]
-    text = model.architecture.text if model.architecture is not None else ""
+    text = model.architecture.text if model.architecture else model.origin.configuration
     return [
         *model.origin.warnings,
         *scan.passengers(text),
         *(line for outcome in passage.outcomes for line in outcome.warnings),
+        *build.class_warnings(passage),
         *build.value_warnings(passage),
     ]
 

@@ -69,8 +69,13 @@ class EngineRuntime:
         self._stores: dict[Any, RowStore] = {}
 
     def open(self, model: Model) -> Running:
-        check_trainable(model, trust=self._trust, custom=bool(self._custom))
+        check_trainable(model, trust=self._trust, custom=engines.names_of(self._custom))
         where = str(model.origin.path)
+        if model.origin.configuration:
+            raise InputError(
+                f"{where}: the model's class is its author's own; modelcut cannot train it",
+                "build it with keras.Model(inputs, outputs), or leave out the steps that train",
+            )
         options = base.WriteOptions(compression="none")
         with registry.scratch_file(model, options) as (path, writer), self._team.scope():
             network = engines.open_network(

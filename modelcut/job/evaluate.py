@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut.formats import registry
+from modelcut.job.check import own_objects
 from modelcut.job.request import Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
@@ -23,7 +24,7 @@ def evaluate(
     from modelcut.job import inference, loss
     from modelcut.metrics import accumulators
 
-    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    custom = own_objects(trust)
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     folders = [path for path, model in candidates if model.origin.format == "saved_model"]
     without = [path for path, _ in candidates if folders and path not in folders]

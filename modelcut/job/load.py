@@ -18,7 +18,7 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
 
     safety.check_path(path)
     model = registry.open_model(path)
-    check_runnable(model, Trust(trust, "given" if custom_objects else ""))
+    check_runnable(model, Trust(trust), custom_objects)
     with registry.plain_file(model) as (file, suffix):
         network: Any = engines.open_network(
             file,
@@ -28,4 +28,4 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
             custom_objects=custom_objects,
             apart=False,
         )
-    return network.model
+    return getattr(network, "loaded", network.model)

@@ -21,6 +21,11 @@ def loss_of(model: Model) -> str | None:
     training: Any = None
     if model.architecture is not None:
         training = model.architecture.root.get("compile_config")
+    elif model.origin.configuration:
+        root = safety.load_json(
+            model.origin.configuration, where=str(model.origin.path), what="model configuration"
+        )
+        training = root.get("compile_config")
     if model.origin.training:
         training = safety.load_json(
             model.origin.training, where=str(model.origin.path), what="training configuration"

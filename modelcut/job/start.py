@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from modelcut import __version__
 from modelcut.errors import UsageError
 from modelcut.job import provenance
-from modelcut.job.check import check_trainable
+from modelcut.job.check import check_trainable, own_objects
 from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.digest import Digest, sha256, sha256_of
 from modelcut.job.request import Job, Trust
@@ -103,8 +103,8 @@ def open_runtime(
     from modelcut import engines
     from modelcut.job import engine_runtime
 
-    check_trainable(model, trust=trust.all, custom=bool(trust.custom_objects))
-    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    custom = own_objects(trust)
+    check_trainable(model, trust=trust.all, custom=engines.names_of(custom))
     head = recipe.head
     return engine_runtime.EngineRuntime(
         model,

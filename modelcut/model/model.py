@@ -242,6 +242,8 @@ class Origin:
         weights_only: there is no architecture in the file.
         dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
         warnings: what a user should know about the file.
+        configuration: of a model whose class only its author has, as text: its layers are not in
+            it, so that there is no architecture; "" for other models.
         training: the training configuration as text, where it is not part of the architecture.
         provenance: what an earlier modelcut wrote into the file; empty for none.
         layout: the format's own knowledge, for its writer only.
@@ -258,6 +260,7 @@ class Origin:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layout: Any = None
     container: str = ""
+    configuration: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from modelcut.graph.node import is_known
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
+from modelcut.safety import printable
 from modelcut.steps.base import Outcome, Step
 
 SCHEMA = "modelcut-report/1"
@@ -242,6 +244,32 @@ def value_warnings(passage: Passage) -> Iterator[str]:
             yield f"{tensor.name}: values up to {summary.peak:.3g} overflow float32"
         elif summary.peak > 1e30:
             yield f"{tensor.name}: values up to {summary.peak:.3g}: sums of them overflow float32"
+
+
+def class_warnings(passage: Passage) -> Iterator[str]:
+    """Which weights steps left alone since the layer's class, and so their purpose, is not known.
+
+    Only those with two axes or more are named: of one axis no step takes any by itself.
+    """
+    model = passage.models[0]
+    for layer in model.layers:
+        own = bool(model.origin.configuration) if layer.node is None else not is_known(layer.node)
+        alone = [
+            tensor.role
+            for tensor in layer.tensors
+            if own
+            and tensor.kind == "other"
+            and len(tensor.shape) > 1
+            and any(o.skipped.get(tensor.name, "").startswith("other") for o in passage.outcomes)
+        ]
+        if alone:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            named = f" ({printable(layer.class_name)})" if layer.class_name else ""
+            yield (
+                f"{printable(layer.name)}{named}: modelcut does not know this class; what may be "
+                f"kernels was left alone: {', '.join(map(printable, alone[:3]))}{more} "
+                f"(include: role:{printable(alone[0])})"
+            )
 
 
 def _sum(values: Any) -> int | None:

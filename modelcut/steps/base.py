@@ -153,6 +153,7 @@ class Step(BaseModel, ABC):
         """
         if model.architecture is None:
             held = "weights only" if model.origin.weights_only else "a graph only"
+            held = "a class of its author's own" if model.origin.configuration else held
             raise RecipeError(
                 f"step {context.index + 1}, {self.title}: {model.origin.path.name} holds {held}, "
                 f"and no architecture, without which {without}",
@@ -216,7 +217,8 @@ class Step(BaseModel, ABC):
         if roles and not any(pattern in hits for pattern in roles):
             return "not included"
         if not roles and tensor.kind not in self.aims:
-            return f"{tensor.kind} (role:{tensor.role} includes it)"
+            parts, _, last = tensor.role.rpartition("/")
+            return f"{tensor.kind} (role:{'*/' if parts else ''}{last} includes it)"
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:

@@ -20,7 +20,25 @@ def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, An
     model = keras.models.load_model(
         path, custom_objects=custom_objects, compile=False, safe_mode=not trust
     )
-    return KerasNetwork(model, f"keras {keras.__version__}", loss)
+    network = KerasNetwork(_functional(keras, model), f"keras {keras.__version__}", loss)
+    network.loaded = model
+    return network
+
+
+def _functional(keras: Any, model: Any) -> Any:
+    """A model of its author's own class as one with inputs and outputs; any other as it is.
+
+    Raises:
+        ValueError: it does not say what goes in.
+    """
+    if getattr(model, "inputs", None):
+        return model
+    shape = (model.get_build_config() or {}).get("input_shape")
+    flat = isinstance(shape, (list, tuple)) and all(n is None or isinstance(n, int) for n in shape)
+    if not flat or not shape:
+        raise ValueError("a model of its author's own class runs here with one input only")
+    start = keras.Input(tuple(shape)[1:], dtype=model.input_dtype)
+    return keras.Model(start, model(start))
 
 
 def set_seed(seed: int) -> None:

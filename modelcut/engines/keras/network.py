@@ -14,7 +14,12 @@ from modelcut.safety import printable
 
 
 class KerasNetwork:
-    """A Keras model behind a `tf.function`; see `Network`."""
+    """A Keras model behind a `tf.function`; see `Network`.
+
+    Attributes:
+        model: what runs.
+        loaded: what Keras loaded, the same one mostly.
+    """
 
     def __init__(self, model: Any, engine: str, loss: str | None) -> None:
         import tensorflow as tf
@@ -22,7 +27,7 @@ class KerasNetwork:
         self.engine = engine
         self.loss = loss
         self._tf = tf
-        self.model = model
+        self.model = self.loaded = model
         names = [_plain(tensor.name) for tensor in model.inputs]
         names = list(getattr(model, "input_names", None) or names)
         self.inputs = tuple(

@@ -86,6 +86,8 @@ def _match(
         _same(one, values[name]) for one, name in zip(held, names, strict=True)
     ):
         return dict(zip(names, variables, strict=True))
+    if (parts := _part_by_part(variables, held, values, where)) is not None:
+        return parts
     # Another order, as where a layer was frozen later: the values themselves must tell.
     result: dict[str, Any] = {}
     left = list(range(len(held)))
@@ -100,6 +102,51 @@ def _match(
         result[name] = variables[hits[0]]
         left.remove(hits[0])
     return result
+
+
+def _part_by_part(
+    variables: Sequence[Any],
+    held: Sequence[np.ndarray],
+    values: Mapping[str, np.ndarray],
+    where: str,
+) -> dict[str, Any] | None:
+    """The variables of a layer whose parts the file has in another order than the engine.
+
+    A `.keras` file files them by the names of attributes, the engine lists them as they were made.
+    The variables of one part stay together in both.
+
+    Returns:
+        By name; None where the parts are not the same ones.
+
+    Raises:
+        InputError: two parts hold the same values.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in values:
+        parts.setdefault(name.rpartition("/")[0], []).append(name)
+    theirs: dict[str, list[int]] = {}
+    for index, variable in enumerate(variables):
+        theirs.setdefault(_path(variable).rpartition("/")[0], []).append(index)
+    if len(parts) < 2:
+        return None
+    found: dict[str, Any] = {}
+    for part, names in parts.items():
+        hits = [
+            indices
+            for indices in theirs.values()
+            if len(indices) == len(names)
+            and all(_same(held[i], values[n]) for i, n in zip(indices, names, strict=True))
+        ]
+        if not hits:
+            return None
+        if len(hits) > 1:
+            raise InputError(
+                f"{where}: {part}: another part of this layer holds the same values, so that it "
+                "cannot be told which one is which",
+                "train the network before it is compressed, or leave out the steps that train",
+            )
+        found.update({n: variables[i] for i, n in zip(hits[0], names, strict=True)})
+    return found
 
 
 def _same(held: np.ndarray, values: np.ndarray) -> bool:

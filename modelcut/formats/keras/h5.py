@@ -20,8 +20,16 @@ from modelcut.errors import InputError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions, Written
-from modelcut.formats.keras import compiled, hdf5_file, hdf5_values, store, tree
-from modelcut.graph.architecture import Architecture, Dialect
+from modelcut.formats.keras import (
+    compiled,
+    hdf5_file,
+    hdf5_values,
+    keras_zip,
+    portable,
+    store,
+    tree,
+)
+from modelcut.graph.architecture import Architecture, Dialect, dialect_of
 from modelcut.model.encoding import Encoding
 from modelcut.model.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
@@ -107,7 +115,7 @@ def _read(file: h5py.File, path: Path, where: str) -> Model:
             raise InputError(f"{where}: model_weights is no group")
         version = version or hdf5_file.text(root.attrs.get("keras_version"))
         groups, layers = _read_legacy(root, architecture, where)
-        dialect = architecture.dialect if architecture else _dialect(version)
+        dialect = architecture.dialect if architecture else dialect_of(version)
     encodings, warnings = hdf5_file.get_encodings(file, where)
     with_encodings, more = formats_weights.with_encodings(layers, encodings)
     optimizer = _optimizer_bytes(file)
@@ -128,12 +136,6 @@ def _read(file: h5py.File, path: Path, where: str) -> Model:
             layout=Layout(file, weights, groups, architecture, store.tensors_of(layers)),
         ),
     )
-
-
-def _dialect(version: str | None) -> Dialect:
-    if version is None:
-        return Dialect.KERAS1
-    return Dialect.KERAS3 if version.partition(".")[0] not in ("0", "1", "2") else Dialect.KERAS2
 
 
 def _provenance(file: h5py.File, where: str) -> dict[str, object]:
@@ -222,9 +224,14 @@ def _join(
 
 
 def refusal(model: Model) -> str:
-    """Why `.h5` cannot hold this model: one that has no architecture, and never was in an `.h5`."""
-    known = model.origin.format == NAME or model.architecture is not None
-    return "" if known else base.NO_LAYERS
+    """Why `.h5` cannot hold this model."""
+    if model.origin.format == NAME:
+        return ""
+    if model.origin.configuration:
+        return "the model's class is its author's own, which an .h5 cannot hold; name it .keras"
+    if model.architecture is None:
+        return base.NO_LAYERS
+    return portable.into_h5(model, keras_zip.archive_of(model))
 
 
 def write(model: Model, path: Path, options: WriteOptions) -> Written:
@@ -235,6 +242,8 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
             f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to .h5",
             "leave the option out",
         )
+    if layout is None:
+        model = portable.carried(model, keras_zip.archive_of(model))
     with hdf5_file.create_file(path) as new:
         if isinstance(layout, Layout) and layout.groups is None:
             stored, encodings = store.write(model, layout.file, new, options)

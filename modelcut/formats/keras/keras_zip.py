@@ -21,9 +21,9 @@ from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions, Written
-from modelcut.formats.keras import compiled, hdf5_file, store
+from modelcut.formats.keras import compiled, hdf5_file, portable, store
 from modelcut.formats.keras import tree as keras_tree
-from modelcut.graph.architecture import Architecture, Dialect
+from modelcut.graph.architecture import Architecture, Dialect, dialect_of, is_own_class
 from modelcut.graph.keras.calls import is_functional
 from modelcut.graph.node import Node
 from modelcut.model.model import Model, Origin, Tensor
@@ -46,13 +46,13 @@ class Layout:
         archive: open for reading.
         file: its weights, open for reading.
         metadata: parsed metadata.json.
-        architecture, tensors: as read.
+        architecture, tensors: as read; there is no architecture of a class of the author's own.
     """
 
     archive: zipfile.ZipFile
     file: h5py.File
     metadata: dict[str, Any]
-    architecture: Architecture
+    architecture: Architecture | None
     tensors: tuple[Tensor, ...]
 
 
@@ -85,8 +85,15 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
     metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
     metadata = metadata if isinstance(metadata, dict) else {}
     version = metadata.get("keras_version")
-    architecture = Architecture.parse(config, version if isinstance(version, str) else None, where)
-    layers = store.read(file, architecture, where)
+    version = version if isinstance(version, str) else None
+    architecture = None
+    if own := is_own_class(load_json(config, where=where, what="model configuration")):
+        layers = store.of_own_class(file, where)
+        dialect = dialect_of(version)
+    else:
+        architecture = Architecture.parse(config, version, where)
+        layers = store.read(file, architecture, where)
+        dialect = architecture.dialect
     encodings, warnings = hdf5_file.get_encodings(file, where)
     found, more = formats_weights.with_encodings(layers, encodings)
     optimizer = store.optimizer_bytes(file)
@@ -97,8 +104,9 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
         Origin(
             path=path,
             format=NAME,
-            dialect=architecture.dialect.value,
-            writer=f"Keras {architecture.keras_version}",
+            dialect=dialect.value,
+            writer=f"Keras {architecture.keras_version if architecture else version or 3}",
+            configuration=config if own else "",
             dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
             warnings=(*warnings, *more),
             provenance=provenance if isinstance(provenance, dict) else {},
@@ -216,7 +224,12 @@ def refusal(model: Model) -> str:
                 f"modelcut does not know where a .keras file keeps the weights of a "
                 f"{printable(layer.class_name)} ({printable(layer.name)}); name the output .h5"
             )
-    return ""
+    return portable.into_keras(model)
+
+
+def archive_of(model: Model) -> zipfile.ZipFile | None:
+    """The archive that a model was read from, with what lies in it beside the weights, or None."""
+    return model.origin.layout.archive if isinstance(model.origin.layout, Layout) else None
 
 
 def _classes(node: Node | None) -> Iterator[str]:
@@ -259,11 +272,12 @@ def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Writte
 def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes | None]]:
     """The archive's members in order; None for the weights."""
     layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
-    assert model.architecture is not None
-    metadata: dict[str, Any] = dict(layout.metadata) if layout else {
-        "keras_version": model.architecture.keras_version,
-        "date_saved": "1980-01-01@00:00:00",
-    }  # fmt: skip
+    if layout is not None:
+        metadata = dict(layout.metadata)
+    else:
+        assert model.architecture is not None
+        version = model.architecture.keras_version
+        metadata = {"keras_version": version, "date_saved": "1980-01-01@00:00:00"}
     metadata.pop("modelcut", None)
     metadata["modelcut"] = provenance
     members = layout.archive.infolist() if layout else []
@@ -305,6 +319,8 @@ def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
 
 
 def _config_text(model: Model, layout: Layout | None) -> str:
+    if layout is not None and model.architecture is None:
+        return model.origin.configuration
     assert model.architecture is not None
     if layout is not None:
         return model.architecture.text

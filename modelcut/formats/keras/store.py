@@ -14,10 +14,10 @@ import h5py
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions
-from modelcut.formats.keras import hdf5_file, hdf5_values
+from modelcut.formats.keras import hdf5_file, hdf5_values, unknown
 from modelcut.graph.architecture import Architecture, Dialect, Path
 from modelcut.graph.keras.saved_order import slots
-from modelcut.graph.node import Node
+from modelcut.graph.node import Node, is_known
 from modelcut.model.encoding import Encoding
 from modelcut.model.model import Layer, Model, Tensor
 from modelcut.safety import printable
@@ -59,8 +59,14 @@ def read(file: h5py.File, architecture: Architecture | None, where: str) -> list
     nodes = {node.path: node for node in architecture.nodes}
     layers = {}
     for base, path in bases.items():
-        mine = _in_order(nodes[path], base, by_place.get(base, []))
-        layers[path] = formats_weights.join([nodes[path]], mine, where, strict=True)[0]
+        node, mine = nodes[path], by_place.get(base, [])
+        if is_known(node):
+            mine = _in_order(node, base, mine)
+            layers[path] = formats_weights.join([node], mine, where, strict=True)[0]
+        else:
+            layers[path] = formats_weights.make_layer(
+                path, node.class_name, node, unknown.parts(base, mine)
+            )
     rest = [node for node in architecture.nodes if node.path not in layers]
     extra = {node.path: formats_weights.join([node], [], where, strict=True)[0] for node in rest}
     return [(layers | extra)[node.path] for node in architecture.nodes]
@@ -70,10 +76,7 @@ def _in_order(
     node: Node, base: str, stored: list[formats_weights.Stored]
 ) -> list[formats_weights.Stored]:
     """A layer's weights in the order of its specs, also where a wrapper files them by class."""
-    try:
-        found = slots(node)
-    except KeyError:
-        return stored
+    found = slots(node)
     rank = {f"{base}/{place}": i for i, slot in enumerate(found) for place in slot.places}
     if node.class_name == "SpectralNormalization":
         # It files the wrapped kernel a second time, which Keras overwrites when it loads.
@@ -95,28 +98,27 @@ def _longest(key: str, bases: dict[str, Path]) -> str | None:
     return None
 
 
-def _without_architecture(stored: list[formats_weights.Stored]) -> list[Layer]:
+def of_own_class(file: h5py.File, where: str) -> list[Layer]:
+    """The layers of a model whose class only its author has: a layer for each group of weights."""
     groups: dict[tuple[str, ...], list[formats_weights.Stored]] = {}
-    for one in stored:
-        path = tuple(part for part in one.key.split("/")[:-1] if part not in ("layers", "vars"))
-        groups.setdefault(path or ("model",), []).append(one)
+    for one in _weights(file, where):
+        groups.setdefault(unknown.group_of(one.key) or ("model",), []).append(one)
     return [
-        formats_weights.make_layer(
-            path, "", None, [(_bare(one, index), one) for index, one in enumerate(part)]
-        )
+        formats_weights.make_layer(path, "", None, zip(unknown.specs(part), part, strict=True))
         for path, part in groups.items()
     ]
 
 
-def _bare(one: formats_weights.Stored, index: int) -> Any:
-    """A numbered weight: the first matrix of a layer is its kernel, by Keras's order."""
-    name = "kernel" if index == 0 and len(one.shape) >= 2 else f"weight{index}"
-    embedding = "embedding" in one.key
-    return formats_weights.guess(
-        formats_weights.Stored(
-            "embeddings" if embedding else name, one.key, one.shape, one.dtype, one.source
+def _without_architecture(stored: list[formats_weights.Stored]) -> list[Layer]:
+    groups: dict[tuple[str, ...], list[formats_weights.Stored]] = {}
+    for one in stored:
+        groups.setdefault(unknown.group_of(one.key) or ("model",), []).append(one)
+    return [
+        formats_weights.make_layer(
+            path, "", None, [(unknown.bare(one, index), one) for index, one in enumerate(part)]
         )
-    )
+        for path, part in groups.items()
+    ]
 
 
 def _weights(file: h5py.File, where: str) -> Iterator[formats_weights.Stored]:

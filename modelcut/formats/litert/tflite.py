@@ -195,7 +195,8 @@ def values(value: Value) -> np.ndarray:
 
 def refusal(model: Model) -> str:
     """Why no `.tflite` can be made of this model."""
-    if model.architecture is None and model.origin.format != "saved_model":
+    own = bool(model.origin.configuration)
+    if model.architecture is None and not own and model.origin.format != "saved_model":
         return "bare weights are no network that LiteRT could run; start from the whole model"
     if _scratch_format(model) is None:
         return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"

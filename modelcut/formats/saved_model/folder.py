@@ -181,12 +181,21 @@ def _encodings(notes: Mapping[str, Any]) -> dict[str, Encoding]:
 
 def refusal(model: Model) -> str:
     """Why this model cannot be a SavedModel: its graph would have to be made anew."""
-    if needs_engine(model) and model.architecture is None:
+    if needs_engine(model) and model.architecture is None and not model.origin.configuration:
         return (
             f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
             "to make one of; start from a whole .h5 or .keras file"
         )
-    return ""
+    # Its layers go to Keras in an .h5.
+    anew = needs_engine(model) and model.origin.format == NAME
+    return registry.module("hdf5").refusal(model) if anew else ""
+
+
+def fixed_graph(model: Model) -> str:
+    """Why the layers cannot be edited on the way into a SavedModel; "" where they can."""
+    if model.origin.format != NAME or model.architecture is None:
+        return ""
+    return registry.module("hdf5").refusal(model)
 
 
 def needs_engine(model: Model) -> bool:

@@ -60,6 +60,26 @@ def test_editing_weights_starts_no_engine(arguments, tmp_path):
     assert not found & (ENGINES | {"pyarrow"})
 
 
+def test_no_file_imports_one_that_imports_it():
+    """Imports for type checking count too: who reads one file of a circle must read them all."""
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    imports = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                found = {f"{node.module}.{alias.name}" for alias in node.names}
+                imports[name] |= {one if one in names else node.module for one in found}
+    # `modelcut` itself only hands on what is in `job`.
+    imports["modelcut"] = set()
+    while leaves := {name for name, needed in imports.items() if not needed & imports.keys()}:
+        for name in leaves:
+            del imports[name]
+    assert not imports, sorted(imports)
+
+
 def test_only_cli_commands_and_report_print():
     rooms = {"cli", "report"}
     for path in PACKAGE.rglob("*.py"):

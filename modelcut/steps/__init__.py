@@ -60,12 +60,10 @@ def find(family: str, method: str) -> type[Step]:
     from modelcut.steps.base import Step
 
     module = import_module(f"modelcut.steps.{family}.{method}")
-    found = [
+    found: list[type[Step]] = [
         item
         for item in vars(module).values()
         if inspect.isclass(item) and issubclass(item, Step) and item.__module__ == module.__name__
     ]
     assert len(found) == 1, f"{module.__name__} must hold exactly one step"
-    cls: type[Step] = found[0]
-    cls.family, cls.method = family, method
-    return cls
+    return found[0]

@@ -117,6 +117,15 @@ class Step(BaseModel, ABC):
         description="Never these: globs on layer names, class:GLOB, role:GLOB.",
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **more: Any) -> None:
+        """Names a method after its file, so that it knows its name in any process."""
+        super().__pydantic_init_subclass__(**more)
+        package, _, method = cls.__module__.rpartition(".")
+        above, _, family = package.rpartition(".")
+        if above == __package__:
+            cls.family, cls.method = family, method
+
     @property
     def title(self) -> str:
         """Such as "prune: magnitude"."""

@@ -7,7 +7,8 @@ block of batches.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,15 +22,31 @@ from modelcut.model.encoding import Encoding
 from modelcut.runtime import Constraint, Passed, TrainingPlan
 
 if TYPE_CHECKING:
-    from modelcut.engines.keras.running import KerasRunning
+    from modelcut.engines.keras.team import Team
 
 _BETAS = (0.9, 0.999, 1e-7)
+
+
+class _Running(Protocol):
+    """What of a running copy (`running.KerasRunning`) is trained."""
+
+    model: Any
+    variables: dict[str, Any]
+    trainable: frozenset[str]
+    team: Team
+    goals: tuple[Goal, ...]
+
+    def forward(self, inputs: Sequence[Any], *, training: bool) -> list[Any]: ...
+
+    def tensors(self, rows: Rows) -> list[Any]: ...
+
+    def labels(self, rows: Rows) -> list[Any]: ...
 
 
 class KerasTrainer:
     """See `runtime.Trainer`."""
 
-    def __init__(self, running: KerasRunning, plan: TrainingPlan) -> None:
+    def __init__(self, running: _Running, plan: TrainingPlan) -> None:
         import tensorflow as tf
 
         from modelcut.engines.keras.tf_errors import value_of

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from modelcut.graph.architecture import Dialect, Path
-from modelcut.graph.keras.saved_order import specs
-from modelcut.graph.node import Node, is_known
+from modelcut.graph.keras.saved_order import is_known, specs
+from modelcut.graph.node import Node
 from modelcut.model.model import Layer, Model
 from modelcut.safety import printable
 

@@ -7,12 +7,83 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelcut.formats import base, registry
-from modelcut.job.check import check_runnable
-from modelcut.job.request import Job
+from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
+from modelcut.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from modelcut import engines
+    from modelcut.job import inference
+from modelcut.job.check import check_runnable
+
+
+def open_evaluator(
+    recipe: Recipe,
+    test: Path,
+    path: Path,
+    model: Model,
+    trust: Trust,
+    *,
+    beside: bool,
+    compared: bool,
+) -> inference.Evaluator:
+    """Opens a model's network on the test data, and refuses gates that nothing measures there.
+
+    Args:
+        recipe: with the data and the gates.
+        test: the CSV.
+        path: of the model.
+        model: as it was read.
+        trust: what of its code may run.
+        beside: a SavedModel is measured as well: that may have the signature.
+        compared: whether it will be compared with another.
+
+    Raises:
+        ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
+    """
+    from modelcut.job import inference
+    from modelcut.job.targets import Wanted
+
+    head = recipe.head
+    network = _network(recipe, path, model, trust, beside=beside)
+    wanted = Wanted(head.task, head.from_logits)
+    evaluator = inference.Evaluator.open(network, test, head.data, wanted)
+    evaluator.check(head.gates, compared=compared)
+    return evaluator
+
+
+def _network(
+    recipe: Recipe, path: Path, model: Model, trust: Trust, *, beside: bool
+) -> engines.Network:
+    """The network of a model's file.
+
+    Args:
+        recipe: names the signature.
+        path: of the file.
+        model: as it was read.
+        trust: what of its code may run.
+        beside: a SavedModel is measured as well: that may have the signature.
+    """
+    from modelcut import engines
+    from modelcut.job import loss
+
+    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
+    # A SavedModel may be measured beside a file of another format, which has no signatures.
+    without = beside and model.origin.format != "saved_model"
+    with registry.plain_file(path) as (file, suffix):
+        return engines.open_network(
+            file,
+            model.origin.dialect,
+            suffix=suffix,
+            loss=loss.loss_of(model),
+            trust=trust.all,
+            custom_objects=custom,
+            signature=None if without else recipe.head.data.signature,
+            name=str(path),
+        )
 
 
 def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conversion:

@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelcut.formats import registry
 from modelcut.job.request import Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 
+if TYPE_CHECKING:
+    from modelcut.job import inference
+from modelcut.job.convert import _network
+
 
 def evaluate(
     recipe: Recipe,
-    test: Path,
-    candidates: Sequence[tuple[Path, Model]],
+    evaluator: inference.Evaluator,
+    other: tuple[Path, Model] | None,
+    original: Model,
     trust: Trust,
 ) -> dict[str, Any]:
-    """Runs one or two models over a CSV: (before, after), or the one alone as `after`."""
-    from modelcut import engines
-    from modelcut.job import inference, loss
+    """Runs one or two networks over a CSV.
+
+    Args:
+        recipe: with the data.
+        evaluator: of the original, or of the only model.
+        other: the model that is compared with the original.
+        original: the evaluator's.
+        trust: what of the file's code may run.
+
+    Returns:
+        The report's `evaluation`: the only model stands as `after`.
+    """
     from modelcut.metrics import accumulators
 
-    custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
-    # A SavedModel may be measured beside a file of another format, which has no signatures.
-    folders = [path for path, model in candidates if model.origin.format == "saved_model"]
-    without = [path for path, _ in candidates if folders and path not in folders]
-    networks = []
-    for path, model in candidates:
-        with registry.plain_file(path) as (file, suffix):
-            networks.append(
-                engines.open_network(
-                    file,
-                    model.origin.dialect,
-                    suffix=suffix,
-                    loss=loss.loss_of(model),
-                    trust=trust.all,
-                    custom_objects=custom,
-                    signature=recipe.head.data.signature if path not in without else None,
-                    name=str(path),
-                )
-            )
-    task = None if recipe.head.task == "auto" else recipe.head.task
-    results, agreement = inference.evaluate(networks, test, recipe.head.data, task=task)
+    network = None
+    if other is not None:
+        folder = original.origin.format == "saved_model"
+        network = _network(recipe, *other, trust, beside=folder)
+    results, agreement = evaluator.run(network)
     parts = [result.to_dict() for result in results]
-    answer: dict[str, Any] = {"test": str(test), "before": None, "after": parts[-1]}
+    test = str(evaluator.table.path)
+    answer: dict[str, Any] = {"test": test, "before": None, "after": parts[-1]}
     if len(parts) == 2:
         answer["before"] = parts[0]
         answer["change"] = accumulators.compare(parts[0]["metrics"], parts[1]["metrics"])

@@ -56,6 +56,12 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             fold(model, job.recipe, say, runtime, kept)
             team.finish()
             return {"worker": team.worker, "workers": team.workers}
+        evaluator, folder = None, writer.NAME.startswith("saved_model")
+        if job.test is not None and job.recipe.head.gates.needing_data():
+            say("starting the network")  # a gate that nothing can judge is refused before work
+            evaluator = convert.open_evaluator(
+                job.recipe, job.test, job.model, model, job.trust, beside=folder, compared=True
+            )
         outputs = Outputs(
             job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         )
@@ -110,8 +116,11 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 output["header"] = convert.write_header(job, target, header, written.facts)
             if job.test is not None:
                 say("evaluating")
+                evaluator = evaluator or convert.open_evaluator(
+                    job.recipe, job.test, job.model, model, job.trust, beside=folder, compared=True
+                )
                 report["evaluation"] = evaluate.evaluate(
-                    job.recipe, job.test, [(job.model, model), (target, again)], job.trust
+                    job.recipe, evaluator, (target, again), model, job.trust
                 )
             report["warnings"] = [
                 *_warnings(passage),
@@ -197,14 +206,26 @@ def assess(
             safety.check_path(other)
     model, report = look(path)
     _refuse_nan(report)
-    candidates = [(path, model)]
+    original, reference = (path, model), None
     if against is not None:
-        original = registry.open_model(against)
-        candidates.insert(0, (against, original))
-    for _, candidate in candidates:
+        beside, reference = look(against)
+        original = (against, beside)
+    for candidate in [model] if against is None else [original[1], model]:
         check.check_runnable(candidate, trust)
     say("evaluating")
-    report["evaluation"] = evaluate.evaluate(recipe, test, candidates, trust)
+    evaluator = convert.open_evaluator(
+        recipe,
+        test,
+        *original,
+        trust,
+        beside=model.origin.format == "saved_model",
+        compared=against is not None,
+    )
+    after = (path, model) if against is not None else None
+    report["evaluation"] = evaluate.evaluate(recipe, evaluator, after, original[1], trust)
+    if reference is not None:
+        report["against"] = reference["input"]
+        report["sizes"] = build.beside(reference["sizes"], report["sizes"])
     report["warnings"] += _data_warnings(report)
     report["gates"] = recipe.head.gates.judge(report)
     return report

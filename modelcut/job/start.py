@@ -101,6 +101,7 @@ def open_runtime(
     """
     from modelcut import engines
     from modelcut.job import engine_runtime
+    from modelcut.job.targets import Wanted
 
     engine_runtime.check_runnable(model, trust=trust.all, custom=bool(trust.custom_objects))
     custom = engines.load_custom_objects(trust.custom_objects) if trust.custom_objects else {}
@@ -110,7 +111,7 @@ def open_runtime(
         train,
         head.data,
         validate=validate,
-        task=None if head.task == "auto" else head.task,
+        wanted=Wanted(head.task, head.from_logits),
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from modelcut.data.rows import Part, Rows
-from modelcut.metrics.accumulators import Accumulator
+from modelcut.metrics.scores import Scores
 from modelcut.model.encoding import Encoding
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
 
@@ -277,14 +277,15 @@ class Runtime(Protocol):
             InputError: rows or labels do not fit the network.
         """
 
-    def accumulator(self, running: Running) -> Accumulator:
-        """A fresh one, to sum up the first output against its labels as `modelcut eval` does."""
+    def scores(self, running: Running) -> Scores:
+        """Fresh ones, to sum up all outputs against their labels as `modelcut eval` does."""
 
     def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
-        """The metrics of `modelcut eval` over the rows, of the first output.
+        """The metrics of `modelcut eval` over the rows.
 
         Returns:
-            `metrics.Accumulator.result()`: accuracy, log_loss, f1_macro … or mae, rmse, r2.
+            `Scores.result()`: accuracy, log_loss, f1_macro … or mae, rmse, r2 of the first output,
+            and of each one by name in `outputs` where there are several.
 
         Raises:
             InputError: the CSV has no labels.

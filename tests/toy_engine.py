@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from toy_runtime import ToyRunning, ToyRuntime
 
-from modelcut.metrics import accumulators
 from modelcut.runtime import Rows
 
 
@@ -48,7 +47,3 @@ class WatchedLab(ToyRuntime):
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         for at in range(0, len(self.inputs), size):
             yield Rows((self.inputs[at : at + size],), (self.labels[at : at + size],))
-
-    def accumulator(self, running):
-        units = running.values[f"{running.layers[-1][0]}/kernel"].shape[-1]
-        return accumulators.accumulator("multiclass", units)

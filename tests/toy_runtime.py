@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from modelcut.metrics.scores import Scores, Target
+from modelcut.metrics.task import Task
 from modelcut.model.encoding import Sparse
 from modelcut.runtime import Passed, Rows
 
@@ -34,6 +36,10 @@ class ToyRuntime:
             chosen = np.random.default_rng(shuffle).permutation(chosen)
         for start in range(0, len(chosen), size):
             yield self._rows[chosen[start : start + size]]
+
+    def scores(self, running):
+        units = running.values[f"{running.layers[-1][0]}/kernel"].shape[-1]
+        return Scores([Target("y", Task("multiclass", units, logits=False), (0,), ("label",))])
 
     def judge(self, running, *, part="all", share=0.1):
         rows = next(self.rows(running, len(self._rows), part=part, share=share))

@@ -14,6 +14,7 @@ import numpy as np
 from modelcut.errors import UsageError
 from modelcut.metrics import accumulators
 from modelcut.metrics.limits import Limits
+from modelcut.metrics.scores import Agreement
 from modelcut.model.measure import summarize
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Part, Rows, Running, Runtime
@@ -28,16 +29,16 @@ class Measured:
     """What one variant did.
 
     Attributes:
-        metrics: of its first output, as `metrics` gives them.
+        metrics: as `Scores` gives them.
         change: against the base, as `metrics.compare` gives it.
-        agreement: share of rows on which it decides as the base does.
+        agreement: of its decisions with the base's, as `Agreement` gives it.
         shift: squared difference of the outputs to the base's, over the variance of the base's.
         bits: of a plain fixed-length writing of all tensors.
     """
 
     metrics: Mapping[str, Any]
     change: Mapping[str, Any]
-    agreement: float = 1.0
+    agreement: Mapping[str, Any]
     shift: float = 0.0
     bits: int = 0
 
@@ -46,7 +47,7 @@ class Measured:
         evaluation = {
             "after": {"metrics": self.metrics},
             "change": self.change,
-            "agreement": {"top1": self.agreement},
+            "agreement": self.agreement,
         }
         return all(verdict["held"] for verdict in limits.judge({"evaluation": evaluation}))
 
@@ -54,7 +55,13 @@ class Measured:
         """The numbers of most interest, as plain JSON data."""
         found = {name: self.metrics[name] for name in _SHOWN if name in self.metrics}
         shift = self.shift if np.isfinite(self.shift) else None
-        return {**found, "agreement": self.agreement, "shift": shift, "bits": self.bits}
+        if "outputs" in self.metrics:
+            found["outputs"] = {
+                output: {name: part[name] for name in _SHOWN if name in part}
+                for output, part in self.metrics["outputs"].items()
+            }
+        top1 = self.agreement["top1"]
+        return {**found, "agreement": top1, "shift": shift, "bits": self.bits}
 
 
 _SHOWN = ("accuracy", "recall_macro", "f1_macro", "log_loss", "mae", "rmse", "r2")
@@ -65,6 +72,7 @@ class Bench:
 
     Attributes:
         base: what the base model did.
+        targets: the outputs that are measured.
         rows: how many rows there are; all are held in memory.
     """
 
@@ -87,9 +95,11 @@ class Bench:
         self._rows = list(_held(runtime, self._running, part))
         self.rows = sum(map(len, self._rows))
         self._answers = self._run(self._running)
+        self.targets = runtime.scores(self._running).targets
         found = self._score(self._answers)
         bits = sum(map(self._bits_of, self._tensors.values()))
-        self.base = Measured(found, accumulators.compare(found, found), bits=bits)
+        same = self._agreement(self._answers)
+        self.base = Measured(found, accumulators.compare(found, found), same, bits=bits)
 
     def measure(self, model: Model) -> Measured:
         """Measures a variant of the base model, with its deferred edits."""
@@ -106,8 +116,8 @@ class Bench:
         answers = self._run(running)
         found = self._score(answers)
         change = accumulators.compare(self.base.metrics, found)
-        moved = _Moved(self._answers, answers)
-        return Measured(found, change, moved.agreement, moved.shift, bits)
+        shift = _shift(self._answers, answers)
+        return Measured(found, change, self._agreement(answers), shift, bits)
 
     def _run(self, running: Running) -> list[list[np.ndarray]]:
         return [
@@ -115,11 +125,17 @@ class Bench:
         ]
 
     def _score(self, answers: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
-        sums = self._lab.accumulator(self._running)
+        scores = self._lab.scores(self._running)
         for rows, results in zip(self._rows, answers, strict=True):
             assert rows.labels is not None
-            sums.update(rows.labels[0], results[0])
-        return sums.result()
+            scores.update(rows.labels, results)
+        return scores.result()
+
+    def _agreement(self, answers: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
+        agreement = Agreement(self.targets)
+        for old, new in zip(self._answers, answers, strict=True):
+            agreement.look(old, new)
+        return agreement.result()
 
     def _pull_changed(self, model: Model) -> tuple[dict[str, np.ndarray], int]:
         values, bits = {}, 0
@@ -157,28 +173,14 @@ def _held(runtime: Runtime, running: Running, part: Part) -> Iterator[Rows]:
         yield rows
 
 
-class _Moved:
-    """How far the outputs of a variant are from those of the base.
-
-    Attributes:
-        agreement: share of rows on which the first output decides alike.
-        shift: squared difference, in units of how much the base's outputs vary over the rows.
-    """
-
-    def __init__(
-        self, before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]]
-    ) -> None:
-        self.shift = 0.0
-        for index in range(len(before[0])):
-            old = np.concatenate([parts[index] for parts in before]).astype(np.float64)
-            new = np.concatenate([parts[index] for parts in after]).astype(np.float64)
-            with np.errstate(over="ignore", invalid="ignore"):
-                moved = float(np.square(new - old).sum())
-            spread = float(np.square(old - old.mean(axis=0)).sum())
-            self.shift += (moved if np.isfinite(moved) else np.inf) / (spread or 1.0)
-            if index == 0:
-                self.agreement = float((_decided(old) == _decided(new)).mean())
-
-
-def _decided(outputs: np.ndarray) -> np.ndarray:
-    return outputs[:, 0] > 0.5 if outputs.shape[1] == 1 else outputs.argmax(axis=1)
+def _shift(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]]) -> float:
+    """Squared difference of the outputs, in units of how much the base's vary over the rows."""
+    shift = 0.0
+    for index in range(len(before[0])):
+        old = np.concatenate([parts[index] for parts in before]).astype(np.float64)
+        new = np.concatenate([parts[index] for parts in after]).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = float(np.square(new - old).sum())
+        spread = float(np.square(old - old.mean(axis=0)).sum())
+        shift += (moved if np.isfinite(moved) else np.inf) / (spread or 1.0)
+    return shift

@@ -20,6 +20,7 @@ from typing import Any
 from modelcut.budget.bench import Bench
 from modelcut.budget.profile import Settings, Trial, Trier, profile
 from modelcut.errors import RecipeError, UsageError
+from modelcut.metrics.scores import check_limits
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import step_to_dict
 from modelcut.steps.base import Context, Outcome
@@ -48,6 +49,8 @@ def apply(step: Budgeted, model: Model, context: Context) -> Outcome:
             "add --validate FILE.csv or --train FILE.csv",
         )
     bench = Bench(model, context.runtime)
+    if step.budget is not None:
+        check_limits(step.budget, bench.targets, compared=True)
     plain, facts = search(step, model, context, bench)
     facts["budget"]["rows"] = bench.rows
     assert step.budget is not None
@@ -64,7 +67,8 @@ def apply(step: Budgeted, model: Model, context: Context) -> Outcome:
 
 def _too_few(step: Budgeted, budget: Budget, rows: int) -> tuple[str, ...]:
     """A warning where a limit is finer than one row of the validation data."""
-    limit = budget.max_accuracy_drop
+    said: Any = budget.max_accuracy_drop
+    limit = min(said.values(), default=None) if isinstance(said, dict) else said
     if limit is None or limit * rows >= 1:
         return ()
     return (

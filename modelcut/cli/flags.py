@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from modelcut.errors import UsageError
+from modelcut.metrics.each import ONE_OR_EACH
 
 Parameter = inspect.Parameter
 
@@ -69,7 +70,8 @@ def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
             kind, flags = bool, [f"{flags[0]}/--no-{flags[0][2:]}"]
         elif _is_texts(info.annotation):
             kind = list[str]
-        parameters.append(option(name, text, *flags, metavar=_metavar(info.annotation), kind=kind))
+        metavar = "YAML" if _repeats(info) else _metavar(info.annotation)
+        parameters.append(option(name, text, *flags, metavar=metavar, kind=kind))
     return parameters
 
 
@@ -89,7 +91,7 @@ def command(parameters: Iterable[Parameter], body: Callable[..., None]) -> Calla
 def fields_given(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `cls` for which a flag was given, as plain data for pydantic."""
     return {
-        name: _parse(name, values[name], info.annotation)
+        name: _parse(name, values[name], info.annotation, _repeats(info))
         for name, info in cls.model_fields.items()
         if values.get(name) is not None
     }
@@ -115,8 +117,21 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
         raise UsageError("; ".join(lines), "--help lists the options") from None
 
 
-def _parse(name: str, value: Any, annotation: Any) -> Any:
+def _repeats(info: Any) -> bool:
+    """Whether a flag takes a list of names in YAML, or a name each time that it is given."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("repeat"))
+
+
+def _parse(name: str, value: Any, annotation: Any, repeats: bool = False) -> Any:
     """Text from the shell as YAML would read it, where the field is more than plain text."""
+    if (
+        repeats
+        and isinstance(value, list)
+        and len(value) == 1
+        and value[0].strip()[:1] in ("[", "{")
+    ):
+        value = value[0]
     if not isinstance(value, str) or set(_members(annotation)) <= {str, type(None)}:
         return value
     if get_origin(annotation) is Literal or value == "":
@@ -155,4 +170,14 @@ def _metavar(annotation: Any) -> str:
             base = get_origin(part) or part
             simple = {int: "INT", float: "NUMBER", str: "TEXT", bool: "BOOL"}
             names.append("PATTERN" if part == list[str] else simple.get(base, "YAML"))
+    if _one_or_each(annotation):
+        names.append("YAML")
     return "|".join(dict.fromkeys(names))
+
+
+def _one_or_each(annotation: Any) -> bool:
+    """Whether a mapping by output may stand in the place of the value."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return any(part is ONE_OR_EACH for part in parts[1:])
+    return any(_one_or_each(part) for part in parts)

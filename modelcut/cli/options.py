@@ -31,9 +31,18 @@ SHOW = (
     flags.option("quiet", "Print nothing but errors.", "--quiet", "-q", kind=bool),
 )
 
+TASK = (
+    flags.option("task", "auto, binary, multiclass, multilabel or regression; or {output: task}."),
+    flags.option(
+        "from_logits",
+        "Whether outputs that decide are logits (true) or probabilities; default: the file tells.",
+        metavar="true|false|YAML",
+    ),
+)
+
 MEASURE = (
     *flags.of_models([DataOptions]),
-    flags.option("task", "auto, binary, multiclass, multilabel or regression."),
+    *TASK,
     *flags.of_models([Gates]),
 )
 
@@ -89,11 +98,20 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
     export = flags.fields_given(ExportOptions, values)
     if export:
         fields["export"] = flags.build(ExportOptions, {**fields.get("export", {}), **export})
-    for name in ("seed", "task"):
+    for name in ("seed", "task", "from_logits"):
         if values.get(name) is not None:
-            fields[name] = values[name]
+            fields[name] = _plain(name, values[name])
     head: Head = flags.build(Head, fields)
     return head
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value of a flag that may be a mapping by output."""
+    if name == "seed" or (name == "task" and not value.lstrip().startswith("{")):
+        return value
+    from modelcut.recipe.yaml_text import loads
+
+    return loads(value, f"--{name.replace('_', '-')}").data
 
 
 def path_of(value: str | None) -> Path | None:

@@ -32,7 +32,7 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option("train", "CSV for the methods that need training data.", metavar="CSV"),
         flags.option("seed", "For everything random.", metavar="INT"),
         *flags.of_models([DataOptions]),
-        flags.option("task", "auto, binary, multiclass, multilabel or regression."),
+        *options.TASK,
         *options.TRUST,
         flags.option("json", "Print the profile as JSON on stdout.", kind=bool),
         flags.option("quiet", "Show no progress.", "--quiet", "-q", kind=bool),

@@ -78,8 +78,12 @@ class Columns:
     def _label_columns(self, inputs: Sequence[InputSpec]) -> list[int]:
         wanted = self.options.label
         if wanted is not None:
-            several = wanted if isinstance(wanted, list) else [wanted]
-            return [self._column(name) for name in several]
+            parts = list(wanted.values()) if isinstance(wanted, dict) else [wanted]
+            return [
+                self._column(name)
+                for part in parts
+                for name in (part if isinstance(part, list) else [part])
+            ]
         lower = [name.lower() for name in self.names]
         for name in _LABEL_NAMES:
             if name in lower:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH, schema
+
 
 def _fraction(value: Any) -> Any:
     """A number from text such as "1/255"."""
@@ -23,19 +25,67 @@ def _fraction(value: Any) -> Any:
 Factor = Annotated[float, BeforeValidator(_fraction)]
 
 
+def _words(value: Any) -> Any:
+    """Class names, those that YAML reads as numbers as they are written.
+
+    Raises:
+        ValueError: YAML has read one as a Boolean.
+    """
+    if not isinstance(value, list):
+        return value
+    if any(isinstance(name, bool) for name in value):
+        raise ValueError(_BOOLEAN)
+    return [str(name) if isinstance(name, (int, float)) else name for name in value]
+
+
+def _label(value: Any) -> Any:
+    """A column, several, or those of each output; anything else in one message.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, dict) and value:
+        parts = list(value.values())
+    else:
+        parts = [value] if value is not None else []
+    for part in parts:
+        names = part if isinstance(part, list) else [part]
+        if any(isinstance(name, bool) for name in names):
+            raise ValueError(_BOOLEAN)
+        if not names or not all(isinstance(name, (int, str)) for name in names):
+            raise ValueError("a column's name or number, a list of them, or {output: column}")
+    return value
+
+
+_BOOLEAN = "YAML reads yes, no, on, off, true and false as Booleans: put names in quotes, as 'no'"
+Column = int | str
+Label = Annotated[
+    Column | list[Column] | dict[str, Column | list[Column]] | None, BeforeValidator(_label)
+]
+Classes = Annotated[
+    list[str],
+    BeforeValidator(_words),
+    ONE_OR_EACH,
+    AS_GIVEN,
+    schema({"type": "array", "items": {"type": "string"}}),
+]
+
+
 class DataOptions(BaseModel):
     """How a CSV is read: which columns are what, and what is done with bad rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    label: int | str | list[int | str] | None = Field(
+    label: Label = Field(
         default=None,
-        description="Label column (name, or number from 0), or several; default: one named label, "
-        "target, class or y, else the last.",
+        description="Label column (name, or number from 0), or several, or {output: column}; "
+        "default: one named label, target, class or y, else the last.",
     )
-    classes: list[str] | None = Field(
+    classes: Classes | None = Field(
         default=None,
-        description="Class names in the order of the outputs, for text labels.",
+        description="Class names in the order of the outputs, such as [cat, dog], or {output: "
+        "names}; labels, numbers too, are looked up among them.",
+        json_schema_extra={"repeat": True},
     )
     inputs: dict[str, list[str] | str] | None = Field(
         default=None, description="Columns (names, or a glob) of each model input, by its name."

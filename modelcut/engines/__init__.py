@@ -43,12 +43,17 @@ class OutputSpec:
     Attributes:
         name: of the output.
         shape: without the batch axis; None for an axis of any length.
-        activation: of the layer that gives it, or None.
+        activation: the last one; "linear" where nothing follows the sums, None where it cannot be
+            told.
+        alias: another name by which it is known, such as its layer's, or "".
+        keyed: its name is the key of a dict: where it stands among the outputs means nothing.
     """
 
     name: str
     shape: tuple[int | None, ...]
     activation: str | None
+    alias: str = ""
+    keyed: bool = False
 
 
 class Network(Protocol):
@@ -57,14 +62,14 @@ class Network(Protocol):
     Attributes:
         engine: name and version of what runs it.
         inputs, outputs: what goes in and comes out.
-        loss: that it was compiled with, or None.
+        loss: that it was compiled with, as the file's configuration says it; None for none.
         fixed_batch: the only batch size that it takes, or None.
     """
 
     engine: str
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
-    loss: str | None
+    loss: Any
     fixed_batch: int | None
 
     def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
@@ -82,7 +87,7 @@ def open_network(
     dialect: str,
     *,
     suffix: str = ".h5",
-    loss: str | None = None,
+    loss: Any = None,
     trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
     seed: int | None = None,

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import safety
-from modelcut.formats import registry
 from modelcut.job.check import check_runnable
 from modelcut.job.describe import data_warnings
-from modelcut.job.evaluate import evaluate
+from modelcut.job.evaluate import evaluate, open_evaluator
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
 from modelcut.recipe.recipe import Recipe
+from modelcut.report import build
 
 
 def assess(
@@ -29,14 +29,26 @@ def assess(
             safety.check_path(other)
     model, report = look(path)
     refuse_nan(report)
-    candidates = [(path, model)]
+    original, reference = (path, model), None
     if against is not None:
-        original = registry.open_model(against)
-        candidates.insert(0, (against, original))
-    for _, candidate in candidates:
+        beside, reference = look(against)
+        original = (against, beside)
+    for candidate in [model] if against is None else [original[1], model]:
         check_runnable(candidate, trust)
     say("evaluating")
-    report["evaluation"] = evaluate(recipe, test, candidates, trust)
+    evaluator = open_evaluator(
+        recipe,
+        test,
+        *original,
+        trust,
+        beside=model.origin.format == "saved_model",
+        compared=against is not None,
+    )
+    after = (path, model) if against is not None else None
+    report["evaluation"] = evaluate(recipe, evaluator, after, original[1], trust)
+    if reference is not None:
+        report["against"] = reference["input"]
+        report["sizes"] = build.beside(reference["sizes"], report["sizes"])
     report["warnings"] += data_warnings(report)
     report["gates"] = recipe.head.gates.judge(report)
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from modelcut.data.rows import Part, Rows
 from modelcut.data.store import RowStore
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
-from modelcut.errors import InputError
+from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
-from modelcut.job import inference
+from modelcut.job import targets
 from modelcut.job.check import check_trainable
 from modelcut.job.loss import error_in, loss_of
-from modelcut.metrics import accumulators
+from modelcut.job.targets import Wanted
+from modelcut.metrics import task as tasks
+from modelcut.metrics.accumulators import Values
+from modelcut.metrics.scores import Scores, Target
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Running
 
@@ -38,7 +42,7 @@ class EngineRuntime:
         options: DataOptions,
         *,
         validate: Path | None = None,
-        task: str | None = None,
+        wanted: Wanted | None = None,
         seed: int = 0,
         trust: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
@@ -51,7 +55,7 @@ class EngineRuntime:
             train: the CSV; None: there are rows for validation only.
             options: how it is read.
             validate: a CSV of its own for validation; None: a share of `train` is set aside.
-            task: of the outputs; None: inferred.
+            wanted: what the user says of the outputs.
             seed: of everything random in the engine, and of the rows set aside.
             trust: let code in the file run.
             custom_objects: the user's own layers and functions, by name.
@@ -61,12 +65,13 @@ class EngineRuntime:
         self._train = train
         self._validate = validate
         self._options = options
-        self._task = task
+        self._wanted = wanted or Wanted()
         self._seed = seed
         self._trust = trust
         self._custom = dict(custom_objects or {})
         self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
+        self._targets: tuple[Target, ...] = ()
 
     def open(self, model: Model) -> Running:
         check_trainable(model, trust=self._trust, custom=engines.names_of(self._custom))
@@ -93,8 +98,8 @@ class EngineRuntime:
             Place(layer.path, tuple((t.name, partial(_values, t)) for t in layer.tensors))
             for layer in model.layers
         ]
-        table = Csv.open(self._source("all"), self._options, network.inputs)
-        return start(network, places, self._goals(network, table), where, self._team)
+        self._decide(network, where)
+        return start(network, places, self._goals(network), where, self._team)
 
     @property
     def workers(self) -> int:
@@ -103,21 +108,50 @@ class EngineRuntime:
     def agreed(self, numbers: Sequence[float]) -> list[float]:
         return self._team.agreed(numbers)
 
-    def _goals(self, network: engines.Network, table: Csv) -> list[Goal]:
-        """What each output is for, as evaluation would judge it."""
-        if table.labels:
-            found = [(o.task, o.units) for o in inference.deal_labels(network, table, self._task)]
-        else:
-            found = []
-            for spec in network.outputs:
-                units = next((n for n in spec.shape if n not in (1, None)), 1) or 1
-                guess = accumulators.infer_task(units, spec.activation, network.loss, 0)
-                found.append((self._task or guess, units))
+    def _decide(self, network: engines.Network, where: str) -> None:
+        """Decides once, by the first network that is opened, what the outputs are for."""
+        if self._targets:
+            return
+        path = self._source("all")
+        table = Csv.open(path, self._options, network.inputs)
+        found = targets.plan(network, table, self._options, self._wanted).outputs
+        missing = [target.name for target in found if table.labels and not target.places]
+        if missing:
+            raise UsageError(
+                f"{path}: no label for the output {missing[0]!r} of {where}",
+                "training and search need one for each output: --label '{output: column}'",
+            )
+        self._targets = tuple(
+            replace(target, task=replace(target.task, logits=self._seen(network, table, index)))
+            if target.places and target.task.decides and target.task.logits is None
+            else target
+            for index, target in enumerate(found)
+        )
+
+    def _seen(self, network: engines.Network, table: Csv, index: int) -> bool:
+        """Whether an output gives logits, where nothing but its values tells."""
+        units = next((n for n in network.outputs[index].shape if n not in (1, None)), 1)
+        values = Values(sums=units > 1)
+        for batch in table.batches(network.fixed_batch or _BATCH):
+            inputs = {spec.name: batch.inputs[spec.name] for spec in network.inputs}
+            with engines.quiet():
+                outputs = network.predict(inputs)
+            values.look(outputs[index].reshape(len(batch), -1))
+        return values.logits
+
+    def _goals(self, network: engines.Network) -> list[Goal]:
+        """What each output is trained for, as evaluation would judge it."""
+        losses = tasks.losses(network.loss, [targets.known(spec) for spec in network.outputs])
         goals = []
-        for (task, units), spec in zip(found, network.outputs, strict=True):
-            loss = "cross_entropy" if task != "regression" else error_in(network.loss)
-            probabilities = spec.activation in ("softmax", "sigmoid", "hard_sigmoid")
-            goals.append(Goal(task, units, loss, probabilities))
+        for target, spec, loss in zip(self._targets, network.outputs, losses, strict=True):
+            task = target.task
+            if not target.places:
+                # Without labels an output is held against a teacher's, whatever it decides.
+                task = tasks.decide(task.units, spec.activation, loss, 0)
+                other = "regression" if task.units == 1 else "multiclass"
+                task = replace(task, kind=task.kind or other)
+            kind = "cross_entropy" if task.decides else error_in(loss.name if loss else None)
+            goals.append(Goal(task.kind, task.units, kind, task.logits is False))
         return goals
 
     def rows(
@@ -148,39 +182,32 @@ class EngineRuntime:
         if key not in self._stores:
             network = running.network
             table = Csv.open(path, self._options, network.inputs)
-            outputs = inference.deal_labels(network, table, self._task) if table.labels else []
+            found = targets.plan(network, table, self._options, self._wanted).outputs
 
             def decode(batch: Batch) -> Rows:
                 inputs = tuple(batch.inputs[spec.name] for spec in network.inputs)
-                if batch.labels is None:
+                labels = batch.labels
+                if labels is None:
                     return Rows(inputs, None)
-                labels = []
-                for output in outputs:
-                    part, where = batch.labels[:, output.columns], str(path)
-                    classes = self._options.classes
-                    labels.append(
-                        accumulators.labels_for(output.task, output.units, part, classes, where)
-                    )
-                return Rows(inputs, tuple(labels))
+                return Rows(inputs, tuple(target.labels(labels, str(path)) for target in found))
 
             self._stores[key] = RowStore(table, decode, seed=self._seed)
         return self._stores[key]
 
-    def accumulator(self, running: Running) -> accumulators.Accumulator:
-        assert isinstance(running, KerasRunning)
-        goal = running.goals[0]
-        return accumulators.accumulator(goal.task, goal.units, self._options.classes)
+    def scores(self, running: Running) -> Scores:
+        del running
+        return Scores(self._targets)
 
     def judge(self, running: Running, *, part: Part = "all", share: float = 0.1) -> dict[str, Any]:
         assert isinstance(running, KerasRunning)
-        sums = self.accumulator(running)
+        scores = self.scores(running)
         for rows in self.rows(
             running, running.network.fixed_batch or _BATCH, part=part, share=share
         ):
             if rows.labels is None:
                 raise InputError(f"{self._source(part)}: has no labels", "name the column: --label")
-            sums.update(rows.labels[0], running.predict(rows)[0].reshape(len(rows), -1))
-        return sums.result()
+            scores.update(rows.labels, running.predict(rows))
+        return scores.result()
 
 
 def _values(tensor: Tensor) -> np.ndarray:

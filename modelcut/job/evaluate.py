@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
@@ -12,41 +11,105 @@ from modelcut.job.request import Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 
+if TYPE_CHECKING:
+    from modelcut import engines
+    from modelcut.job import inference
+
+
+def open_evaluator(
+    recipe: Recipe,
+    test: Path,
+    path: Path,
+    model: Model,
+    trust: Trust,
+    *,
+    beside: bool,
+    compared: bool,
+) -> inference.Evaluator:
+    """Opens a model's network on the test data, and refuses gates that nothing measures there.
+
+    Args:
+        recipe: with the data and the gates.
+        test: the CSV.
+        path: of the model.
+        model: as it was read.
+        trust: what of its code may run.
+        beside: a SavedModel is measured as well: that may have the signature.
+        compared: whether it will be compared with another.
+
+    Raises:
+        ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
+    """
+    from modelcut.job import inference
+    from modelcut.job.targets import Wanted
+
+    head = recipe.head
+    network = network_of(recipe, path, model, trust, beside=beside)
+    wanted = Wanted(head.task, head.from_logits)
+    evaluator = inference.Evaluator.open(network, test, head.data, wanted)
+    evaluator.check(head.gates, compared=compared)
+    return evaluator
+
+
+def network_of(
+    recipe: Recipe, path: Path, model: Model, trust: Trust, *, beside: bool
+) -> engines.Network:
+    """The network of a model's file.
+
+    Args:
+        recipe: names the signature.
+        path: of the file.
+        model: as it was read.
+        trust: what of its code may run.
+        beside: a SavedModel is measured as well: that may have the signature.
+    """
+    from modelcut import engines
+    from modelcut.job import loss
+
+    # A SavedModel may be measured beside a file of another format, which has no signatures.
+    without = beside and model.origin.format != "saved_model"
+    with registry.plain_file(model) as (file, suffix):
+        return engines.open_network(
+            file,
+            model.origin.dialect,
+            suffix=suffix,
+            loss=loss.loss_of(model),
+            trust=trust.all,
+            custom_objects=own_objects(trust),
+            signature=None if without else recipe.head.data.signature,
+            name=str(path),
+        )
+
 
 def evaluate(
     recipe: Recipe,
-    test: Path,
-    candidates: Sequence[tuple[Path, Model]],
+    evaluator: inference.Evaluator,
+    other: tuple[Path, Model] | None,
+    original: Model,
     trust: Trust,
 ) -> dict[str, Any]:
-    """Runs one or two models over a CSV: (before, after), or the one alone as `after`."""
-    from modelcut import engines
-    from modelcut.job import inference, loss
+    """Runs one or two networks over a CSV.
+
+    Args:
+        recipe: with the data.
+        evaluator: of the original, or of the only model.
+        other: the model that is compared with the original.
+        original: the evaluator's.
+        trust: what of the file's code may run.
+
+    Returns:
+        The report's `evaluation`: the only model stands as `after`.
+    """
     from modelcut.metrics import accumulators
 
-    custom = own_objects(trust)
-    # A SavedModel may be measured beside a file of another format, which has no signatures.
-    folders = [path for path, model in candidates if model.origin.format == "saved_model"]
-    without = [path for path, _ in candidates if folders and path not in folders]
-    networks = []
-    for path, model in candidates:
-        with registry.plain_file(model) as (file, suffix):
-            networks.append(
-                engines.open_network(
-                    file,
-                    model.origin.dialect,
-                    suffix=suffix,
-                    loss=loss.loss_of(model),
-                    trust=trust.all,
-                    custom_objects=custom,
-                    signature=recipe.head.data.signature if path not in without else None,
-                    name=str(path),
-                )
-            )
-    task = None if recipe.head.task == "auto" else recipe.head.task
-    results, agreement = inference.evaluate(networks, test, recipe.head.data, task=task)
+    network = None
+    if other is not None:
+        folder = original.origin.format == "saved_model"
+        network = network_of(recipe, *other, trust, beside=folder)
+    results, agreement = evaluator.run(network)
     parts = [result.to_dict() for result in results]
-    answer: dict[str, Any] = {"test": str(test), "before": None, "after": parts[-1]}
+    test = str(evaluator.table.path)
+    answer: dict[str, Any] = {"test": test, "before": None, "after": parts[-1]}
     if len(parts) == 2:
         answer["before"] = parts[0]
         answer["change"] = accumulators.compare(parts[0]["metrics"], parts[1]["metrics"])

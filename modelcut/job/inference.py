@@ -16,8 +16,10 @@ from modelcut.arrays.blocks import ahead
 from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.engines import Network, quiet
-from modelcut.errors import InputError, UsageError
-from modelcut.metrics import accumulators
+from modelcut.errors import UsageError
+from modelcut.job.targets import Targets, Wanted, paired, plan
+from modelcut.metrics.limits import Limits
+from modelcut.metrics.scores import Agreement, Scores, Target, check_limits
 
 _BATCH_VALUES = 1 << 22
 _MOST_ROWS = 1024
@@ -31,8 +33,9 @@ class Evaluation:
 
     Attributes:
         engine: name and version.
-        task: of the first output.
-        metrics: of the first output, and of all by name where there are several.
+        task: of the first measured output.
+        metrics: of the first measured output, and of all by name where there are several.
+        outputs: what each output is for, and which labels it was measured against.
         rows: evaluated.
         seconds: in the engine, the first batch left out where there are more.
         latency: of single rows, or None.
@@ -44,6 +47,7 @@ class Evaluation:
     rows: int
     rows_per_second: float | None
     latency: dict[str, Any] | None
+    outputs: list[dict[str, Any]] = field(default_factory=list)
     cleaning: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -53,6 +57,7 @@ class Evaluation:
             "engine": self.engine,
             "task": self.task,
             "metrics": self.metrics,
+            "outputs": self.outputs,
             "rows": self.rows,
             "rows_per_second": self.rows_per_second,
             "latency": self.latency,
@@ -62,25 +67,123 @@ class Evaluation:
         }
 
 
-class Output:
-    """One output's labels and accumulators, of all networks."""
+@dataclass(frozen=True)
+class Evaluator:
+    """A network and a CSV that it fits, with what each output is measured against.
 
-    def __init__(self, name: str, task: str, units: int, columns: slice, networks: int) -> None:
-        self.name = name
-        self.task = task
-        self.units = units
-        self.columns = columns
-        self.networks = networks
-        self.sums: list[accumulators.Accumulator] = []
+    Attributes:
+        network: the one that decides what its outputs are for.
+        table: the rows.
+        options: how they are read.
+        targets: the outputs.
+    """
 
-    def start(self, classes: Sequence[str] | None) -> None:
-        self.sums = [
-            accumulators.accumulator(self.task, self.units, classes) for _ in range(self.networks)
-        ]
+    network: Network
+    table: Csv
+    options: DataOptions
+    targets: Targets
+
+    @classmethod
+    def open(
+        cls, network: Network, path: Path, options: DataOptions, wanted: Wanted | None = None
+    ) -> Evaluator:
+        """Looks at the first lines of the CSV; no sample is run yet.
+
+        Raises:
+            InputError: the CSV does not fit the network.
+            UsageError: its label columns do not.
+        """
+        table = Csv.open(path, options, network.inputs)
+        return cls(network, table, options, plan(network, table, options, wanted or Wanted()))
+
+    def check(self, limits: Limits, *, compared: bool) -> None:
+        """Refuses what cannot be measured.
+
+        Args:
+            limits: that will be judged.
+            compared: whether there will be another network.
+
+        Raises:
+            UsageError: with what to do.
+        """
+        if not self.table.labels and not compared:
+            raise UsageError(
+                f"{self.table.path}: has no label column, so nothing can be measured",
+                "add --label",
+            )
+        check_limits(limits, self.targets.outputs, compared=compared)
+
+    def run(self, other: Network | None = None) -> tuple[list[Evaluation], dict[str, Any] | None]:
+        """Runs all rows.
+
+        Args:
+            other: a network that is compared with the evaluator's own, which is the original.
+
+        Returns:
+            One evaluation a network; and, of two, how far they agree.
+
+        Raises:
+            InputError: rows or labels do not fit the networks.
+        """
+        networks = [self.network] if other is None else [self.network, other]
+        orders = [paired(self.network.outputs, each.outputs) for each in networks]
+        targets, table = self.targets.outputs, self.table
+        first = Scores(targets)
+        scores = [first] if other is None else [first, Scores(targets, first)]
+        agreement = Agreement(targets, first) if other is not None else None
+        seconds = [0.0] * len(networks)
+        counted = rows = 0
+        sample: Batch | None = None
+        distinct = _Distinct()
+        for number, batch in enumerate(ahead(table.batches(_batch_size(self.network)))):
+            sample = sample or batch
+            distinct.look(batch)
+            results = []
+            for index, network in enumerate(networks):
+                with quiet():
+                    start = time.perf_counter()
+                    found = network.predict(_named(batch.inputs, network))
+                    took = _seconds(network, time.perf_counter() - start)
+                results.append([found[place] for place in orders[index]])
+                # The first batch traces the graph: it is no measure of the speed.
+                seconds[index] += took if number else 0.0
+            counted += len(batch) if number else 0
+            rows += len(batch)
+            labels = _labels(targets, batch, str(table.path))
+            for sums, result in zip(scores, results, strict=True):
+                sums.update(labels, result)
+            if agreement:
+                agreement.look(*results)
+        assert sample is not None
+        warnings = [*self.targets.notes, *table.warnings, *distinct.warnings(targets)]
+        evaluations = []
+        for index, network in enumerate(networks):
+            merged = scores[index].result()
+            lines = [*warnings, *scores[index].notes(), *_odd(merged)]
+            measured = [target for target in targets if target.places]
+            evaluations.append(
+                Evaluation(
+                    engine=network.engine,
+                    task=measured[0].task.kind if measured else None,
+                    metrics=merged,
+                    rows=rows,
+                    rows_per_second=counted / seconds[index] if seconds[index] else None,
+                    latency=_latency(network, sample),
+                    outputs=scores[index].described(),
+                    cleaning=table.cleaning.to_dict(),
+                    warnings=lines,
+                )
+            )
+        return evaluations, agreement.result() if agreement else None
 
 
 def evaluate(
-    networks: Sequence[Network], path: Path, options: DataOptions, *, task: str | None = None
+    networks: Sequence[Network],
+    path: Path,
+    options: DataOptions,
+    *,
+    task: str | Mapping[str, str] | None = None,
+    from_logits: bool | Mapping[str, bool] | None = None,
 ) -> tuple[list[Evaluation], dict[str, Any] | None]:
     """Evaluates networks that take the same inputs.
 
@@ -88,7 +191,8 @@ def evaluate(
         networks: one, or the original and the result.
         path: the CSV.
         options: how it is read.
-        task: of the outputs; None: inferred.
+        task: of the outputs; None: the file tells.
+        from_logits: of the outputs; None: the file tells.
 
     Returns:
         One evaluation a network; and, of two, how far they agree.
@@ -97,57 +201,29 @@ def evaluate(
         InputError: rows or labels do not fit the networks.
         UsageError: nothing can be measured on this CSV.
     """
-    first = networks[0]
-    table = Csv.open(path, options, first.inputs)
-    if not table.labels and len(networks) < 2:
-        raise UsageError(f"{path}: has no label column, so nothing can be measured", "add --label")
-    outputs = deal_labels(first, table, task, len(networks)) if table.labels else []
-    for output in outputs:
-        output.start(options.classes)
-    agreement = _Agreement() if len(networks) == 2 else None
-    seconds = [0.0] * len(networks)
-    counted = rows = 0
-    sample: Batch | None = None
-    distinct = _Distinct()
-    for number, batch in enumerate(ahead(table.batches(_batch_size(first)))):
-        sample = sample or batch
-        distinct.look(batch)
-        results = []
-        for index, network in enumerate(networks):
-            with quiet():
-                start = time.perf_counter()
-                results.append(network.predict(_named(batch.inputs, network)))
-                took = _seconds(network, time.perf_counter() - start)
-            # The first batch traces the graph: it is no measure of the speed.
-            seconds[index] += took if number else 0.0
-        counted += len(batch) if number else 0
-        rows += len(batch)
-        _add(outputs, batch, results, options, str(path))
-        if agreement:
-            agreement.look(results[0][0], results[1][0])
-    assert sample is not None
-    warnings = [*table.warnings, *distinct.warnings(outputs)]
-    evaluations = []
-    for index, network in enumerate(networks):
-        found = [output.sums[index].result() for output in outputs]
-        merged = dict(found[0]) if found else {}
-        if len(found) > 1:
-            merged["outputs"] = {o.name: r for o, r in zip(outputs, found, strict=True)}
-        if merged.get("nonfinite_outputs"):
-            warnings.append(f"{merged['nonfinite_outputs']} rows gave NaN or infinite outputs")
-        evaluations.append(
-            Evaluation(
-                engine=network.engine,
-                task=outputs[0].task if outputs else None,
-                metrics=merged,
-                rows=rows,
-                rows_per_second=counted / seconds[index] if seconds[index] else None,
-                latency=_latency(network, sample),
-                cleaning=table.cleaning.to_dict(),
-                warnings=warnings,
-            )
-        )
-    return evaluations, agreement.result() if agreement else None
+    evaluator = Evaluator.open(networks[0], path, options, Wanted(task or "auto", from_logits))
+    evaluator.check(Limits(), compared=len(networks) > 1)
+    return evaluator.run(networks[1] if len(networks) > 1 else None)
+
+
+def _labels(targets: Sequence[Target], batch: Batch, where: str) -> list[np.ndarray | None]:
+    """The labels of each output; None for one that is not measured."""
+    table = batch.labels
+    return [
+        target.labels(table, where) if target.places and table is not None else None
+        for target in targets
+    ]
+
+
+def _odd(merged: Mapping[str, Any]) -> list[str]:
+    """What was odd in the values of the outputs."""
+    lines = []
+    for name, part in (merged.get("outputs") or {"": merged}).items():
+        which = f" of the output {name!r}" if name else ""
+        if part.get("nonfinite_outputs"):
+            rows = part["nonfinite_outputs"]
+            lines.append(f"{rows} rows gave NaN or infinite outputs{which}")
+    return lines
 
 
 def _named(inputs: Mapping[str, np.ndarray], network: Network) -> Mapping[str, np.ndarray]:
@@ -171,77 +247,6 @@ def _batch_size(network: Network) -> int:
     return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
 
 
-def deal_labels(network: Network, table: Csv, task: str | None, networks: int = 1) -> list[Output]:
-    """Deals the label columns out to the outputs, in order.
-
-    Raises:
-        UsageError: an output gets none, or takes more than one decision a row.
-    """
-    made, start = [], 0
-    several = len(network.outputs) > 1
-    for spec in network.outputs:
-        shape = [n for n in spec.shape if n != 1]
-        if len(shape) > 1 or None in shape:
-            raise UsageError(
-                f"the output {spec.name!r} of shape {spec.shape} has more than one label a row",
-                "modelcut takes one decision a row; use such a network in your own code",
-            )
-        units = shape[0] if shape else 1
-        assert units is not None
-        left = len(table.labels) - start
-        one_each = several and len(table.labels) == len(network.outputs)
-        mine = 1 if one_each else left if not several else min(units, left)
-        chosen = task or accumulators.infer_task(units, spec.activation, network.loss, mine)
-        if several and not one_each and chosen in ("binary", "multiclass"):
-            mine = min(1, left)
-        if mine < 1:
-            raise UsageError(
-                f"{table.path}: no label column is left for the output {spec.name!r}",
-                "name one for each output: --label '[a, b]'; of a SavedModel, "
-                "--signature NAME:OUTPUT takes one",
-            )
-        made.append(Output(spec.name, chosen, units, slice(start, start + mine), networks))
-        start += mine
-    return made
-
-
-def _add(
-    outputs: list[Output],
-    batch: Batch,
-    results: list[list[np.ndarray]],
-    options: DataOptions,
-    where: str,
-) -> None:
-    for number, output in enumerate(outputs):
-        assert batch.labels is not None
-        part = batch.labels[:, output.columns]
-        labels = accumulators.labels_for(output.task, output.units, part, options.classes, where)
-        for sums, result in zip(output.sums, results, strict=True):
-            sums.update(labels, result[number].reshape(len(labels), -1))
-
-
-class _Agreement:
-    """How far two networks give the same answers."""
-
-    def __init__(self) -> None:
-        self._rows = self._same = 0
-        self._most = 0.0
-
-    def look(self, one: np.ndarray, two: np.ndarray) -> None:
-        one = one.reshape(len(one), -1).astype(np.float64)
-        two = two.reshape(len(two), -1).astype(np.float64)
-        if one.shape != two.shape:
-            raise InputError("the two models give outputs of different shapes")
-        self._rows += len(one)
-        same = (one > 0.5) == (two > 0.5) if one.shape[1] == 1 else None
-        self._same += int((one.argmax(1) == two.argmax(1)).sum() if same is None else same.sum())
-        if one.size:
-            self._most = max(self._most, float(np.nanmax(np.abs(one - two), initial=0.0)))
-
-    def result(self) -> dict[str, Any]:
-        return {"top1": self._same / max(1, self._rows), "max_difference": self._most}
-
-
 class _Distinct:
     """Notices data on which a measure means little."""
 
@@ -260,11 +265,12 @@ class _Distinct:
         if self._one_label and batch.labels is not None:
             self._one_label = bool((batch.labels == self._label).all())
 
-    def warnings(self, outputs: list[Output]) -> list[str]:
+    def warnings(self, targets: Sequence[Target]) -> list[str]:
         found = []
         if self._alike:
             found.append("all rows of the CSV are alike")
-        if outputs and self._one_label and outputs[0].task != "regression":
+        measured = [target for target in targets if target.places]
+        if measured and self._one_label and measured[0].task.decides:
             found.append("all rows of the CSV have the same label")
         return found
 

@@ -16,8 +16,8 @@ def error_in(loss: str | None) -> str:
     return "huber" if "huber" in name or "cosh" in name else "mse"
 
 
-def loss_of(model: Model) -> str | None:
-    """The loss that the model was compiled with, as the file says it."""
+def loss_of(model: Model) -> Any:
+    """The loss that the model was compiled with, as its compile configuration says it; or None."""
     training: Any = None
     if model.architecture is not None:
         training = model.architecture.root.get("compile_config")
@@ -30,8 +30,4 @@ def loss_of(model: Model) -> str | None:
         training = safety.load_json(
             model.origin.training, where=str(model.origin.path), what="training configuration"
         )
-    loss = training.get("loss") if isinstance(training, dict) else None
-    while isinstance(loss, (list, dict)) and loss:
-        inner = loss.get("class_name") if isinstance(loss, dict) else None
-        loss = inner or next(iter(loss.values() if isinstance(loss, dict) else loss))
-    return loss if isinstance(loss, str) else None
+    return training.get("loss") if isinstance(training, dict) else None

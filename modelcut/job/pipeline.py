@@ -7,7 +7,7 @@ the written file. Nothing appears at the output's place before all of it is done
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelcut.errors import InputError
 from modelcut.formats import registry
@@ -15,7 +15,7 @@ from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
 from modelcut.job.digest import Digest
-from modelcut.job.evaluate import evaluate
+from modelcut.job.evaluate import evaluate, open_evaluator
 from modelcut.job.fold import Folded, fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
@@ -23,6 +23,9 @@ from modelcut.job.verify import refuse_nan, verify
 from modelcut.job.write import Draft, Places, reserve, write
 from modelcut.model.model import Model
 from modelcut.report import render
+
+if TYPE_CHECKING:
+    from modelcut.job.inference import Evaluator
 
 
 def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
@@ -46,6 +49,10 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             fold(model, job.recipe, say, runtime, kept)
             team.finish()
             return {"worker": team.worker, "workers": team.workers}
+        evaluator = None
+        if job.test is not None and job.recipe.head.gates.needing_data():
+            say("starting the network")  # a gate that nothing can judge is refused before work
+            evaluator = _evaluator(checked)
         with Outputs(
             job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         ) as outputs:
@@ -58,7 +65,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             with Digest(places.model) as printed:
                 again = verify(checked, folded, draft)
                 report = _described(checked, folded, draft, digest, printed)
-            _measure(checked, draft, places, again, report, say)
+            _measure(checked, draft, places, again, report, evaluator, say)
             report["gates"] = job.recipe.head.gates.judge(report)
             _publish(job, report, places, outputs, digest)
         if kept is not None:
@@ -90,6 +97,7 @@ def _measure(
     places: Places,
     again: Model,
     report: dict[str, Any],
+    evaluator: Evaluator | None,
     say: Say,
 ) -> None:
     """Adds to the report what takes an engine."""
@@ -100,9 +108,24 @@ def _measure(
         report["output"]["header"] = header
     if job.test is not None:
         say("evaluating")
-        candidates = [(job.model, checked.model), (draft.path, again)]
-        report["evaluation"] = evaluate(job.recipe, job.test, candidates, job.trust)
+        report["evaluation"] = evaluate(
+            job.recipe,
+            evaluator or _evaluator(checked),
+            (draft.path, again),
+            checked.model,
+            job.trust,
+        )
         report["warnings"] += data_warnings(report)
+
+
+def _evaluator(checked: Checked) -> Evaluator:
+    """The original's network on the test data."""
+    job = checked.job
+    assert job.test is not None
+    beside = checked.writer.NAME.startswith("saved_model")
+    return open_evaluator(
+        job.recipe, job.test, job.model, checked.model, job.trust, beside=beside, compared=True
+    )
 
 
 def _publish(

@@ -102,6 +102,7 @@ def open_runtime(
     """
     from modelcut import engines
     from modelcut.job import engine_runtime
+    from modelcut.job.targets import Wanted
 
     custom = own_objects(trust)
     check_trainable(model, trust=trust.all, custom=engines.names_of(custom))
@@ -111,7 +112,7 @@ def open_runtime(
         train,
         head.data,
         validate=validate,
-        task=None if head.task == "auto" else head.task,
+        wanted=Wanted(head.task, head.from_logits),
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from modelcut.errors import InputError
+from modelcut.metrics.task import decisions
 
-TASKS = ("binary", "multiclass", "multilabel", "regression")
 _TINY = sys.float_info.epsilon
 _MOST_CONFUSED = 1000
 
@@ -29,126 +28,92 @@ class Accumulator(Protocol):
         """The metrics so far, as plain JSON data."""
 
 
-def infer_task(units: int, activation: str | None, loss: str | None, label_columns: int) -> str:
-    """What an output is for.
+def accumulator(
+    task: str,
+    units: int,
+    classes: Sequence[str] | None = None,
+    *,
+    logits: bool | None = None,
+    values: Values | None = None,
+) -> Accumulator:
+    """The accumulator of a task.
 
     Args:
+        task: one of `task.KINDS`.
         units: width of the output.
-        activation: of the last layer, or None.
-        loss: that the model was compiled with, or None.
-        label_columns: how many columns hold labels; 0 for none.
+        classes: names, for the report.
+        logits: what the outputs are; None: the values tell, all of them, at the end.
+        values: where logits is None: those that tell; None: the accumulator's own.
     """
-    loss = (loss or "").lower()
-    if "binary" in loss and "cross" in loss:
-        return "binary" if units == 1 or (label_columns < 2 and units == 2) else "multilabel"
-    if "categorical" in loss or activation == "softmax":
-        return "multiclass"
-    if activation == "sigmoid":
-        return "binary" if units == 1 else "multilabel"
-    if units == 1 or label_columns > 1:
-        return "regression"
-    error = ("mean_squared", "mean_absolute", "mse", "mae", "huber", "logcosh", "log_cosh")
-    return "regression" if any(name in loss for name in error) else "multiclass"
-
-
-def labels_for(
-    task: str, units: int, labels: np.ndarray, classes: Sequence[str] | None, where: str
-) -> np.ndarray:
-    """Labels as the accumulators take them.
-
-    Args:
-        task: one of `TASKS`.
-        units: width of the output.
-        labels: (rows, columns), numbers or text.
-        classes: class names in the order of the outputs, for text labels.
-        where: the file, for messages.
-
-    Returns:
-        int64 (rows,) for binary and multiclass, int64 (rows, units) for multilabel, float64
-        (rows, units) for regression.
-
-    Raises:
-        InputError: labels that the model cannot mean.
-    """
-    if labels.dtype == object:
-        labels = _named(labels, classes, where)
-    if task == "regression":
-        if labels.shape[1] != units:
-            raise InputError(
-                f"{where}: {labels.shape[1]} label columns, the model gives {units} numbers"
-            )
-        return labels
-    if task == "multilabel":
-        if labels.shape[1] != units or not np.isin(labels, (0, 1)).all():
-            raise InputError(
-                f"{where}: the model decides {units} labels: it needs {units} columns of 0 and 1",
-                "name them with --label",
-            )
-        return labels.astype(np.int64)
-    if labels.shape[1] > 1:
-        count = max(2, units)
-        if labels.shape[1] != count or not (np.isin(labels, (0, 1)).all(axis=1)).all():
-            raise InputError(
-                f"{where}: {labels.shape[1]} one-hot columns, the model has {count} classes"
-            )
-        if not (labels.sum(axis=1) == 1).all():
-            raise InputError(f"{where}: a row's one-hot columns do not sum to 1")
-        return labels.argmax(axis=1)
-    return _whole(labels[:, 0], max(2, units), where)
-
-
-def _named(labels: np.ndarray, classes: Sequence[str] | None, where: str) -> np.ndarray:
-    if classes is None:
-        shown = next(str(value) for value in labels.ravel() if isinstance(value, str))
-        raise InputError(
-            f"{where}: the label {shown[:40]!r} is text",
-            "give the class names in the order of the model's outputs: --classes '[a, b]'",
-        )
-    index = {name: number for number, name in enumerate(classes)}
-    codes = np.empty(labels.shape)
-    for place, value in np.ndenumerate(labels):
-        key = value if isinstance(value, str) else f"{value:g}"
-        if key not in index:
-            raise InputError(f"{where}: the label {key[:40]!r} is none of --classes")
-        codes[place] = index[key]
-    return codes
-
-
-def _whole(labels: np.ndarray, count: int, where: str) -> np.ndarray:
-    whole = np.rint(labels)
-    if not np.array_equal(whole, labels):
-        odd = float(labels[whole != labels][0])
-        raise InputError(
-            f"{where}: the label {odd:g} is no class number", "for regression say --task regression"
-        )
-    low, high = int(whole.min(initial=0)), int(whole.max(initial=0))
-    if low < 0 or high >= count:
-        hint = f"classes are numbered from 0 to {count - 1}"
-        if high == count and low >= 0:
-            hint += "; are these numbered from 1?"
-        raise InputError(f"{where}: the label {low if low < 0 else high} is no class", hint)
-    return whole.astype(np.int64)
-
-
-def accumulator(task: str, units: int, classes: Sequence[str] | None = None) -> Accumulator:
-    """The accumulator of a task."""
     if task == "regression":
         return Regression(units)
+    if logits is None:
+        readings = [accumulator(task, units, classes, logits=each) for each in (False, True)]
+        return Undecided(readings, values, sums=task != "multilabel" and units > 1)
     if task == "multilabel":
-        return Multilabel(units, classes)
-    return Classes(max(2, units), classes)
+        return Multilabel(units, classes, logits=logits)
+    return Classes(max(2, units), classes, logits=logits)
+
+
+class Values:
+    """What tells logits from probabilities, where nothing else does.
+
+    Probabilities lie in [0, 1], and those of classes sum to 1 up to what 8 bits can hold. That is
+    asked of all samples together: it depends neither on their order nor on the batches.
+    """
+
+    def __init__(self, *, sums: bool) -> None:
+        self._sums = sums
+        self.logits = False
+
+    def look(self, outputs: np.ndarray) -> None:
+        """Takes a batch, (rows, units)."""
+        outputs = outputs[np.isfinite(outputs).all(axis=1)].astype(np.float64)
+        outside = (outputs < 0) | (outputs > 1)
+        self.logits |= bool(outside.any())
+        if self._sums:
+            slack = max(0.05, outputs.shape[1] / 512)  # half a code of 8 bits each
+            self.logits |= bool((np.abs(outputs.sum(axis=1) - 1) > slack).any())
+
+
+class Undecided:
+    """Outputs that may be probabilities or logits: summed up as both until all are seen.
+
+    Attributes:
+        values: that tell at the end which of both it is.
+    """
+
+    def __init__(
+        self, readings: Sequence[Accumulator], values: Values | None, *, sums: bool
+    ) -> None:
+        self._readings = readings
+        self._mine = values is None
+        self.values = Values(sums=sums) if values is None else values
+
+    def update(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        """See `Accumulator`."""
+        if self._mine:
+            self.values.look(outputs)
+        for reading in self._readings:
+            reading.update(labels, outputs)
+
+    def result(self) -> dict[str, Any]:
+        """See `Accumulator`."""
+        return self._readings[self.values.logits].result()
 
 
 class Classes:
     """One class of several: binary (one unit, or two) and multiclass."""
 
-    def __init__(self, count: int, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, count: int, names: Sequence[str] | None = None, *, logits: bool = False
+    ) -> None:
         self._names = [str(n) for n in names] if names else [str(i) for i in range(count)]
         self._confusion = np.zeros((count, count), np.int64)
         self._loss = 0.0
         self._top = 0
         self._nonfinite = 0
-        self._logits = False
+        self._logits = logits
 
     def update(self, labels: np.ndarray, outputs: np.ndarray) -> None:
         """See `Accumulator`."""
@@ -156,9 +121,10 @@ class Classes:
         bad = ~np.isfinite(outputs).all(axis=1)
         self._nonfinite += int(bad.sum())
         outputs = np.nan_to_num(outputs, nan=0.0, posinf=1e30, neginf=-1e30)
+        predicted = decisions("multiclass", outputs, logits=self._logits)
+        assert predicted is not None
         outputs = self._probabilities(outputs)
         count = len(self._confusion)
-        predicted = outputs.argmax(axis=1)
         pairs = labels * count + predicted
         self._confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)
         chosen = outputs[np.arange(len(labels)), labels]
@@ -168,17 +134,11 @@ class Classes:
 
     def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
         if outputs.shape[1] == 1:
-            if np.any((outputs < 0) | (outputs > 1)):
-                self._logits = True
             one = 1 / (1 + np.exp(-np.clip(outputs, -60, 60))) if self._logits else outputs
-            # A tie at one half is the positive class's only above it, as `> 0.5` says.
             return np.concatenate([1 - one, one], axis=1)
-        sums = outputs.sum(axis=1, keepdims=True)
-        if self._logits or np.any(outputs < 0) or np.any(np.abs(sums - 1) > 1e-2):
-            self._logits = True
+        if self._logits:
             outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            sums = outputs.sum(axis=1, keepdims=True)
-        return outputs / np.maximum(sums, _TINY)
+        return outputs / np.maximum(outputs.sum(axis=1, keepdims=True), _TINY)
 
     def result(self) -> dict[str, Any]:
         """Accuracy, averaged and per-class precision, recall and F1, log loss, confusion."""
@@ -204,7 +164,10 @@ class Classes:
 class Multilabel:
     """Several yes-or-no decisions a row."""
 
-    def __init__(self, units: int, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, units: int, names: Sequence[str] | None = None, *, logits: bool = False
+    ) -> None:
+        self._logits = logits
         self._names = [str(n) for n in names] if names else [str(i) for i in range(units)]
         self._hits = np.zeros(units, np.int64)
         self._said = np.zeros(units, np.int64)
@@ -218,9 +181,10 @@ class Multilabel:
         outputs = outputs.astype(np.float64)
         self._nonfinite += int((~np.isfinite(outputs).all(axis=1)).sum())
         outputs = np.nan_to_num(outputs, nan=0.0)
-        if np.any((outputs < 0) | (outputs > 1)):
+        said = decisions("multilabel", outputs, logits=self._logits)
+        assert said is not None
+        if self._logits:
             outputs = 1 / (1 + np.exp(-np.clip(outputs, -60, 60)))
-        said = outputs > 0.5
         true = labels == 1
         self._hits += (said & true).sum(axis=0)
         self._said += said.sum(axis=0)
@@ -240,6 +204,7 @@ class Multilabel:
             "label_accuracy": _share(int(self._right.sum()), cells),
             **found,
             "log_loss": self._loss / cells if cells else 0.0,
+            "from_logits": self._logits,
             "nonfinite_outputs": self._nonfinite,
             "rows": self._rows,
         }
@@ -377,4 +342,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
             worst = max(rows, key=lambda row: row[f"{part}_drop"])
             change[f"worst_class_{part}"] = worst["class"]
             change[f"worst_class_{part}_drop"] = worst[f"{part}_drop"]
+    if before.get("outputs") and after.get("outputs"):
+        change["outputs"] = {
+            name: compare(part, after["outputs"][name])
+            for name, part in before["outputs"].items()
+            if name in after["outputs"]
+        }
     return change

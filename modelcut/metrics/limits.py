@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH, schema
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -30,62 +33,147 @@ def _bytes(value: Any) -> Any:
 Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
+# One number, by which the worst output is judged, or a mapping {output: number}.
+EachShare = Annotated[
+    float,
+    Field(ge=0, le=1),
+    ONE_OR_EACH,
+    AS_GIVEN,
+    schema({"type": "number", "minimum": 0, "maximum": 1}),
+]
+EachPositive = Annotated[
+    float, Field(ge=0), ONE_OR_EACH, AS_GIVEN, schema({"type": "number", "minimum": 0})
+]
+EachNumber = Annotated[float, ONE_OR_EACH, AS_GIVEN, schema({"type": "number"})]
+
+Of = Literal["", "classes", "numbers", "agreement"]
 
 
-def _gate(path: str, text: str) -> Any:
-    return Field(default=None, description=text, json_schema_extra={"path": path})
+def _gate(path: str, text: str, of: Of = "") -> Any:
+    return Field(default=None, description=text, json_schema_extra={"path": path, "of": of})
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit that is set.
+
+    Attributes:
+        name: of the gate.
+        limit: the number.
+        path: where in the report its value stands.
+        of: what outputs it is for: classes, numbers, agreement (of decisions); "" for any model.
+        output: the name of the output that is meant; "": the worst one decides.
+    """
+
+    name: str
+    limit: float
+    path: str
+    of: str = ""
+    output: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name, with the output's where one is meant."""
+        return f"{self.name}.{self.output}" if self.output else self.name
+
+    @property
+    def at_most(self) -> bool:
+        """Whether it is an upper limit."""
+        return self.name.startswith("max_")
+
+    @property
+    def compares(self) -> bool:
+        """Whether it takes two models to judge it."""
+        return self.path.startswith(("evaluation.change.", "evaluation.agreement."))
+
+    def value(self, report: Mapping[str, Any]) -> tuple[float | None, str]:
+        """What the report has at its place, and of which output; None for nothing."""
+        parent, _, key = self.path.rpartition(".")
+        measured = _part(report, parent)
+        if not isinstance(measured, Mapping):
+            return None, self.output
+        parts = measured.get("outputs") or {"": measured}
+        if self.output:
+            parts = {self.output: parts.get(self.output, {})}
+        found = {name: part[key] for name, part in parts.items() if _is_number(part.get(key))}
+        odd = next((name for name, value in found.items() if value != value), None)
+        if odd is not None or not found:
+            return None, odd or self.output
+        name = (max if self.at_most else min)(found, key=lambda name: found[name])
+        return found[name], name
 
 
 class Limits(BaseModel):
     """Limits on what an evaluation measures; what is not set is not asked.
 
-    A name that begins with `min_` is a lower limit, one with `max_` an upper one.
+    A name that begins with `min_` is a lower limit, one with `max_` an upper one. Of several
+    outputs the worst decides; `{output: limit}` names one, or some.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    max_accuracy_drop: Share | None = _gate(
-        "evaluation.change.accuracy_drop", "Most accuracy that may be lost, as a share (0.01)."
+    max_accuracy_drop: EachShare | None = _gate(
+        "evaluation.change.accuracy_drop",
+        "Most accuracy that may be lost, as a share (0.01).",
+        "classes",
     )
-    min_accuracy: Share | None = _gate(
-        "evaluation.after.metrics.accuracy", "Least accuracy of the result."
+    min_accuracy: EachShare | None = _gate(
+        "evaluation.after.metrics.accuracy", "Least accuracy of the result.", "classes"
     )
-    max_f1_drop: Share | None = _gate(
-        "evaluation.change.f1_drop", "Most macro F1 that may be lost."
+    max_f1_drop: EachShare | None = _gate(
+        "evaluation.change.f1_drop", "Most macro F1 that may be lost.", "classes"
     )
-    min_f1: Share | None = _gate("evaluation.after.metrics.f1_macro", "Least macro F1.")
-    max_recall_drop: Share | None = _gate(
-        "evaluation.change.recall_drop", "Most macro recall that may be lost."
+    min_f1: EachShare | None = _gate(
+        "evaluation.after.metrics.f1_macro", "Least macro F1.", "classes"
     )
-    min_recall: Share | None = _gate(
-        "evaluation.after.metrics.recall_macro", "Least macro recall of the result."
+    max_recall_drop: EachShare | None = _gate(
+        "evaluation.change.recall_drop", "Most macro recall that may be lost.", "classes"
     )
-    max_class_recall_drop: Share | None = _gate(
-        "evaluation.change.worst_class_recall_drop", "Most recall that any one class may lose."
+    min_recall: EachShare | None = _gate(
+        "evaluation.after.metrics.recall_macro", "Least macro recall of the result.", "classes"
     )
-    max_class_f1_drop: Share | None = _gate(
-        "evaluation.change.worst_class_f1_drop", "Most F1 that any one class may lose."
+    max_class_recall_drop: EachShare | None = _gate(
+        "evaluation.change.worst_class_recall_drop",
+        "Most recall that any one class may lose.",
+        "classes",
     )
-    max_log_loss_increase: Positive | None = _gate(
-        "evaluation.change.log_loss_increase", "Most that the log loss may grow."
+    max_class_f1_drop: EachShare | None = _gate(
+        "evaluation.change.worst_class_f1_drop", "Most F1 that any one class may lose.", "classes"
     )
-    min_agreement: Share | None = _gate(
-        "evaluation.agreement.top1", "Least share of rows on which both models decide alike."
+    max_log_loss_increase: EachPositive | None = _gate(
+        "evaluation.change.log_loss_increase", "Most that the log loss may grow.", "classes"
     )
-    max_mae_increase: Positive | None = _gate(
-        "evaluation.change.mae_increase", "Regression: most that the mean absolute error may grow."
+    min_agreement: EachShare | None = _gate(
+        "evaluation.agreement.top1",
+        "Least share of rows on which both models decide alike.",
+        "agreement",
     )
-    max_rmse_increase: Positive | None = _gate(
-        "evaluation.change.rmse_increase", "Regression: most that the RMSE may grow."
+    max_mae_increase: EachPositive | None = _gate(
+        "evaluation.change.mae_increase",
+        "Regression: most that the mean absolute error may grow.",
+        "numbers",
     )
-    min_r2: float | None = _gate("evaluation.after.metrics.r2", "Regression: least R².")
+    max_rmse_increase: EachPositive | None = _gate(
+        "evaluation.change.rmse_increase", "Regression: most that the RMSE may grow.", "numbers"
+    )
+    min_r2: EachNumber | None = _gate(
+        "evaluation.after.metrics.r2", "Regression: least R².", "numbers"
+    )
+
+    def each(self) -> Iterator[Limit]:
+        """The limits that are set, one for each output that is named."""
+        for name, info in type(self).model_fields.items():
+            said, extra = getattr(self, name), info.json_schema_extra
+            if said is None or not isinstance(extra, dict) or "path" not in extra:
+                continue
+            of = str(extra["of"])
+            for output, limit in said.items() if isinstance(said, dict) else [("", said)]:
+                yield Limit(name, limit, str(extra["path"]), of, output)
 
     def items(self) -> Iterator[tuple[str, float, str]]:
         """The limits that are set: name, limit, path in the report."""
-        for name, info in type(self).model_fields.items():
-            limit, extra = getattr(self, name), info.json_schema_extra
-            if limit is not None and isinstance(extra, dict) and "path" in extra:
-                yield name, limit, str(extra["path"])
+        for limit in self.each():
+            yield limit.shown, limit.limit, limit.path
 
     def needing_data(self) -> list[str]:
         """Names of the limits that are set and cannot be judged without test data."""
@@ -96,18 +184,18 @@ class Limits(BaseModel):
 
         Returns:
             One dict a limit: name, limit, value (None where the report has no such number, which
-            does not hold), held.
+            does not hold), held; and of a network with several outputs, the output that decided.
         """
         verdicts = []
-        for name, limit, path in self.items():
-            value = _lookup(report, path)
-            at_most = name.startswith("max_")
+        for limit in self.each():
+            value, output = limit.value(report)
             # A share of rows is not exact in binary: 0.03 - 0.02 must pass a limit of 0.01.
-            slack = 1e-9 * max(1.0, abs(limit))
+            slack = 1e-9 * max(1.0, abs(limit.limit))
             held = value is not None and (
-                value <= limit + slack if at_most else value >= limit - slack
+                value <= limit.limit + slack if limit.at_most else value >= limit.limit - slack
             )
-            verdicts.append({"name": name, "limit": limit, "value": value, "held": held})
+            verdict = {"name": limit.name, "limit": limit.limit, "value": value, "held": held}
+            verdicts.append({**verdict, "output": output} if output else verdict)
         return verdicts
 
 
@@ -133,9 +221,13 @@ class Gates(Limits):
     )
 
 
-def _lookup(report: Any, path: str) -> float | None:
-    for part in path.split("."):
+def _part(report: Any, path: str) -> Any:
+    for name in path.split("."):
         if not isinstance(report, Mapping):
             return None
-        report = report.get(part)
-    return report if isinstance(report, (int, float)) and report == report else None
+        report = report.get(name)
+    return report
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,8 @@ from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.errors import RecipeError
 from modelcut.errors.explain import explain, near
+from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH
+from modelcut.metrics.each import schema as _schema
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.export import ExportOptions
 from modelcut.steps.base import Step
@@ -27,6 +29,16 @@ if TYPE_CHECKING:  # YAML is read for recipes only, not for flags
 
 VERSION = 1
 
+_KINDS = "auto|binary|multiclass|multilabel|regression"
+Kind = Annotated[
+    str,
+    Field(pattern=f"^({_KINDS})$"),
+    ONE_OR_EACH,
+    AS_GIVEN,
+    _schema({"type": "string", "enum": _KINDS.split("|")}),
+]
+Logits = Annotated[bool, ONE_OR_EACH, AS_GIVEN, _schema({"type": "boolean"})]
+
 
 class Head(BaseModel):
     """What a recipe says besides its steps."""
@@ -35,10 +47,15 @@ class Head(BaseModel):
 
     version: int = Field(default=VERSION, ge=1, le=VERSION, description="Of the recipe language.")
     seed: int = Field(default=0, ge=0, lt=1 << 63, description="For everything random.")
-    task: str = Field(
+    task: Kind = Field(
         default="auto",
-        description="auto, binary, multiclass, multilabel or regression.",
-        pattern="^(auto|binary|multiclass|multilabel|regression)$",
+        description="What the outputs are for: auto, binary, multiclass, multilabel or regression; "
+        "or {output: task}.",
+    )
+    from_logits: Logits | None = Field(
+        default=None,
+        description="Whether outputs that decide are logits, or probabilities; or {output: true}; "
+        "default: the file's last activation and loss tell.",
     )
     data: DataOptions = Field(default_factory=DataOptions, description="How CSV files are read.")
     gates: Gates = Field(

@@ -128,6 +128,21 @@ def sizes(
     return result
 
 
+def beside(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a model that was only measured, after those of the model it is compared with.
+
+    Args:
+        reference: the `sizes` of the other model by itself.
+        own: the `sizes` of the model by itself.
+    """
+    before, after = dict(reference["before"]), dict(own["before"])
+    result: dict[str, Any] = {"before": before, "after": after, "ratio": None, "file_ratio": None}
+    if after["file_bytes"] and before["parameters"]:
+        result["ratio"] = before["bytes"] / after["file_bytes"]
+        result["file_ratio"] = before["file_bytes"] / after["file_bytes"]
+    return result
+
+
 def layers(passage: Passage) -> list[dict[str, Any]]:
     """Per layer and tensor: what each step did to it with its error, or why it was left alone."""
     final = {identity(tensor) for tensor in passage.models[-1].tensors}

@@ -49,9 +49,9 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     if made:
         yield _litert(report, made)
     yield _layers(report, full=full)
-    classes = _classes(report)
-    if classes.rows:
-        yield classes
+    for classes in _classes(report):
+        if classes.rows:
+            yield classes
     if report["gates"]:
         yield _gates(report)
 
@@ -76,25 +76,41 @@ def _summary(report: Report) -> Table:
     add("bits per weight", before["bits_per_weight"], after["bits_per_weight"], number)
     add("multiply-accumulates", before["macs"], after["macs"], count)
     evaluation = report["evaluation"] or {}
-    old = (evaluation.get("before") or {}).get("metrics", {})
-    new = (evaluation.get("after") or {}).get("metrics", {})
-    for key, name in _METRICS.items():
-        a, b = old.get(key), new.get(key)
-        drop = f"{b - a:+.4f}" if _is_number(a) and _is_number(b) else ""
-        add(name, a, b, lambda value: f"{value:.4f}", drop)
+    outputs = _outputs(report)
+    for output, (old, new) in outputs.items():
+        for key, name in _METRICS.items():
+            a: Any = old.get(key)
+            b: Any = new.get(key)
+            drop = f"{b - a:+.4f}" if _is_number(a) and _is_number(b) else ""
+            shown = f"{printable(output, 32)}: {name}" if output else name
+            add(shown, a, b, lambda value: f"{value:.4f}", drop)
     latency = [
         ((evaluation.get(side) or {}).get("latency") or {}).get("median_ms")
         for side in ("before", "after")
     ]
     add("latency, one row, this host", latency[0], latency[1], lambda value: f"{value:.3g} ms")
-    if not written and not report["steps"] and not old:
+    compared = any(old for old, _ in outputs.values()) or "against" in report
+    if not written and not report["steps"] and not compared:
         # Nothing was done: there is only one state to tell of.
         return Table(
             "Summary",
             ("", "value"),
             [(row[0], row[1] if row[2] == "–" else row[2]) for row in rows],
         )
-    return Table("Summary", ("", "before", "after", "change"), rows)
+    heads = ("reference", "model") if "against" in report else ("before", "after")
+    return Table("Summary", ("", *heads, "change"), rows)
+
+
+def _outputs(report: Report) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The metrics before and after of each output, by its name ("" where there is one)."""
+    evaluation = report["evaluation"] or {}
+    sides = [(evaluation.get(side) or {}).get("metrics") or {} for side in ("before", "after")]
+    names = sides[1].get("outputs") or {}
+    if not names:
+        return {"": (sides[0], sides[1])}
+    return {
+        name: ((sides[0].get("outputs") or {}).get(name, {}), part) for name, part in names.items()
+    }
 
 
 _METRICS = {
@@ -145,15 +161,18 @@ def _litert(report: Report, made: Mapping[str, Any]) -> Table:
         rows.append(("sparse form", _sparse(made["sparse"])))
     agreed = (report["evaluation"] or {}).get("agreement")
     if agreed and report["output"]:
-        most = f"outputs differ by {agreed['max_difference']:.3g} at most"
-        rows.append(("beside the original", f"{percent(agreed['top1'])} of rows alike, {most}"))
+        for output, part in (agreed.get("outputs") or {"": agreed}).items():
+            words = f"outputs differ by {part['max_difference']:.3g} at most"
+            if part["top1"] is not None:
+                words = f"{percent(part['top1'])} of rows alike, {words}"
+            rows.append(("beside the original" + (f", {output}" if output else ""), words))
     header = (report["output"] or {}).get("header")
     if header:
         arena, words = header["arena"], "arena not measured"
         if arena["bytes"]:
             words = f"arena {count(arena['bytes'])} bytes by {arena['engine']}"
         rows.append(("C array", f"{str(header['path']).rpartition('/')[2]}, {words}"))
-    cells = [(name, printable(value, 300)) for name, value in rows]
+    cells = [(printable(name, 60), printable(value, 300)) for name, value in rows]
     return Table("LiteRT", ("", "value"), cells, left=("value",))
 
 
@@ -220,10 +239,16 @@ def _tensor_cells(layer: Mapping[str, Any], tensor: Mapping[str, Any]) -> tuple[
     )
 
 
-def _classes(report: Report) -> Table:
-    evaluation = report["evaluation"] or {}
-    before = ((evaluation.get("before") or {}).get("metrics") or {}).get("per_class") or []
-    after = ((evaluation.get("after") or {}).get("metrics") or {}).get("per_class") or []
+def _classes(report: Report) -> Iterator[Table]:
+    """Of each output that decides: its classes or labels."""
+    for output, (before, after) in _outputs(report).items():
+        title = f"Classes of {printable(output, 32)}" if output else "Classes"
+        yield _classes_of(title, before.get("per_class") or [], after.get("per_class") or [])
+
+
+def _classes_of(
+    title: str, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> Table:
     old = {str(row["class"]): row for row in before}
     rows = []
     for row in after[:50]:
@@ -240,13 +265,13 @@ def _classes(report: Report) -> Table:
         )
     columns = ("class", "rows", "recall before", "after", "F1 before", "after")
     more = f"{len(after) - 50} more classes are in the JSON report" if len(after) > 50 else ""
-    return Table("Classes", columns, rows, note=more)
+    return Table(title, columns, rows, note=more)
 
 
 def _gates(report: Report) -> Table:
     rows = [
         (
-            gate["name"],
+            gate["name"] + (f", {printable(gate['output'], 32)}" if gate.get("output") else ""),
             f"{gate['limit']:g}",
             "not measured" if gate["value"] is None else f"{gate['value']:.6g}",
             "held" if gate["held"] else "FAILED",
@@ -303,7 +328,12 @@ _HEADLINES = {"accuracy": "accuracy", "rmse": "RMSE"}
 
 
 def headline(measured: Mapping[str, Any]) -> tuple[str, str]:
-    """The one number that a trial is judged by at a glance: its name and its value."""
+    """The number of each output that a trial is judged by at a glance: names and values."""
+    parts = measured.get("outputs")
+    if parts:
+        found = {output: headline(part) for output, part in parts.items()}
+        names = (f"{printable(output, 32)} {name}" for output, (name, _) in found.items())
+        return ", ".join(names), ", ".join(value for _, value in found.values())
     for key, name in _HEADLINES.items():
         if _is_number(measured.get(key)):
             return name, f"{measured[key]:.4f}"

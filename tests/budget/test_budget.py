@@ -48,7 +48,7 @@ def test_a_variant_is_measured_as_if_it_had_been_loaded(toy):
         variant = magnitude(sparsity=0.7, scope="layer", **fields).apply(toy, Context()).model
         found = bench.measure(variant)
         assert found.metrics["accuracy"] == pytest.approx(1 - lost_by(variant, runtime))
-        assert found.agreement == pytest.approx(found.metrics["accuracy"])
+        assert found.agreement["top1"] == pytest.approx(found.metrics["accuracy"])
         assert found.shift > 0
     assert len(runtime.opened) == 1, "the network stays loaded"
     assert runtime.opened[0].written[2] == ["one/kernel", "three/kernel", "two/kernel"]

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from modelcut.errors import InputError
 from modelcut.metrics import accumulators
 
 
@@ -103,59 +102,6 @@ def test_regression(units, rows, seed):
     assert found["r2"] == pytest.approx(oracle.r2_score(labels, outputs), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("units", "activation", "loss", "columns", "task"),
-    [
-        (1, "sigmoid", None, 1, "binary"),
-        (1, "linear", "binary_crossentropy", 1, "binary"),
-        (2, "softmax", None, 1, "multiclass"),
-        (10, "softmax", "mse", 1, "multiclass"),
-        (10, None, "sparse_categorical_crossentropy", 1, "multiclass"),
-        (4, "sigmoid", None, 4, "multilabel"),
-        (4, "sigmoid", "binary_crossentropy", 4, "multilabel"),
-        (1, "linear", "mse", 1, "regression"),
-        (1, None, None, 1, "regression"),
-        (3, "linear", None, 3, "regression"),
-        (3, "linear", None, 1, "multiclass"),
-    ],
-)
-def test_the_task_is_inferred(units, activation, loss, columns, task):
-    assert accumulators.infer_task(units, activation, loss, columns) == task
-
-
-def column(*values):
-    dtype = object if any(isinstance(value, str) for value in values) else float
-    return np.array([[value] for value in values], dtype)
-
-
-def test_labels_of_every_kind():
-    labels_for = accumulators.labels_for
-    np.testing.assert_array_equal(labels_for("multiclass", 3, column(0.0, 2.0), None, "t"), [0, 2])
-    named = labels_for("multiclass", 3, column("dog", "cat"), ["cat", "dog", "emu"], "t")
-    np.testing.assert_array_equal(named, [1, 0])
-    hot = labels_for("multiclass", 3, np.array([[0, 0, 1.0], [1, 0, 0]]), None, "t")
-    np.testing.assert_array_equal(hot, [2, 0])
-
-
-@pytest.mark.parametrize(
-    ("task", "units", "labels", "words"),
-    [
-        ("multiclass", 3, column(-1.0), "no class"),
-        ("multiclass", 3, column(1.0, 2.0, 3.0), "numbered from 1"),
-        ("multiclass", 3, column(0.5), "no class number"),
-        ("multiclass", 3, column("cat"), "--classes"),
-        ("multiclass", 3, np.ones((2, 3)), "sum to 1"),
-        ("multiclass", 3, np.ones((2, 2)), "one-hot"),
-        ("multilabel", 3, np.ones((2, 2)), "3 columns"),
-        ("regression", 2, column(1.0), "label columns"),
-    ],
-)
-def test_labels_that_cannot_be_meant(task, units, labels, words):
-    with pytest.raises(InputError) as caught:
-        accumulators.labels_for(task, units, labels, None, "t.csv")
-    assert words in f"{caught.value}"
-
-
 def test_a_lost_class_is_named():
     labels = np.array([0, 0, 1, 1, 2, 2])
     sure = np.eye(3)[labels]
@@ -171,3 +117,49 @@ def test_a_lost_class_is_named():
 def test_outputs_that_are_no_numbers_are_counted():
     outputs = np.array([[np.nan, 0.5], [0.1, 0.9]])
     assert summed("multiclass", 2, np.array([0, 1]), outputs)["nonfinite_outputs"] == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.booleans(), st.integers(0, 10_000))
+def test_what_is_decided_before_does_not_depend_on_the_values(rows, logits, seed):
+    """Logits within [0, 1] stay logits, and an int8 softmax that sums to 0.99 probabilities."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, rows)
+    if logits:
+        outputs = rng.random((rows, 3)) / 3
+        raised = np.exp(outputs)
+        chance = raised / raised.sum(axis=1, keepdims=True)
+    else:
+        chance = rng.dirichlet(np.ones(3), rows)
+        outputs = np.floor(chance * 256) / 256
+        chance = outputs / np.maximum(outputs.sum(axis=1, keepdims=True), 1e-12)
+    total = accumulators.accumulator("multiclass", 3, logits=logits)
+    for row in range(rows):  # batches of one
+        total.update(labels[row : row + 1], outputs[row : row + 1])
+    found = total.result()
+    assert found["from_logits"] is logits
+    picked = np.clip(chance[np.arange(rows), labels], 2**-52, 1)
+    assert found["log_loss"] == pytest.approx(-np.log(picked).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_one_unit_has_its_threshold(logits):
+    labels, outputs = np.array([0, 1, 1, 0]), np.array([[0.2], [0.4], [0.7], [-0.1]])
+    total = accumulators.accumulator("binary", 1, logits=logits)
+    total.update(labels, outputs)
+    said = outputs[:, 0] > (0 if logits else 0.5)
+    assert total.result()["accuracy"] == oracle.accuracy_score(labels, said)
+
+
+def test_a_guess_does_not_depend_on_the_order():
+    rng = np.random.default_rng(0)
+    labels, outputs = rng.integers(0, 2, 50), rng.random((50, 1))
+    outputs[31] = 3.0  # one value tells that all are logits
+    results = []
+    for order in (np.arange(50), np.arange(50)[::-1], rng.permutation(50)):
+        total = accumulators.accumulator("binary", 1)
+        for row in order:
+            total.update(labels[row : row + 1], outputs[row : row + 1])
+        results.append(total.result())
+    assert all(found["from_logits"] for found in results)
+    assert results[0]["confusion"] == results[1]["confusion"] == results[2]["confusion"]

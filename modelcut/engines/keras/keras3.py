@@ -11,7 +11,7 @@ from modelcut.engines.keras.network import KerasNetwork
 NAME = "Keras 3"
 
 
-def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+def load(path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
     """Loads a model without compiling it."""
     keras = imported("keras")
     keras.config.set_floatx("float32")

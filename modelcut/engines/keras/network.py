@@ -21,7 +21,7 @@ class KerasNetwork:
         loaded: what Keras loaded, the same one mostly.
     """
 
-    def __init__(self, model: Any, engine: str, loss: str | None) -> None:
+    def __init__(self, model: Any, engine: str, loss: Any) -> None:
         import tensorflow as tf
 
         self.engine = engine
@@ -34,14 +34,7 @@ class KerasNetwork:
             InputSpec(name, _shape(tensor), _dtype(tensor))
             for name, tensor in zip(names, model.inputs, strict=True)
         )
-        outputs = list(getattr(model, "output_names", None) or [])
-        outputs = outputs if len(outputs) == len(model.outputs) else [
-            f"output_{i}" for i in range(len(model.outputs))
-        ]  # fmt: skip
-        self.outputs = tuple(
-            OutputSpec(name, _shape(tensor), _activation(model, tensor))
-            for name, tensor in zip(outputs, model.outputs, strict=True)
-        )
+        self.outputs = tuple(_outputs(model))
         batch = model.inputs[0].shape[0]
         self.fixed_batch = None if batch is None else int(batch)
         self._largest = 0
@@ -49,9 +42,7 @@ class KerasNetwork:
 
     def _forward(self, tensors: list[Any]) -> list[Any]:
         result = self.model(tensors if len(tensors) > 1 else tensors[0], training=False)
-        if isinstance(result, dict):
-            result = [result[output.name] for output in self.outputs]
-        return list(result) if isinstance(result, (list, tuple)) else [result]
+        return leaves(result)
 
     def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
         """See `Network`."""
@@ -101,17 +92,108 @@ def _dtype(tensor: Any) -> str:
     return str(getattr(dtype, "name", dtype))
 
 
-def _activation(model: Any, tensor: Any) -> str | None:
-    """Name of the activation behind an output, looking into a last submodel."""
+def leaves(result: Any) -> list[Any]:
+    """The outputs in the order in which Keras lists them: those of a dict by their keys, sorted."""
+    if isinstance(result, Mapping):
+        return [leaf for key in sorted(result) for leaf in leaves(result[key])]
+    if isinstance(result, (list, tuple)):
+        return [leaf for part in result for leaf in leaves(part)]
+    return [result]
+
+
+def _outputs(model: Any) -> list[OutputSpec]:
+    """The outputs, by the keys of a dict, else by their layers' names."""
+    tensors = list(model.outputs)
+    layers = list(getattr(model, "output_names", None) or [])
+    if len(layers) != len(tensors):
+        layers = [f"output_{number}" for number in range(len(tensors))]
+    inner = getattr(model, "_functional", None) or model  # of a Sequential of Keras 3
+    structure = getattr(inner, "_outputs_struct", getattr(inner, "_nested_outputs", None))
+    keys = _keys(structure)
+    if len(keys) != len(tensors):
+        keys = [""] * len(tensors)
+    found: list[OutputSpec] = []
+    for key, layer, tensor in zip(keys, layers, tensors, strict=True):
+        taken = {spec.name for spec in found}
+        name = base = key or str(layer)
+        number = 0
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        alias = str(layer) if key and str(layer) != name else ""
+        activation = _activation(model, tensor)
+        found.append(OutputSpec(name, _shape(tensor), activation, alias, bool(key)))
+    return found
+
+
+def _keys(structure: Any, path: tuple[str, ...] = ()) -> list[str]:
+    """Of each leaf, the keys that lead to it; "" where it stands in lists alone."""
+    if isinstance(structure, Mapping):
+        return [key for name in sorted(structure) for key in _keys(structure[name], (*path, name))]
+    if isinstance(structure, (list, tuple)):
+        return [key for part in structure for key in _keys(part, path)]
+    return ["/".join(map(str, path))]
+
+
+_PASSES = frozenset(
+    "Reshape Flatten Permute Dropout Identity ActivityRegularization Squeeze ExpandDims Cast "
+    "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D AveragePooling1D "
+    "AveragePooling2D AveragePooling3D Average".split()
+)
+"""Layers and operations that keep probabilities such."""
+_OPERATIONS = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "LogSoftmax": "log_softmax",
+    "Tanh": "tanh",
+    "HardSigmoid": "hard_sigmoid",
+    "LogSigmoid": "log_sigmoid",
+    "ReLU": "relu",
+    "Relu": "relu",
+    "nn.softmax": "softmax",
+    "math.sigmoid": "sigmoid",
+    "nn.log_softmax": "log_softmax",
+    "math.tanh": "tanh",
+    "nn.relu": "relu",
+}
+"""Layers and operations without an attribute `activation`; those of tf_keras by their function."""
+
+
+def _activation(model: Any, tensor: Any, depth: int = 0) -> str | None:
+    """The last activation behind an output, looking into submodels; None where it is unknown."""
     history = getattr(tensor, "_keras_history", None)
     layer = history[0] if history else model.layers[-1]
-    while getattr(layer, "layers", None) and not hasattr(layer, "activation"):
-        layer = layer.layers[-1]
-    if type(layer).__name__ == "Softmax":
-        return "softmax"
-    inner = getattr(layer, "layer", None)
-    found = getattr(layer, "activation", None) or getattr(inner, "activation", None)
-    return getattr(found, "__name__", None)
+    if depth > 50:
+        return None
+    if getattr(layer, "layers", None) and not hasattr(layer, "activation"):
+        inner = list(getattr(layer, "outputs", None) or [])
+        at = history[2] if history and len(inner) > 1 else 0
+        return _activation(layer, inner[at] if inner else None, depth + 1)
+    kind = type(layer).__name__
+    if kind == "TFOpLambda":
+        kind = str(layer.get_config().get("function", ""))
+    if kind in _OPERATIONS:
+        return _OPERATIONS[kind]
+    if kind in _PASSES:
+        before = _before(layer, history)
+        found = {_activation(model, each, depth + 1) for each in before}
+        return found.pop() if len(found) == 1 else None
+    inside = getattr(layer, "layer", None)
+    function = getattr(layer, "activation", None) or getattr(inside, "activation", None)
+    if function is None:
+        return None
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return _OPERATIONS.get(name, str(name).lower())
+
+
+def _before(layer: Any, history: Any) -> list[Any]:
+    """What goes into a layer at the call that a tensor comes from."""
+    nodes = getattr(layer, "_inbound_nodes", None)
+    if not history or not nodes:
+        return []
+    node = nodes[history[1]]
+    found = getattr(node, "input_tensors", None)
+    return leaves(found) if found is not None else []
 
 
 def padded(array: np.ndarray, rows: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from modelcut.engines import Network, quiet
 from modelcut.engines.keras import losses
 from modelcut.engines.keras import variables as keras_variables
 from modelcut.engines.keras.losses import Goal
-from modelcut.engines.keras.network import KerasNetwork
+from modelcut.engines.keras.network import KerasNetwork, leaves
 from modelcut.engines.keras.team import Team
 from modelcut.engines.keras.tf_errors import translated, value_of
 from modelcut.engines.keras.trainer import KerasTrainer
@@ -127,9 +127,7 @@ class KerasRunning:
     def forward(self, inputs: Sequence[Any], *, training: bool) -> list[Any]:
         """The outputs, each flat: (rows, units)."""
         result = self.model(list(inputs) if len(inputs) > 1 else inputs[0], training=training)
-        if isinstance(result, dict):
-            result = [result[output.name] for output in self.network.outputs]
-        outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+        outputs = leaves(result)
         return [losses.flat(o, goal.units) for o, goal in zip(outputs, self.goals, strict=True)]
 
     def tensors(self, rows: Rows) -> list[Any]:

@@ -11,7 +11,7 @@ from modelcut.engines.keras.network import KerasNetwork
 NAME = "tf_keras"
 
 
-def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+def load(path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
     """Loads a model without compiling it."""
     tf_keras = imported("tf_keras")
     tf_keras.backend.set_floatx("float32")

@@ -113,7 +113,7 @@ class LiteRTNetwork(NetworkApart):
 
 
 def load(
-    path: Path, loss: str | None, trust: bool, custom_objects: dict[str, Any], *, shown: str = ""
+    path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any], *, shown: str = ""
 ) -> LiteRTNetwork:
     """Starts an interpreter on a file."""
     del loss, trust, custom_objects

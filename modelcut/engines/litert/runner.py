@@ -16,6 +16,22 @@ from modelcut.engines.process import serve
 _SPARE = 8 << 30
 """Bytes of address space beside ten times the file: a lying shape must not eat the machine."""
 
+_PASSES = frozenset(
+    "DEQUANTIZE QUANTIZE RESHAPE SQUEEZE EXPAND_DIMS CAST MEAN AVERAGE_POOL_2D".split()
+)
+_ACTIVATIONS = {
+    "SOFTMAX": "softmax",
+    "LOGISTIC": "sigmoid",
+    "LOG_SOFTMAX": "log_softmax",
+    "TANH": "tanh",
+    "RELU": "relu",
+    "RELU6": "relu6",
+    "ELU": "elu",
+    "PRELU": "prelu",
+    **dict.fromkeys(("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"), "linear"),
+}
+"""By operator; what is in none of both may give anything."""
+
 
 def main() -> None:
     """Runs until stdin ends."""
@@ -62,9 +78,15 @@ class _Runner:
             "engine": self.engine,
             "fixed_batch": None,
             "inputs": [self._entry(e) for e in self._inputs],
-            "outputs": [{**self._entry(e), "activation": self._activation(e)}
-                        for e in self._outputs],
-        }  # fmt: skip
+            "outputs": [
+                {
+                    **self._entry(entry),
+                    "activation": self._activation(entry),
+                    "keyed": entry["index"] in self._names,
+                }
+                for entry in self._outputs
+            ],
+        }
 
     def _entry(self, entry: dict[str, Any]) -> dict[str, Any]:
         shape = entry.get("shape_signature")
@@ -77,14 +99,14 @@ class _Runner:
         }
 
     def _activation(self, entry: dict[str, Any]) -> str | None:
-        """What makes an output, looking through the operators that only change its type."""
+        """What makes an output, looking through the operators that keep probabilities such."""
         index = entry["index"]
         for operator in reversed(self._it._get_ops_details()):
             # XNNPACK stands as one operator more, beside those that it runs.
             if index in operator["outputs"] and operator["op_name"] != "DELEGATE":
                 name = operator["op_name"]
-                if name not in ("DEQUANTIZE", "QUANTIZE"):
-                    return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(name)
+                if name not in _PASSES:
+                    return _ACTIVATIONS.get(name)
                 index = int(operator["inputs"][0])
         return None
 

@@ -110,7 +110,7 @@ class NetworkApart:
         seconds: of the last call of `predict`, without the way there and back.
     """
 
-    loss: str | None = None
+    loss: Any = None
 
     def __init__(self, host: Host, request: Mapping[str, Any], shown: str) -> None:
         """Has it loaded.
@@ -130,7 +130,8 @@ class NetworkApart:
             InputSpec(e["name"], _shape(e["shape"]), e["dtype"]) for e in about["inputs"]
         )
         self.outputs = tuple(
-            OutputSpec(e["name"], _shape(e["shape"]), e["activation"]) for e in about["outputs"]
+            OutputSpec(e["name"], _shape(e["shape"]), e["activation"], keyed=e["keyed"])
+            for e in about["outputs"]
         )
         self.seconds: float | None = None
 

@@ -28,7 +28,7 @@ _hosts: weakref.WeakValueDictionary[str, Host] = weakref.WeakValueDictionary()
 class SavedModelNetwork(NetworkApart):
     """A signature of a SavedModel; see `Network`."""
 
-    def __init__(self, path: Path, signature: str, loss: str | None, shown: str) -> None:
+    def __init__(self, path: Path, signature: str, loss: Any, shown: str) -> None:
         """Loads it.
 
         Args:
@@ -75,7 +75,7 @@ class SavedModelNetwork(NetworkApart):
 
 def load(
     path: Path,
-    loss: str | None,
+    loss: Any,
     trust: bool,
     custom_objects: dict[str, Any],
     *,

@@ -33,7 +33,12 @@ class Runner:
                 for spec in network.inputs
             ],
             "outputs": [
-                {"name": spec.name, "shape": spec.shape, "activation": spec.activation}
+                {
+                    "name": spec.name,
+                    "shape": spec.shape,
+                    "activation": spec.activation,
+                    "keyed": spec.keyed,
+                }
                 for spec in network.outputs
             ],
         }

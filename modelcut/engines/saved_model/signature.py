@@ -22,13 +22,25 @@ NAME = "TensorFlow"
 
 _DEFAULT = "serving_default"
 _PASSES = frozenset("Identity NoOp Reshape Squeeze Cast EnsureShape".split())
-_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
+_ACTIVATIONS = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "LogSoftmax": "log_softmax",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Elu": "elu",
+    "Selu": "selu",
+    "Softplus": "softplus",
+}
+_ADDS = ("Add", "AddV2")
+_SUMS = frozenset("BiasAdd MatMul BatchMatMulV2 Conv1D Conv2D Conv3D Einsum".split())
 
 
 class SignatureNetwork:
     """A signature of a SavedModel; see `Network`."""
 
-    def __init__(self, path: Path, name: str, loss: str | None = None) -> None:
+    def __init__(self, path: Path, name: str, loss: Any = None) -> None:
         """Loads the model.
 
         Args:
@@ -63,6 +75,7 @@ class SignatureNetwork:
                 key,
                 _shape(self._call.structured_outputs[key], key),
                 _activation(self._call, key),
+                keyed=_ordinal(key) < 0,
             )
             for key in names
         )
@@ -114,7 +127,7 @@ class SignatureNetwork:
 
 def load(
     path: Path,
-    loss: str | None,
+    loss: Any,
     trust: bool,
     custom_objects: dict[str, Any],
     *,
@@ -128,7 +141,10 @@ def load(
 
 def _outputs(found: Mapping[str, Any], wanted: str) -> list[str]:
     """The outputs that can be measured, or the one that is wanted."""
-    names = sorted(name for name, spec in found.items() if spec.dtype.name != "string")
+    names = sorted(
+        (name for name, spec in found.items() if spec.dtype.name != "string"),
+        key=lambda name: (_ordinal(name), name),
+    )
     if wanted and wanted not in names:
         raise UsageError(
             f"the signature has no output {printable(wanted, 60)!r} of numbers",
@@ -137,6 +153,12 @@ def _outputs(found: Mapping[str, Any], wanted: str) -> list[str]:
     if not names:
         raise UsageError("the signature gives nothing but text", "choose another: --signature")
     return [wanted] if wanted else names
+
+
+def _ordinal(name: str) -> int:
+    """The number of an output that has no name of its own (output_10); -1 of one that has."""
+    number = name.removeprefix("output_")
+    return int(number) if number != name and number.isdecimal() else -1
 
 
 def _signature(found: Mapping[str, Any], wanted: str) -> tuple[Any, str]:
@@ -178,6 +200,8 @@ def _activation(call: Any, key: str) -> str | None:
             return _ACTIVATIONS[op.type]
         if op.type in _PASSES and op.inputs:
             tensor = op.inputs[0]
+        elif op.type in _SUMS or (op.type in _ADDS and any(t.op.type in _SUMS for t in op.inputs)):
+            return "linear"
         elif op.type in ("PartitionedCall", "StatefulPartitionedCall"):
             inner = getattr(graph, "_functions", {}).get(op.get_attr("f").name)
             inside = getattr(inner, "graph", None)

@@ -381,10 +381,22 @@ class StraightThrough(Step):
             distance = total / max(1.0, count)
             return {"distance": distance}, (-distance,)
         found = runtime.judge(running, part="validation", share=self.validation)
+        if "outputs" in found:
+            return _of_all(found["outputs"])
         if "accuracy" not in found:
             return {"rmse": found["rmse"]}, (-found["rmse"],)
         loss = found["log_loss"]
         return {"accuracy": found["accuracy"], "log_loss": loss}, (found["accuracy"], -loss)
+
+
+def _of_all(outputs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, float], tuple[float, ...]]:
+    """Metrics of several outputs, and how good they are together: minus the sum of their losses."""
+    numbers, loss = {}, 0.0
+    for output, part in outputs.items():
+        name = "accuracy" if "accuracy" in part else "rmse"
+        numbers[f"{output}.{name}"] = part[name]
+        loss += part["log_loss"] if "log_loss" in part else part["rmse"] ** 2
+    return {**numbers, "loss": loss}, (-loss,)
 
 
 def _in_training(tensor: Tensor) -> Encoding:

@@ -74,7 +74,7 @@ class Iterated(Budgeted, TensorStep):
             raise ValueError("finetune needs until: stable; for one training, add a step finetune")
         if getattr(tune, "prune", None) is not None:
             raise ValueError("finetune: prune: the rounds prune already")
-        limits = [name for name, *_ in self.budget.items()] if self.budget else []
+        limits = [limit.name for limit in self.budget.each()] if self.budget else []
         if "min_agreement" in limits or (self.budget and self.budget.candidates):
             raise ValueError(
                 "budget: min_agreement and candidates are for a search, not for rounds"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.metrics.accumulators import compare
+from modelcut.metrics.scores import check_limits
 from modelcut.model.model import Model
 from modelcut.runtime import Runtime, pinned
 from modelcut.steps.base import Context, Outcome, Step
@@ -37,6 +38,11 @@ class Round:
     def to_dict(self, held: bool | None) -> dict[str, Any]:
         """As plain JSON data."""
         shown = {name: self.metrics[name] for name in _SHOWN if name in self.metrics}
+        if "outputs" in self.metrics:
+            shown["outputs"] = {
+                output: {name: part[name] for name in _SHOWN if name in part}
+                for output, part in self.metrics["outputs"].items()
+            }
         found = {"nonzeros": dict(self.left), **shown}
         return found if held is None else {**found, "held": held}
 
@@ -72,6 +78,8 @@ def until_stable(
     """
     runtime = context.required_runtime(title if tune is None else tune.title)
     stable = 0.0 if tune is None else STABLE
+    if budget:
+        check_limits(budget, runtime.scores(runtime.open(model)).targets, compared=True)
     before = Round(model, {}, _judge(runtime, model, share) if budget else {})
     best, rows, ended = before, [], f"after {most} rounds"
     for number in range(1, most + 1):

@@ -14,16 +14,26 @@ from typing import Any
 import numpy as np
 
 from modelcut.data.columns import Columns
-from modelcut.data.source import complaint, is_nonfinite, is_number, open_bytes
+from modelcut.data.source import MAX_LINE_BYTES, is_nonfinite, is_number, lines, open_bytes
 from modelcut.errors import InputError
+from modelcut.safety import printable
 
 _BLOCK_BYTES = 8 << 20
 MISSING, NONFINITE, UNREADABLE = 1, 2, 3
+_NULLS = ("nan", "NaN", "NAN", "-nan")
+_HINT = "--clean drop leaves bad rows out"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Parsed rows: features (rows, columns), what is wrong with each cell, labels."""
+    """Parsed rows.
+
+    Attributes:
+        features: (rows, columns), float64; objects where some columns are text.
+        bad: (rows, columns), what is wrong with each cell; 0 where nothing is.
+        labels: float64 or objects (rows, label columns); None without labels.
+        bad_labels: (rows,), likewise for the labels of a row.
+    """
 
     features: np.ndarray
     bad: np.ndarray
@@ -45,43 +55,56 @@ class Blocks:
     def __iter__(self) -> Iterator[Block]:
         import pyarrow as pa
 
-        columns = self._columns
         self._done = 0
-        try:
-            for batch in self._read(numeric=True):
-                block = self._parsed(batch)
-                if block.bad.any() or block.bad_labels.any():
-                    self._refuse_if_failing()
-                self._done += len(block.features)
-                yield block
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            # A cell that does not parse: the careful way, from the start of its block.
-            self._refuse_if_failing(structural=str(error))
-            skip = self._done
+        # Some blocks are read ahead, and numbers take more room than their text.
+        size = min(_BLOCK_BYTES, max(_BLOCK_BYTES >> 3, len(self._columns.names) << 10))
+        numeric = True
+        while True:
             try:
-                for batch in self._read(numeric=False):
-                    if skip >= batch.num_rows:
-                        skip -= batch.num_rows
-                        continue
-                    block = self._careful(batch.slice(skip))
-                    skip = 0
-                    self._done += len(block.features)
-                    yield block
-            except pa.ArrowInvalid as again:
-                raise InputError(_complaint(columns, []) or _not_csv(columns, again)) from None
+                yield from self._blocks(size, numeric=numeric)
+                return
+            except (MemoryError, pa.ArrowCancelled):
+                raise
+            except pa.ArrowException as error:
+                why = " ".join(str(error).split())[:120]
+            # Again from the row that is next: a row is longer than a block, or a cell does not
+            # parse, and then the careful way.
+            if "straddl" in why and size < MAX_LINE_BYTES:
+                size = min(MAX_LINE_BYTES, 2 * size)
+                continue
+            if "straddl" in why:
+                why = (
+                    f"a row of more than {MAX_LINE_BYTES >> 20} MiB, or a quote that is not closed"
+                )
+            failing = self._columns.options.clean == "fail"
+            what = self._complaint(cells=failing) if failing or not numeric else ""
+            if what or failing or not numeric:
+                what = what or f"{self._columns.path}: not valid CSV: {why}"
+                raise InputError(what, _HINT if failing and numeric else "")
+            numeric = False
 
-    def _refuse_if_failing(self, structural: str = "") -> None:
-        """Says which cell is bad, where bad cells are an error."""
-        columns = self._columns
-        if columns.options.clean != "fail":
-            return
-        what = _complaint(columns, columns.numeric())
-        if not what and structural:
-            what = _not_csv(columns, structural)
-        if what:
-            raise InputError(what, "--clean drop leaves bad rows out")
+    def _blocks(self, size: int, *, numeric: bool) -> Iterator[Block]:
+        skip = self._done
+        for whole in self._read(size, numeric=numeric):
+            if skip >= whole.num_rows:
+                skip -= whole.num_rows
+                continue
+            batch, skip = whole.slice(skip), 0
+            block = self._parsed(batch) if numeric else self._careful(batch)
+            if self._columns.options.clean == "fail" and (
+                block.bad.any() or block.bad_labels.any()
+            ):
+                raise InputError(self._complaint(cells=True) or self._somewhere(block), _HINT)
+            self._done += batch.num_rows
+            yield block
 
-    def _read(self, *, numeric: bool) -> Iterator[Any]:
+    def _somewhere(self, block: Block) -> str:
+        """Which row is bad, where reading it once more does not tell."""
+        worst = block.bad.max(axis=1, initial=0) + block.bad_labels
+        row = self._done + 1 + int(np.flatnonzero(worst)[0])
+        return f"{self._columns.path}: row {row} of data holds a cell that is not a finite number"
+
+    def _read(self, size: int, *, numeric: bool) -> Iterator[Any]:
         import pyarrow as pa
         from pyarrow import csv
 
@@ -89,101 +112,163 @@ class Blocks:
         keys = [str(index) for index in range(len(columns.names))]
         numbers = set(columns.numeric()) if numeric else set()
         used = sorted({*columns.labels, *columns.order()})
-        # Some blocks are read ahead, and numbers take more room than their text.
-        size = min(_BLOCK_BYTES, max(_BLOCK_BYTES >> 3, len(keys) << 10))
         with open_bytes(columns.path) as file:
+            _skip(file, columns.dialect.start)
             yield from csv.open_csv(
                 pa.PythonFile(file, "r"),
                 read_options=csv.ReadOptions(
                     column_names=keys,
-                    skip_rows=int(columns.header),
                     block_size=size,
                     use_threads=True,
                 ),
                 parse_options=csv.ParseOptions(
-                    delimiter=columns.options.delimiter, newlines_in_values=False
+                    delimiter=columns.dialect.delimiter, newlines_in_values=True
                 ),
                 convert_options=csv.ConvertOptions(
                     include_columns=[keys[i] for i in used],
                     column_types={
                         keys[i]: pa.float64() if i in numbers else pa.string() for i in used
                     },
-                    null_values=["", "nan", "NaN", "NAN", "-nan"],
+                    null_values=["", *_NULLS],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=True,
+                    decimal_point=columns.dialect.decimal,
                 ),
             )
 
     def _parsed(self, batch: Any) -> Block:
-        numeric = set(self._columns.numeric())
-        order = self._columns.order()
+        columns = self._columns
+        order, numeric = columns.order(), set(columns.numeric())
         text = len(numeric) < len(order)
         features = np.empty((batch.num_rows, len(order)), object if text else np.float64)
-        for position, column in enumerate(order):
-            values = batch.column(str(column)).to_numpy(zero_copy_only=False)
-            features[:, position] = values
         bad = np.zeros(features.shape, np.uint8)
+        for position, column in enumerate(order):
+            values = batch.column(str(column))
+            if column in numeric:
+                features[:, position] = values.to_numpy(zero_copy_only=False)
+                if text:
+                    numbers = features[:, position].astype(np.float64)
+                    bad[:, position] = _wrong(numbers, columns.limits[column])
+            else:
+                features[:, position], bad[:, position] = _words(values)
         if not text:
-            bad[~np.isfinite(features)] = NONFINITE
-            bad[np.isnan(features)] = MISSING
-        labels, bad_labels = self._labels_of(batch)
-        return Block(features, bad, labels, bad_labels)
+            bad = _wrong(features, [columns.limits[column] for column in order])
+        return Block(features, bad, *self._labels_of(batch))
 
     def _careful(self, batch: Any) -> Block:
         """Cell by cell, for blocks that hold something unreadable."""
-        order = self._columns.order()
-        numeric = set(self._columns.numeric())
+        columns = self._columns
+        order, numeric = columns.order(), set(columns.numeric())
         text = len(numeric) < len(order)
         features = np.full(
             (batch.num_rows, len(order)), "" if text else 0.0, object if text else float
         )
         bad = np.zeros(features.shape, np.uint8)
         for position, column in enumerate(order):
-            for row, cell in enumerate(batch.column(str(column)).to_pylist()):
-                if column not in numeric:
-                    features[row, position] = cell or ""
-                elif cell is None:
-                    bad[row, position] = MISSING
-                elif is_number(cell):
-                    features[row, position] = float(cell)
-                else:
-                    bad[row, position] = NONFINITE if is_nonfinite(cell) else UNREADABLE
-        labels, bad_labels = self._labels_of(batch)
-        return Block(features, bad, labels, bad_labels)
+            values = batch.column(str(column))
+            if column not in numeric:
+                features[:, position], bad[:, position] = _words(values)
+                continue
+            for row, cell in enumerate(values.to_pylist()):
+                number, bad[row, position] = self._number(cell or "", columns.limits[column])
+                features[row, position] = number
+        return Block(features, bad, *self._labels_of(batch))
+
+    def _number(self, cell: str, limits: tuple[float, float]) -> tuple[float, int]:
+        """The number in a cell, and what is wrong with it."""
+        dialect = self._columns.dialect
+        if dialect.decimal == "," and "." in cell:
+            return 0.0, UNREADABLE
+        cell = dialect.plain(cell)
+        if is_number(cell):
+            low, high = limits
+            return float(cell), 0 if low <= float(cell) <= high else NONFINITE
+        if not cell.strip():
+            return 0.0, MISSING
+        return 0.0, NONFINITE if is_nonfinite(cell) else UNREADABLE
 
     def _labels_of(self, batch: Any) -> tuple[np.ndarray | None, np.ndarray]:
-        """Labels as numbers where all of them are, else as text; and which are missing."""
+        """Labels as numbers where all of them are, else as text; and what is wrong with them."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        missing = np.zeros(batch.num_rows, bool)
+        bad = np.zeros(batch.num_rows, np.uint8)
         if not self._columns.labels:
-            return None, missing
+            return None, bad
         parts = []
         for column in self._columns.labels:
-            values = batch.column(str(column))
-            missing |= values.is_null().to_numpy(zero_copy_only=False)
+            values = pc.utf8_trim_whitespace(batch.column(str(column)))
+            values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+            text, wrong = _words(values)
             try:
-                numbers = pc.cast(pc.utf8_trim_whitespace(values), pa.float64())
-                parts.append(numbers.to_numpy(zero_copy_only=False).astype(object))
+                plain = values
+                if self._columns.dialect.decimal == ",":
+                    dialect = self._columns.dialect
+                    plain = pa.array([dialect.plain(cell) or None for cell in text], pa.string())
+                numbers = pc.cast(plain, pa.float64()).to_numpy(zero_copy_only=False)
+                wrong = np.maximum(wrong, _wrong(numbers, self._columns.limits[column]))
+                parts.append(numbers.astype(object))
             except pa.ArrowInvalid:
-                parts.append(np.array([v or "" for v in values.to_pylist()], dtype=object))
-        if missing.any() and self._columns.options.clean == "fail":
-            row = int(np.flatnonzero(missing)[0]) + self._done + 1 + self._columns.header
-            raise InputError(
-                f"{self._columns.path}:{row}: has no label", "--clean drop leaves such rows out"
-            )
+                parts.append(text)
+            bad = np.maximum(bad, wrong)
         table = np.stack(parts, axis=1)
         if not any(isinstance(value, str) for value in table.ravel()):
-            return table.astype(np.float64), missing
-        return table, missing
+            return table.astype(np.float64), bad
+        return table, bad
+
+    def _complaint(self, *, cells: bool) -> str:
+        """Where and what the first bad row is, or the first bad cell; "" if none is found."""
+        columns = self._columns
+        path, names = columns.path, columns.names
+        numeric = set(columns.numeric())
+        checked = numeric | set(columns.labels)
+        rows = lines(path, columns.dialect.delimiter)
+        for index, (number, row) in enumerate(rows):
+            if columns.header and index == 0:
+                continue
+            if len(row) != len(names):
+                return f"{path}:{number}: {len(row)} cells, not {len(names)}"
+            for column in (*columns.order(), *columns.labels) if cells else ():
+                wrong = self._number(row[column], columns.limits[column])[1]
+                missing = wrong == MISSING or row[column] in _NULLS
+                if missing and column in columns.labels:
+                    return f"{path}:{number}: has no label"
+                what = f"{path}:{number}: column {printable(names[column], 40)!r}"
+                if wrong == MISSING:
+                    return f"{what} is empty"
+                shown = f"{what} holds {printable(row[column], 40)!r}"
+                if wrong == NONFINITE and column in checked and is_number(row[column]):
+                    return f"{shown}, beyond the range of {columns.dtype_of(column)}"
+                if column in numeric and wrong:
+                    return f"{shown}, not a finite number"
+                if missing or (wrong == NONFINITE and column in checked):
+                    return f"{shown}, which is no value"
+        return ""
 
 
-def _not_csv(columns: Columns, why: object) -> str:
-    return f"{columns.path}: not valid CSV: {' '.join(str(why).split())[:120]}"
+def _skip(file: Any, count: int) -> None:
+    """Reads over some bytes."""
+    while count > 0:
+        data = file.read(min(count, 1 << 20))
+        if not data:
+            return
+        count -= len(data)
 
 
-def _complaint(columns: Columns, numeric: list[int]) -> str:
-    """Where the first bad cell is, of those that must be numbers, or the first bad row."""
-    delimiter = columns.options.delimiter
-    return complaint(columns.path, delimiter, columns.names, numeric, header=columns.header)
+def _wrong(numbers: np.ndarray, limits: Any) -> np.ndarray:
+    """What is wrong with parsed numbers, NaN for missing ones, of which each has its limits."""
+    low, high = np.moveaxis(np.asarray(limits), -1, 0)
+    bad = np.zeros(numbers.shape, np.uint8)
+    bad[~((numbers >= low) & (numbers <= high))] = NONFINITE
+    bad[np.isnan(numbers)] = MISSING
+    return bad
+
+
+def _words(values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of text, trimmed, and which of them are missing."""
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_trim_whitespace(values).to_pylist()
+    words = np.empty(len(cells), object)
+    words[:] = [cell or "" for cell in cells]
+    return words, np.array([0 if cell else MISSING for cell in cells], np.uint8)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from modelcut.data.dialect import Dialect
 from modelcut.data.options import DataOptions, InputSpec
-from modelcut.data.source import first_rows, is_nonfinite, is_number
 from modelcut.errors import InputError, UsageError
 from modelcut.safety import printable
 
+_LARGEST = float(np.finfo(np.float64).max)
 _LABEL_NAMES = ("label", "target", "class", "y")
 
 
@@ -22,19 +27,23 @@ class Columns:
 
     Attributes:
         names: of all columns, each once; their numbers where there is no header.
-        header: whether the first line holds the names.
-        features: numbers of the columns of each input, by its name.
-        labels: numbers of the label columns.
+        dialect: how the file is written.
         specs: the inputs, by name.
+        labels: numbers of the label columns.
+        features: numbers of the columns of each input, by its name.
+        limits: the least and the largest number that a column can hold, by its number.
+        notes: what was recognized and is no matter of course, for the user.
     """
 
     path: Path
     options: DataOptions
     names: list[str]
-    header: bool
+    dialect: Dialect
     specs: dict[str, InputSpec]
     labels: list[int] = field(default_factory=list)
     features: dict[str, list[int]] = field(default_factory=dict)
+    limits: dict[int, tuple[float, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def join(cls, path: Path, options: DataOptions, inputs: Sequence[InputSpec]) -> Columns:
@@ -44,24 +53,27 @@ class Columns:
             InputError: not a CSV, or one whose columns do not fit the model.
             UsageError: an option names a column or an input that is not there.
         """
-        first, second = first_rows(path, options.delimiter)
-        header = options.header
-        if header == "auto":
-            header = not all(is_number(c) or is_nonfinite(c) or not c for c in first)
-            # A table of text labels has text in every row: then only names make a header.
-            if header and second is not None and len(second) == len(first):
-                header = any(
-                    not is_number(a) and (is_number(b) or not b)
-                    for a, b in zip(first, second, strict=True)
-                ) or not any(is_number(a) for a in first)
-        if header and second is None:
-            raise InputError(f"{path}: has a header and no rows")
-        names = _unique(first) if header else [str(i) for i in range(len(first))]
-        if len(names) > 1 and names[-1] == "" and second is not None and second[-1] == "":
+        dialect = Dialect.of(path, options)
+        first = dialect.first
+        names = list(first) if dialect.header else [str(i) for i in range(len(first))]
+        if len(names) > 1 and names[-1] == "" and dialect.rows and dialect.rows[0][-1] == "":
             names[-1] = "(empty)"
-        made = cls(path, options, names, bool(header), {spec.name: spec for spec in inputs})
+        double = next((name for name, count in Counter(names).items() if count > 1), None)
+        if double is not None:
+            said = (
+                f"two columns are called {printable(double, 40)!r}"
+                if double
+                else "two columns have no name"
+            )
+            raise InputError(
+                f"{path}: {said}",
+                "give each its own name; --header false where the first line is a row of data",
+            )
+        made = cls(path, options, names, dialect, {spec.name: spec for spec in inputs})
         made.labels = made._label_columns(inputs)
         made.features = made._feature_columns(inputs)
+        made.notes += made._about_index()
+        made.limits = made._limits()
         return made
 
     def _column(self, wanted: int | str) -> int:
@@ -90,6 +102,8 @@ class Columns:
                 return [lower.index(name)]
         widths = [_width(spec.shape) for spec in inputs]
         usable = [i for i, name in enumerate(self.names) if name != "(empty)"]
+        counter = self._index()
+        usable = usable if counter is None else usable[1:]
         if all(width is not None for width in widths):
             needed = sum(width or 0 for width in widths)
             if needed == len(usable):
@@ -102,10 +116,18 @@ class Columns:
             for index, name in enumerate(self.names)
             if index not in self.labels and name != "(empty)"
         ]
+        counter = self._index()
+        widths = [_width(spec.shape) for spec in inputs]
+        exact = None not in widths and len(rest) == sum(width or 0 for width in widths) + 1
+        if counter in rest and exact and not self.options.inputs:
+            rest.remove(counter)
+            self.notes.append(
+                f"{self.path}: the column {self.names[counter]!r} only counts the rows: left out"
+            )
         if self.options.inputs:
             return self._named_columns(inputs, self.options.inputs, rest)
         if len(inputs) > 1:
-            groups = {spec.name: self._by_prefix(spec.name, rest) for spec in inputs}
+            groups = self._by_name(inputs, rest)
             if all(groups.values()):
                 for spec in inputs:
                     self._check_width(spec, len(groups[spec.name]))
@@ -134,9 +156,23 @@ class Columns:
             self._check_width(spec, len(result[spec.name]))
         return result
 
-    def _by_prefix(self, name: str, rest: list[int]) -> list[int]:
-        patterns = (name, f"{name}_*", f"{name}.*", f"{name}[[]*")
-        return [i for i in rest if any(fnmatchcase(self.names[i], p) for p in patterns)]
+    def _by_name(self, inputs: Sequence[InputSpec], rest: list[int]) -> dict[str, list[int]]:
+        """The columns of each input: of its name, else those that begin with it.
+
+        A column that begins with the names of several inputs is that of the longest.
+        """
+        groups: dict[str, list[int]] = {spec.name: [] for spec in inputs}
+        exact = {spec.name for spec in inputs if row_shape(spec.shape, 1) is not None}
+        exact &= {self.names[index] for index in rest}
+        for index in rest:
+            column = self.names[index]
+            if column in exact:
+                groups[column] = [index]
+                continue
+            found = [spec.name for spec in inputs if _begins(column, spec.name)]
+            if found and (longest := max(found, key=len)) not in exact:
+                groups[longest].append(index)
+        return groups
 
     def _named_columns(
         self, inputs: Sequence[InputSpec], wanted: Mapping[str, list[str] | str], rest: list[int]
@@ -167,6 +203,46 @@ class Columns:
                 f"{self.path}: {width} columns do not fill the input {spec.name!r} of {shape}"
             )
 
+    @property
+    def header(self) -> bool:
+        """Whether the first line holds the names."""
+        return self.dialect.header
+
+    def _index(self) -> int | None:
+        """The number of a column that only counts the rows, as pandas writes it."""
+        if not self.header or self.names[0] not in ("Unnamed: 0", "", "index"):
+            return None
+        cells = [row[0] for row in self.dialect.rows if row]
+        counts = [str(number) for number in range(len(cells))]
+        return 0 if len(cells) > 1 and cells == counts else None
+
+    def _about_index(self) -> list[str]:
+        index = self._index()
+        if index is None or index not in {*self.order(), *self.labels}:
+            return []
+        return [
+            f"{self.path}: the column {self.names[index]!r} only counts the rows and goes into the "
+            "model; pandas leaves it out with to_csv(index=False)"
+        ]
+
+    def _limits(self) -> dict[int, tuple[float, float]]:
+        """What a column's numbers must not pass, before they are scaled, to be finite as inputs.
+
+        Labels are held against what a network gives: float32.
+        """
+        limits = {column: _range("float32", None) for column in self.labels}
+        for name, columns in self.features.items():
+            own = _range(self.specs[name].dtype, self.options.scale)
+            limits.update(dict.fromkeys(columns, own))
+        return limits
+
+    def dtype_of(self, column: int) -> str:
+        """The dtype that a column is for."""
+        for name, columns in self.features.items():
+            if column in columns:
+                return self.specs[name].dtype
+        return "float32"
+
     def order(self) -> list[int]:
         """Feature columns, input by input."""
         return [column for part in self.features.values() for column in part]
@@ -181,13 +257,23 @@ class Columns:
         ]
 
 
-def _unique(names: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}.{seen[name] - 1}")
-    return result
+def _begins(column: str, name: str) -> bool:
+    """Whether a column's name is that of an input, or one of a series for it."""
+    return column == name or column.startswith((f"{name}_", f"{name}.", f"{name}["))
+
+
+def _range(dtype: str, scale: float | None) -> tuple[float, float]:
+    """The least and the largest number that a dtype can hold once it is multiplied by `scale`."""
+    if dtype in ("string", "bool"):
+        return -_LARGEST, _LARGEST
+    kind = np.dtype("float32" if dtype == "bfloat16" else dtype)
+    info: Any = np.iinfo(kind) if kind.kind in "iu" else np.finfo(kind)
+    low, high = float(info.min), float(info.max)
+    if scale == 0:
+        return -_LARGEST, _LARGEST
+    if scale is not None:
+        low, high = sorted((low / scale, high / scale))
+    return max(low, -_LARGEST), min(high, _LARGEST)
 
 
 def _width(shape: Sequence[int | None]) -> int | None:

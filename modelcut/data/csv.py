@@ -14,6 +14,7 @@ from modelcut.data.columns import Columns, row_shape
 from modelcut.data.options import DataOptions, InputSpec
 from modelcut.data.statistics import Statistics
 from modelcut.errors import InputError, UsageError
+from modelcut.safety import printable
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Csv:
             InputError: not a CSV, or one whose columns do not fit the model.
             UsageError: an option names a column or an input that is not there.
         """
-        return cls(Columns.join(path, options, inputs))
+        columns = Columns.join(path, options, inputs)
+        return cls(columns, warnings=[*columns.dialect.notes, *columns.notes])
 
     @property
     def path(self) -> Path:
@@ -131,18 +133,18 @@ class Csv:
             cleaning.rows_read += rows
             keep = np.ones(rows, bool)
             if bad.any() and options.clean == "impute" and statistics is not None:
-                holes = (bad > 0) & ~block.bad_labels[:rows, None]
+                holes = (bad > 0) & (block.bad_labels[:rows, None] == 0) & self._numeric()
                 cleaning.imputed_cells += int(holes.sum())
                 features = np.where(holes, statistics.mean, features)
                 bad = np.where(holes, 0, bad)
             worst = bad.max(axis=1, initial=0)
-            worst = np.maximum(worst, np.where(block.bad_labels[:rows], MISSING, 0))
+            worst = np.maximum(worst, block.bad_labels[:rows])
             if worst.any():
                 keep &= worst == 0
                 cleaning.dropped_missing += int((worst == MISSING).sum())
                 cleaning.dropped_nonfinite += int((worst == NONFINITE).sum())
                 cleaning.dropped_unreadable += int((worst == UNREADABLE).sum())
-            if options.outliers != "keep" and features.dtype != object:
+            if options.outliers != "keep":
                 features, keep = self._outliers(features, keep, statistics)
             if not keep.all():
                 features = features[keep]
@@ -155,32 +157,61 @@ class Csv:
         self, features: np.ndarray, keep: np.ndarray, statistics: Statistics | None
     ) -> tuple[np.ndarray, np.ndarray]:
         options = self.columns.options
+        numeric = self._numeric()
+        numbers = features[:, numeric].astype(np.float64)
         if options.outlier_range is not None:
-            low, high = (np.full(features.shape[1], end) for end in options.outlier_range)
+            low, high = (np.full(numbers.shape[1], end) for end in options.outlier_range)
         else:
             assert statistics is not None
             assert options.outlier_z is not None
-            reach = options.outlier_z * statistics.deviation
-            low, high = statistics.mean - reach, statistics.mean + reach
-        outside = (features < low) | (features > high)
+            reach = options.outlier_z * statistics.deviation[numeric]
+            low, high = statistics.mean[numeric] - reach, statistics.mean[numeric] + reach
+        outside = (numbers < low) | (numbers > high)
         if options.outliers == "clip":
             self.cleaning.clipped_cells += int(outside[keep].sum())
-            return np.clip(features, low, high), keep
+            features = features.copy()
+            features[:, numeric] = np.clip(numbers, low, high)
+            return features, keep
         gone = outside.any(axis=1) & keep
         self.cleaning.dropped_outliers += int(gone.sum())
         return features, keep & ~gone
 
+    def _numeric(self) -> np.ndarray:
+        """Which of the feature columns hold numbers."""
+        return np.isin(self.columns.order(), self.columns.numeric())
+
     def _statistics(self) -> Statistics | None:
-        """Mean and deviation of each feature column over the good rows, in a pass of its own."""
+        """Mean and deviation of each feature column over the good cells, in a pass of its own.
+
+        Those of columns of text are NaN.
+
+        Raises:
+            InputError: cells of a column are to be filled that has no good one.
+            UsageError: no column holds numbers.
+        """
         options = self.columns.options
+        numeric = self._numeric()
+        for name, wanted in (("clean", "impute"), ("outliers", "clip"), ("outliers", "drop")):
+            if getattr(options, name) == wanted and not numeric.any():
+                raise UsageError(
+                    f"--{name} {wanted}: {self.path} has no column of numbers for the model",
+                    "leave it out" if name == "outliers" else "use --clean drop",
+                )
         if options.clean != "impute" and options.outlier_z is None:
             return None
         found = Statistics()
         for block in Blocks(self.columns):
-            if block.features.dtype == object:
-                raise UsageError("columns of text have no mean", "use --clean drop")
-            found.add(np.where(block.bad == 0, block.features, np.nan))
-        return found.finish()
+            good = (block.bad == 0) & numeric
+            found.add(np.where(good, block.features, np.nan).astype(np.float64))
+        found.finish()
+        empty = np.flatnonzero(numeric & (found.count == 0))
+        if options.clean == "impute" and empty.size:
+            name = printable(self.columns.names[self.columns.order()[empty[0]]], 40)
+            raise InputError(
+                f"{self.path}: column {name!r} has no number to take the mean of",
+                "--clean impute fills cells with the mean of the others",
+            )
+        return found
 
 
 def _take(

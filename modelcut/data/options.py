@@ -22,6 +22,16 @@ def _fraction(value: Any) -> Any:
     return value
 
 
+def _mark(value: Any) -> Any:
+    """One character between cells, or "auto"; a tab may be written as backslash and t."""
+    if not isinstance(value, str) or value == "auto":
+        return value
+    mark = "\t" if value == "\\t" else value
+    if len(mark) != 1 or mark in '"\r\n' or not mark.isascii():
+        raise ValueError("one character, such as ',' or '\\t', no quote and no line end")
+    return mark
+
+
 Factor = Annotated[float, BeforeValidator(_fraction)]
 
 
@@ -94,13 +104,15 @@ class DataOptions(BaseModel):
     header: bool | Literal["auto"] = Field(
         default="auto", description="Whether the first line holds names; auto looks at it."
     )
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(
-        default=",", description="Between cells."
+    delimiter: Annotated[str, BeforeValidator(_mark)] = Field(
+        default="auto",
+        description="Between cells, such as ';' or '\\t'; auto recognizes commas, semicolons, tabs "
+        "and bars.",
     )
     clean: Literal["fail", "drop", "impute"] = Field(
         default="fail",
         description="Rows with missing, non-finite or unreadable cells: an error, left out, or "
-        "filled with the column's mean.",
+        "filled with the column's mean (rows with missing text are left out).",
     )
     outliers: Literal["keep", "clip", "drop"] = Field(
         default="keep", description="What is done with values beyond outlier-z or outlier-range."

@@ -1,16 +1,16 @@
-"""The bytes of a CSV: what is let in, its first line, and the cell that an error is about."""
+"""The bytes of a CSV: what is let in, what is a number, and its rows one by one."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modelcut.errors import InputError
-from modelcut.safety import check_path, printable
+from modelcut.safety import check_path
 
 MAX_COLUMNS = 100_000
 MAX_LINE_BYTES = 8 << 20
@@ -70,39 +70,6 @@ class _Inflated(io.RawIOBase):
         super().close()
 
 
-def first_rows(path: Path, delimiter: str) -> tuple[list[str], list[str] | None]:
-    """The cells of the first line, and of the second if there is one.
-
-    Raises:
-        InputError: no text, no rows, a line or a table beyond the limits.
-    """
-    with open_bytes(path) as file:
-        reader = io.BufferedReader(file, 1 << 16) if isinstance(file, io.RawIOBase) else file
-        rows = []
-        for number in (1, 2):
-            line = reader.readline(MAX_LINE_BYTES + 1)
-            if len(line) > MAX_LINE_BYTES:
-                raise InputError(f"{path}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB")
-            if line.strip(b"\r\n"):
-                rows.append(_cells(line, path, number, delimiter))
-    if not rows:
-        raise InputError(f"{path}: holds no rows")
-    return rows[0], rows[1] if len(rows) > 1 else None
-
-
-def _cells(line: bytes, path: Path, number: int, delimiter: str) -> list[str]:
-    if b"\0" in line:
-        raise InputError(f"{path}:{number}: is binary data, not a CSV")
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}:{number}: is not UTF-8 text", "save the CSV as UTF-8") from None
-    if text.count(delimiter) >= MAX_COLUMNS:
-        raise InputError(f"{path}: has more than {MAX_COLUMNS:,} columns")
-    cells = next(csv.reader([text], delimiter=delimiter), [])
-    return [cell.strip() for cell in cells]
-
-
 def is_number(cell: str) -> bool:
     """Whether a cell is a plain decimal number, as the fast reader takes it."""
     return bool(_NUMBER.match(cell))
@@ -131,23 +98,3 @@ def lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             raise InputError(f"{path}:{start}: not valid CSV: {error}") from None
         except UnicodeDecodeError:
             raise InputError(f"{path}:{start}: is not UTF-8 text") from None
-
-
-def complaint(
-    path: Path, delimiter: str, names: Sequence[str], numeric: Sequence[int], *, header: bool
-) -> str:
-    """Where and what the first bad cell or row is; "" if none is found."""
-    for index, (number, row) in enumerate(lines(path, delimiter)):
-        if header and index == 0:
-            continue
-        if len(row) != len(names):
-            return f"{path}:{number}: {len(row)} cells, not {len(names)}"
-        for column in numeric:
-            cell = row[column]
-            if is_number(cell):
-                continue
-            what = f"{path}:{number}: column {printable(names[column], 40)!r}"
-            if not cell.strip():
-                return f"{what} is empty"
-            return f"{what} holds {printable(cell, 40)!r}, not a finite number"
-    return ""

@@ -8,10 +8,16 @@ import numpy as np
 
 
 class Statistics:
-    """Mean and deviation of columns over blocks (Chan, Golub and LeVeque 1983)."""
+    """Mean and deviation of columns over blocks (Chan, Golub and LeVeque 1983).
+
+    Attributes:
+        count: of values that are not NaN.
+        mean: of these; 0 where there is none.
+        deviation: likewise, once finished.
+    """
 
     def __init__(self) -> None:
-        self._count: Any = 0
+        self.count: Any = 0
         self.mean: Any = 0.0
         self._squares: Any = 0.0
         self.deviation: Any = 0.0
@@ -22,13 +28,13 @@ class Statistics:
         filled = np.where(good, block, 0.0)
         mean = filled.sum(axis=0) / np.maximum(count, 1)
         squares = (np.where(good, block - mean, 0.0) ** 2).sum(axis=0)
-        total = self._count + count
+        total = self.count + count
         delta = mean - self.mean
         share = count / np.maximum(total, 1)
         self.mean = self.mean + delta * share
-        self._squares = self._squares + squares + delta**2 * self._count * share
-        self._count = total
+        self._squares = self._squares + squares + delta**2 * self.count * share
+        self.count = total
 
     def finish(self) -> Statistics:
-        self.deviation = np.sqrt(self._squares / np.maximum(self._count, 1))
+        self.deviation = np.sqrt(self._squares / np.maximum(self.count, 1))
         return self

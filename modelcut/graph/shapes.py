@@ -36,6 +36,11 @@ def infer(root: Entry) -> tuple[Shapes, Shapes]:
     return walk.inputs, walk.outputs
 
 
+def of_layer(node: Node, sources: Sequence[Shape | None]) -> Shape | None:
+    """Shape of the (first) output of one call of a layer, wrapped ones too."""
+    return _Walk().leaf(node, list(sources))
+
+
 class _Walk:
     def __init__(self) -> None:
         self.inputs: Shapes = {}
@@ -47,14 +52,14 @@ class _Walk:
         """Fills in a model's layers; returns the shapes of its outputs."""
         if is_functional(model):
             return self._functional(model, path, given)
-        shape = given[0] if given else declared(_built(model))
+        shape = given[0] if given else built(model)
         for index, entry in enumerate(layer_list(model) or []):
             if entry.get("class_name") == "InputLayer":
                 shape = shape if shape is not None else declared(config_of(entry))
                 self.outputs[(*path, name_of(entry))] = shape
                 continue
             if shape is None and index == 0:
-                shape = declared(_built(entry))
+                shape = built(entry)
             shape = self._layer(entry, (*path, name_of(entry)), [shape])[0]
         return [shape]
 
@@ -64,7 +69,7 @@ class _Walk:
         graph = Graph(model, "shapes")
         fed = dict(zip((ref.name for ref in graph.inputs), given or (), strict=False))
         said = {
-            ref[:3]: _without_batch(ref.shape)
+            ref[:3]: without_batch(ref.shape)
             for found in graph.calls.values()
             for call in found
             for ref in call
@@ -96,11 +101,12 @@ class _Walk:
         if layer_list(entry) is not None:
             result = self.model(entry, path, sources) or [None]
         else:
-            result = [self._leaf(node_of(entry, path), sources)]
+            result = [self.leaf(node_of(entry, path), sources)]
         self.outputs[path] = result[0]
         return result
 
-    def _leaf(self, node: Node, sources: list[Shape | None]) -> Shape | None:
+    def leaf(self, node: Node, sources: list[Shape | None]) -> Shape | None:
+        """Shape of what comes out of a layer; fills in those that it wraps."""
         wrapped = node.wrapped
         first = sources[0] if sources else None
         if not wrapped or node.class_name not in classes.WRAPPERS:
@@ -148,9 +154,9 @@ def declared(config: Any) -> Shape | None:
         return None
     for key in ("batch_shape", "batch_input_shape"):
         if key in config:
-            return _without_batch(config[key])
+            return without_batch(config[key])
     if isinstance(config.get("input_shape"), list):  # Keras 1
-        return _without_batch([None, *config["input_shape"]])
+        return without_batch([None, *config["input_shape"]])
     width = config.get("input_dim")
     if classes.integer(width):
         length = config.get("input_length")
@@ -158,8 +164,12 @@ def declared(config: Any) -> Shape | None:
     return None
 
 
-def _built(entry: Entry) -> dict[str, Any]:
-    """What a model or layer without an InputLayer says about its input."""
+def built(entry: Entry) -> Shape | None:
+    """The input shape that a model or layer without an InputLayer says, without the batch axis."""
+    return declared(_building(entry))
+
+
+def _building(entry: Entry) -> dict[str, Any]:
     config = dict(config_of(entry))
     found = config.get("build_input_shape")
     if "batch_shape" in config or "batch_input_shape" in config:
@@ -174,7 +184,8 @@ def _built(entry: Entry) -> dict[str, Any]:
     return config
 
 
-def _without_batch(shape: Any) -> Shape | None:
+def without_batch(shape: Any) -> Shape | None:
+    """A shape of a file without its batch axis; None where it is none."""
     if not isinstance(shape, list) or not shape:
         return None
     if not all(n is None or (isinstance(n, int) and not isinstance(n, bool)) for n in shape):
@@ -182,21 +193,28 @@ def _without_batch(shape: Any) -> Shape | None:
     return tuple(n if n is None or n >= 0 else None for n in shape[1:])
 
 
-def macs(node: Node, weights: Sequence[Sequence[int]], given: Shape | None) -> int | None:
-    """Multiply-accumulates of one sample in one layer, wrapped ones too.
+def macs(
+    node: Node,
+    weights: Sequence[Sequence[int]],
+    given: Shape | None,
+    others: Sequence[Shape | None] = (),
+) -> int | None:
+    """Multiply-accumulates of one sample in one call of a layer, wrapped ones too.
 
     Args:
         node: of the layer.
         weights: the shapes of its weights, in the order of `specs`.
         given: shape of what goes into it first, without the batch axis, or None where unknown.
+        others: of its other inputs: of an attention the value and, if another, the key.
 
     Returns:
-        The count, of products with weights only; None where it is unknown.
+        The count, of products with weights and of those inside of an attention or a Dot; None where
+        it is unknown.
     """
     name, parts = node.class_name, [inner for _, inner in node.wrapped]
     if name not in classes.WRAPPERS or not parts:
         output = None if given is None else _own_shape(node, [given])
-        return layer_shapes.macs(name, node.config, weights, output, given)
+        return layer_shapes.macs(name, node.config, weights, output, given, others)
     if any(inner.is_model for inner in parts):
         return None
     steps: int | None = 1

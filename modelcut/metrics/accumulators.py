@@ -1,7 +1,8 @@
 """Metrics of predictions against labels, summed up batch by batch.
 
 Definitions are those of scikit-learn with `zero_division=0`: precision, recall and F1 of a class
-from its counts, macro over the classes of the model, weighted by support.
+from its counts; macro over the classes that occur in labels or predictions, or over all labels of
+a multi-label network; weighted by support.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ class Classes:
         chosen = outputs[np.arange(len(labels)), labels]
         self._loss -= float(np.log(np.clip(chosen, _TINY, 1 - _TINY)).sum())
         if count > 5:
-            self._top += int((((outputs > chosen[:, None]).sum(axis=1)) < 5).sum())
+            # As in argmax, of equal outputs the first comes first; NaN is no answer.
+            first = np.arange(count) < labels[:, None]
+            better = (outputs > chosen[:, None]) | ((outputs == chosen[:, None]) & first)
+            self._top += int(((better.sum(axis=1) < 5) & ~bad).sum())
 
     def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
         if outputs.shape[1] == 1:
@@ -197,7 +201,7 @@ class Multilabel:
 
     def result(self) -> dict[str, Any]:
         """Subset accuracy as `accuracy`, per label and averaged scores, mean log loss."""
-        found = _scores(self._hits, self._said, self._true, self._names)
+        found = _scores(self._hits, self._said, self._true, self._names, every=True)
         cells = self._rows * len(self._names)
         return {
             "accuracy": _share(self._exact, self._rows),
@@ -248,7 +252,7 @@ class Regression:
             )
         return {
             "mae": float(mae.mean()),
-            "rmse": float(np.sqrt(mse.mean())),
+            "rmse": float(np.sqrt(mse).mean()),
             "r2": float(r2.mean()),
             "per_output": [
                 {"mae": float(a), "rmse": float(np.sqrt(b)), "r2": float(c)}
@@ -260,9 +264,18 @@ class Regression:
 
 
 def _scores(
-    hits: np.ndarray, said: np.ndarray, true: np.ndarray, names: Sequence[str]
+    hits: np.ndarray,
+    said: np.ndarray,
+    true: np.ndarray,
+    names: Sequence[str],
+    *,
+    every: bool = False,
 ) -> dict[str, Any]:
-    """Precision, recall and F1 from counts, per class and averaged."""
+    """Precision, recall and F1 from counts, per class and averaged.
+
+    Macro averages are over the classes that occur, in the labels or in the predictions, or over
+    `every` one, as scikit-learn takes them of an indicator matrix.
+    """
     precision, recall = _ratio(hits, said), _ratio(hits, true)
     f1 = _ratio(2 * hits, said + true)
     support = true / max(1, int(true.sum()))
@@ -273,8 +286,7 @@ def _scores(
     )
     result: dict[str, Any] = {}
     parts = zip(("precision", "recall", "f1"), (precision, recall, f1), micro, strict=True)
-    # Macro over the classes that occur, in the labels or in the predictions.
-    present = (said + true) > 0
+    present = (said + true) > (-1 if every else 0)
     for name, values, total in parts:
         result[f"{name}_macro"] = float(values[present].mean()) if present.any() else 0.0
         result[f"{name}_micro"] = total

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from modelcut.errors import InputError, ModelcutError
-from modelcut.graph import shapes
-from modelcut.graph.keras import classes
+from modelcut.graph import call_counts, shapes
+from modelcut.graph.keras import classes, layer_shapes
+from modelcut.graph.node import Path
 from modelcut.model.model import Model
 
 MAX_VALUES = 1 << 30
@@ -34,23 +35,36 @@ def check_sizes(model: Model) -> None:
 def macs(model: Model) -> dict[str, int | None]:
     """Multiply-accumulates of one inference of one sample, by layer.
 
+    A layer that is called several times, itself or with its submodel, counts each time; one that
+    no output needs does not.
+
     Returns:
-        Layer name -> count, for layers with weights; None where it cannot be told without running
-        the network (an unknown class, an input of unknown size).
+        Layer name -> count, for layers with weights, attentions and Dot; None where it cannot be
+        told without running the network (an unknown class, an input of unknown size).
     """
-    given = {}
+    called: dict[Path, list[tuple[call_counts.Sources, int]]] | None = None
     if model.architecture is not None:
         try:
-            given = model.architecture.input_shapes()
-        except ModelcutError:
-            given = {}
+            found = call_counts.calls(model.architecture.root)
+        except (ModelcutError, call_counts.TooManyError):
+            found = None
+        if found is not None:
+            called = {}
+            for (path, sources), times in found.items():
+                called.setdefault(path, []).append((sources, times))
     counts: dict[str, int | None] = {}
     for layer in model.layers:
-        if not layer.tensors:
+        if not layer.tensors and layer.class_name not in layer_shapes.PRODUCTS:
             continue
-        node, weights = layer.node, [tensor.shape for tensor in layer.tensors]
-        known = node is not None and classes.is_known(layer.class_name)
-        counts[layer.name] = (
-            shapes.macs(node, weights, given.get(layer.path)) if node and known else None
-        )
+        counts[layer.name] = None
+        if layer.node is None or not classes.is_known(layer.class_name) or called is None:
+            continue
+        weights, total = [tensor.shape for tensor in layer.tensors], 0
+        for sources, times in called.get(layer.path, ()):
+            count = shapes.macs(layer.node, weights, (*sources, None)[0], sources[1:])
+            if count is None:
+                break
+            total += count * times
+        else:
+            counts[layer.name] = total
     return counts

@@ -51,6 +51,12 @@ REFUSED = {
     "empty": ("", ""),
     "a missing cell": (table({30: "1,,3,4,1"}), ".csv:32:"),
     "latin-1": (table(header="a,b,c,caf\xe9,label").encode("latin-1"), "UTF-8"),
+    "beyond float32": (table({30: "1,1e39,3,4,1"}), ".csv:32:"),
+    "beyond float64": (table({30: "1,1e400,3,4,1"}), "the range of float32"),
+    "a label beyond float64": (table({30: "1,2,3,4,1e400"}), ".csv:32:"),
+    "two columns of one name": (table(header="a,b,a,d,label"), "two columns"),
+    "UTF-16": (table().encode("utf-16"), "UTF-16"),
+    "carriage returns and a bad cell": (table({30: "1,x,3,4,1"}, end="\r"), ".csv:32:"),
     "infinity": (table({30: "1,inf,3,4,1"}), ".csv:32:"),
 }
 
@@ -79,6 +85,11 @@ def test_a_gzip_bomb(tmp_path, classifier, modelcut, in_one_line):
 ACCEPTED = {
     "plain": table(),
     "carriage returns": table(end="\r\n"),
+    "carriage returns only": table(end="\r"),
+    "a byte order mark": b"\xef\xbb\xbf" + table(end="\r\n").encode(),
+    "tabs": table().replace(",", "\t"),
+    "semicolons and decimal commas": table().replace(",", ";").replace(".", ","),
+    "plain numbers for names": table(header="0,1,2,3,4"),
     "quoted": "\n".join(
         ",".join(f'"{cell}"' for cell in line.split(",")) for line in table().splitlines()
     ),

@@ -79,14 +79,15 @@ def test_multilabel(units, rows, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, (rows, units))
     outputs = rng.random((rows, units))
+    labels[:, 0] = outputs[:, 0] = 0  # a label without positives
     found = summed("multilabel", units, labels, outputs)
     said = (outputs > 0.5).astype(int)
-    present = (labels.sum(axis=0) + said.sum(axis=0)) > 0
-    each = oracle.f1_score(labels, said, average=None, zero_division=0)
-    assert found["f1_macro"] == pytest.approx(each[present].mean() if present.any() else 0)
-    for average in ("micro", "weighted"):
-        score = oracle.f1_score(labels, said, average=average, zero_division=0)
-        assert found[f"f1_{average}"] == pytest.approx(score)
+    for average in ("macro", "micro", "weighted"):
+        scores = oracle.precision_recall_fscore_support(
+            labels, said, average=average, zero_division=0
+        )
+        for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
+            assert found[f"{name}_{average}"] == pytest.approx(score)
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(labels, said))
 
 
@@ -98,7 +99,9 @@ def test_regression(units, rows, seed):
     outputs = labels + rng.normal(size=(rows, units))
     found = summed("regression", units, labels, outputs)
     assert found["mae"] == pytest.approx(oracle.mean_absolute_error(labels, outputs))
-    assert found["rmse"] == pytest.approx(oracle.mean_squared_error(labels, outputs) ** 0.5)
+    assert found["rmse"] == pytest.approx(
+        oracle.root_mean_squared_error(labels, outputs)  # the mean of those of the outputs
+    )
     assert found["r2"] == pytest.approx(oracle.r2_score(labels, outputs), rel=1e-6)
 
 
@@ -163,3 +166,13 @@ def test_a_guess_does_not_depend_on_the_order():
         results.append(total.result())
     assert all(found["from_logits"] for found in results)
     assert results[0]["confusion"] == results[1]["confusion"] == results[2]["confusion"]
+
+
+def test_top_5_of_ties_and_of_no_numbers():
+    labels = np.array([0, 4, 5, 9])
+    same = summed("multiclass", 10, labels, np.full((4, 10), 0.1))
+    assert same["top_5_accuracy"] == 0.5  # the first five, as argmax takes the first
+    assert same["accuracy"] == 0.25
+    none = summed("multiclass", 10, labels, np.full((4, 10), np.nan))
+    assert none["top_5_accuracy"] == 0
+    assert none["nonfinite_outputs"] == 4

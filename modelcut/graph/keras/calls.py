@@ -74,6 +74,22 @@ def calls(entry: Entry) -> list[list[Ref]]:
     return [list(_histories(n) if _is_keras3(n) else _old_refs(n)) for n in nodes]
 
 
+def keywords(node: Any) -> list[str]:
+    """For each tensor of a call, in the order of `calls`, its keyword; "" where it has none."""
+    if _is_keras3(node):
+        named = node.get("kwargs")
+        named = named if isinstance(named, dict) else {}
+        found = [""] * len(list(_histories({"args": node["args"]})))
+        return found + [k for k in sorted(named) for _ in _histories({"args": [named[k]]})]
+    found, kwargs = [], None
+    for item in _leaves(node):
+        kwargs = item[3] if len(item) == 4 else None
+        found += [""] * (item[0] != _CONSTANT)
+    for key, value in kwargs.items() if isinstance(kwargs, dict) else ():
+        found += [key for ref in ends(value) if ref.name != _CONSTANT]
+    return found
+
+
 def _is_keras3(node: Any) -> bool:
     return isinstance(node, dict) and isinstance(node.get("args"), list)
 
@@ -208,6 +224,14 @@ class Graph:
     def parents(self, call: Call) -> list[Call]:
         """The calls whose outputs go into a call."""
         return [self.call_of(ref, "") for ref in self.calls[call[0]][call[1]]]
+
+    def sequence(self) -> list[Call]:
+        """The calls that the outputs need, each after those that feed it."""
+        state: dict[Call, bool] = {}
+        finished: list[Call] = []
+        for ref in self.outputs:
+            self._visit(self.call_of(ref, "", end=True), state, {}, finished)
+        return finished
 
     def order(self) -> list[str]:
         """Layer names by decreasing depth, then by first visit from the outputs.

@@ -30,19 +30,26 @@ def macs(
     shapes: Sequence[Sequence[int]],
     output: Shape | None,
     given: Shape | None = None,
+    others: Sequence[Shape | None] = (),
 ) -> int | None:
-    """Multiply-accumulates of one sample, of the products with weights only.
+    """Multiply-accumulates of one sample: of the products with weights, and those of an attention.
 
     Args:
         class_name: of the layer; wrappers are in `modelcut.shapes.macs`.
         config: its configuration.
         shapes: of its weights, in order.
         output: of its output without the batch axis, or None where unknown.
-        given: of its (first) input, likewise; an attention's other inputs count as equally long.
+        given: of its (first) input, likewise.
+        others: of its other inputs: of an attention the value and, if another, the key; where there
+            is none it attends to itself.
 
     Returns:
         The count; 0 for layers that multiply nothing with a matrix; None where it is unknown.
     """
+    if class_name in MULTI_HEAD:
+        return _multi_head(config, shapes, [given, *others])
+    if class_name in PRODUCTS:
+        return _product_of_inputs(class_name, config, [given, *others])
     if class_name == "Embedding" or not any(len(shape) > 1 for shape in shapes):
         return 0
     times = _positions(class_name, config, output, given)
@@ -53,6 +60,72 @@ def macs(
                 return None
             total += _product(shape) * times
     return total
+
+
+MULTI_HEAD = ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention")
+PRODUCTS = ("Attention", "AdditiveAttention", "Dot")
+"""Layers without a kernel that multiply their inputs."""
+
+
+def _multi_head(
+    config: Config, shapes: Sequence[Sequence[int]], inputs: Sequence[Shape | None]
+) -> int | None:
+    """Projections of query, key, value and output; scores, and their product with the values."""
+    query = inputs[0]
+    value = inputs[1] if len(inputs) > 1 else query
+    key = inputs[2] if len(inputs) > 2 else value
+    heads = integer(get(config, "num_heads", "num_query_heads"))
+    key_dim = integer(get(config, "key_dim", "head_dim"))
+    value_dim = integer(config.get("value_dim") or key_dim)
+    if not query or not key or not value or heads is None or key_dim is None or value_dim is None:
+        return None
+    axes = _attended(config, len(query))
+    asked, known = _whole(query[:-1]), _whole([value[a] for a in axes if a < len(value)])
+    places = {"query": asked, "key": _whole(key[:-1]), "value": _whole(value[:-1])}
+    kernels = zip(_named("MultiHeadAttention", config), shapes, strict=False)
+    total = 0
+    for spec, shape in kernels:
+        times = places.get(spec.role.partition("/")[0], asked)
+        if times is None:
+            return None
+        total += _product(shape) * times if spec.kind == "attention" else 0
+    if asked is None or known is None:
+        return None
+    return total + asked * known * heads * (key_dim + value_dim)
+
+
+def _attended(config: Config, rank: int) -> list[int]:
+    """The axes, batch left out, along which an attention attends."""
+    said = config.get("attention_axes")
+    said = [said] if isinstance(said, int) else said
+    if not isinstance(said, list) or not all(isinstance(axis, int) for axis in said):
+        return list(range(rank - 1))
+    return [axis % (rank + 1) - 1 for axis in said]
+
+
+def _product_of_inputs(
+    class_name: str, config: Config, inputs: Sequence[Shape | None]
+) -> int | None:
+    """Of an attention without heads, its scores and their product with the values; or of a Dot."""
+    known = [shape for shape in inputs if shape]
+    if len(known) < len(inputs) or len(known) < 2:
+        return None
+    first, second = known[:2]
+    sizes = _whole(first), _whole(second)
+    if sizes[0] is None or sizes[1] is None:
+        return None
+    if class_name == "Dot":
+        axes = config.get("axes")
+        axis = axes[-1] if isinstance(axes, list) and axes else axes
+        if not isinstance(axis, int) or not -len(second) <= axis <= len(second) or not axis:
+            return None
+        summed = second[axis - 1 if axis > 0 else axis]
+        return sizes[0] * sizes[1] // summed if summed else 0
+    if len(first) < 2 or len(second) < 2:
+        return None
+    # (…, queries, width) and (…, values, width of values)
+    asked, values = _product([n or 0 for n in first[:-1]]), second[-2] or 0
+    return sizes[0] * values + asked * values * (second[-1] or 0)
 
 
 def _named(class_name: str, config: Config) -> list[WeightSpec]:

@@ -73,7 +73,7 @@ def until_stable(
     runtime = context.required_runtime(title if tune is None else tune.title)
     stable = 0.0 if tune is None else STABLE
     before = Round(model, {}, _judge(runtime, model, share) if budget else {})
-    best, rows, ended = before, [], f"after {most} rounds"
+    best, rows, ended = before, [], after(most)
     for number in range(1, most + 1):
         smaller, left = cut(best.model)
         had = best.left or {t.name: nonzeros(t.pull()[0]) for t in model.tensors if t.name in left}
@@ -98,6 +98,11 @@ def until_stable(
     if best is before and rows:
         return model, facts, ("not even the first round holds the budget, so nothing was done",)
     return best.model, facts, ()
+
+
+def after(rounds: int) -> str:
+    """Why it ended, where it was for the number of rounds."""
+    return f"after {rounds} rounds"
 
 
 def keep(model: Model, kept: Mapping[str, tuple[np.ndarray, Any]], context: Context) -> Model:

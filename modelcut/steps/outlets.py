@@ -38,12 +38,22 @@ def layers_of(model: Model) -> list[Layer] | None:
     if model.architecture is None:
         return None
     kinds = TARGET_KINDS | {"embedding"}
-    own = {layer.path for layer in model.layers if kinds & {t.kind for t in layer.tensors}}
+    # A layer of an unknown class may own others, which the architecture does not list.
+    own = {
+        layer.path[:end]
+        for layer in model.layers
+        if kinds & {t.kind for t in layer.tensors}
+        for end in range(1, len(layer.path) + 1)
+    }
     try:
         found = _found(model.architecture, own)
     except ModelcutError:
         return None
-    return [layer for layer in model.layers if layer.path in found]
+    return [
+        layer
+        for layer in model.layers
+        if any(layer.path[:end] in found for end in range(1, len(layer.path) + 1))
+    ]
 
 
 def spared(model: Model, *patterns: Iterable[str]) -> dict[str, str]:

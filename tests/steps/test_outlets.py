@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,15 @@ def test_from_the_outputs_back(layers, outputs, found):
     config = graph([layer("x", "InputLayer"), *layers], ["x"], outputs)
     kernels = {each["name"] for each in layers if each["class_name"] in ("Dense", "Conv2D")}
     assert names(of_config(config, "2.4.0", kernels | {"b"})) == found
+
+
+def test_layers_inside_a_layer_of_an_unknown_class_are_its_own():
+    layers = [layer("x", "InputLayer"), layer("a", "Dense", "x"), layer("b", "Mine>Block", "a")]
+    model = of_config(graph(layers, ["x"], ["b"]), "2.4.0", {"a", "b"})
+    block = model.layers[-1]
+    assert block.path == ("b",)
+    parts = tuple(replace(block, path=("b", name)) for name in ("up", "down"))
+    assert names(replace(model, layers=(*model.layers[:-1], *parts))) == ["b/up", "b/down"]
 
 
 def inner(*layers, outputs, name="sub"):

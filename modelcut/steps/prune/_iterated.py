@@ -158,6 +158,8 @@ class Iterated(Budgeted, TensorStep):
         if after is model:
             reason = "no round was taken: nothing is small enough, or the budget does not allow it"
             skipped |= {name: reason for name in targets if name not in skipped}
+        if self.rounds is None and facts["ended"] == _rounds.after(_MOST):
+            warnings += (f"not stable after {_MOST} rounds; `rounds` allows more",)
         old = {tensor.name: tensor for tensor in model.tensors}
         for tensor in after.tensors:  # training moves biases too
             if tensor is not old[tensor.name]:

@@ -81,7 +81,7 @@ def until_stable(
     if budget:
         check_limits(budget, runtime.scores(runtime.open(model)).targets, compared=True)
     before = Round(model, {}, _judge(runtime, model, share) if budget else {})
-    best, rows, ended = before, [], f"after {most} rounds"
+    best, rows, ended = before, [], after(most)
     for number in range(1, most + 1):
         smaller, left = cut(best.model)
         had = best.left or {t.name: nonzeros(t.pull()[0]) for t in model.tensors if t.name in left}
@@ -106,6 +106,11 @@ def until_stable(
     if best is before and rows:
         return model, facts, ("not even the first round holds the budget, so nothing was done",)
     return best.model, facts, ()
+
+
+def after(rounds: int) -> str:
+    """Why it ended, where it was for the number of rounds."""
+    return f"after {rounds} rounds"
 
 
 def keep(model: Model, kept: Mapping[str, tuple[np.ndarray, Any]], context: Context) -> Model:

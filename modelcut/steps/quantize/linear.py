@@ -67,8 +67,8 @@ class Linear(Budgeted, TensorStep):
     scales: Literal["rounded", "exact"] = Field(
         default="rounded",
         description="rounded: scales are rounded up to few significant bits (6 at 8 bits a weight, "
-        "7 at 7, else 8), by at most 3.1 % at 8 bits, so that the weights deflate better. exact: "
-        "the end of the range over the last code, such as max/127.",
+        "7 at 7, else 8), by at most 3.1 % at 8 bits, so that .h5 and .keras files deflate to "
+        "less. exact: the end of the range over the last code, such as max/127.",
     )
 
     @model_validator(mode="after")

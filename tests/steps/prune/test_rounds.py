@@ -140,6 +140,8 @@ def test_scores_are_taken_anew_in_each_round(criterion, most, toy):
         np.testing.assert_array_equal(kernels(outcome.model)[name] == 0, values == 0, name)
     assert len(outcome.facts["rounds"]) == number > (0 if most == 1 else 1)
     assert outcome.facts["ended"] == ended
+    unstable = ended != "stable" and most is None
+    assert any("not stable after 20" in w for w in outcome.warnings) == unstable
     assert outcome.facts["rows"] == 60
     assert all(len(tensor.edits) <= 1 for tensor in outcome.model.tensors)
     biases = [t for t in outcome.model.tensors if t.kind == "bias"]
@@ -297,3 +299,15 @@ def test_the_report_shows_each_round():
     assert [tuple(row) for row in plain.rows] == [("1", "1,234")]
     assert "the budget is spent" in found.note
     assert "max_accuracy_drop 0.1" in found.note
+
+
+@pytest.mark.parametrize("method", ["magnitude", "taylor", "l1"])
+def test_rounds_that_end_before_it_is_stable_say_so_unless_asked_for(method, toy, monkeypatch):
+    monkeypatch.setattr("modelcut.steps.prune._iterated._MOST", 1)
+    runtime = toy_runtime(toy, rows=60)
+    fields = {"cutoff": 0.9, "until": "stable", "finetune": {"epochs": 1}}
+    outcome = steps.find("prune", method)(**fields).apply(toy, Context(runtime=runtime))
+    assert "not stable after 1 rounds" in outcome.warnings[-1]
+    outcome = steps.find("prune", method)(**fields, rounds=1).apply(toy, Context(runtime=runtime))
+    assert outcome.facts["ended"] == "after 1 rounds"
+    assert not outcome.warnings

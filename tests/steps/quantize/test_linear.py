@@ -10,6 +10,7 @@ from toys import toy_model
 from modelcut.errors import RecipeError
 from modelcut.steps import find
 from modelcut.steps.base import Context
+from modelcut.steps.quantize._cells import short
 
 Linear = find("quantize", "linear")
 Magnitude = find("prune", "magnitude")
@@ -72,6 +73,13 @@ def test_what_rounded_scales_cost_is_what_the_help_says():
     assert growth.mean() == pytest.approx(1.01, abs=0.003)
     worse = np.square(rounded - values).sum() / np.square(exact - values).sum()
     assert worse == pytest.approx(1.021, abs=0.005)
+
+
+@pytest.mark.parametrize(("rounding", "most"), [(None, 0.004), (np.ceil, 0.008)])
+def test_eight_significant_bits_are_wrong_by_what_the_help_says(rounding, most):
+    exact = np.geomspace(1e-3, 1e3, 100_001)
+    wrong = np.abs(short(exact, rounding) / exact - 1).max()
+    assert 0.95 * most < wrong <= most
 
 
 def test_the_facts_say_how_many_bits_the_scales_have():

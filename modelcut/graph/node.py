@@ -17,7 +17,6 @@ from modelcut.graph.keras.calls import (
     config_of,
     layer_list,
 )
-from modelcut.graph.keras.saved_order import slots
 
 Path = tuple[str, ...]
 
@@ -75,12 +74,3 @@ def node_of(entry: Entry, path: Path) -> Node:
     """The node of a layer's JSON object."""
     inbound = tuple(tuple(ref.name for ref in call) for call in calls(entry))
     return Node(path, str(entry["class_name"]), config_of(entry), inbound, entry)
-
-
-def is_known(node: Node) -> bool:
-    """Whether the weights of a layer, and of those that it wraps, are known by their classes."""
-    try:
-        slots(node)
-    except KeyError:
-        return False
-    return True

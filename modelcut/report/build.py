@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelcut.graph.node import is_known
+from modelcut.graph.keras.saved_order import is_known
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor

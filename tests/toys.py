@@ -94,3 +94,30 @@ def contents(folder):
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
     }
+
+
+def keras_archive(path, layers, weights, *, root=None, assets=(), version="3.15.0"):
+    """A hand-made `.keras` file.
+
+    Args:
+        path: where to.
+        layers: JSON objects of the layers, in sequence.
+        weights: place in the store -> values.
+        root: the whole configuration; None: a sequential model of the layers.
+        assets: (name, text) of further members.
+        version: of Keras.
+    """
+    config = {"name": "toy", "layers": layers, "build_input_shape": [None, 4]}
+    root = root or {"class_name": "Sequential", "module": "keras", "config": config}
+    scratch = path.with_name("weights")
+    with h5py.File(scratch, "w") as file:
+        for place, values in weights.items():
+            file[place] = values
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": version}))
+        archive.writestr("config.json", json.dumps(root))
+        archive.write(scratch, "model.weights.h5")
+        for name, text in assets:
+            archive.writestr(name, text)
+    scratch.unlink()
+    return path

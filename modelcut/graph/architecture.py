@@ -112,6 +112,11 @@ class Architecture:
         """Where the weights of each layer lie in a `.keras` file: "layers/dense_1"."""
         return {node.path: place for node, place in filed(self.root, "the model")}
 
+    def has_own_models(self) -> bool:
+        """Whether it, or a submodel, is of a class of its author's, which may own more weights."""
+        models = {node.path[:depth] for node in self.nodes for depth in range(len(node.path))}
+        return any(self.model_at(path)["class_name"] not in classes.MODELS for path in models)
+
     def leaves(self, path: Path) -> list[Node]:
         """The layers below a submodel, nested ones too, in Keras's order; or the layer itself."""
         if path in self._by_path:

@@ -38,13 +38,16 @@ def into_h5(model: Model, archive: zipfile.ZipFile | None) -> str:
     for layer in model.layers:
         node = layer.node
         if node is None:
-            continue
+            return (
+                f"{printable(layer.name)!r} is beside the layers, in a model of its author's own "
+                "class; keep the format it has"
+            )
         alone = len(architecture.leaves(layer.path[:1])) == 1
         reason = _in_another_form(node) if filed else ""
         reason = reason or _order_unknown(
             layer, node, alone=alone, place=places.get(layer.path, "")
         )
-        if not reason and filed and is_known(node) and len(layer.tensors) != len(specs(node)):
+        if not reason and filed and _holds_others(layer, node):
             reason = "holds weights beside those of its class, for which an .h5 has no place"
         if not reason and architecture.dialect is Dialect.KERAS3:
             reason = _not_finished(node)
@@ -58,14 +61,24 @@ def into_keras(model: Model) -> str:
     for layer in model.layers:
         if layer.node is None:
             continue
+        if _holds_others(layer, layer.node):
+            return (
+                f"{_shown(layer.node)} holds weights beside those of its class, which Keras does "
+                "not take from a .keras file; name the output .h5"
+            )
         for node in _all_of(layer.node):
             if reason := _in_another_form(node):
                 return f"{_shown(node)} {reason}"
-            if node.class_name in _LOOKUPS and node.config.get("vocabulary") is None:
+            missing = node.class_name in _LOOKUPS and node.config.get("vocabulary") is None
+            if missing:
                 return (
                     f"{_shown(node)} has no vocabulary in this file; save it as .keras with Keras"
                 )
     return ""
+
+
+def _holds_others(layer: Layer, node: Node) -> bool:
+    return bool(layer.tensors) and is_known(node) and len(layer.tensors) != len(specs(node))
 
 
 def _shown(node: Node) -> str:

@@ -6,7 +6,7 @@ the weights by number (keras/src/saving/saving_lib.py, `_save_container_state`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import h5py
@@ -48,9 +48,14 @@ def read(file: h5py.File, architecture: Architecture | None, where: str) -> list
     places = architecture.store_paths()
     prefix = _prefix(file)
     by_place: dict[str, list[formats_weights.Stored]] = {}
+    beside: list[formats_weights.Stored] = []
+    own = architecture.has_own_models()
     bases = {place.replace("layers/", prefix): path for path, place in places.items()}
     for one in stored:
         base = _longest(one.key, bases)
+        if base is None and own:
+            beside.append(one)
+            continue
         if base is None:
             raise InputError(
                 f"{where}: the weight {printable(one.key)!r} belongs to none of the layers"
@@ -69,7 +74,8 @@ def read(file: h5py.File, architecture: Architecture | None, where: str) -> list
             )
     rest = [node for node in architecture.nodes if node.path not in layers]
     extra = {node.path: formats_weights.join([node], [], where, strict=True)[0] for node in rest}
-    return [(layers | extra)[node.path] for node in architecture.nodes]
+    found = [(layers | extra)[node.path] for node in architecture.nodes]
+    return [*found, *_by_groups(beside, taken={node.path for node in architecture.nodes})]
 
 
 def _in_order(
@@ -99,10 +105,16 @@ def _longest(key: str, bases: dict[str, Path]) -> str | None:
 
 
 def of_own_class(file: h5py.File, where: str) -> list[Layer]:
-    """The layers of a model whose class only its author has: a layer for each group of weights."""
-    groups: dict[tuple[str, ...], list[formats_weights.Stored]] = {}
-    for one in _weights(file, where):
-        groups.setdefault(unknown.group_of(one.key) or ("model",), []).append(one)
+    """The layers of a model whose class only its author has."""
+    return _by_groups(list(_weights(file, where)), taken=set())
+
+
+def _by_groups(stored: list[formats_weights.Stored], *, taken: Set[Path]) -> list[Layer]:
+    """A layer for each group of weights that no architecture tells of."""
+    groups: dict[Path, list[formats_weights.Stored]] = {}
+    for one in stored:
+        path = unknown.group_of(one.key) or ("model",)
+        groups.setdefault(tuple(one.key.split("/")[:-1]) if path in taken else path, []).append(one)
     return [
         formats_weights.make_layer(path, "", None, zip(unknown.specs(part), part, strict=True))
         for path, part in groups.items()

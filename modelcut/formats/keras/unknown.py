@@ -40,21 +40,25 @@ def specs(stored: Sequence[weights.Stored]) -> list[WeightSpec]:
         stored: the weights of the object, in its order.
     """
     found: list[WeightSpec] = []
-    for index, one in enumerate(stored):
-        numbered = one.key.rpartition("/")[2].isdigit()
-        spec = bare(one, index) if numbered else weights.guess(one)
-        if numbered and spec.kind == "other" and found and found[0].kind == "kernel":
-            spec = _after_kernel(found, stored[0], one.shape) or spec
+    counted: list[tuple[WeightSpec, weights.Stored]] = []
+    for one in stored:
+        if not one.key.rpartition("/")[2].isdigit():
+            found.append(weights.guess(one))
+            continue
+        spec = bare(one, len(counted))
+        if spec.kind == "other" and counted and counted[0][0].kind == "kernel":
+            spec = _after_kernel(counted, one.shape) or spec
+        counted.append((spec, one))
         found.append(spec)
     return found
 
 
 def _after_kernel(
-    before: Sequence[WeightSpec], first: weights.Stored, shape: tuple[int, ...]
+    before: Sequence[tuple[WeightSpec, weights.Stored]], shape: tuple[int, ...]
 ) -> WeightSpec | None:
     """A weight that follows a kernel, and perhaps a second one, as far as shapes tell."""
-    kernel, rank, index = first.shape, len(shape), len(before)
-    recurrent = before[-1].kind == "recurrent"
+    first, rank, index = before[0][1], len(shape), len(before)
+    kernel, recurrent = first.shape, before[-1][0].kind == "recurrent"
     if not rank or index > 2:
         return None
     # A GRU may have two biases for each gate.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from modelcut.errors import InputError
+from modelcut.graph.keras.classes import MODELS
 from modelcut.safety import printable
 
 Entry = Mapping[str, Any]
@@ -47,13 +48,20 @@ def name_of(entry: Entry) -> str:
 
 
 def layer_list(entry: Entry) -> list[Any] | None:
-    """The layers of a model's JSON object; None for a plain layer."""
+    """The layers of a model's JSON object; None for a plain layer.
+
+    A class of its author's own may list layers too, and is a model where it says what a model says:
+    which layers feed which, or of what shape the input of the first one is.
+    """
     config = entry.get("config")
     if isinstance(config, list):
         return config
-    found = config.get("layers") if isinstance(config, dict) else None
-    named = isinstance(entry.get("class_name"), str)
-    return found if isinstance(found, list) and named else None
+    name = entry.get("class_name")
+    if not isinstance(config, dict) or not isinstance(name, str):
+        return None
+    found = config.get("layers")
+    model = name in MODELS or "output_layers" in config or "build_input_shape" in config
+    return found if isinstance(found, list) and model else None
 
 
 def is_functional(model: Entry) -> bool:

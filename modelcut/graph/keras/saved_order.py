@@ -100,6 +100,15 @@ def slots(node: Node) -> list[Slot]:
     return sorted(found, key=lambda slot: slot.frozen)
 
 
+def is_known(node: Node) -> bool:
+    """Whether the weights of a layer, and of those that it wraps, are known by their classes."""
+    try:
+        slots(node)
+    except KeyError:
+        return False
+    return True
+
+
 def _own(node: Node, own: list[classes.WeightSpec]) -> list[Slot]:
     counts: dict[tuple[str, ...], int] = {}
     result = []

@@ -1,9 +1,9 @@
 """One-shot second-order pruning: what is left makes up for what goes.
 
 Optimal Brain Surgeon (Hassibi and Stork 1993) layer by layer, with the Hessian of the layer's
-squared output error over calibration rows; see `_hessian` for the method. Layers are done in
-order, each on what the layers before it, pruned already, give it (Frantar and Alistarh 2023,
-section 4). Needs no labels.
+squared output error over calibration rows; `_subset` chooses the weights that are kept, and they
+are refitted to the least squares optimum. Layers are done in order, each on what the layers before
+it, pruned already, give it (Frantar and Alistarh 2023, section 4). Needs no labels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.prune._gradients import some_rows
-from modelcut.steps.prune._hessian import choose, damped, refit
+from modelcut.steps.prune._hessian import damped
 from modelcut.steps.prune._inputs import matrices, refusal
+from modelcut.steps.prune._subset import fit, select
 from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 _MOST_INPUTS = 8192
@@ -91,8 +92,8 @@ class Obs(Budgeted, TensorStep):
                 "check the data's scale, or exclude that layer",
             )
         hessian = damped(gram, self.damp)
-        gone = choose(matrix, hessian, self.sparsity) | (matrix == 0)
-        found = refit(matrix, hessian, gone)
+        gone = select(matrix, hessian, self.sparsity)
+        found = fit(matrix, hessian, gone)
         signal = float(np.sum(matrix * (gram @ matrix)))
         delta = found - matrix
         noise = max(0.0, float(np.sum(delta * (gram @ delta))))

@@ -20,8 +20,8 @@ from modelcut.errors import InputError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats.keras import compiled as keras_compiled
 from modelcut.formats.keras import (
-    compiled,
     hdf5_file,
     hdf5_values,
     keras_zip,
@@ -250,7 +250,9 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         else:
             stored, encodings = _write_legacy(model, layout, new, options)
             hdf5_file.put_encodings(new, encodings)
-        new.attrs[_PROVENANCE] = _short(options.provenance())
+        history = _short(options.provenance())
+        hdf5_file.room(new, len(history))
+        new.attrs[_PROVENANCE] = history
         dropped = () if options.keep_optimizer else model.origin.dropped
     return Written(stored, encodings, tuple(dropped))
 
@@ -304,6 +306,7 @@ def _write_legacy(
     else:
         root = _fresh_root(model, new)
     if edited and architecture is not None:
+        hdf5_file.room(new, len(architecture.text))
         new.attrs["model_config"] = architecture.text
     plan = list(_plan(model, layout)) if edited else _as_read(model, layout)
     if edited:
@@ -396,10 +399,10 @@ def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:
     for group in (new, root):
         group.attrs["keras_version"] = architecture.keras_version
         group.attrs["backend"] = "tensorflow"
-    training = compiled.for_h5(architecture.root.get("compile_config"))
-    if training is not None:
-        new.attrs["training_config"] = json.dumps(training)
-    elif model.origin.training:
-        new.attrs["training_config"] = model.origin.training
+    compiled = keras_compiled.for_h5(architecture.root.get("compile_config"))
+    training = model.origin.training if compiled is None else json.dumps(compiled)
+    if training:
+        hdf5_file.room(new, len(training))
+        new.attrs["training_config"] = training
     hdf5_file.make_group(root, "top_level_model_weights").attrs["weight_names"] = []
     return root

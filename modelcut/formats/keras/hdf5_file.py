@@ -7,6 +7,7 @@ is in a dataset is the business of `_h5_values`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -29,6 +30,9 @@ from modelcut.safety import load_json, printable
 ATTRIBUTE_LIMIT = 64512
 """Bytes of an attribute that fit the object header; Keras splits longer lists so."""
 
+_AHEAD = 1 << 16
+"""Bytes set aside for metadata beside the values."""
+_HEADER = 4096
 _BOMB_BYTES = 1 << 30
 _BOMB_RATIO = 500
 _ENCODINGS = "modelcut/encodings"
@@ -160,13 +164,46 @@ def create_file(path: Path) -> Iterator[h5py.File]:
         # out when it is closed, and the close takes as long.
         path.unlink(missing_ok=True)
         with h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_EXCL, fcpl=made, fapl=access)) as file:
+            room(file)
             yield file
+            room(file)
             file.flush()
+            os.ftruncate(file.id.get_vfd_handle(), file.id.get_filesize())
     except (OSError, RuntimeError) as error:
         number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
+        if number is None or getattr(error, "filename", None):
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def room(item: h5py.File | h5py.Group | h5py.Dataset, nbytes: int = 0) -> None:
+    """Has the file system set the bytes aside that HDF5 is about to write.
+
+    HDF5 keeps metadata in memory, and writes it out whenever it likes. Where such a write fails, as
+    on a full disk, the file stays half closed, and HDF5 crashes on it. So no write may fail: the
+    file is as long as all that HDF5 has placed in it, and some more, before anything is written.
+
+    Args:
+        item: of the file that is written; one in memory needs none.
+        nbytes: of values or attributes that come next.
+
+    Raises:
+        OSError: the file system, a quota or a limit does not allow so many.
+    """
+    file = item.file
+    if file.driver != "sec2" or not hasattr(os, "posix_fallocate"):
+        return
+    handle = file.id.get_vfd_handle()
+    have = os.fstat(handle).st_size
+    want = file.id.get_filesize() + nbytes + _AHEAD
+    if want <= have:
+        return
+    try:
+        os.posix_fallocate(handle, have, want - have)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
+            return  # this file system cannot
+        raise OSError(error.errno, os.strerror(error.errno), os.fsdecode(file.filename)) from None
 
 
 def make_group(parent: h5py.Group, name: str) -> h5py.Group:
@@ -188,11 +225,19 @@ def copy_attributes(old: h5py.Group, new: h5py.Group, leave: Iterable[str] = ())
             continue
         source = h5py.h5a.open(old.id, name.encode())
         kind, space = source.get_type(), source.get_space()
-        target = h5py.h5a.create(new.id, name.encode(), kind, space)
+        values = None
         if space.get_simple_extent_type() != h5py.h5s.NULL:
             values = np.empty(space.shape, kind.dtype)
             source.read(values)
+            room(new, sum(map(len, map(_bytes, values.ravel()))) + values.nbytes)
+        target = h5py.h5a.create(new.id, name.encode(), kind, space)
+        if values is not None:
             target.write(values)
+
+
+def _bytes(value: Any) -> bytes:
+    """What a value of variable length takes outside of its array."""
+    return value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else b""
 
 
 def copy(parent: h5py.Group, name: str, target: h5py.Group) -> None:
@@ -200,12 +245,27 @@ def copy(parent: h5py.Group, name: str, target: h5py.Group) -> None:
     if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
         return
     if not bare(parent[name]):
+        room(target, stored_bytes(parent[name]))
         parent.copy(name, target, name)
         return
     # Made anew: a copy would bring the time stamps of its making along.
     copy_attributes(parent[name], make_group(target, name))
     for below in parent[name]:
         copy(parent[name], below, target[name])
+
+
+def stored_bytes(item: h5py.Group | h5py.Dataset) -> int:
+    """Bytes that an object and all below it take in a file, the metadata by a generous guess."""
+    total = 0
+
+    def add(_: str, one: h5py.Group | h5py.Dataset) -> None:
+        nonlocal total
+        total += _HEADER + (one.id.get_storage_size() if isinstance(one, h5py.Dataset) else 0)
+
+    add("", item)
+    if isinstance(item, h5py.Group):
+        item.visititems(add)
+    return total
 
 
 def bare(item: h5py.Group | h5py.Dataset, depth: int = 0) -> bool:
@@ -242,7 +302,9 @@ def put(
         values, encoding = tensor.pull(meter, deflates=True)
         parent, _, leaf = name.rpartition("/")
         where = make_group(group, parent)
-        stored, deflated = write(where, leaf, values, options.compression, attributes)
+        stored, deflated = write(
+            where, leaf, values, options.compression, attributes, lambda n: room(where, n)
+        )
         if meter:
             meter.done_with(values, stored if deflated else None)
         return stored, encoding
@@ -258,6 +320,7 @@ def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     """A dataset without values: the file holds its shape and dtype only."""
     parent, _, leaf = name.rpartition("/")
     raw = np.dtype("V2") if dtype == BFLOAT16 else dtype
+    room(group)
     made = make_group(group, parent).create_dataset(leaf, shape, raw, track_times=False)
     if dtype == BFLOAT16:
         made.attrs["dtype"] = "bfloat16"
@@ -275,6 +338,7 @@ def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
         blob = zlib.compress(json.dumps(records, separators=(",", ":")).encode(), 9)
         folder, _, name = _ENCODINGS.rpartition("/")
         values = np.frombuffer(blob, np.uint8)
+        room(file, values.nbytes)
         make_group(file, folder).create_dataset(name, data=values, track_times=False)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -165,6 +165,7 @@ def write(
     values: np.ndarray,
     compression: str,
     attributes: Mapping[str, Any],
+    room: Callable[[int], None],
 ) -> tuple[int, bool]:
     """Writes one tensor.
 
@@ -174,6 +175,7 @@ def write(
         values: any shape; C-contiguous.
         compression: none, fast or best; small tensors, and those that do not shrink, stay plain.
         attributes: of the dataset.
+        room: is told how many bytes come next.
 
     Returns:
         Bytes that the values take in the file, and whether they are what `fast` makes of them.
@@ -182,8 +184,9 @@ def write(
     raw = values.view("V2") if bfloat16 else values
     made = None
     if compression != "none" and raw.nbytes >= _SMALL_BYTES:
-        made = _write_deflated(group, name, raw, compression)
+        made = _write_deflated(group, name, raw, compression, room)
     if made is None:
+        room(raw.nbytes)
         plain = group.create_dataset(name, raw.shape, raw.dtype, track_times=False)
         if raw.size:
             plain.write_direct(np.ascontiguousarray(raw)) if raw.ndim else plain.__setitem__(
@@ -211,7 +214,7 @@ def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 
 
 def _write_deflated(
-    group: h5py.Group, name: str, values: np.ndarray, compression: str
+    group: h5py.Group, name: str, values: np.ndarray, compression: str, room: Callable[[int], None]
 ) -> h5py.Dataset | None:
     """A chunked dataset with HDF5's own filters; None where that would not pay."""
     chunk = chunk_shape(values.shape, values.dtype.itemsize)
@@ -239,5 +242,6 @@ def _write_deflated(
         track_times=False,
     )
     for start, packed in zip(starts, in_threads(pack, starts), strict=True):
+        room(len(packed))
         made.id.write_direct_chunk(start, packed)
     return made

@@ -210,7 +210,7 @@ def write(
             )  # fmt: skip
         _copy_groups(model, old, new, keep_optimizer=options.keep_optimizer)
     if old is None:
-        new.create_group("vars")  # of the model itself: Keras 2 misses it
+        hdf5_file.make_group(new, "vars")  # of the model itself: Keras 2 misses it
         names = model.architecture is not None and model.architecture.dialect is Dialect.KERAS3
     else:
         names = any("name" in old[key].attrs for key in _var_groups(old))
@@ -303,6 +303,7 @@ def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer
             hdf5_file.copy_attributes(item, hdf5_file.make_group(new, target))
         else:
             parent, _, name = target.rpartition("/")
+            hdf5_file.room(new, hdf5_file.stored_bytes(item))
             old.copy(item, hdf5_file.make_group(new, parent), name)
 
     old.visititems(copy)

@@ -33,6 +33,7 @@ COMMANDS = {
     "inspect": "Show what is in a model file.",
     "recipe": "Check, describe and show recipes.",
     "demo": "The whole job on a small model that comes with the package.",
+    "docs": "Print the documentation, by topic.",
 }
 
 ABOUT = """Make Keras models smaller and faster, and know what it cost.

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a `modelcut` process ends; documented in the README and in `--help`."""
+    """How a `modelcut` process ends; documented in `modelcut docs commands` and in `--help`."""
 
     OK = 0
     """Done; every gate held."""

@@ -1,8 +1,8 @@
 """Facts and measures -> the report, as plain JSON data.
 
-The layout is `SCHEMA`; it is described in the README of this folder's parent ("The report"), and
-grows only by new keys within a version. Nothing in it is computed from a promise: sizes come from
-the meters that watched the writer, metrics from the written file.
+The layout is `SCHEMA`; it is described in `modelcut docs report`, and grows only by new keys
+within a version. Nothing in it is computed from a promise: sizes come from the meters that watched
+the writer, metrics from the written file.
 """
 
 from __future__ import annotations

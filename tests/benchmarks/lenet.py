@@ -7,7 +7,8 @@
 A row is a network, a data set and a recipe of `recipes/`. Each seed trains a dense network of its
 own (kept in `.cache/lenet`), applies the recipe to it and looks at the test set once, for both.
 The ratio is the float32 bytes of all parameters by the bytes of the packed file. With `--keep` the
-result goes to `lenet.json` beside this file, of which the README's table is made.
+result goes to `lenet.json` beside this file, of which the table in `modelcut docs benchmarks` is
+made.
 
 `--choose` does the same with the first 50,000 training rows, judged by the last 10,000.
 """

@@ -225,7 +225,7 @@ def start(distribute: Distribute) -> Team:
     if distribute == "multiworker" and cluster is None:
         raise UsageError(
             "--distribute multiworker: TF_CONFIG names no cluster of several workers",
-            "see the README for Slurm and Kubernetes",
+            "`modelcut docs distributed` has examples for Slurm and Kubernetes",
         )
     if distribute == "none":
         return Team()

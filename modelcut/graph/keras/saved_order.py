@@ -167,12 +167,3 @@ def _below(found: list[Slot], place: str, prefix: str) -> list[Slot]:
         )
         for slot in found
     ]
-
-
-def is_known(node: Node) -> bool:
-    """Whether the weights of a layer, and of those that it wraps, are known by their classes."""
-    try:
-        slots(node)
-    except KeyError:
-        return False
-    return True

@@ -160,7 +160,7 @@ def test_docs_prints_a_topic_as_it_is_when_piped(modelcut, topic):
 
 
 def test_docs_is_rendered_on_a_terminal(modelcut, monkeypatch):
-    monkeypatch.setattr("modelcut.commands.docs._on_terminal", lambda: True)
+    monkeypatch.setattr("modelcut.cli.docs._on_terminal", lambda: True)
     said = modelcut("docs", "gates")
     assert "max_accuracy_drop" in said.out
     assert "| `max_accuracy_drop`" not in said.out

@@ -165,7 +165,7 @@ def write(
     values: np.ndarray,
     compression: str,
     attributes: Mapping[str, Any],
-    room: Callable[[int], None],
+    room: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, bool]:
     """Writes one tensor.
 

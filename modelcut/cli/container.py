@@ -19,6 +19,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     from modelcut.formats.base import Coder, Compression
     from modelcut.job import pipeline
     from modelcut.job.request import Job
+    from modelcut.report.schema import Report
 
     suffix = ".mcut"
     output = options.path_of(values.get("output"))
@@ -43,4 +44,5 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
         ),
         options.progress(values),
     )
+    assert isinstance(report, Report)  # nothing trains
     options.finish(report, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def inspect(**values: Any) -> None:
     from modelcut.safety import printable
 
     model, report = job_inspect.look(Path(values["model"]))
-    report["provenance"] = dict(model.origin.provenance)
+    report = replace(report, provenance=dict(model.origin.provenance))
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
         return

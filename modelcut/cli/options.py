@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -17,6 +17,9 @@ from modelcut.errors import ExitCode, UsageError
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.export import ExportOptions
 from modelcut.recipe.recipe import Head, Recipe
+
+if TYPE_CHECKING:
+    from modelcut.report.schema import Report
 
 TRUST = (
     flags.option("trust", "Run the code that the file carries (Lambda, custom).", kind=bool),
@@ -132,6 +135,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     from modelcut.formats.base import Coder, Compression
     from modelcut.job import inspect, pipeline
     from modelcut.job.request import Job, Trust
+    from modelcut.report.schema import Worker
 
     every = _seconds(values)
     distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
@@ -155,7 +159,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                     raise UsageError(
                         f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
                     )
-        report = pipeline.run(
+        done = pipeline.run(
             Job(
                 model,
                 recipe,
@@ -178,12 +182,13 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             ),
             say,
         )
-        if "worker" in report:
+        if isinstance(done, Worker):
             say("")
             if not values.get("quiet"):
-                line = f"worker {report['worker']}: done; the chief, worker 0, has written {output}"
+                line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
                 typer.echo(f"modelcut: {line}", err=True)
             return
+        report = done
     finish(report, values)
 
 
@@ -232,7 +237,7 @@ def progress(values: Mapping[str, Any]) -> Any:
     return say
 
 
-def finish(report: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def finish(report: Report, values: Mapping[str, Any]) -> None:
     """Shows a report as the flags say, and ends with the code of its gates."""
     from modelcut.report import render, terminal
 
@@ -244,5 +249,5 @@ def finish(report: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         typer.echo(render(report, "json"), nl=False)
     elif not values.get("quiet"):
         terminal.show(report)
-    if any(not gate["held"] for gate in report["gates"]):
+    if not report.passed:
         raise typer.Exit(ExitCode.GATE)

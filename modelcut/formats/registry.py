@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -214,7 +214,7 @@ def facts(model: Model) -> dict[str, Any]:
     return {model.origin.format: tell(model)} if tell else {}
 
 
-def warnings(writer: Format, output: Mapping[str, Any]) -> list[str]:
+def warnings(writer: Format, output: Any) -> list[str]:
     """What a user should know of a file that was written, from the report's `output`."""
     tell = getattr(writer, "warnings", None)
     return list(tell(output)) if tell else []

@@ -15,7 +15,7 @@ from modelcut.formats.litert import c_array
 from modelcut.job.digest import Digest
 from modelcut.job.request import Job
 from modelcut.model.model import Model
-from modelcut.report import build
+from modelcut.report.schema import SCHEMA
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +54,7 @@ def is_ours(path: Path) -> bool:
             return file.read(64).startswith(c_array.MARK.encode())
     if path.name.endswith((".report.json", ".report.md")):
         with path.open("rb") as file:
-            return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
+            return SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
         origin = registry.open_model(path).origin
         return bool(origin.provenance or origin.container == "mcut")

@@ -86,16 +86,19 @@ class Limit:
         """Whether it takes two models to judge it."""
         return self.path.startswith(("evaluation.change.", "evaluation.agreement."))
 
-    def value(self, report: Mapping[str, Any]) -> tuple[float | None, str]:
-        """What the report has at its place, and of which output; None for nothing."""
+    def value(self, report: Any) -> tuple[float | None, str]:
+        """What a report has at its place, and of which output; None for nothing.
+
+        Args:
+            report: a `report.schema.Report`, or a mapping with the parts that the path names.
+        """
         parent, _, key = self.path.rpartition(".")
         measured = _part(report, parent)
-        if not isinstance(measured, Mapping):
-            return None, self.output
-        parts = measured.get("outputs") or {"": measured}
+        parts = _attribute(measured, "outputs") or {"": measured}
         if self.output:
             parts = {self.output: parts.get(self.output, {})}
-        found = {name: part[key] for name, part in parts.items() if _is_number(part.get(key))}
+        values = {name: _attribute(part, key) for name, part in parts.items()}
+        found = {name: value for name, value in values.items() if _is_number(value)}
         odd = next((name for name, value in found.items() if value != value), None)
         if odd is not None or not found:
             return None, odd or self.output
@@ -179,8 +182,8 @@ class Limits(BaseModel):
         """Names of the limits that are set and cannot be judged without test data."""
         return [name for name, _, path in self.items() if path.startswith("evaluation.")]
 
-    def judge(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Holds each limit against a report.
+    def judge(self, report: Any) -> list[dict[str, Any]]:
+        """Holds each limit against a report; see `Limit.value`.
 
         Returns:
             One dict a limit: name, limit, value (None where the report has no such number, which
@@ -210,10 +213,10 @@ class Gates(Limits):
         "sizes.file_ratio", "Least ratio of the original file to the written file."
     )
     min_sparsity: Share | None = _gate(
-        "sizes.after.sparsity", "Least share of zeros among the parameters."
+        "sizes.after.totals.sparsity", "Least share of zeros among the parameters."
     )
     max_bits_per_weight: Positive | None = _gate(
-        "sizes.after.bits_per_weight", "Most bits a parameter takes in the written file."
+        "sizes.after.totals.bits_per_weight", "Most bits a parameter takes in the written file."
     )
     max_macs: Size | None = _gate("sizes.after.macs", "Most multiply-accumulates of one inference.")
     max_latency_ms: Positive | None = _gate(
@@ -223,10 +226,12 @@ class Gates(Limits):
 
 def _part(report: Any, path: str) -> Any:
     for name in path.split("."):
-        if not isinstance(report, Mapping):
-            return None
-        report = report.get(name)
+        report = _attribute(report, name)
     return report
+
+
+def _attribute(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
 
 
 def _is_number(value: Any) -> bool:

@@ -57,8 +57,10 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             team.finish()
             return {"worker": team.worker, "workers": team.workers}
         evaluator, folder = None, writer.NAME.startswith("saved_model")
-        if job.test is not None and job.recipe.head.gates.needing_data():
-            say("starting the network")  # a gate that nothing can judge is refused before work
+        costly = any(step.wants for step in job.recipe.steps)
+        if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
+            # A gate that nothing can judge, and labels that do not fit, are refused before work.
+            say("starting the network")
             evaluator = convert.open_evaluator(
                 job.recipe, job.test, job.model, model, job.trust, beside=folder, compared=True
             )

@@ -53,8 +53,10 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             team.finish()
             return Worker(team.worker, team.workers)
         evaluator = None
-        if job.test is not None and job.recipe.head.gates.needing_data():
-            say("starting the network")  # a gate that nothing can judge is refused before work
+        costly = any(step.wants for step in job.recipe.steps)
+        if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
+            # A gate that nothing can judge, and labels that do not fit, are refused before work.
+            say("starting the network")
             evaluator = _evaluator(checked)
         with Outputs(
             job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from modelcut.data import DataOptions
@@ -44,11 +43,6 @@ class Targets:
 
     outputs: tuple[Target, ...]
     notes: tuple[str, ...] = ()
-
-    @property
-    def measured(self) -> bool:
-        """Whether any has labels."""
-        return any(target.places for target in self.outputs)
 
 
 def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> Targets:
@@ -98,6 +92,8 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
         if table.labels and not places:
             notes.append(f"the output {_shown(spec)} has no label and is not measured")
         notes += _note(spec, decided, several=len(outputs) > 1)
+    if scales and not any(t.task.decides for t in made if t.name in scales):
+        raise UsageError("--from-logits: is for outputs that decide, and none does", "leave it out")
     return Targets(tuple(made), tuple(notes))
 
 
@@ -193,8 +189,7 @@ def _dealt(
 
 def _belongs(column: str, spec: OutputSpec) -> bool:
     """Whether a column is one of several of an output: out_0, out.0, out[0]."""
-    patterns = (f"{name}{mark}" for name in known(spec) for mark in ("_*", ".*", "[[]*"))
-    return any(fnmatchcase(column, pattern) for pattern in patterns)
+    return column.startswith(tuple(f"{name}{mark}" for name in known(spec) for mark in "_.["))
 
 
 def _in_order(outputs: Sequence[OutputSpec], count: int) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def _warnings(passage: Passage) -> list[str]:
     ]
 
 
-def _data_warnings(report: dict[str, Any]) -> list[str]:
+def _data_warnings(report: dict[str, Any], notes: Sequence[str] = ()) -> list[str]:
+    """What was odd in the data: as the steps read it, and as it was evaluated."""
     evaluation = report["evaluation"] or {}
-    return list((evaluation.get("after") or {}).get("warnings", []))
+    found = (evaluation.get("after") or {}).get("warnings", [])
+    return list(dict.fromkeys([*notes, *found]))

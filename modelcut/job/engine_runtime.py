@@ -68,6 +68,7 @@ class EngineRuntime:
         self._custom = dict(custom_objects or {})
         self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
+        self._notes: dict[str, None] = {}
 
     def open(self, model: Model) -> Running:
         check_runnable(model, trust=self._trust, custom=bool(self._custom))
@@ -89,8 +90,18 @@ class EngineRuntime:
             Place(layer.path, tuple((t.name, partial(_values, t)) for t in layer.tensors))
             for layer in model.layers
         ]
-        table = Csv.open(self._source("all"), self._options, network.inputs)
+        table = self._table(self._source("all"), network)
         return start(network, places, self._goals(network, table), where, self._team)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how the rows are read, each once."""
+        return list(self._notes)
+
+    def _table(self, path: Path, network: engines.Network) -> Csv:
+        table = Csv.open(path, self._options, network.inputs)
+        self._notes.update(dict.fromkeys(table.warnings))
+        return table
 
     @property
     def workers(self) -> int:
@@ -143,7 +154,7 @@ class EngineRuntime:
         key = (path, running.network.inputs, running.goals)
         if key not in self._stores:
             network = running.network
-            table = Csv.open(path, self._options, network.inputs)
+            table = self._table(path, network)
             outputs = inference.deal_labels(network, table, self._task) if table.labels else []
 
             def decode(batch: Batch) -> Rows:

@@ -57,7 +57,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             team.finish()
             return {"worker": team.worker, "workers": team.workers}
         outputs = Outputs(
-            job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
+            job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         )
         with outputs:
             target = outputs.add(job.output, folder=registry.is_folder(writer))
@@ -116,7 +116,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             report["warnings"] = [
                 *_warnings(passage),
                 *registry.warnings(writer, output),
-                *_data_warnings(report),
+                *_data_warnings(report, runtime.notes if runtime else ()),
             ]
             report["gates"] = job.recipe.head.gates.judge(report)
             for kind, draft in drafts.items():
@@ -178,7 +178,7 @@ def look(
             macs=(cost.macs(model), cost.macs(models[-1])),
         )
         report = describe(passage, path, None, digest, recipe)
-        report["warnings"] = _warnings(passage)
+        report["warnings"] = [*_warnings(passage), *(runtime.notes if runtime else ())]
         if test is not None or (recipe and list(recipe.head.gates.items())):
             report["warnings"].append("a dry run judges neither accuracy nor gates")
     return model, report

@@ -29,6 +29,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     if packed != (output.suffix.lower() == suffix):
         hint = f"name it {suffix}" if packed else "`modelcut pack` writes .mcut"
         raise UsageError(f"{output}: not what `modelcut {name}` writes", hint)
+    options.check_summary(values, output)
     report = pipeline.run(
         Job(
             Path(values["model"]),

@@ -29,6 +29,7 @@ def evaluate(**values: Any) -> None:
     """Measure a model on a CSV: accuracy, recall, F1, latency; alone or against another."""
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
+    options.check_summary(values)
     from modelcut.job import assess
     from modelcut.job.request import Trust
 

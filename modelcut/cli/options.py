@@ -122,6 +122,35 @@ def path_of(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
+_READ = ("model", "recipe", "test", "train", "validate", "calibrate", "against", "custom_objects")
+_DATA_SUFFIXES = (".csv", ".csv.gz", ".json", ".yaml", ".yml", ".py")
+
+
+def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None:
+    """Holds the page that a report is appended to against all that is read and written.
+
+    Raises:
+        UsageError: it is one of those, or no file of text.
+        ResourceError: it cannot be written to.
+    """
+    place = path_of(values.get("summary"))
+    if place is None:
+        return
+    from modelcut.formats import registry
+    from modelcut.job import provenance
+    from modelcut.job.outputs import check_appended
+
+    written = []
+    if output is not None:
+        pages = provenance.report_paths(output) if values.get("report") is not False else {}
+        header = [output.with_suffix(".h")] if values.get("c_array") else []
+        written = [output, *pages.values(), *header]
+    if values.get("checkpoint"):
+        written.append(Path(values["checkpoint"]))
+    read = [path for name in _READ if (path := path_of(values.get(name))) is not None]
+    check_appended(place, read, written, (*registry.suffixes(), *_DATA_SUFFIXES))
+
+
 def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     """Runs a recipe as the flags say, shows the report, and ends with the exit code of the gates.
 
@@ -142,6 +171,8 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     trust = Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
     model = Path(values["model"])
+    output = path_of(values.get("output")) or (model if values.get("in_place") else None)
+    check_summary(values, None if values.get("dry_run") else output)
     if values.get("dry_run"):
         if distribute in ("mirrored", "multiworker"):
             raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
@@ -150,7 +181,6 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
         _, report = inspect.look(model, recipe, say, train, validate, trust, test)
     else:
-        output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
         if output.suffix.lower() != ".tflite":

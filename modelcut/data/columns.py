@@ -187,7 +187,8 @@ class Columns:
         for name, spec in known.items():
             columns = wanted.get(name, [])
             if isinstance(columns, str):
-                found = [i for i in rest if fnmatchcase(self.names[i], columns)]
+                found = [i for i in rest if self.names[i] == columns]
+                found = found or [i for i in rest if fnmatchcase(self.names[i], columns)]
             else:
                 found = [self._column(column) for column in columns]
             if not found:
@@ -197,6 +198,11 @@ class Columns:
         return result
 
     def _check_width(self, spec: InputSpec, width: int) -> None:
+        if width == 0:
+            raise InputError(
+                f"{self.path}: no column is left for the model's input {spec.name!r}",
+                "one column is the label; --delimiter says what is between cells",
+            )
         if row_shape(spec.shape, width) is None:
             shape = "×".join("?" if n is None else str(n) for n in spec.shape)
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelcut import __version__
@@ -104,6 +104,7 @@ def warnings_of(passage: Passage) -> list[str]:
     ]
 
 
-def data_warnings(report: Report) -> list[str]:
-    """What was odd in the test data."""
-    return list(report.evaluation.after.get("warnings", [])) if report.evaluation else []
+def data_warnings(report: Report, notes: Sequence[str] = ()) -> list[str]:
+    """What was odd in the data: as the steps read it, and as it was evaluated."""
+    found = report.evaluation.after.get("warnings", []) if report.evaluation else []
+    return list(dict.fromkeys([*notes, *found]))

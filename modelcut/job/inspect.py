@@ -59,7 +59,7 @@ def look(
         measure_rest(folded.models, meters)
         passage = passage_of(folded, recipe, meters)
         report = describe(passage, path, None, digest, recipe)
-        warnings = warnings_of(passage)
+        warnings = [*warnings_of(passage), *(runtime.notes if runtime else ())]
         if test is not None or (recipe and list(recipe.head.gates.items())):
             warnings.append("a dry run judges neither accuracy nor gates")
     return model, replace(report, warnings=tuple(warnings))

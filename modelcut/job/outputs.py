@@ -6,6 +6,7 @@ end. What is not published is removed, whatever ended the work.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import secrets
@@ -71,14 +72,15 @@ class Outputs:
         self._check(place, folder=folder)
         name = f".{place.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.part"
         scratch = place.parent / name
+        self._files.append((scratch, place))  # first: a signal may come at any moment
         try:
             if folder:
                 scratch.mkdir()
             else:
                 os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
+            self._files.pop()
             raise ResourceError(f"{place}: cannot be written: {error.strerror}") from None
-        self._files.append((scratch, place))
         return scratch
 
     def flush(self, scratch: Path) -> None:
@@ -137,6 +139,50 @@ class Outputs:
                 raise UsageError(f"{place}: holds the input {source}", "name another folder")
             if other.is_dir() and other in mine.parents:
                 raise UsageError(f"{place}: lies in the input {source}", "name another folder")
+
+
+def check_appended(
+    place: Path, inputs: Sequence[Path], outputs: Sequence[Path], suffixes: Sequence[str]
+) -> None:
+    """Refuses to append text to a file that is not for it; looks only.
+
+    Args:
+        place: of a page of text, which need not be there.
+        inputs: files and folders that are read.
+        outputs: files and folders that are written, which need not be there.
+        suffixes: of files of other kinds.
+
+    Raises:
+        UsageError: it is one of these, or no page of text by its name or by what it holds.
+        ResourceError: it cannot be written to.
+    """
+    if "://" in str(place):
+        raise UsageError(f"{place}: only local files are written")
+    if not place.parent.is_dir():
+        raise UsageError(f"{place}: its folder does not exist", f"mkdir -p {place.parent}")
+    if place.is_dir():
+        raise UsageError(f"{place}: is a folder", "name a file")
+    here = place.resolve()
+    for what, others in (("input", inputs), ("output", outputs)):
+        for other in others:
+            linked = place.exists() and other.exists() and os.path.samefile(place, other)
+            if linked or other.resolve() in (here, *here.parents):
+                raise UsageError(f"{place}: is the {what} {other}", "name another file")
+    odd = next((suffix for suffix in suffixes if place.name.lower().endswith(suffix)), None)
+    if odd is not None:
+        raise UsageError(f"{place}: Markdown is not appended to a {odd} file", "name it .md")
+    if place.is_file():
+        with place.open("rb") as file:
+            head = file.read(1 << 16)
+        text = codecs.getincrementaldecoder("utf-8")()  # a character may be cut at the end
+        try:
+            binary = "\0" in text.decode(head)
+        except UnicodeDecodeError:
+            binary = True
+        if binary:
+            raise UsageError(f"{place}: is not a file of text", "name another file")
+    if not os.access(place if place.exists() else place.parent, os.W_OK):
+        raise ResourceError(f"{place}: cannot be written")
 
 
 def _flush(scratch: Path) -> None:

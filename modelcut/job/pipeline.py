@@ -6,6 +6,7 @@ the written file. Nothing appears at the output's place before all of it is done
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             say("starting the network")
             evaluator = _evaluator(checked)
         with Outputs(
-            job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
+            job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         ) as outputs:
             places = reserve(checked, outputs)
             say("planning")
@@ -72,7 +73,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
                 passage = passage_of(folded, job.recipe, draft.meters, draft.written)
                 report = _described(checked, passage, draft, digest, printed)
             report = _measured(checked, draft, places, again, report, evaluator, say)
-            report = _judged(checked, passage, report)
+            report = _judged(checked, passage, report, runtime.notes if runtime else ())
             _publish(job, report, places, outputs, digest)
         if kept is not None:
             kept.remove()
@@ -117,13 +118,13 @@ def _measured(
     return report
 
 
-def _judged(checked: Checked, passage: Passage, report: Report) -> Report:
+def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[str]) -> Report:
     """The report with its warnings, and each gate passed or failed."""
     assert report.output is not None
     warnings = (
         *warnings_of(passage),
         *registry.warnings(checked.writer, report.output),
-        *data_warnings(report),
+        *data_warnings(report, notes),
     )
     return replace(
         report, warnings=warnings, gates=tuple(checked.job.recipe.head.gates.judge(report))

@@ -45,7 +45,7 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         signature=request["signature"],
         apart=False,
     )
-    rows = _rows(request, network) if request["calibrate"] else []
+    rows, notes = _rows(request, network) if request["calibrate"] else ([], [])
     with engines.quiet():
         try:
             content, twin = _made(network, request, rows)
@@ -68,22 +68,26 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         "type": request["type"],
         "io": request["io"],
         "calibration_rows": len(rows),
+        **({"calibration_notes": notes} if notes else {}),
     }
 
 
-def _rows(request: dict[str, Any], network: engines.Network) -> list[list[np.ndarray]]:
-    """Rows spread evenly over the CSV, one by one, as the network takes them."""
+def _rows(
+    request: dict[str, Any], network: engines.Network
+) -> tuple[list[list[np.ndarray]], list[str]]:
+    """Rows spread evenly over the CSV, one by one, as the network takes them; notes on the CSV."""
     from modelcut.data.csv import Csv
 
     options = DataOptions.model_validate(request["data"])
     table = Csv.open(Path(request["calibrate"]), options, network.inputs)
-    return spread(
+    rows = spread(
         (
             (len(batch), partial(_row, batch.inputs, [spec.name for spec in network.inputs]))
             for batch in _each(table.batches(256), request["seconds"]["stage"])
         ),
         request["samples"],
     )
+    return rows, table.warnings
 
 
 def _each(items: Iterable[Item], seconds: float) -> Iterator[Item]:

@@ -11,6 +11,7 @@ from modelcut.formats import base, registry
 from modelcut.graph import scan
 from modelcut.job import provenance
 from modelcut.job.digest import Digest, size
+from modelcut.job.pipeline import _left_alone_by_value
 from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
@@ -28,6 +29,7 @@ def describe(
     report: dict[str, Any] = {
         "schema": build.SCHEMA,
         "modelcut": __version__,
+        "notes": [],
         "versions": provenance.versions(),
         "host": {"machine": platform.machine(), "system": platform.system()},
         "input": {
@@ -74,10 +76,12 @@ def _warnings(passage: Passage) -> list[str]:
     """What was odd in the file, in its architecture, in a step and in the values."""
     model = passage.models[0]
     text = model.architecture.text if model.architecture is not None else ""
+    told = [line for outcome in passage.outcomes for line in outcome.warnings]
     return [
         *model.origin.warnings,
         *scan.passengers(text),
-        *(line for outcome in passage.outcomes for line in outcome.warnings),
+        *told,
+        *(line for line in _left_alone_by_value(passage) if line not in told),
         *build.value_warnings(passage),
     ]
 

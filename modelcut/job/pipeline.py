@@ -28,6 +28,8 @@ from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build, render
 from modelcut.report.build import Passage, identity
+from modelcut.steps import effect
+from modelcut.steps.base import Context
 
 
 def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
@@ -105,6 +107,8 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 report = describe(passage, job.model, target, digest, job.recipe)
                 _refuse_nan(report)
                 report["output"] = output = _output(job, writer, target, written, printed)
+                if set(model.origin.dropped) & set(written.dropped):
+                    build.add_left_out(report, model.origin.optimizer_bytes)
             if header is not None:
                 say("measuring the arena")
                 output["header"] = convert.write_header(job, target, header, written.facts)
@@ -119,6 +123,7 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 *_data_warnings(report),
             ]
             report["gates"] = job.recipe.head.gates.judge(report)
+            report["notes"] = build.notes(report, job.recipe.head.gates)
             for kind, draft in drafts.items():
                 draft.write_text(render(report, kind), encoding="utf-8")
             if digest.changed():
@@ -208,3 +213,14 @@ def assess(
     report["warnings"] += _data_warnings(report)
     report["gates"] = recipe.head.gates.judge(report)
     return report
+
+
+def _left_alone_by_value(passage: Passage) -> list[str]:
+    """What is to be said of steps that found in the values why they changed nothing."""
+    lines: list[str] = []
+    rows = build.step_rows(passage)
+    for index, (step, row) in enumerate(zip(passage.steps, rows, strict=True)):
+        if "budget" not in row["facts"]:
+            context = Context(index=index)
+            lines += effect.of_reasons(step, passage.models[index], row["left_alone"], context)
+    return lines

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from modelcut.metrics.limits import Gates
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
@@ -124,6 +125,48 @@ def sizes(
         result["ratio"] = before["bytes"] / file_bytes[1]
         result["file_ratio"] = file_bytes[0] / file_bytes[1]
     return result
+
+
+def add_left_out(report: dict[str, Any], optimizer_bytes: int) -> None:
+    """Adds to the sizes what of their change is the optimizer's state, which the output lacks.
+
+    Args:
+        report: with sizes; gets `sizes.optimizer`: its bytes in the original file, and the ratio
+            of the files without them.
+        optimizer_bytes: what the original file spends on it.
+    """
+    sizes = report["sizes"]
+    before, after = sizes["before"]["file_bytes"], sizes["after"]["file_bytes"]
+    if optimizer_bytes and after:
+        ratio = (before - optimizer_bytes) / after
+        sizes["optimizer"] = {"bytes": optimizer_bytes, "file_ratio_without": ratio}
+
+
+def notes(report: Mapping[str, Any], gates: Gates) -> list[str]:
+    """What stands above everything else: how much of the smaller file is optimizer state."""
+    sizes = report["sizes"]
+    left_out = sizes.get("optimizer")
+    if not left_out:
+        return []
+    spent, ratio = left_out["bytes"], left_out["file_ratio_without"]
+    before, after = sizes["before"]["file_bytes"], sizes["after"]["file_bytes"]
+    line = f"optimizer state, {spent:,} of the original's {before:,} bytes, is left out"
+    if before > after:
+        line += f": {min(1.0, spent / (before - after)):.0%} of what the file became smaller by"
+    lines = [f"{line}; the other {before - spent:,} bytes became {after:,}"]
+    # As if the output had it too, or the original had been saved without it.
+    other = {"output": {"bytes": after + spent}, "sizes": {"file_ratio": ratio}}
+    kept = {verdict["name"]: verdict["held"] for verdict in gates.judge(other)}
+    for gate in report["gates"]:
+        if gate["name"] in _FILE_GATES and gate["held"] and not kept[gate["name"]]:
+            lines.append(
+                f"the gate {gate['name']} {gate['limit']:g} held only because the optimizer state "
+                "is left out"
+            )
+    return lines
+
+
+_FILE_GATES = ("max_bytes", "min_file_ratio")
 
 
 def layers(passage: Passage) -> list[dict[str, Any]]:

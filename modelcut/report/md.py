@@ -13,6 +13,8 @@ from modelcut.safety import printable
 def render(report: Mapping[str, Any]) -> str:
     """Markdown text; what stood in the model or the CSV is escaped."""
     parts = [f"<!-- {report['schema']} -->", f"# {_headline(report)}", ""]
+    for line in report.get("notes", ()):
+        parts += [f"**{_escape(line)}**", ""]
     parts += [_steps(report)] if report["steps"] else []
     for table in tables(report, full=True):
         parts += [f"## {table.title}", "", _table(table), ""]

@@ -13,6 +13,8 @@ from modelcut.safety import printable
 def show(report: Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Prints the tables, what was left out, and the warnings."""
     stream = stream or sys.stdout
+    for line in report.get("notes", ()):
+        print(f"note: {printable(line, 300)}", file=stream)
     draw(tables(report), stream)
     for line in (report["output"] or {}).get("dropped") or []:
         print(f"left out: {printable(line, 300)}", file=stream)

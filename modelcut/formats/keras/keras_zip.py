@@ -89,7 +89,7 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
     layers = store.read(file, architecture, where)
     encodings, warnings = hdf5_file.get_encodings(file, where)
     found, more = formats_weights.with_encodings(layers, encodings)
-    optimizer = store.optimizer_bytes(file)
+    optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER)
     provenance = metadata.get("modelcut")
     return Model(
         found,
@@ -100,6 +100,7 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
             dialect=architecture.dialect.value,
             writer=f"Keras {architecture.keras_version}",
             dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
+            optimizer_bytes=stored,
             warnings=(*warnings, *more),
             provenance=provenance if isinstance(provenance, dict) else {},
             layout=Layout(archive, file, metadata, architecture, store.tensors_of(layers)),

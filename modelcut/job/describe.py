@@ -20,6 +20,8 @@ from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
 from modelcut.report.build import Identity, Passage
 from modelcut.report.schema import SCHEMA, Input, Output, Report
+from modelcut.steps import effect
+from modelcut.steps.base import Context
 
 
 def describe(
@@ -95,13 +97,26 @@ def warnings_of(passage: Passage) -> list[str]:
     """What was odd in the file, in its architecture, in a step and in the values."""
     model = passage.models[0]
     text = model.architecture.text if model.architecture else model.origin.configuration
+    told = [line for outcome in passage.outcomes for line in outcome.warnings]
     return [
         *model.origin.warnings,
         *scan.passengers(text),
-        *(line for outcome in passage.outcomes for line in outcome.warnings),
+        *told,
+        *(line for line in _left_alone_by_value(passage) if line not in told),
         *build.class_warnings(passage),
         *build.value_warnings(passage),
     ]
+
+
+def _left_alone_by_value(passage: Passage) -> list[str]:
+    """What is to be said of steps that found in the values why they changed nothing."""
+    lines: list[str] = []
+    rows = build.step_rows(passage)
+    for index, (step, row) in enumerate(zip(passage.steps, rows, strict=True)):
+        if "budget" not in row.facts:
+            context = Context(index=index)
+            lines += effect.of_reasons(step, passage.models[index], row.left_alone, context)
+    return lines
 
 
 def data_warnings(report: Report, notes: Sequence[str] = ()) -> list[str]:

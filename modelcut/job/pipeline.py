@@ -24,7 +24,7 @@ from modelcut.job.request import Job, Say
 from modelcut.job.verify import refuse_nan, verify
 from modelcut.job.write import Draft, Places, reserve, write
 from modelcut.model.model import Model
-from modelcut.report import render
+from modelcut.report import build, render
 from modelcut.report.build import Passage
 from modelcut.report.schema import Report, Worker
 
@@ -89,7 +89,11 @@ def _described(
     job = checked.job
     report = describe(passage, job.model, draft.path, digest, job.recipe)
     refuse_nan(report)
-    return replace(report, output=output_of(job, checked.writer, draft, printed))
+    sizes, origin = report.sizes, checked.model.origin
+    if set(origin.dropped) & set(draft.written.dropped):
+        sizes = build.with_left_out(sizes, origin.optimizer_bytes)
+    output = output_of(job, checked.writer, draft, printed)
+    return replace(report, output=output, sizes=sizes)
 
 
 def _measured(
@@ -126,9 +130,9 @@ def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[
         *registry.warnings(checked.writer, report.output),
         *data_warnings(report, notes),
     )
-    return replace(
-        report, warnings=warnings, gates=tuple(checked.job.recipe.head.gates.judge(report))
-    )
+    gates = checked.job.recipe.head.gates
+    report = replace(report, warnings=warnings, gates=tuple(gates.judge(report)))
+    return replace(report, notes=tuple(build.notes(report, gates)))
 
 
 def _evaluator(checked: Checked) -> Evaluator:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelcut.graph.keras.saved_order import is_known
+from modelcut.metrics.limits import Gates
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
 from modelcut.report.schema import (
     Change,
     LayerRow,
+    LeftOut,
     Reason,
+    Report,
     Size,
     Sizes,
     Stage,
@@ -151,6 +154,45 @@ def beside(reference: Sizes, own: Sizes) -> Sizes:
         before.totals.bytes / after.file_bytes,
         before.file_bytes / after.file_bytes,
     )
+
+
+def with_left_out(sizes: Sizes, optimizer_bytes: int) -> Sizes:
+    """The sizes with what of their change is the optimizer's state, which the output lacks.
+
+    Args:
+        sizes: of a model that was written.
+        optimizer_bytes: what the original file spends on it.
+    """
+    before, after = sizes.before.file_bytes, sizes.after.file_bytes
+    if not (optimizer_bytes and before and after):
+        return sizes
+    return replace(sizes, optimizer=LeftOut(optimizer_bytes, (before - optimizer_bytes) / after))
+
+
+def notes(report: Report, gates: Gates) -> list[str]:
+    """What stands above everything else: how much of the smaller file is optimizer state."""
+    sizes = report.sizes
+    before, after = sizes.before.file_bytes, sizes.after.file_bytes
+    if sizes.optimizer is None or before is None or after is None:
+        return []
+    spent, ratio = sizes.optimizer.bytes, sizes.optimizer.file_ratio_without
+    line = f"optimizer state, {spent:,} of the original's {before:,} bytes, is left out"
+    if before > after:
+        line += f": {min(1.0, spent / (before - after)):.0%} of what the file became smaller by"
+    lines = [f"{line}; the other {before - spent:,} bytes became {after:,}"]
+    # As if the output had it too, or the original had been saved without it.
+    other = {"output": {"bytes": after + spent}, "sizes": {"file_ratio": ratio}}
+    kept = {verdict["name"]: verdict["held"] for verdict in gates.judge(other)}
+    for gate in report.gates:
+        if gate["name"] in _FILE_GATES and gate["held"] and not kept[gate["name"]]:
+            lines.append(
+                f"the gate {gate['name']} {gate['limit']:g} passed only because the optimizer "
+                "state is left out"
+            )
+    return lines
+
+
+_FILE_GATES = ("max_bytes", "min_file_ratio")
 
 
 def layers(passage: Passage) -> list[LayerRow]:

@@ -12,6 +12,8 @@ from modelcut.safety import printable
 def render(report: Report) -> str:
     """Markdown text; what stood in the model or the CSV is escaped."""
     parts = [f"<!-- {report.schema} -->", f"# {_headline(report)}", ""]
+    for line in report.notes:
+        parts += [f"**{_escape(line)}**", ""]
     parts += [_steps(report)] if report.steps else []
     for table in tables(report, full=True):
         parts += [f"## {table.title}", "", _table(table), ""]

@@ -157,6 +157,19 @@ class Size(Part):
 
 
 @dataclass(frozen=True)
+class LeftOut(Part):
+    """The optimizer's state, which the original file has and the written one has not.
+
+    Attributes:
+        bytes: what the original file spends on it.
+        file_ratio_without: the file ratio, had the original been saved without it.
+    """
+
+    bytes: int
+    file_ratio_without: float
+
+
+@dataclass(frozen=True)
 class Sizes(Part):
     """Before and after, and the ratios.
 
@@ -165,12 +178,14 @@ class Sizes(Part):
         after: the compressed model.
         ratio: parameter bytes of the original divided by the bytes of the file.
         file_ratio: bytes of the original file divided by those of the written one.
+        optimizer: what of that is the optimizer's state; None where none was left out.
     """
 
     before: Size
     after: Size
     ratio: float | None = None
     file_ratio: float | None = None
+    optimizer: LeftOut | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True)
@@ -327,6 +342,7 @@ class Report(Part):
         evaluation: what the test data tells; None without test data.
         gates: one dict per gate that was set: name, limit, value, held.
         warnings: what a user should know.
+        notes: what stands above everything else.
         against: of `eval --against`: the reference, as `input`.
         provenance: of `inspect`: what an earlier modelcut wrote into the file.
     """
@@ -346,6 +362,7 @@ class Report(Part):
     evaluation: Evaluation | None = None
     gates: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 

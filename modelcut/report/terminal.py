@@ -14,6 +14,8 @@ from modelcut.safety import printable
 def show(report: Report, stream: TextIO | None = None) -> None:
     """Prints the tables, what was left out, and the warnings."""
     stream = stream or sys.stdout
+    for line in report.notes:
+        print(f"note: {printable(line, 300)}", file=stream)
     draw(tables(report), stream)
     for line in report.output.dropped if report.output else ():
         print(f"left out: {printable(line, 300)}", file=stream)

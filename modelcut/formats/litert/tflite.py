@@ -252,6 +252,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         # Layers are merged and split by the converter: only their sum can be told.
         {"": sum(held.values())},
         written.encodings,
+        model.origin.dropped,
         facts=facts,
     )
 

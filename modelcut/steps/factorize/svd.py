@@ -59,8 +59,7 @@ class Svd(Budgeted):
                 skipped.update({t.name: result for t in layer.tensors if t.name in names})
             else:
                 model, facts["layers"][layer.name] = result
-        warnings = () if facts["layers"] else (f"{self.title}: no layer becomes smaller by it",)
-        return Outcome(model, facts, skipped, warnings)
+        return Outcome(model, facts, skipped)
 
     def _split(
         self, model: Model, layer: Layer, kernel: Tensor, context: Context

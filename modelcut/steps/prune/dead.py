@@ -53,8 +53,7 @@ class Dead(Step):
                 edited[tensor.name] = tensor.then(context.index, joint.edit(tensor), kinds)
             if joint is not None and any(t.name in edited for t in layer.tensors):
                 facts["layers"][layer.name] = joint.facts()
-        warnings = () if edited else (f"{self.title}: no unit is dead",)
-        return Outcome(model.with_tensors(edited), facts, skipped, warnings)
+        return Outcome(model.with_tensors(edited), facts, skipped)
 
 
 @dataclass

@@ -13,6 +13,8 @@ from modelcut.data.source import first_rows, is_nonfinite, is_number
 from modelcut.errors import InputError, UsageError
 from modelcut.safety import printable
 
+INPUT = "input"
+"""As label: what goes in is what should come out."""
 _LABEL_NAMES = ("label", "target", "class", "y")
 
 
@@ -25,6 +27,8 @@ class Columns:
         header: whether the first line holds the names.
         features: numbers of the columns of each input, by its name.
         labels: numbers of the label columns.
+        ignored: numbers of columns that are neither labels nor features.
+        reconstructs: the labels are the features themselves, as an autoencoder learns them.
         specs: the inputs, by name.
     """
 
@@ -34,11 +38,26 @@ class Columns:
     header: bool
     specs: dict[str, InputSpec]
     labels: list[int] = field(default_factory=list)
+    ignored: list[int] = field(default_factory=list)
+    reconstructs: bool = False
     features: dict[str, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def join(cls, path: Path, options: DataOptions, inputs: Sequence[InputSpec]) -> Columns:
+    def join(
+        cls,
+        path: Path,
+        options: DataOptions,
+        inputs: Sequence[InputSpec],
+        *,
+        labelled: bool = True,
+    ) -> Columns:
         """Looks at the first lines, and joins columns to inputs.
+
+        Args:
+            path: of the CSV.
+            options: how it is read.
+            inputs: of the model.
+            labelled: labels are wanted; else their columns are left out, and may be missing.
 
         Raises:
             InputError: not a CSV, or one whose columns do not fit the model.
@@ -60,7 +79,12 @@ class Columns:
         if len(names) > 1 and names[-1] == "" and second is not None and second[-1] == "":
             names[-1] = "(empty)"
         made = cls(path, options, names, bool(header), {spec.name: spec for spec in inputs})
-        made.labels = made._label_columns(inputs)
+        made.reconstructs = options.label == INPUT and INPUT not in names
+        if made.reconstructs:
+            made.ignored = made._beside(inputs)
+        else:
+            found = made._label_columns(inputs, labelled=labelled)
+            made.labels, made.ignored = (found, []) if labelled else ([], found)
         made.features = made._feature_columns(inputs)
         return made
 
@@ -75,10 +99,19 @@ class Columns:
             + (" …" if len(self.names) > 8 else ""),
         )
 
-    def _label_columns(self, inputs: Sequence[InputSpec]) -> list[int]:
+    def _beside(self, inputs: Sequence[InputSpec]) -> list[int]:
+        """A label column that an autoencoder has no use for."""
+        needed = sum(_width(spec.shape) or 0 for spec in inputs)
+        usable = [i for i, name in enumerate(self.names) if name != "(empty)"]
+        named = [i for i in usable if self.names[i].lower() in _LABEL_NAMES]
+        return named if needed and len(usable) - len(named) == needed else []
+
+    def _label_columns(self, inputs: Sequence[InputSpec], *, labelled: bool = True) -> list[int]:
         wanted = self.options.label
         if wanted is not None:
             several = wanted if isinstance(wanted, list) else [wanted]
+            if not labelled:
+                several = [name for name in several if isinstance(name, int) or name in self.names]
             return [self._column(name) for name in several]
         lower = [name.lower() for name in self.names]
         for name in _LABEL_NAMES:
@@ -96,7 +129,7 @@ class Columns:
         rest = [
             index
             for index, name in enumerate(self.names)
-            if index not in self.labels and name != "(empty)"
+            if index not in (*self.labels, *self.ignored) and name != "(empty)"
         ]
         if self.options.inputs:
             return self._named_columns(inputs, self.options.inputs, rest)

@@ -31,7 +31,7 @@ class DataOptions(BaseModel):
     label: int | str | list[int | str] | None = Field(
         default=None,
         description="Label column (name, or number from 0), or several; default: one named label, "
-        "target, class or y, else the last.",
+        "target, class or y, else the last; input: of an autoencoder, what goes in.",
     )
     classes: list[str] | None = Field(
         default=None,

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def deal_labels(network: Network, table: Csv, task: str | None, networks: int = 
     Raises:
         UsageError: an output gets none, or takes more than one decision a row.
     """
+    if table.columns.reconstructs:
+        return _mirrored(network, table, task, networks)
     made, start = [], 0
     several = len(network.outputs) > 1
     for spec in network.outputs:
@@ -202,6 +205,36 @@ def deal_labels(network: Network, table: Csv, task: str | None, networks: int = 
             )
         made.append(Output(spec.name, chosen, units, slice(start, start + mine), networks))
         start += mine
+    return made
+
+
+def _mirrored(network: Network, table: Csv, task: str | None, networks: int) -> list[Output]:
+    """Deals each input out to the output that should give it back, in order.
+
+    Raises:
+        UsageError: an output is not like its input.
+    """
+    if task not in (None, "regression"):
+        raise UsageError(f"label: input is a regression, not {task}", "leave --task out")
+    if len(network.inputs) != len(network.outputs):
+        raise UsageError(
+            f"label: input: the model has {len(network.inputs)} inputs and "
+            f"{len(network.outputs)} outputs",
+            "an autoencoder has one output for each input",
+        )
+    made, start = [], 0
+    for given, spec in zip(network.inputs, network.outputs, strict=True):
+        units = len(table.columns.features[given.name])
+        known = [n for n in spec.shape if n is not None]
+        fits = units % prod(known) == 0 if len(known) < len(spec.shape) else units == prod(known)
+        if given.dtype == "string" or not fits:
+            raise UsageError(
+                f"label: input: the output {spec.name!r} of shape {spec.shape} cannot be compared "
+                f"with the input {given.name!r} of shape {given.shape} ({given.dtype})",
+                "--label names the label columns",
+            )
+        made.append(Output(spec.name, "regression", units, slice(start, start + units), networks))
+        start += units
     return made
 
 

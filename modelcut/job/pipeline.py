@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import safety
-from modelcut.errors import InputError, UsageError
+from modelcut.errors import InputError, ResourceError, UsageError
 from modelcut.formats import base, registry
 from modelcut.job import check, convert, evaluate, provenance
 from modelcut.job import start as job_start
@@ -119,11 +119,19 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
                 *_data_warnings(report),
             ]
             report["gates"] = job.recipe.head.gates.judge(report)
+            lost = ""
             for kind, draft in drafts.items():
-                draft.write_text(render(report, kind), encoding="utf-8")
+                try:
+                    draft.write_text(render(report, kind), encoding="utf-8")
+                except OSError as error:
+                    lost = f"{pages[kind]}: cannot be written: {error.strerror}"
+                    outputs.drop(draft)
             if digest.changed():
                 raise InputError(f"{job.model}: changed while modelcut was reading it", "run again")
             outputs.publish()
+        if lost:  # the model took longer to make than its report
+            there = ", ".join(map(str, outputs.published))
+            raise ResourceError(lost, f"written all the same: {there}")
         if kept is not None:
             kept.remove()
         if team is not None:

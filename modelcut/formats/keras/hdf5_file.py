@@ -203,7 +203,7 @@ def room(item: h5py.File | h5py.Group | h5py.Dataset, nbytes: int = 0) -> None:
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
             return  # this file system cannot
-        raise OSError(error.errno, os.strerror(error.errno), os.fsdecode(file.filename)) from None
+        raise OSError(error.errno, error.strerror, os.fsdecode(file.filename)) from None
 
 
 def make_group(parent: h5py.Group, name: str) -> h5py.Group:

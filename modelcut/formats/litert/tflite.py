@@ -282,6 +282,8 @@ def _interface(file: File, name: str, index: int) -> dict[str, Any]:
 def warnings(output: Mapping[str, Any]) -> Iterator[str]:
     """What did not come out as was meant; see `formats.warnings`."""
     made, header = output["litert"], output.get("header")
+    for policy in made.get("instead_of", ()):
+        yield f"the network computes in {policy}, which LiteRT has not: the .tflite does in float32"
     for name, reason in made.get("grids", {}).get("lost", {}).items():
         yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
     if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 from modelcut.cli import flags
 from modelcut.data import DataOptions
 from modelcut.engines.keras.cluster import Distribute
-from modelcut.errors import ExitCode, UsageError
+from modelcut.errors import ExitCode, ResourceError, UsageError
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.export import ExportOptions
 from modelcut.recipe.recipe import Head, Recipe
@@ -267,17 +269,39 @@ def progress(values: Mapping[str, Any]) -> Any:
     return say
 
 
+def _discard(stream: Any) -> None:
+    """Lets what a stream still holds go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
 def finish(report: Report, values: Mapping[str, Any]) -> None:
     """Shows a report as the flags say, and ends with the code of its gates."""
     from modelcut.report import render, terminal
 
     progress(values)("")
-    if values.get("summary"):
-        with Path(values["summary"]).open("a", encoding="utf-8") as file:
-            file.write(render(report, "md") + "\n")
-    if values.get("json"):
-        typer.echo(render(report, "json"), nl=False)
-    elif not values.get("quiet"):
-        terminal.show(report)
+    channel = "stdout"
+    try:
+        if values.get("summary"):
+            channel = str(values["summary"])
+            with Path(channel).open("a", encoding="utf-8") as file:
+                file.write(render(report, "md") + "\n")
+            channel = "stdout"
+        if values.get("json"):
+            typer.echo(render(report, "json"), nl=False)
+        elif not values.get("quiet"):
+            terminal.show(report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout)
+        written = report.output.path if report.output else ""
+        raise ResourceError(
+            f"{channel}: the report cannot be written: {error.strerror}",
+            f"written all the same: {written}" if written else "",
+        ) from None
     if not report.passed:
         raise typer.Exit(ExitCode.GATE)

@@ -89,7 +89,8 @@ class DataOptions(BaseModel):
     label: Label = Field(
         default=None,
         description="Label column (name, or number from 0), or several, or {output: column}; "
-        "default: one named label, target, class or y, else the last.",
+        "default: one named label, target, class or y, else the last; input: of an autoencoder, "
+        "the inputs themselves.",
     )
     classes: Classes | None = Field(
         default=None,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from modelcut.errors import InputError
+from modelcut.errors import InputError, ResourceError
 from modelcut.formats import registry
 from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
@@ -74,7 +74,10 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
                 report = _described(checked, passage, draft, digest, printed)
             report = _measured(checked, draft, places, again, report, evaluator, say)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
-            _publish(job, report, places, outputs, digest)
+            lost = _publish(job, report, places, outputs, digest)
+        if lost:  # the model took longer to make than its report
+            there = ", ".join(map(str, outputs.published))
+            raise ResourceError(lost, f"written all the same: {there}")
         if kept is not None:
             kept.remove()
         if team is not None:
@@ -145,14 +148,24 @@ def _evaluator(checked: Checked) -> Evaluator:
     )
 
 
-def _publish(job: Job, report: Report, places: Places, outputs: Outputs, digest: Digest) -> None:
+def _publish(job: Job, report: Report, places: Places, outputs: Outputs, digest: Digest) -> str:
     """Writes the reports, and puts everything at its place.
+
+    Returns:
+        Which report could not be written, and why; "" where all are.
 
     Raises:
         InputError: the input changed meanwhile.
     """
+    lost = ""
     for form, draft in places.reports.items():
-        draft.write_text(render(report, form), encoding="utf-8")
+        try:
+            draft.write_text(render(report, form), encoding="utf-8")
+        except OSError as error:
+            page = provenance.report_paths(job.output)[form]
+            lost = f"{page}: cannot be written: {error.strerror}"
+            outputs.drop(draft)
     if digest.changed():
         raise InputError(f"{job.model}: changed while modelcut was reading it", "run again")
     outputs.publish()
+    return lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,8 @@ from modelcut.job.digest import Digest
 from modelcut.job.request import Job
 from modelcut.model.model import Model
 from modelcut.report.schema import SCHEMA
+
+_MOST_REPORT = 64 << 20
 
 
 def versions() -> dict[str, str]:
@@ -42,9 +45,26 @@ def of(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
 
 
 def report_paths(output: Path) -> dict[str, Path]:
-    """`small.h5` -> `small.report.json`, `small.report.md`."""
+    """`small.h5` -> `small.report.json`, `small.report.md`.
+
+    Where these are about another file that is there, such as `small.mcut`: `small.h5.report.json`.
+    """
     stem = output.name.removesuffix(registry.suffix_of(output))
+    about = _reported(output.with_name(f"{stem}.report.json"))
+    if about not in ("", output.name) and output.with_name(about).exists():
+        stem = output.name
     return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md")}
+
+
+def _reported(path: Path) -> str:
+    """Name of the file that a report beside it is about; "" where that cannot be told."""
+    try:
+        if path.stat().st_size > _MOST_REPORT:
+            return ""
+        output = json.loads(path.read_text(encoding="utf-8"))["output"]["path"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return Path(output).name if isinstance(output, str) else ""
 
 
 def is_ours(path: Path) -> bool:

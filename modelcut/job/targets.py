@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from modelcut.data import DataOptions
@@ -57,6 +58,8 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
     Raises:
         UsageError: an output gets no labels or more than one a sample, or a name is no output's.
     """
+    if table.columns.reconstructs:
+        return _mirrored(network, table, wanted)
     outputs = network.outputs
     dealt, notes = _dealt(outputs, table, options) if table.labels else ({}, [])
     kinds = _by_output(outputs, wanted.task, "--task")
@@ -95,6 +98,40 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
     if scales and not any(t.task.decides for t in made if t.name in scales):
         raise UsageError("--from-logits: is for outputs that decide, and none does", "leave it out")
     return Targets(tuple(made), tuple(notes))
+
+
+def _mirrored(network: Network, table: Csv, wanted: Wanted) -> Targets:
+    """Each output is measured against the input that it should reconstruct, in order.
+
+    Raises:
+        UsageError: an output is not like its input.
+    """
+    if wanted.task not in ("auto", "regression"):
+        raise UsageError(f"label: input is a regression, not {wanted.task}", "leave --task out")
+    if len(network.inputs) != len(network.outputs):
+        raise UsageError(
+            f"label: input: the model has {len(network.inputs)} inputs and "
+            f"{len(network.outputs)} outputs",
+            "an autoencoder has one output for each input",
+        )
+    losses = tasks.losses(network.loss, [known(spec) for spec in network.outputs])
+    made, start = [], 0
+    for given, spec, loss in zip(network.inputs, network.outputs, losses, strict=True):
+        columns = table.columns.features[given.name]
+        units, sizes = len(columns), [n for n in spec.shape if n is not None]
+        whole = len(sizes) == len(spec.shape)
+        fits = units == prod(sizes) if whole else units % prod(sizes) == 0
+        if given.dtype == "string" or not fits:
+            raise UsageError(
+                f"label: input: the output {spec.name!r} of shape {spec.shape} cannot be compared "
+                f"with the input {given.name!r} of shape {given.shape} ({given.dtype})",
+                "--label names the label columns",
+            )
+        decided = tasks.decide(units, spec.activation, loss, units, kind="regression")
+        names = tuple(table.columns.names[column] for column in columns)
+        made.append(Target(spec.name, decided, tuple(range(start, start + units)), names))
+        start += units
+    return Targets(tuple(made))
 
 
 def paired(outputs: Sequence[OutputSpec], others: Sequence[OutputSpec]) -> list[int]:

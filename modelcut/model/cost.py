@@ -25,6 +25,11 @@ def check_sizes(model: Model) -> None:
     if model.architecture is None:
         return
     for path, shape in model.architecture.shapes().items():
+        if shape and 0 in shape:
+            raise InputError(
+                f"{model.origin.path}: layer {'/'.join(path)} has an output of size 0",
+                "a network with such a layer computes nothing",
+            )
         values = math.prod(n for n in shape if n is not None) if shape else 0
         if values > MAX_VALUES:
             raise InputError(

@@ -110,7 +110,8 @@ class Step(BaseModel, ABC):
 
     include: list[str] = Field(
         default_factory=list,
-        description="Only these: globs on layer names, class:GLOB, role:GLOB (kernel, bias, …).",
+        description="Only these: globs on layer names, class:GLOB, role:GLOB (kernel, bias, …); "
+        "class:GLOB? may match nothing.",
     )
     exclude: list[str] = Field(
         default_factory=list,
@@ -190,7 +191,9 @@ class Step(BaseModel, ABC):
                 else:
                     chosen.append(tensor)
         for pattern in (*self.include, *self.exclude, *self._further_patterns()):
-            if pattern not in matched and not _matches_any(pattern, model):
+            if optional(pattern) or pattern in matched:
+                continue
+            if not _matches_any(pattern, model):
                 raise RecipeError(
                     f"step {context.index + 1}, {self.title}: {pattern!r} matches no layer of "
                     f"{model.origin.path.name}",
@@ -204,7 +207,7 @@ class Step(BaseModel, ABC):
                         f"encoding of {tensor.name}: {why}",
                         "change the order of the steps, or exclude that layer",
                     )
-        if not chosen and self.include:
+        if not chosen and not all(map(optional, self.include)):
             raise RecipeError(
                 f"step {context.index + 1}, {self.title}: include {self.include} and exclude "
                 f"{self.exclude} leave nothing to do",
@@ -331,6 +334,11 @@ class TensorStep(LayerStep):
     @abstractmethod
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         """Kinds of the encoding that the tensor will have."""
+
+
+def optional(pattern: str) -> bool:
+    """Whether a pattern may match no layer: `class:Conv2D?`, in recipes for any network."""
+    return pattern.startswith(("class:", "role:", "path:")) and pattern.endswith("?")
 
 
 def random_generator(context: Context, name: str) -> np.random.Generator:

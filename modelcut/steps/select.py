@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from modelcut.model.model import Layer, Model, Tensor
+from modelcut.steps.base import optional
 
 
 def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
     """Whether a pattern names this layer (or this tensor of it).
 
     Patterns: `class:GLOB` on the class name, `role:GLOB` on a tensor's role or kind, `path:GLOB`
-    on the layer's whole name, else a glob on the whole name or the last part of it.
+    on the layer's whole name, else a glob on the whole name or the last part of it. With "?" at
+    its end, one with a prefix may match nothing.
     """
     prefix, _, glob = pattern.partition(":")
+    glob = glob.removesuffix("?") if optional(pattern) else glob
     if prefix == "path" and glob:
         return fnmatchcase(layer.name, glob)
     if prefix == "class" and glob:

@@ -286,6 +286,8 @@ def warnings(output: Any) -> Iterator[str]:
     """What did not come out as was meant; see `formats.warnings`."""
     made, header = output.facts["litert"], output.header
     yield from made.get("calibration_notes", ())
+    for policy in made.get("instead_of", ()):
+        yield f"the network computes in {policy}, which LiteRT has not: the .tflite does in float32"
     for name, reason in made.get("grids", {}).get("lost", {}).items():
         yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
     if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):

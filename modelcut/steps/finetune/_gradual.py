@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from modelcut.errors import RecipeError
 from modelcut.model.model import Layer, Model, Tensor
-from modelcut.steps.base import TARGET_KINDS
+from modelcut.steps.base import TARGET_KINDS, optional
 from modelcut.steps.select import matches
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -88,7 +88,7 @@ class Gradual(BaseModel):
                             target = Target(share, own=True)
                     found[tensor.name] = target
         for pattern in (*self.include, *self.exclude, *self.overrides):
-            if not any(matches(pattern, layer) for layer in model.layers):
+            if not optional(pattern) and not any(matches(pattern, one) for one in model.layers):
                 raise RecipeError(
                     f"{where}: prune: {pattern!r} matches no layer",
                     "`modelcut inspect` lists the layers",

@@ -35,39 +35,47 @@ class DataOptions(BaseModel):
     )
     classes: list[str] | None = Field(
         default=None,
-        description="Class names in the order of the outputs, for text labels.",
+        description="Class names in the order of the network's outputs, for labels that are text.",
     )
     inputs: dict[str, list[str] | str] | None = Field(
-        default=None, description="Columns (names, or a glob) of each model input, by its name."
+        default=None,
+        description="Columns (names, or a glob) that feed each model input, by the input's name.",
     )
-    scale: Factor | None = Field(default=None, description="Features are multiplied by it (1/255).")
+    scale: Factor | None = Field(
+        default=None, description="Factor that all features are multiplied by, such as 1/255."
+    )
     header: bool | Literal["auto"] = Field(
-        default="auto", description="Whether the first line holds names; auto looks at it."
+        default="auto",
+        description="Whether the first line holds the column names; auto detects it.",
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(
-        default=",", description="Between cells."
+        default=",", description="Character that separates the cells of a row."
     )
     clean: Literal["fail", "drop", "impute"] = Field(
         default="fail",
-        description="Rows with missing, non-finite or unreadable cells: an error, left out, or "
-        "filled with the column's mean.",
+        description="Rows with missing, non-finite or unreadable cells: raise an error, drop "
+        "them, or impute the column's mean.",
     )
     outliers: Literal["keep", "clip", "drop"] = Field(
-        default="keep", description="What is done with values beyond outlier-z or outlier-range."
+        default="keep",
+        description="Treatment of values beyond outlier-z or outlier-range: keep "
+        "them, clip them, or drop the row.",
     )
     outlier_z: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Outliers: further than this many deviations from the mean."
+        default=None,
+        description="Outliers are values further than this many standard "
+        "deviations from the column's mean.",
     )
     outlier_range: tuple[float, float] | None = Field(
-        default=None, description="Outliers: outside [least, most], before scaling."
+        default=None, description="Outliers are values outside [minimum, maximum], before scaling."
     )
     signature: str | None = Field(
         default=None,
-        description="Of a SavedModel: which signature is run (serving_default); "
-        "NAME:OUTPUT for one of its outputs.",
+        description="Signature of a SavedModel to run (default: serving_default); NAME:OUTPUT "
+        "selects one of its outputs.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Read at most so many rows."
+        default=None, description="Maximum number of rows to read."
     )
 
     @model_validator(mode="after")

@@ -33,19 +33,20 @@ class Head(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    version: int = Field(default=VERSION, ge=1, le=VERSION, description="Of the recipe language.")
-    seed: int = Field(default=0, ge=0, lt=1 << 63, description="For everything random.")
+    version: int = Field(
+        default=VERSION, ge=1, le=VERSION, description="Version of the recipe language."
+    )
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seed of all random numbers.")
     task: str = Field(
         default="auto",
-        description="auto, binary, multiclass, multilabel or regression.",
+        description="Task of the outputs: auto (inferred from the model and the labels), binary, "
+        "multiclass, multilabel or regression.",
         pattern="^(auto|binary|multiclass|multilabel|regression)$",
     )
     data: DataOptions = Field(default_factory=DataOptions, description="How CSV files are read.")
-    gates: Gates = Field(
-        default_factory=Gates, description="What must hold for the exit code to be 0."
-    )
+    gates: Gates = Field(default_factory=Gates, description="Conditions for exit code 0.")
     export: ExportOptions = Field(
-        default_factory=ExportOptions, description="How a .tflite output is made."
+        default_factory=ExportOptions, description="Conversion options of a .tflite output."
     )
 
 

@@ -107,11 +107,12 @@ class Step(BaseModel, ABC):
 
     include: list[str] = Field(
         default_factory=list,
-        description="Only these: globs on layer names, class:GLOB, role:GLOB (kernel, bias, …).",
+        description="Apply the step only to tensors that match: globs on layer names, "
+        "class:GLOB, role:GLOB (kernel, bias, …).",
     )
     exclude: list[str] = Field(
         default_factory=list,
-        description="Never these: globs on layer names, class:GLOB, role:GLOB.",
+        description="Exclude tensors that match: globs on layer names, class:GLOB, role:GLOB.",
     )
 
     @property
@@ -231,7 +232,8 @@ class LayerStep(Step):
 
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Other settings for some layers: pattern (as in include) -> fields.",
+        description="Settings for individual layers: a mapping from pattern (as in include) to "
+        "fields.",
     )
 
     def model_post_init(self, context: Any) -> None:

@@ -26,13 +26,13 @@ class Scored(Budgeted, TensorStep):
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "rows"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of the weights that are zero afterwards, exactly."
+        default=None, description="Sparsity: the fraction of weights that are zero after the step."
     )
     scope: Literal["layer", "global"] = Field(
-        default="global", description="Rank the weights of each layer alone, or of all together."
+        default="global", description="Rank the weights within each layer, or over all layers."
     )
     rows: Annotated[int, Field(ge=1)] = Field(
-        default=4096, description="Training rows that are looked at, at most."
+        default=4096, description="Maximum number of training samples to use."
     )
 
     @property

@@ -24,7 +24,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Magnitude(Budgeted, TensorStep):
-    """Remove the weights of smallest magnitude; zeros that are there already count."""
+    """Prune the weights of smallest magnitude; existing zeros count towards the sparsity."""
 
     strength: ClassVar[Strength] = Strength(
         "sparsity", SPARSITIES, instead=_TARGETS[1:], along={"scope": "layer"}
@@ -34,42 +34,43 @@ class Magnitude(Budgeted, TensorStep):
     )
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of the weights that are zero afterwards, exactly."
+        default=None, description="Sparsity: the fraction of weights that are zero after the step."
     )
     threshold: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Remove weights whose magnitude is below this."
+        default=None, description="Prune the weights whose magnitude is below this threshold."
     )
     cutoff: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
-        description="Remove weights nearer to the layer's mean than this many standard deviations.",
+        description="Prune the weights within this many standard deviations of the layer's mean.",
     )
     scope: Literal["layer", "global"] = Field(
         default="layer",
-        description="For sparsity: a threshold for each layer, or one over all layers, which suits "
-        "networks whose layers are of like scale; where BatchNorm follows, it can empty a layer.",
+        description="With sparsity: one threshold for each layer, or one over all layers, which "
+        "suits networks whose layers have similar scale; where BatchNormalization follows, a "
+        "global threshold can empty a layer.",
     )
 
     pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] | None = Field(
         default=None,
-        description="n:m, such as 2:4: of every m neighbours along the input axis, the n largest "
-        "stay.",
+        description="n:m sparsity, such as 2:4: of every m neighbouring weights along the input "
+        "axis, the n largest are kept.",
     )
     block: tuple[Positive, Positive] | None = Field(
         default=None,
-        description="[rows, columns]: with sparsity, whole blocks of the (input, output) axes go, "
-        "those of smallest mean magnitude.",
+        description="[rows, columns]: with sparsity, prune whole blocks of the (input, output) "
+        "axes, those of smallest mean magnitude.",
     )
     until: Literal["stable"] | None = Field(
         default=None,
-        description="With cutoff: take mean and deviation of the weights that are left, and again, "
-        "until nothing more goes.",
+        description="With cutoff: recompute mean and standard deviation of the remaining weights "
+        "and prune again, until no weight is pruned.",
     )
     finetune: dict[str, Any] | None = Field(
         default=None,
-        description="With until: train on after each round, with these fields of finetune, such as "
-        "{epochs: 3}; a budget then ends the rounds, and the last one that held it is kept.",
+        description="With until: fine-tune after each round, with these fields of finetune, such "
+        "as {epochs: 3}; a budget then ends the rounds, and the last round within it is kept.",
     )
-    rounds: Positive = Field(default=20, description="With finetune: rounds at most.")
+    rounds: Positive = Field(default=20, description="With finetune: maximum number of rounds.")
 
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:

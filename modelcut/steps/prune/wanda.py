@@ -21,16 +21,18 @@ from modelcut.steps.strength import SPARSITIES, Strength
 
 
 class Wanda(Scored):
-    """Remove the weights of smallest |w| · ‖x‖, x being the input that the weight multiplies."""
+    """Prune the weights of smallest |w| · ‖x‖, x being the input that the weight multiplies."""
 
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES, along={"scope": "output"})
 
     scope: Literal["output", "layer", "global"] = Field(  # type: ignore[assignment]
         default="output",
-        description="Rank the weights of each output alone, of each layer, or of all together.",
+        description="Rank the weights within each output channel, within each layer, or over all "
+        "layers.",
     )
     rows: Annotated[int, Field(ge=1)] = Field(
-        default=1024, description="Training rows that are looked at, at most; no labels needed."
+        default=1024,
+        description="Maximum number of training samples to use; labels are not needed.",
     )
 
     def statistics(

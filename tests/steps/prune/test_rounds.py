@@ -116,8 +116,8 @@ def test_the_report_shows_each_round():
     found = _rounds({"step": 1, "title": "prune: magnitude", "facts": facts})
     assert [tuple(row) for row in found.rows] == [
         ("before", "", "0.9500", ""),
-        ("1", "1,000", "0.9000", "held"),
-        ("2", "800", "0.8000", "too much"),
+        ("1", "1,000", "0.9000", "within budget"),
+        ("2", "800", "0.8000", "exceeded"),
     ]
     assert "the budget is spent" in found.note
     assert "max_accuracy_drop 0.1" in found.note

@@ -14,8 +14,8 @@ from modelcut.cli import flags
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model."),
-        flags.option("json", "Print JSON.", kind=bool),
+        flags.argument("model", "Model file or SavedModel folder to read."),
+        flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
     app.command(name)(flags.command(parameters, inspect))
 

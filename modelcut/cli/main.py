@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 COMMANDS = {
-    "run": "Apply a recipe to a model, measure before and after, hold the gates.",
+    "run": "Apply a recipe to a model, evaluate it before and after, check the gates.",
     **{family: steps.summary(family) for family in steps.families()},
-    "pack": "Write a model as a small .mcut file, without loss.",
-    "unpack": "Make a packed file a model again.",
-    "export": "Make a .tflite for LiteRT on phones and microcontrollers.",
-    "eval": "Measure a model on a CSV, alone or against another.",
-    "sensitivity": "Measure what each layer alone can bear.",
-    "inspect": "Show what is in a model file.",
-    "recipe": "Check, describe and show recipes.",
-    "demo": "The whole job on a small model that comes with the package.",
+    "pack": "Pack a model losslessly into a .mcut file.",
+    "unpack": "Unpack a .mcut file into the original model format.",
+    "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers.",
+    "eval": "Evaluate a model on a CSV, alone or compared with another.",
+    "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
+    "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
+    "recipe": "Check recipes, print their JSON Schema, show examples.",
+    "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }
 
-ABOUT = """Make Keras models smaller and faster, and know what it cost.
+ABOUT = """Compress Keras models: prune, quantize, factorize, and measure the result.
 
-Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
+Exit codes: 0 done, gates passed; 1 a gate failed (the files are written); 2 bad usage or input;
 3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
-machines was lost; 70 a mistake of modelcut's own; 130 interrupted; 143 terminated.
+machines was lost; 70 an internal error; 130 interrupted; 143 terminated.
 """
 
 
@@ -188,7 +188,7 @@ def _told(error: BaseException) -> int:
     if os.environ.get("MODELCUT_TRACEBACK"):
         raise error
     what = f"{type(error).__name__}: {error}"
-    hint = "a mistake of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
+    hint = "internal error of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
     return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 

@@ -24,23 +24,32 @@ if TYPE_CHECKING:
     from modelcut.report.schema import Report
 
 TRUST = (
-    flags.option("trust", "Run the code that the file carries (Lambda, custom).", kind=bool),
     flags.option(
-        "custom_objects", "Your own layers: a .py file or a dotted module.", metavar="MODULE"
+        "trust", "Allow code in the file to run (Lambda layers, custom classes).", kind=bool
+    ),
+    flags.option(
+        "custom_objects",
+        "Python file or module that defines custom layers and functions.",
+        metavar="MODULE",
     ),
 )
 
 SHOW = (
-    flags.option("summary", "Append the report as Markdown to this file.", metavar="FILE"),
+    flags.option("summary", "File that the report is appended to as Markdown.", metavar="FILE"),
     flags.option("json", "Print the report as JSON on stdout.", kind=bool),
-    flags.option("quiet", "Print nothing but errors.", "--quiet", "-q", kind=bool),
+    flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool),
 )
 
 TASK = (
-    flags.option("task", "auto, binary, multiclass, multilabel or regression; or {output: task}."),
+    flags.option(
+        "task",
+        "Task of the outputs: auto (inferred from the model and the labels), "
+        "binary, multiclass, multilabel or regression; or {output: task}.",
+    ),
     flags.option(
         "from_logits",
-        "Whether outputs that decide are logits (true) or probabilities; default: the file tells.",
+        "Whether the outputs of a classifier are logits (true) or probabilities; by default the "
+        "file's last activation and loss decide.",
         metavar="true|false|YAML",
     ),
 )
@@ -51,43 +60,71 @@ MEASURE = (
     *flags.of_models([Gates]),
 )
 
-OUTPUT = flags.option("output", "The file to write.", "--output", "-o", metavar="FILE")
-FORCE = flags.option("force", "Replace a file that modelcut did not write.", kind=bool)
-COMPRESSION = flags.option("compression", "Of the written file.", metavar="none|fast|best")
-CODER = flags.option("coder", "Of a packed file (.mcut).", metavar="huffman|range|best")
-KEEP_OPTIMIZER = flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool)
+OUTPUT = flags.option(
+    "output",
+    "File or SavedModel folder to write; its suffix selects the format.",
+    "--output",
+    "-o",
+    metavar="FILE",
+)
+FORCE = flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool)
+COMPRESSION = flags.option(
+    "compression",
+    "Compression of the written .h5 or .keras (default: fast).",
+    metavar="none|fast|best",
+)
+CODER = flags.option(
+    "coder",
+    "Entropy coder of a packed file .mcut (default: best, the smaller one for each tensor).",
+    metavar="huffman|range|best",
+)
+KEEP_OPTIMIZER = flags.option(
+    "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool
+)
 REPORT = flags.option(
-    "report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool
+    "report",
+    "Write the report beside the output, as NAME.report.json and NAME.report.md.",
+    "--report/--no-report",
+    kind=bool,
 )
 
 JOB = (
     OUTPUT,
-    flags.option("in_place", "Replace the input by the result.", kind=bool),
+    flags.option("in_place", "Overwrite the input file with the result.", kind=bool),
     FORCE,
     COMPRESSION,
     CODER,
     KEEP_OPTIMIZER,
     REPORT,
-    flags.option("dry_run", "Do the steps and count; write and evaluate nothing.", kind=bool),
-    flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
-    flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
-    flags.option("train", "CSV for the steps that train.", metavar="CSV"),
+    flags.option(
+        "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
+    ),
+    flags.option("print_recipe", "Print the equivalent recipe as YAML and exit.", kind=bool),
+    flags.option(
+        "test", "CSV to evaluate the original and the compressed model on.", metavar="CSV"
+    ),
+    flags.option(
+        "train", "CSV of training data, for steps that train or run the network.", metavar="CSV"
+    ),
     flags.option(
         "validate",
-        "CSV for the steps that search; else a tenth of --train is set aside.",
+        "CSV of validation data, for steps that search; by default a tenth of --train is set "
+        "aside.",
         metavar="CSV",
     ),
-    flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
+    flags.option(
+        "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
+    ),
     *flags.of_models([ExportOptions]),
-    flags.option("seed", "For everything random.", metavar="INT"),
+    flags.option("seed", "Seed of all random numbers.", metavar="INT"),
     flags.option(
         "distribute",
-        "Where steps that train do so: auto takes the machines of TF_CONFIG, else all GPUs.",
+        "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
         metavar="auto|none|mirrored|multiworker",
     ),
-    flags.option("checkpoint", "Keep the state of long trainings here.", metavar="FOLDER"),
-    flags.option("checkpoint_every", "Seconds between two states (60).", metavar="SECONDS"),
-    flags.option("resume", "Go on from the checkpoint if there is one.", kind=bool),
+    flags.option("checkpoint", "Folder for checkpoints of long trainings.", metavar="FOLDER"),
+    flags.option("checkpoint_every", "Seconds between two checkpoints (60).", metavar="SECONDS"),
+    flags.option("resume", "Resume from the checkpoint if there is one.", kind=bool),
 )
 
 

@@ -65,5 +65,5 @@ def check_same(model: Model, again: Model, output: Path) -> None:
         odd = sorted(name for name, _ in meant ^ found)[:3]
         raise ModelcutError(
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
-            "this is a mistake of modelcut: please report it with the input",
+            "internal error of modelcut: please report it with the input",
         )

@@ -36,7 +36,7 @@ def _headline(report: Report) -> str:
     verdict = ""
     if report.gates:
         failed = sum(not gate["held"] for gate in report.gates)
-        verdict = f" — {failed} gate(s) failed" if failed else " — all gates held"
+        verdict = f" — {failed} gate(s) failed" if failed else " — all gates passed"
     return f"modelcut: {name}" + (f", {ratio:.1f}× smaller" if ratio else "") + verdict
 
 

@@ -274,7 +274,7 @@ def _gates(report: Report) -> Table:
             gate["name"] + (f", {printable(gate['output'], 32)}" if gate.get("output") else ""),
             f"{gate['limit']:g}",
             "not measured" if gate["value"] is None else f"{gate['value']:.6g}",
-            "held" if gate["held"] else "FAILED",
+            "passed" if gate["held"] else "FAILED",
         )
         for gate in report.gates
     ]
@@ -290,7 +290,7 @@ def _search(step: StepRow) -> Table:
     what, base = headline(found["base"])
     rows = [("nothing", base, size(found["base"]["bits"] / 8), "")]
     for trial in whole:
-        verdict = "held" if trial["held"] else "too much"
+        verdict = "within budget" if trial["held"] else "exceeded"
         if trial in chosen[-1:]:
             verdict = "chosen"
         shown = ", ".join(f"{name} {number(value)}" for name, value in trial["settings"].items())
@@ -312,7 +312,7 @@ def _rounds(step: StepRow) -> Table:
     what, base = headline(facts.get("before", {}))
     rows: list[tuple[str, ...]] = [("before", "", base, "")]
     for number, one in enumerate(facts["rounds"], 1):
-        verdict = {True: "held", False: "too much", None: ""}[one.get("held")]
+        verdict = {True: "within budget", False: "exceeded", None: ""}[one.get("held")]
         left = count(sum(one["nonzeros"].values()))
         rows.append((str(number), left, headline(one)[1], verdict))
     limits = ", ".join(f"{name} {limit:g}" for name, limit in facts.get("limits", {}).items())

@@ -55,7 +55,7 @@ def _rich(table: Table, stream: TextIO) -> None:
 
 
 def _style(cell: str) -> str:
-    return {"FAILED": "bold red", "held": "green"}.get(cell, "")
+    return {"FAILED": "bold red", "passed": "green"}.get(cell, "")
 
 
 def _plain(table: Table, stream: TextIO) -> None:

@@ -34,26 +34,38 @@ class Gradual(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    sparsity: Share = Field(description="Share of the weights that are zero at the end, exactly.")
+    sparsity: Share = Field(
+        description="Final sparsity: the fraction of weights that are zero at the end."
+    )
     criterion: Literal["magnitude", "movement"] = Field(
         default="magnitude",
-        description="The smallest weights go, or those that training moved towards zero, summed "
-        "over its steps.",
+        description="Pruning criterion: the magnitude of the weights, or their accumulated "
+        "movement towards zero.",
     )
     schedule: Literal["cubic", "linear", "once"] = Field(
-        default="cubic", description="How it rises: fast at first, evenly, or at once."
+        default="cubic",
+        description="How the sparsity increases: along a cubic, linearly, or at once.",
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
-        description="One threshold over all layers, or one for each layer.",
+        description="Compute one threshold over all layers, or one for each layer.",
     )
-    begin: Share = Field(default=0.0, description="Share of the steps after which it starts.")
-    end: Share = Field(default=0.6, description="Share of the steps after which it is reached.")
-    include: list[str] = Field(default_factory=list, description="Only these layers or roles.")
-    exclude: list[str] = Field(default_factory=list, description="Never these layers or roles.")
+    begin: Share = Field(
+        default=0.0, description="Fraction of the training steps after which pruning begins."
+    )
+    end: Share = Field(
+        default=0.6,
+        description="Fraction of the training steps after which the final sparsity is reached.",
+    )
+    include: list[str] = Field(
+        default_factory=list, description="Prune only these layers or roles."
+    )
+    exclude: list[str] = Field(
+        default_factory=list, description="Do not prune these layers or roles."
+    )
     overrides: dict[str, Share] = Field(
         default_factory=dict,
-        description="Sparsities of their own for some layers: pattern -> share.",
+        description="Final sparsity of individual layers: a mapping from pattern to fraction.",
     )
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
 
 
 class Dead(Step):
-    """Remove weights that do nothing: of units that no weight reads, or that no weight feeds."""
+    """Prune the weights of dead units, which no weight reads or no weight feeds."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias"}

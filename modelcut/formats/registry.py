@@ -113,20 +113,23 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plain_file(path: Path) -> Iterator[tuple[Path, str]]:
+def plain_file(path: Path, model: Model | None = None) -> Iterator[tuple[Path, str]]:
     """A file that Keras itself opens, and the suffix by which it tells the format.
 
     Args:
         path: of a model, perhaps packed: it is then unpacked for as long as it is needed.
+        model: as read from there; None: it is read where it must be.
     """
     kind = next((module(name) for name in _SUFFIXES if module(name).sniff(path)), None)
     if kind is None:
         yield path, path.suffix
         return
-    if not getattr(kind, "PACKED", False):
+    whole = path.is_dir() == is_folder(kind)  # not a file that lies unzipped in a folder
+    rewritten = model is not None and model.origin.rewritten
+    if whole and not rewritten and not getattr(kind, "PACKED", False):
         yield path, engine_suffix(kind)
         return
-    model = open_model(path)
+    model = open_model(path) if model is None or not rewritten else model
     if (unpacked := getattr(kind, "unpacked", None)) is not None:
         yield unpacked(model), engine_suffix(module(model.origin.format))
         return
@@ -171,6 +174,8 @@ def for_output(path: Path, model: Model) -> Format:
         if suffix in suffixes:
             candidate = module(name)
             final = getattr(module(model.origin.format), "FINAL", "")
+            if is_folder(candidate) and path.is_dir() and module("keras_zip").sniff(path):
+                raise UsageError(f"{path}: is an unzipped .keras model", "name a .keras file")
             if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate

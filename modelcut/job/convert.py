@@ -12,7 +12,15 @@ from typing import Any
 from modelcut.formats import base, registry
 from modelcut.job.check import check_runnable
 from modelcut.job.request import Job, Trust
+from modelcut.model.encoding import Fixed
 from modelcut.model.model import Model
+
+
+def _without_running(model: Model) -> str:
+    """What can be done with a model that its engine cannot load."""
+    kept = any(isinstance(tensor.encoding, Fixed) for tensor in model.tensors)
+    what = "pack it" if kept else "prune, quantize and factorize it"
+    return f"modelcut can still {what}; leave out --test"
 
 
 def own_objects(trust: Trust) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut.formats import registry
-from modelcut.job.convert import own_objects
+from modelcut.job.convert import _without_running, own_objects
 from modelcut.job.request import Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
@@ -30,7 +30,7 @@ def evaluate(
     without = [path for path, _ in candidates if folders and path not in folders]
     networks = []
     for path, model in candidates:
-        with registry.plain_file(path) as (file, suffix):
+        with registry.plain_file(path, model) as (file, suffix):
             networks.append(
                 engines.open_network(
                     file,
@@ -41,6 +41,7 @@ def evaluate(
                     custom_objects=custom,
                     signature=recipe.head.data.signature if path not in without else None,
                     name=str(path),
+                    hint=_without_running(model),
                 )
             )
     task = None if recipe.head.task == "auto" else recipe.head.task

@@ -19,7 +19,7 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
     model = registry.open_model(path)
     if not registry.check_runnable(model, trust=trust):
         _check_layers(model, trust=trust, custom=custom_objects)
-    with registry.plain_file(path) as (file, suffix):
+    with registry.plain_file(path, model) as (file, suffix):
         network: Any = engines.open_network(
             file,
             model.origin.dialect,

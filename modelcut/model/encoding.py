@@ -126,6 +126,24 @@ class Dense(Encoding):
 
 
 @dataclass(frozen=True)
+class Fixed(Dense):
+    """Values whose meaning Keras keeps elsewhere, such as integer codes beside their scales.
+
+    Written as they are, to the bit; no step can follow. The layer's configuration tells it again
+    when the file is read, so that no record of it is kept.
+
+    Attributes:
+        held: how Keras holds the values: "int8", "int4, 2 a byte", "float8 when run".
+    """
+
+    held: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.held} (Keras)"
+
+
+@dataclass(frozen=True)
 class Sparse(Encoding):
     """Zeros stay zero; what is not zero follows `inner`.
 

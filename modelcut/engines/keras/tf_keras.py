@@ -18,7 +18,7 @@ def load(path: Path, loss: str | None, trust: bool, custom_objects: dict[str, An
     model = tf_keras.models.load_model(
         path, custom_objects=custom_objects, compile=False, safe_mode=not trust
     )
-    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss)
+    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss, tf_keras)
 
 
 def set_seed(seed: int) -> None:

@@ -15,8 +15,7 @@ from modelcut.errors import InputError
 from modelcut.graph.architecture import Node
 from modelcut.graph.keras import classes
 from modelcut.graph.keras.classes import WeightSpec
-from modelcut.graph.keras.saved_order import Slot, slots
-from modelcut.graph.node import FORMS
+from modelcut.graph.keras.saved_order import FORMS, Slot, slots
 from modelcut.model.encoding import Dense, Encoding, Fixed
 from modelcut.model.model import Layer, Source, Tensor
 from modelcut.safety import printable

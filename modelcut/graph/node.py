@@ -7,18 +7,17 @@ that owns weights a group of its own, named after its attribute or its class
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelcut.graph.keras import operations, quantized
+from modelcut.graph.keras import operations
 from modelcut.graph.keras.calls import (
     Entry,
     calls,
     config_of,
     layer_list,
 )
-from modelcut.graph.keras.saved_order import Slot, _groups, slots
 
 Path = tuple[str, ...]
 
@@ -76,29 +75,3 @@ def node_of(entry: Entry, path: Path) -> Node:
     """The node of a layer's JSON object."""
     inbound = tuple(tuple(ref.name for ref in call) for call in calls(entry))
     return Node(path, str(entry["class_name"]), config_of(entry), inbound, entry)
-
-
-FORMS = 5
-"""How many `form`s of `slots` can differ; later ones are those before again."""
-
-
-def fitting(node: Node, roles: Sequence[str]) -> list[Slot]:
-    """The weights of a layer in the form that has those of these roles, else in its first one.
-
-    Args:
-        node: of the layer.
-        roles: of the weights that it has, in order.
-
-    Raises:
-        KeyError: a class is not known.
-    """
-    every = (slots(node, form) for form in range(FORMS))
-    found = next((one for one in every if [slot.spec.role for slot in one] == list(roles)), None)
-    return slots(node) if found is None else found
-
-
-def _changed(node: Node, part: quantized.Part) -> Slot:
-    """The slot of a weight of a layer that Keras has quantized, or given LoRA factors."""
-    groups = _groups(node.class_name, part.spec.role) if part.place is not None else ()
-    frozen = part.frozen or node.config.get("trainable") is False
-    return Slot(part.spec, tuple(f"{group}vars/{part.place}" for group in groups), frozen)

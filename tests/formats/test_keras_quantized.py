@@ -12,8 +12,8 @@ import pytest
 
 from modelcut.formats import registry
 from modelcut.graph.keras import classes, quantized
-from modelcut.graph.keras.saved_order import slots
-from modelcut.graph.node import FORMS, node_of
+from modelcut.graph.keras.saved_order import FORMS, slots
+from modelcut.graph.node import node_of
 from modelcut.model import cost
 from modelcut.model.encoding import Fixed
 

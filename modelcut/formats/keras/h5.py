@@ -32,7 +32,7 @@ from modelcut.formats.keras import (
     tree,
 )
 from modelcut.graph.architecture import Architecture, Dialect, dialect_of
-from modelcut.graph.node import fitting
+from modelcut.graph.keras.saved_order import fitting
 from modelcut.model.encoding import Encoding, Fixed
 from modelcut.model.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable

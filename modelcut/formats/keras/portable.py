@@ -16,8 +16,8 @@ from typing import Any
 from modelcut.formats.keras.keras_folder import Folder
 from modelcut.graph.architecture import Dialect, Path
 from modelcut.graph.keras import quantized
-from modelcut.graph.keras.saved_order import is_known
-from modelcut.graph.node import Node, fitting
+from modelcut.graph.keras.saved_order import fitting, is_known
+from modelcut.graph.node import Node
 from modelcut.model.model import Layer, Model
 from modelcut.safety import printable
 

@@ -17,8 +17,8 @@ from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions
 from modelcut.formats.keras import hdf5_file, hdf5_values, unknown
 from modelcut.graph.architecture import Architecture, Dialect, Path
-from modelcut.graph.keras.saved_order import Slot, is_known, slots
-from modelcut.graph.node import FORMS, Node, fitting
+from modelcut.graph.keras.saved_order import FORMS, Slot, fitting, is_known, slots
+from modelcut.graph.node import Node
 from modelcut.model.encoding import Encoding
 from modelcut.model.model import Layer, Model, Tensor
 from modelcut.safety import printable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from modelcut.graph.keras import classes, quantized
@@ -14,7 +14,7 @@ from modelcut.graph.keras.calls import (
     layer_list,
     name_of,
 )
-from modelcut.graph.node import Node, Path, _changed, node_of
+from modelcut.graph.node import Node, Path, node_of
 
 
 def snake_case(name: str) -> str:
@@ -177,3 +177,29 @@ def _below(found: list[Slot], place: str, prefix: str) -> list[Slot]:
         )
         for slot in found
     ]
+
+
+FORMS = 5
+"""How many `form`s of `slots` can differ; later ones are those before again."""
+
+
+def fitting(node: Node, roles: Sequence[str]) -> list[Slot]:
+    """The weights of a layer in the form that has those of these roles, else in its first one.
+
+    Args:
+        node: of the layer.
+        roles: of the weights that it has, in order.
+
+    Raises:
+        KeyError: a class is not known.
+    """
+    every = (slots(node, form) for form in range(FORMS))
+    found = next((one for one in every if [slot.spec.role for slot in one] == list(roles)), None)
+    return slots(node) if found is None else found
+
+
+def _changed(node: Node, part: quantized.Part) -> Slot:
+    """The slot of a weight of a layer that Keras has quantized, or given LoRA factors."""
+    groups = _groups(node.class_name, part.spec.role) if part.place is not None else ()
+    frozen = part.frozen or node.config.get("trainable") is False
+    return Slot(part.spec, tuple(f"{group}vars/{part.place}" for group in groups), frozen)

@@ -22,7 +22,7 @@ from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.formats.base import Format, WriteOptions
 from modelcut.graph.architecture import Dialect
 from modelcut.model.model import Model
-from modelcut.safety import printable
+from modelcut.safety import check_system, printable
 
 _MODULES = {
     "hdf5": "keras.h5",
@@ -85,7 +85,9 @@ def open_model(path: Path) -> Model:
     Raises:
         InputError: there is no such file, it is of no known format, or it is broken.
         UnsafeError: the file reaches outside itself.
+        UsageError: this is Windows.
     """
+    check_system()
     for name in _SUFFIXES:
         candidate = module(name)
         if candidate.sniff(path):

@@ -1,19 +1,243 @@
-"""modelcut: makes Keras model files smaller and faster, from the shell."""
+"""modelcut: makes Keras model files smaller and faster. Each function does what its command does.
+
+    import modelcut
+
+    report = modelcut.prune("model.h5", "small.h5", sparsity=0.8, test="test.csv")
+    report.sizes.ratio, report.evaluation.change["accuracy_drop"], report.passed
+
+Errors are `modelcut.errors.ModelcutError` and its subclasses, each with a message, a hint and the
+exit code of the command line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from modelcut.recipe.recipe import Recipe
+    from modelcut.report.schema import Report
+    from modelcut.steps.base import Step
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "evaluate",
+    "factorize",
+    "finetune",
+    "inspect",
+    "load",
+    "pack",
+    "prune",
+    "quantize",
+    "run",
+    "unpack",
+]
+
+File: TypeAlias = "str | PathLike[str]"
+AnyRecipe: TypeAlias = "Recipe | Step | Sequence[Step] | Mapping[str, Any] | File"
+
+
+def run(
+    recipe: AnyRecipe,
+    model: File,
+    output: File | None = None,
+    *,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Report:
+    """Applies a recipe to a model file, and writes and measures the result; `modelcut run`.
+
+    Args:
+        recipe: a YAML file, its content as a mapping, or steps such as
+            `modelcut.steps.find("prune", "magnitude")(sparsity=0.8)`.
+        model: the file or folder to read.
+        output: the file to write; None only for a dry run.
+        dry_run: apply the steps and count; write and evaluate nothing.
+        say: takes a line about progress.
+        options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
+            `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
+            here unless given), `trust`, `custom_objects`, `compression`, `coder`,
+            `keep_optimizer`, `distribute`, `checkpoint`, `resume`, `checkpoint_every`; and `data`,
+            `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+
+    Returns:
+        The report; `passed` tells whether all gates passed.
+
+    Raises:
+        ModelcutError: with a message and a hint; nothing is written then.
+        TypeError: an option is not known.
+    """
+    from modelcut.errors import PeerError, UsageError
+    from modelcut.job import inspect as job_inspect
+    from modelcut.job import pipeline
+    from modelcut.job.request import Job
+    from modelcut.report.schema import Worker
+
+    made, options = _recipe(recipe, options)
+    options = _paths(options)
+    if dry_run:
+        wanted = ("train", "validate", "trust", "test")
+        known = {name: options.pop(name) for name in wanted if name in options}
+        return job_inspect.look(Path(model), made, say, **known)[1]
+    if output is None:
+        raise UsageError("no output named", "give output, or dry_run=True")
+    done = pipeline.run(Job(Path(model), made, Path(output), **{"report": False, **options}), say)
+    if isinstance(done, Worker):
+        raise PeerError(f"worker {done.worker}: has no report; the chief, worker 0, has it")
+    return done
+
+
+def prune(
+    model: File, output: File | None = None, *, method: str = "magnitude", **fields: Any
+) -> Report:
+    """Prunes a model; `modelcut prune`.
+
+    Args:
+        model: the file to read.
+        output: the file to write.
+        method: such as "magnitude", "l1", "taylor"; `modelcut docs steps` describes all.
+        fields: of the method (`sparsity`, `include` …), and the options of `run`.
+    """
+    return _one_step("prune", method, model, output, fields)
+
+
+def quantize(
+    model: File, output: File | None = None, *, method: str = "linear", **fields: Any
+) -> Report:
+    """Quantizes the weights of a model; `modelcut quantize`. See `prune`."""
+    return _one_step("quantize", method, model, output, fields)
+
+
+def factorize(
+    model: File, output: File | None = None, *, method: str = "svd", **fields: Any
+) -> Report:
+    """Replaces layers by products of smaller ones; `modelcut factorize`. See `prune`."""
+    return _one_step("factorize", method, model, output, fields)
+
+
+def finetune(
+    model: File, output: File | None = None, *, method: str = "straight_through", **fields: Any
+) -> Report:
+    """Fine-tunes a model; pruned weights stay zero; `modelcut finetune`. See `prune`."""
+    return _one_step("finetune", method, model, output, fields)
+
+
+def evaluate(
+    model: File,
+    test: File,
+    *,
+    against: File | None = None,
+    trust: bool = False,
+    custom_objects: str = "",
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Report:
+    """Measures a model on a CSV, alone or beside a reference; `modelcut eval`.
+
+    Args:
+        model: the model to measure.
+        test: the CSV.
+        against: the reference.
+        trust: run the code that the files carry.
+        custom_objects: your own layers: a .py file or a dotted module.
+        say: takes a line about progress.
+        options: `data`, `gates`, `task`, `from_logits`, as in a recipe.
+    """
+    from modelcut.job import assess
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Recipe
+
+    made, rest = _recipe(Recipe((), name="modelcut eval"), options)
+    if rest:
+        raise TypeError(f"unknown options: {', '.join(rest)}")
+    reference = None if against is None else Path(against)
+    return assess.assess(
+        Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
+    )
+
+
+def inspect(model: File) -> Report:
+    """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing."""
+    from modelcut.job import inspect as job_inspect
+
+    found, report = job_inspect.look(Path(model))
+    return replace(report, provenance=dict(found.origin.provenance))
+
+
+def pack(
+    model: File,
+    output: File,
+    *,
+    force: bool = False,
+    coder: str | None = None,
+    keep_optimizer: bool = False,
+    report: bool = False,
+    gates: Mapping[str, Any] | None = None,
+) -> Report:
+    """Writes a model as a small `.mcut` file, without loss; `modelcut pack`.
+
+    Args:
+        model: the model.
+        output: the `.mcut` file to write.
+        force: replace a file that modelcut did not write.
+        coder: huffman, range or best.
+        keep_optimizer: pack the optimizer's state too.
+        report: write NAME.report.json and .md beside the output.
+        gates: limits on the result, as in a recipe.
+    """
+    from modelcut.recipe.recipe import Recipe
+
+    return run(
+        Recipe((), name="modelcut pack"),
+        model,
+        output,
+        lossless=True,
+        coder=coder,
+        keep_optimizer=keep_optimizer,
+        force=force,
+        report=report,
+        gates=gates,
+    )
+
+
+def unpack(
+    model: File,
+    output: File,
+    *,
+    force: bool = False,
+    compression: str | None = None,
+    report: bool = False,
+) -> Report:
+    """Makes a packed file what it was before: .h5, .keras or a SavedModel; `modelcut unpack`.
+
+    Args:
+        model: the packed file.
+        output: the file or folder to write.
+        force: replace a file that modelcut did not write.
+        compression: none, fast or best.
+        report: write NAME.report.json and .md beside the output.
+    """
+    from modelcut.recipe.recipe import Recipe
+
+    return run(
+        Recipe((), name="modelcut unpack"),
+        model,
+        output,
+        lossless=True,
+        compression=compression,
+        keep_optimizer=None,  # what was packed comes back, the optimizer's state too
+        force=force,
+        report=report,
+    )
+
 
 def load(
-    path: str | PathLike[str],
-    *,
-    trust: bool = False,
-    custom_objects: Mapping[str, Any] | None = None,
+    path: File, *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
 ) -> Any:
     """Loads a model file of any kind that modelcut reads, packed ones too, into Keras.
 
@@ -30,8 +254,99 @@ def load(
         InputError: the file is broken, holds weights only, or Keras cannot load it.
         UnsafeError: the file would run code of its own.
     """
-    from pathlib import Path
-
     from modelcut.job.load import load as load_model
 
     return load_model(Path(path), trust, custom_objects or {})
+
+
+def _one_step(
+    family: str, method: str, model: File, output: File | None, fields: dict[str, Any]
+) -> Report:
+    """A recipe of one step: its own fields make the step, the others are options of `run`."""
+    from modelcut import steps
+    from modelcut.recipe.recipe import Recipe
+
+    cls = steps.find(family, method)
+    known = {*_options(), "dry_run", "say"} - set(cls.model_fields)
+    own = {name: fields.pop(name) for name in list(fields) if name not in known}
+    step = _valid(cls, own, f"{family}: {method}: ")
+    return run(Recipe((step,), name=f"modelcut.{family}"), model, output, **fields)
+
+
+def _recipe(given: AnyRecipe, options: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe, with what the options say in place of its own; and the other options."""
+    from modelcut.recipe import recipe as recipes
+    from modelcut.recipe.yaml_text import Document
+    from modelcut.steps.base import Step
+
+    if isinstance(given, recipes.Recipe):
+        made = given
+    elif isinstance(given, Step):
+        made = recipes.Recipe((given,))
+    elif isinstance(given, Mapping):
+        made = recipes.parse(Document("recipe", dict(given)))
+    elif isinstance(given, (str, PathLike)):
+        made = recipes.load(Path(given))
+    else:
+        made = recipes.Recipe(tuple(given))
+    names = set(recipes.Head.model_fields) - {"version"}
+    mine = {name: options[name] for name in names & set(options) if options[name] is not None}
+    rest = {name: value for name, value in options.items() if name not in names}
+    if mine:
+        head = {**made.head.model_dump(exclude_unset=True), **mine}
+        made = replace(made, head=_valid(recipes.Head, head))
+    return made, rest
+
+
+def _valid(cls: type[Any], fields: Mapping[str, Any], where: str = "") -> Any:
+    """A pydantic model of these fields.
+
+    Raises:
+        RecipeError: everything that is wrong with them, in one line.
+    """
+    from pydantic import BaseModel, ValidationError
+
+    from modelcut.errors import RecipeError
+    from modelcut.errors.explain import explain
+
+    plain = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in fields.items()
+    }
+    try:
+        return cls.model_validate(plain)
+    except ValidationError as error:
+        found = (explain(each, cls.model_fields, cls) for each in error.errors(include_url=False))
+        lines = (f"{what} ({hint})" if hint else what for what, hint in found)
+        raise RecipeError(where + "; ".join(lines)) from None
+
+
+def _options() -> set[str]:
+    """Names of the options of `run`."""
+    from dataclasses import fields
+
+    from modelcut.job.request import Job
+    from modelcut.recipe.recipe import Head
+
+    own = {each.name for each in fields(Job)} - {"model", "recipe", "output"}
+    return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
+
+
+def _paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `run` as a `Job` takes them.
+
+    Raises:
+        TypeError: one is not known.
+    """
+    from modelcut.job.request import Trust
+
+    if odd := sorted(set(options) - _options()):
+        raise TypeError(f"run() has no option {odd[0]!r}")
+    found = dict(options)
+    for name in ("test", "train", "validate", "calibrate", "checkpoint"):
+        if found.get(name) is not None:
+            found[name] = Path(found[name])
+    trust, custom = found.pop("trust", False), found.pop("custom_objects", "")
+    if not isinstance(trust, Trust):
+        trust = Trust(bool(trust), custom or "")
+    return {**found, "trust": trust}

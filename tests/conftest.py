@@ -33,6 +33,12 @@ def modelcut(capfd):
 
 
 @pytest.fixture
+def command_line(modelcut):
+    """The same, where the package goes by its own name."""
+    return modelcut
+
+
+@pytest.fixture
 def toy():
     rng = np.random.default_rng(0)
     return toy_model(

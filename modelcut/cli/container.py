@@ -19,6 +19,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     from modelcut.formats.base import Coder, Compression
     from modelcut.job import pipeline
     from modelcut.job.request import Job
+    from modelcut.report.schema import Report
 
     suffix = ".mcut"
     output = options.path_of(values.get("output"))
@@ -28,6 +29,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     if packed != (output.suffix.lower() == suffix):
         hint = f"name it {suffix}" if packed else "`modelcut pack` writes .mcut"
         raise UsageError(f"{output}: not what `modelcut {name}` writes", hint)
+    options.check_summary(values, output)
     report = pipeline.run(
         Job(
             Path(values["model"]),
@@ -43,4 +45,5 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
         ),
         options.progress(values),
     )
+    assert isinstance(report, Report)  # nothing trains
     options.finish(report, values)

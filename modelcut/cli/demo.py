@@ -19,8 +19,10 @@ FILES = ("digits.h5", "digits_test.csv", "digits_train.csv")
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("folder", "Where to put it all (./modelcut-demo).", required=False),
-        flags.option("force", "Replace files of another origin in the folder.", kind=bool),
+        flags.argument(
+            "folder", "Folder for the files of the demo (default: ./modelcut-demo).", required=False
+        ),
+        flags.option("force", "Overwrite files in the folder that are not the demo's.", kind=bool),
         *options.SHOW,
     ]
     app.command(name)(flags.command(parameters, demo))

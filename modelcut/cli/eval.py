@@ -15,9 +15,9 @@ from modelcut.recipe.recipe import Recipe
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model to measure."),
-        flags.option("test", "CSV to evaluate it on.", metavar="CSV"),
-        flags.option("against", "The model it is compared with.", metavar="FILE"),
+        flags.argument("model", "Model to evaluate."),
+        flags.option("test", "CSV to evaluate the model on.", metavar="CSV"),
+        flags.option("against", "Model to compare with, such as the original.", metavar="FILE"),
         *options.MEASURE,
         *options.TRUST,
         *options.SHOW,
@@ -29,6 +29,7 @@ def evaluate(**values: Any) -> None:
     """Measure a model on a CSV: accuracy, recall, F1, latency; alone or against another."""
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
+    options.check_summary(values)
     from modelcut.job import assess
     from modelcut.job.request import Trust
 

@@ -15,7 +15,7 @@ from modelcut.recipe.recipe import Recipe
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5, .keras or .mcut."),
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut."),
         *options.JOB,
         *options.MEASURE,
         *options.TRUST,

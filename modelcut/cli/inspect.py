@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from modelcut.cli import flags
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model."),
-        flags.option("json", "Print JSON.", kind=bool),
+        flags.argument("model", "Model file or SavedModel folder to read."),
+        flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
     app.command(name)(flags.command(parameters, inspect))
 
@@ -26,7 +27,7 @@ def inspect(**values: Any) -> None:
     from modelcut.safety import printable
 
     model, report = job_inspect.look(Path(values["model"]))
-    report["provenance"] = dict(model.origin.provenance)
+    report = replace(report, provenance=dict(model.origin.provenance))
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
         return

@@ -5,47 +5,66 @@ A command's module is imported when that command is called: `modelcut --help` ne
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
-from importlib import import_module
-from io import TextIOWrapper
 from types import FrameType, ModuleType
-from typing import Any
 
-import typer
+_STARTED = os.path.basename(sys.argv[0]) in ("modelcut", "__main__.py") if sys.argv else False
 
-from modelcut import steps
-from modelcut.errors import ExitCode, ModelcutError, Stopped
+
+def _stop_early(number: int, frame: FrameType | None) -> None:
+    """Ends a process that has only begun to import."""
+    del frame
+    word = b"interrupted" if number == signal.SIGINT else b"terminated"
+    os.write(2, b"modelcut: %s; nothing was written\n" % word)
+    os._exit(128 + number)
+
+
+if _STARTED:
+    signal.signal(signal.SIGINT, _stop_early)
+    signal.signal(signal.SIGTERM, _stop_early)
+
+import errno  # noqa: E402 - a signal may come during these, too
+from importlib import import_module  # noqa: E402
+from io import TextIOWrapper  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from modelcut import steps  # noqa: E402
+from modelcut.errors import ExitCode, ModelcutError, Stopped  # noqa: E402
+
+if TYPE_CHECKING:
+    import typer
 
 # Finding plugins of pydantic reads the metadata of every package installed.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 COMMANDS = {
-    "run": "Apply a recipe to a model, measure before and after, hold the gates.",
+    "run": "Apply a recipe to a model, evaluate it before and after, check the gates.",
     **{family: steps.summary(family) for family in steps.families()},
-    "pack": "Write a model as a small .mcut file, without loss.",
-    "unpack": "Make a packed file a model again.",
-    "export": "Make a .tflite for LiteRT on phones and microcontrollers.",
-    "eval": "Measure a model on a CSV, alone or against another.",
-    "sensitivity": "Measure what each layer alone can bear.",
-    "inspect": "Show what is in a model file.",
-    "recipe": "Check, describe and show recipes.",
-    "demo": "The whole job on a small model that comes with the package.",
+    "pack": "Pack a model losslessly into a .mcut file.",
+    "unpack": "Unpack a .mcut file into the original model format.",
+    "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers.",
+    "eval": "Evaluate a model on a CSV, alone or compared with another.",
+    "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
+    "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
+    "recipe": "Check recipes, print their JSON Schema, show examples.",
+    "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }
 
-ABOUT = """Make Keras models smaller and faster, and know what it cost.
+ABOUT = """Compress Keras models: prune, quantize, factorize, and measure the result.
 
-Exit codes: 0 done, gates held; 1 a gate failed (the files are written); 2 bad usage or input;
+Exit codes: 0 done, gates passed; 1 a gate failed (the files are written); 2 bad usage or input;
 3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
-machines was lost; 70 a mistake of modelcut's own; 130 interrupted; 143 terminated.
+machines was lost; 70 an internal error; 130 interrupted; 143 terminated.
 """
 
 
 def build(wanted: str | None) -> typer.Typer:
     """The app, with `wanted` built in full and the other commands by name only."""
+    import typer
+
     app = typer.Typer(
         help=ABOUT,
         rich_markup_mode=None,
@@ -53,7 +72,13 @@ def build(wanted: str | None) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_options)
+
+    @app.callback()
+    def options(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    ) -> None:
+        del version  # handled before anything is built
+
     for name, summary in COMMANDS.items():
         if name == wanted:
             room = "step" if name in steps.families() else name
@@ -61,12 +86,6 @@ def build(wanted: str | None) -> typer.Typer:
         else:
             app.command(name, help=summary)(_elsewhere)
     return app
-
-
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-) -> None:
-    del version  # handled before anything is built
 
 
 def _elsewhere() -> None:
@@ -89,6 +108,15 @@ def main(argv: list[str] | None = None) -> None:
         print(f"modelcut {__version__}")
         sys.exit(ExitCode.OK)
     _settle_streams()
+    if argv is None and hasattr(os, "fork") and not os.environ.get("MODELCUT_TRACEBACK"):
+        from modelcut.cli import process
+
+        sys.exit(process.watched(lambda: _done(arguments), _say, arguments))
+    sys.exit(_done(arguments))
+
+
+def _done(arguments: list[str]) -> int:
+    """Does what the arguments say; gives the exit code."""
     handlers = _on_signals()
     try:
         code = _call(arguments)
@@ -97,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
         code = _told(_origin(error))
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
-    sys.exit(code)
+            signal.signal(number, signal.SIG_IGN if handler is _stop_early else handler)
+    return code
 
 
 def _call(arguments: list[str]) -> int:
@@ -160,7 +188,7 @@ def _told(error: BaseException) -> int:
     if os.environ.get("MODELCUT_TRACEBACK"):
         raise error
     what = f"{type(error).__name__}: {error}"
-    hint = "a mistake of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
+    hint = "internal error of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
     return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 

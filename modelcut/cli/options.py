@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
 from modelcut.cli import flags
 from modelcut.data import DataOptions
 from modelcut.engines.keras.cluster import Distribute
-from modelcut.errors import ExitCode, UsageError
+from modelcut.errors import ExitCode, ResourceError, UsageError
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.export import ExportOptions
 from modelcut.recipe.recipe import Head, Recipe
 
+if TYPE_CHECKING:
+    from modelcut.report.schema import Report
+
 TRUST = (
-    flags.option("trust", "Run the code that the file carries (Lambda, custom).", kind=bool),
     flags.option(
-        "custom_objects", "Your own layers: a .py file or a dotted module.", metavar="MODULE"
+        "trust", "Allow code in the file to run (Lambda layers, custom classes).", kind=bool
+    ),
+    flags.option(
+        "custom_objects",
+        "Python file or module that defines custom layers and functions.",
+        metavar="MODULE",
     ),
 )
 
 SHOW = (
-    flags.option("summary", "Append the report as Markdown to this file.", metavar="FILE"),
+    flags.option("summary", "File that the report is appended to as Markdown.", metavar="FILE"),
     flags.option("json", "Print the report as JSON on stdout.", kind=bool),
-    flags.option("quiet", "Print nothing but errors.", "--quiet", "-q", kind=bool),
+    flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool),
 )
 
 TASK = (
-    flags.option("task", "auto, binary, multiclass, multilabel or regression; or {output: task}."),
+    flags.option(
+        "task",
+        "Task of the outputs: auto (inferred from the model and the labels), "
+        "binary, multiclass, multilabel or regression; or {output: task}.",
+    ),
     flags.option(
         "from_logits",
-        "Whether outputs that decide are logits (true) or probabilities; default: the file tells.",
+        "Whether the outputs of a classifier are logits (true) or probabilities; by default the "
+        "file's last activation and loss decide.",
         metavar="true|false|YAML",
     ),
 )
@@ -46,43 +60,71 @@ MEASURE = (
     *flags.of_models([Gates]),
 )
 
-OUTPUT = flags.option("output", "The file to write.", "--output", "-o", metavar="FILE")
-FORCE = flags.option("force", "Replace a file that modelcut did not write.", kind=bool)
-COMPRESSION = flags.option("compression", "Of the written file.", metavar="none|fast|best")
-CODER = flags.option("coder", "Of a packed file (.mcut).", metavar="huffman|range|best")
-KEEP_OPTIMIZER = flags.option("keep_optimizer", "Keep the optimizer's state.", kind=bool)
+OUTPUT = flags.option(
+    "output",
+    "File or SavedModel folder to write; its suffix selects the format.",
+    "--output",
+    "-o",
+    metavar="FILE",
+)
+FORCE = flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool)
+COMPRESSION = flags.option(
+    "compression",
+    "Compression of the written .h5 or .keras (default: fast).",
+    metavar="none|fast|best",
+)
+CODER = flags.option(
+    "coder",
+    "Entropy coder of a packed file .mcut (default: best, the smaller one for each tensor).",
+    metavar="huffman|range|best",
+)
+KEEP_OPTIMIZER = flags.option(
+    "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool
+)
 REPORT = flags.option(
-    "report", "Write NAME.report.json and .md.", "--report/--no-report", kind=bool
+    "report",
+    "Write the report beside the output, as NAME.report.json and NAME.report.md.",
+    "--report/--no-report",
+    kind=bool,
 )
 
 JOB = (
     OUTPUT,
-    flags.option("in_place", "Replace the input by the result.", kind=bool),
+    flags.option("in_place", "Overwrite the input file with the result.", kind=bool),
     FORCE,
     COMPRESSION,
     CODER,
     KEEP_OPTIMIZER,
     REPORT,
-    flags.option("dry_run", "Do the steps and count; write and evaluate nothing.", kind=bool),
-    flags.option("print_recipe", "Print the recipe that this call stands for.", kind=bool),
-    flags.option("test", "CSV to evaluate the model on, before and after.", metavar="CSV"),
-    flags.option("train", "CSV for the steps that train.", metavar="CSV"),
+    flags.option(
+        "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
+    ),
+    flags.option("print_recipe", "Print the equivalent recipe as YAML and exit.", kind=bool),
+    flags.option(
+        "test", "CSV to evaluate the original and the compressed model on.", metavar="CSV"
+    ),
+    flags.option(
+        "train", "CSV of training data, for steps that train or run the network.", metavar="CSV"
+    ),
     flags.option(
         "validate",
-        "CSV for the steps that search; else a tenth of --train is set aside.",
+        "CSV of validation data, for steps that search; by default a tenth of --train is set "
+        "aside.",
         metavar="CSV",
     ),
-    flags.option("calibrate", "CSV that an int8 .tflite is calibrated on.", metavar="CSV"),
+    flags.option(
+        "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
+    ),
     *flags.of_models([ExportOptions]),
-    flags.option("seed", "For everything random.", metavar="INT"),
+    flags.option("seed", "Seed of all random numbers.", metavar="INT"),
     flags.option(
         "distribute",
-        "Where steps that train do so: auto takes the machines of TF_CONFIG, else all GPUs.",
+        "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
         metavar="auto|none|mirrored|multiworker",
     ),
-    flags.option("checkpoint", "Keep the state of long trainings here.", metavar="FOLDER"),
-    flags.option("checkpoint_every", "Seconds between two states (60).", metavar="SECONDS"),
-    flags.option("resume", "Go on from the checkpoint if there is one.", kind=bool),
+    flags.option("checkpoint", "Folder for checkpoints of long trainings.", metavar="FOLDER"),
+    flags.option("checkpoint_every", "Seconds between two checkpoints (60).", metavar="SECONDS"),
+    flags.option("resume", "Resume from the checkpoint if there is one.", kind=bool),
 )
 
 
@@ -119,6 +161,35 @@ def path_of(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
+_READ = ("model", "recipe", "test", "train", "validate", "calibrate", "against", "custom_objects")
+_DATA_SUFFIXES = (".csv", ".csv.gz", ".json", ".yaml", ".yml", ".py")
+
+
+def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None:
+    """Holds the page that a report is appended to against all that is read and written.
+
+    Raises:
+        UsageError: it is one of those, or no file of text.
+        ResourceError: it cannot be written to.
+    """
+    place = path_of(values.get("summary"))
+    if place is None:
+        return
+    from modelcut.formats import registry
+    from modelcut.job import provenance
+    from modelcut.job.outputs import check_appended
+
+    written = []
+    if output is not None:
+        pages = provenance.report_paths(output) if values.get("report") is not False else {}
+        header = [output.with_suffix(".h")] if values.get("c_array") else []
+        written = [output, *pages.values(), *header]
+    if values.get("checkpoint"):
+        written.append(Path(values["checkpoint"]))
+    read = [path for name in _READ if (path := path_of(values.get(name))) is not None]
+    check_appended(place, read, written, (*registry.suffixes(), *_DATA_SUFFIXES))
+
+
 def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     """Runs a recipe as the flags say, shows the report, and ends with the exit code of the gates.
 
@@ -132,12 +203,15 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     from modelcut.formats.base import Coder, Compression
     from modelcut.job import inspect, pipeline
     from modelcut.job.request import Job, Trust
+    from modelcut.report.schema import Worker
 
     every = _seconds(values)
     distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
     trust = Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
     model = Path(values["model"])
+    output = path_of(values.get("output")) or (model if values.get("in_place") else None)
+    check_summary(values, None if values.get("dry_run") else output)
     if values.get("dry_run"):
         if distribute in ("mirrored", "multiworker"):
             raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
@@ -146,7 +220,6 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
         _, report = inspect.look(model, recipe, say, train, validate, trust, test)
     else:
-        output = path_of(values.get("output")) or (model if values.get("in_place") else None)
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")
         if output.suffix.lower() != ".tflite":
@@ -155,7 +228,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
                     raise UsageError(
                         f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
                     )
-        report = pipeline.run(
+        done = pipeline.run(
             Job(
                 model,
                 recipe,
@@ -178,12 +251,13 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             ),
             say,
         )
-        if "worker" in report:
+        if isinstance(done, Worker):
             say("")
             if not values.get("quiet"):
-                line = f"worker {report['worker']}: done; the chief, worker 0, has written {output}"
+                line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
                 typer.echo(f"modelcut: {line}", err=True)
             return
+        report = done
     finish(report, values)
 
 
@@ -232,17 +306,39 @@ def progress(values: Mapping[str, Any]) -> Any:
     return say
 
 
-def finish(report: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def _discard(stream: Any) -> None:
+    """Lets what a stream still holds go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def finish(report: Report, values: Mapping[str, Any]) -> None:
     """Shows a report as the flags say, and ends with the code of its gates."""
     from modelcut.report import render, terminal
 
     progress(values)("")
-    if values.get("summary"):
-        with Path(values["summary"]).open("a", encoding="utf-8") as file:
-            file.write(render(report, "md") + "\n")
-    if values.get("json"):
-        typer.echo(render(report, "json"), nl=False)
-    elif not values.get("quiet"):
-        terminal.show(report)
-    if any(not gate["held"] for gate in report["gates"]):
+    channel = "stdout"
+    try:
+        if values.get("summary"):
+            channel = str(values["summary"])
+            with Path(channel).open("a", encoding="utf-8") as file:
+                file.write(render(report, "md") + "\n")
+            channel = "stdout"
+        if values.get("json"):
+            typer.echo(render(report, "json"), nl=False)
+        elif not values.get("quiet"):
+            terminal.show(report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout)
+        written = report.output.path if report.output else ""
+        raise ResourceError(
+            f"{channel}: the report cannot be written: {error.strerror}",
+            f"written all the same: {written}" if written else "",
+        ) from None
+    if not report.passed:
         raise typer.Exit(ExitCode.GATE)

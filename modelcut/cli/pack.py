@@ -13,7 +13,7 @@ from modelcut.metrics.limits import Gates
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model."),
+        flags.argument("model", "Model file or SavedModel folder to read."),
         options.OUTPUT,
         options.FORCE,
         options.CODER,

@@ -14,19 +14,23 @@ from modelcut.errors import UsageError
 def register(app: typer.Typer, name: str) -> None:
     """Adds the three commands below `recipe`."""
     group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
-    app.add_typer(group, name=name, help="Check, describe and show recipes.")
+    app.add_typer(group, name=name, help="Check recipes, print their JSON Schema, show examples.")
     check_parameters = [
-        flags.argument("recipe", "The recipe."),
-        flags.option("model", "Check it against this model too.", metavar="FILE"),
+        flags.argument("recipe", "Recipe file (YAML)."),
+        flags.option("model", "Model file to check the recipe against.", metavar="FILE"),
     ]
     group.command("check")(flags.command(check_parameters, check))
     group.command("schema")(flags.command([], schema))
-    shown = [flags.argument("name", "Its name; none: lists them.", required=False)]
+    shown = [
+        flags.argument(
+            "name", "Name of the recipe; without it, the recipes are listed.", required=False
+        )
+    ]
     group.command("show")(flags.command(shown, show))
 
 
 def check(**values: Any) -> None:
-    """Find everything that is wrong with a recipe; nothing is written."""
+    """Check a recipe and list all its errors; nothing is written."""
     from modelcut import safety
     from modelcut.formats import registry
     from modelcut.job import fold

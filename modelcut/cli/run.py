@@ -15,8 +15,8 @@ from modelcut.recipe.recipe import load
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
-        flags.option("recipe", "The recipe.", "--recipe", "-r", metavar="YAML"),
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
+        flags.option("recipe", "Recipe file (YAML).", "--recipe", "-r", metavar="YAML"),
         *options.JOB,
         *options.MEASURE,
         *options.TRUST,
@@ -26,7 +26,7 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def run(**values: Any) -> None:
-    """Apply a recipe to a model, measure before and after, hold the gates."""
+    """Apply a recipe to a model, evaluate it before and after, check the gates."""
     from modelcut.errors import UsageError
 
     if not values.get("recipe"):

@@ -18,24 +18,32 @@ from modelcut.steps.strength import Budgeted
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5, .keras or .mcut."),
-        flags.option("data", "Labelled CSV to measure on; not the test data.", metavar="CSV"),
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut."),
+        flags.option("data", "CSV of labelled validation data, not the test data.", metavar="CSV"),
         flags.option(
             "method",
-            "Which to try, and again for more (default: each family's own).",
+            "Method to profile, can be repeated (default: the default method of each family).",
             metavar="|".join(methods()),
             kind=list[str],
         ),
-        flags.option("settings", "What to try, such as [0.5, 0.9].", metavar="LIST"),
-        flags.option("include", "Only these layers, as in recipes.", kind=list[str]),
-        flags.option("exclude", "Never these layers, as in recipes.", kind=list[str]),
-        flags.option("train", "CSV for the methods that need training data.", metavar="CSV"),
-        flags.option("seed", "For everything random.", metavar="INT"),
+        flags.option("settings", "List of settings to try, such as [0.5, 0.9].", metavar="LIST"),
+        flags.option(
+            "include",
+            "Profile only layers that match this pattern, can be repeated.",
+            kind=list[str],
+        ),
+        flags.option(
+            "exclude", "Exclude layers that match this pattern, can be repeated.", kind=list[str]
+        ),
+        flags.option(
+            "train", "CSV of training data, for methods that run the network.", metavar="CSV"
+        ),
+        flags.option("seed", "Seed of all random numbers.", metavar="INT"),
         *flags.of_models([DataOptions]),
         *options.TASK,
         *options.TRUST,
         flags.option("json", "Print the profile as JSON on stdout.", kind=bool),
-        flags.option("quiet", "Show no progress.", "--quiet", "-q", kind=bool),
+        flags.option("quiet", "Do not show progress.", "--quiet", "-q", kind=bool),
     ]
     app.command(name)(flags.command(parameters, sensitivity))
 
@@ -52,7 +60,7 @@ def methods() -> dict[str, type[Budgeted]]:
 
 
 def sensitivity(**values: Any) -> None:
-    """Measure what each layer alone can bear: its accuracy at each setting, others left alone."""
+    """Profile the sensitivity of each layer: the accuracy with only that layer changed."""
     if not values.get("data"):
         raise UsageError("no data named", "add --data FILE.csv, not the test data")
     known = methods()

@@ -17,7 +17,7 @@ def register(app: typer.Typer, name: str) -> None:
     default = steps.default(name)
     methods = sorted(steps.methods(name), key=lambda method: (method != default, method))
     parameters = [
-        flags.argument("model", "The model: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
         flags.option("method", f"Which one (default: {default}).", metavar="|".join(methods)),
         *flags.of_models(steps.find(name, method) for method in methods),
         *options.JOB,

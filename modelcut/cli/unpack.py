@@ -12,7 +12,7 @@ from modelcut.cli import container, flags, options
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "The packed file."),
+        flags.argument("model", "Packed file .mcut to read."),
         options.OUTPUT,
         options.FORCE,
         options.COMPRESSION,

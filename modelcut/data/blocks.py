@@ -195,26 +195,25 @@ class Blocks:
         bad = np.zeros(batch.num_rows, np.uint8)
         if not self._columns.labels:
             return None, bad
-        parts = []
+        dialect, parts = self._columns.dialect, []
         for column in self._columns.labels:
-            values = pc.utf8_trim_whitespace(batch.column(str(column)))
-            values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
-            text, wrong = _words(values)
+            cells = pc.utf8_trim_whitespace(batch.column(str(column)))
+            cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
+            plain = cells
+            if dialect.decimal == ",":
+                plain = [dialect.plain(cell or "") or None for cell in cells.to_pylist()]
             try:
-                plain = values
-                if self._columns.dialect.decimal == ",":
-                    dialect = self._columns.dialect
-                    plain = pa.array([dialect.plain(cell) or None for cell in text], pa.string())
-                numbers = pc.cast(plain, pa.float64()).to_numpy(zero_copy_only=False)
-                wrong = np.maximum(wrong, _wrong(numbers, self._columns.limits[column]))
-                parts.append(numbers.astype(object))
+                numbers = pc.cast(pa.array(plain, pa.string()), pa.float64())
             except pa.ArrowInvalid:
+                text, wrong = _words(cells)
                 parts.append(text)
+            else:
+                parts.append(numbers.to_numpy(zero_copy_only=False))
+                wrong = _wrong(parts[-1], self._columns.limits[column])
             bad = np.maximum(bad, wrong)
-        table = np.stack(parts, axis=1)
-        if not any(isinstance(value, str) for value in table.ravel()):
-            return table.astype(np.float64), bad
-        return table, bad
+        if any(part.dtype == object for part in parts):
+            parts = [part.astype(object) for part in parts]
+        return np.stack(parts, axis=1), bad
 
     def _complaint(self, *, cells: bool) -> str:
         """Where and what the first bad row is, or the first bad cell; "" if none is found."""

@@ -18,6 +18,8 @@ from modelcut.errors import InputError, UsageError
 from modelcut.safety import printable
 
 _LARGEST = float(np.finfo(np.float64).max)
+INPUT = "input"
+"""As label: what goes in is what should come out."""
 _LABEL_NAMES = ("label", "target", "class", "y")
 
 
@@ -28,6 +30,8 @@ class Columns:
     Attributes:
         names: of all columns, each once; their numbers where there is no header.
         dialect: how the file is written.
+        ignored: numbers of columns that are neither labels nor features.
+        reconstructs: the labels are the features themselves, as an autoencoder learns them.
         specs: the inputs, by name.
         labels: numbers of the label columns.
         features: numbers of the columns of each input, by its name.
@@ -41,13 +45,28 @@ class Columns:
     dialect: Dialect
     specs: dict[str, InputSpec]
     labels: list[int] = field(default_factory=list)
+    ignored: list[int] = field(default_factory=list)
+    reconstructs: bool = False
     features: dict[str, list[int]] = field(default_factory=dict)
     limits: dict[int, tuple[float, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def join(cls, path: Path, options: DataOptions, inputs: Sequence[InputSpec]) -> Columns:
+    def join(
+        cls,
+        path: Path,
+        options: DataOptions,
+        inputs: Sequence[InputSpec],
+        *,
+        labelled: bool = True,
+    ) -> Columns:
         """Looks at the first lines, and joins columns to inputs.
+
+        Args:
+            path: of the CSV.
+            options: how it is read.
+            inputs: of the model.
+            labelled: labels are wanted; else their columns are left out, and may be missing.
 
         Raises:
             InputError: not a CSV, or one whose columns do not fit the model.
@@ -70,7 +89,12 @@ class Columns:
                 "give each its own name; --header false where the first line is a row of data",
             )
         made = cls(path, options, names, dialect, {spec.name: spec for spec in inputs})
-        made.labels = made._label_columns(inputs)
+        made.reconstructs = options.label == INPUT and INPUT not in names
+        if made.reconstructs:
+            made.ignored = made._beside(inputs)
+        else:
+            found = made._label_columns(inputs, labelled=labelled)
+            made.labels, made.ignored = (found, []) if labelled else ([], found)
         made.features = made._feature_columns(inputs)
         made.notes += made._about_index()
         made.limits = made._limits()
@@ -87,15 +111,21 @@ class Columns:
             + (" …" if len(self.names) > 8 else ""),
         )
 
-    def _label_columns(self, inputs: Sequence[InputSpec]) -> list[int]:
+    def _beside(self, inputs: Sequence[InputSpec]) -> list[int]:
+        """A label column that an autoencoder has no use for."""
+        needed = sum(_width(spec.shape) or 0 for spec in inputs)
+        usable = [i for i, name in enumerate(self.names) if name != "(empty)"]
+        named = [i for i in usable if self.names[i].lower() in _LABEL_NAMES]
+        return named if needed and len(usable) - len(named) == needed else []
+
+    def _label_columns(self, inputs: Sequence[InputSpec], *, labelled: bool = True) -> list[int]:
         wanted = self.options.label
         if wanted is not None:
             parts = list(wanted.values()) if isinstance(wanted, dict) else [wanted]
-            return [
-                self._column(name)
-                for part in parts
-                for name in (part if isinstance(part, list) else [part])
-            ]
+            several = [n for part in parts for n in (part if isinstance(part, list) else [part])]
+            if not labelled:
+                several = [name for name in several if isinstance(name, int) or name in self.names]
+            return [self._column(name) for name in several]
         lower = [name.lower() for name in self.names]
         for name in _LABEL_NAMES:
             if name in lower:
@@ -114,7 +144,7 @@ class Columns:
         rest = [
             index
             for index, name in enumerate(self.names)
-            if index not in self.labels and name != "(empty)"
+            if index not in (*self.labels, *self.ignored) and name != "(empty)"
         ]
         counter = self._index()
         widths = [_width(spec.shape) for spec in inputs]
@@ -187,7 +217,8 @@ class Columns:
         for name, spec in known.items():
             columns = wanted.get(name, [])
             if isinstance(columns, str):
-                found = [i for i in rest if fnmatchcase(self.names[i], columns)]
+                found = [i for i in rest if self.names[i] == columns]
+                found = found or [i for i in rest if fnmatchcase(self.names[i], columns)]
             else:
                 found = [self._column(column) for column in columns]
             if not found:
@@ -197,6 +228,11 @@ class Columns:
         return result
 
     def _check_width(self, spec: InputSpec, width: int) -> None:
+        if width == 0:
+            raise InputError(
+                f"{self.path}: no column is left for the model's input {spec.name!r}",
+                "one column is the label; --delimiter says what is between cells",
+            )
         if row_shape(spec.shape, width) is None:
             shape = "×".join("?" if n is None else str(n) for n in spec.shape)
             raise InputError(

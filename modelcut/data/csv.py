@@ -60,14 +60,21 @@ class Csv:
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path, options: DataOptions, inputs: Sequence[InputSpec]) -> Csv:
-        """Looks at the first lines, and joins columns to inputs.
+    def open(
+        cls,
+        path: Path,
+        options: DataOptions,
+        inputs: Sequence[InputSpec],
+        *,
+        labelled: bool = True,
+    ) -> Csv:
+        """Looks at the first lines, and joins columns to inputs; see `Columns.join`.
 
         Raises:
             InputError: not a CSV, or one whose columns do not fit the model.
             UsageError: an option names a column or an input that is not there.
         """
-        columns = Columns.join(path, options, inputs)
+        columns = Columns.join(path, options, inputs, labelled=labelled)
         return cls(columns, warnings=[*columns.dialect.notes, *columns.notes])
 
     @property
@@ -78,7 +85,7 @@ class Csv:
     @property
     def labels(self) -> list[int]:
         """Numbers of the label columns."""
-        return self.columns.labels
+        return self.columns.order() if self.columns.reconstructs else self.columns.labels
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows, cleaned, in batches of `size` (the last may be smaller).
@@ -115,6 +122,9 @@ class Csv:
             assert shape is not None
             dtype = object if spec.dtype == "string" else _numpy_dtype(spec.dtype)
             inputs[name] = np.ascontiguousarray(part.astype(dtype)).reshape(len(part), *shape)
+        if self.columns.reconstructs:
+            parts = [part.reshape(len(part), -1) for part in inputs.values()]
+            labels = np.concatenate(parts, axis=1).astype(np.float64)
         return Batch(inputs, labels)
 
     def _clean_blocks(

@@ -89,7 +89,8 @@ class DataOptions(BaseModel):
     label: Label = Field(
         default=None,
         description="Label column (name, or number from 0), or several, or {output: column}; "
-        "default: one named label, target, class or y, else the last.",
+        "default: one named label, target, class or y, else the last; input: of an autoencoder, "
+        "the inputs themselves.",
     )
     classes: Classes | None = Field(
         default=None,
@@ -98,38 +99,46 @@ class DataOptions(BaseModel):
         json_schema_extra={"repeat": True},
     )
     inputs: dict[str, list[str] | str] | None = Field(
-        default=None, description="Columns (names, or a glob) of each model input, by its name."
+        default=None,
+        description="Columns (names, or a glob) that feed each model input, by the input's name.",
     )
-    scale: Factor | None = Field(default=None, description="Features are multiplied by it (1/255).")
+    scale: Factor | None = Field(
+        default=None, description="Factor that all features are multiplied by, such as 1/255."
+    )
     header: bool | Literal["auto"] = Field(
-        default="auto", description="Whether the first line holds names; auto looks at it."
+        default="auto",
+        description="Whether the first line holds the column names; auto detects it.",
     )
     delimiter: Annotated[str, BeforeValidator(_mark)] = Field(
         default="auto",
-        description="Between cells, such as ';' or '\\t'; auto recognizes commas, semicolons, tabs "
-        "and bars.",
+        description="Character that separates the cells of a row, such as ';' or '\\t'; auto "
+        "detects commas, semicolons, tabs and bars.",
     )
     clean: Literal["fail", "drop", "impute"] = Field(
         default="fail",
-        description="Rows with missing, non-finite or unreadable cells: an error, left out, or "
-        "filled with the column's mean (rows with missing text are left out).",
+        description="Rows with missing, non-finite or unreadable cells: raise an error, drop "
+        "them, or impute the column's mean (rows with missing text are dropped).",
     )
     outliers: Literal["keep", "clip", "drop"] = Field(
-        default="keep", description="What is done with values beyond outlier-z or outlier-range."
+        default="keep",
+        description="Treatment of values beyond outlier-z or outlier-range: keep "
+        "them, clip them, or drop the row.",
     )
     outlier_z: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Outliers: further than this many deviations from the mean."
+        default=None,
+        description="Outliers are values further than this many standard "
+        "deviations from the column's mean.",
     )
     outlier_range: tuple[float, float] | None = Field(
-        default=None, description="Outliers: outside [least, most], before scaling."
+        default=None, description="Outliers are values outside [minimum, maximum], before scaling."
     )
     signature: str | None = Field(
         default=None,
-        description="Of a SavedModel: which signature is run (serving_default); "
-        "NAME:OUTPUT for one of its outputs.",
+        description="Signature of a SavedModel to run (default: serving_default); NAME:OUTPUT "
+        "selects one of its outputs.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Read at most so many rows."
+        default=None, description="Maximum number of rows to read."
     )
 
     @model_validator(mode="after")

@@ -95,6 +95,7 @@ def open_network(
     hint: str = "modelcut can still prune, quantize and factorize it; leave out --test",
     signature: str | None = None,
     apart: bool = True,
+    mixed: bool = True,
 ) -> Network:
     """Loads a model into the engine of its dialect.
 
@@ -110,6 +111,7 @@ def open_network(
         hint: what to do where the engine cannot load it.
         signature: of a SavedModel, which one is run; None: the default one.
         apart: False: a SavedModel's graph is loaded into this process, which it may end.
+        mixed: False: Keras computes in float32 where the file asks for mixed precision.
 
     Raises:
         InputError: the engine cannot load it; one line of its reason.
@@ -123,7 +125,9 @@ def open_network(
     if dialect == "saved_model":
         module = "saved_model.network" if apart else "saved_model.signature"
         more["signature"] = signature or ""
-    elif signature:
+    elif not mixed and dialect != "litert":
+        more["mixed"] = False
+    if signature and dialect != "saved_model":
         raise UsageError(f"--signature: {path} is no SavedModel and has none", "leave it out")
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
         _prepare(folder)

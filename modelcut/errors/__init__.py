@@ -9,7 +9,7 @@ class ExitCode(IntEnum):
     """How a `modelcut` process ends; documented in `modelcut docs commands` and in `--help`."""
 
     OK = 0
-    """Done; every gate held."""
+    """Done; every gate passed."""
     GATE = 1
     """Done and written, but a gate failed."""
     USAGE = 2
@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     PEER = 5
     """Another worker of a distributed training was lost."""
     MISTAKE = 70
-    """A mistake of modelcut's own; EX_SOFTWARE of sysexits.h."""
+    """An internal error; EX_SOFTWARE of sysexits.h."""
     INTERRUPTED = 130
     """Interrupted (SIGINT)."""
     TERMINATED = 143

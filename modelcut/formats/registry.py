@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +53,11 @@ Here, not in the modules, so that none is imported to learn that it is not meant
 def names() -> tuple[str, ...]:
     """Of all formats."""
     return tuple(_SUFFIXES)
+
+
+def suffixes() -> tuple[str, ...]:
+    """By which the files of all formats are told."""
+    return tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
 
 def module(name: str) -> Format:
@@ -164,15 +169,14 @@ def for_output(path: Path, model: Model) -> Format:
     suffix = suffix_of(path).lower()
     if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
         suffix = ".savedmodel"
-    for name, suffixes in _SUFFIXES.items():
-        if suffix in suffixes:
+    for name, own in _SUFFIXES.items():
+        if suffix in own:
             candidate = module(name)
             final = getattr(module(model.origin.format), "FINAL", "")
             if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate
-    known = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes]
-    raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(known)}")
+    raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes())}")
 
 
 def _beyond_engines(one: Format, model: Model) -> str:
@@ -185,8 +189,7 @@ def _beyond_engines(one: Format, model: Model) -> str:
 
 def suffix_of(path: Path) -> str:
     """The suffix of a name, all of it where a format has one of two parts (`.tar.gz`)."""
-    known = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes]
-    double = (s for s in known if s.count(".") == 2 and path.name.lower().endswith(s))
+    double = (s for s in suffixes() if s.count(".") == 2 and path.name.lower().endswith(s))
     return next((path.name[-len(s) :] for s in double), path.suffix)
 
 
@@ -214,7 +217,7 @@ def facts(model: Model) -> dict[str, Any]:
     return {model.origin.format: tell(model)} if tell else {}
 
 
-def warnings(writer: Format, output: Mapping[str, Any]) -> list[str]:
+def warnings(writer: Format, output: Any) -> list[str]:
     """What a user should know of a file that was written, from the report's `output`."""
     tell = getattr(writer, "warnings", None)
     return list(tell(output)) if tell else []

@@ -193,6 +193,14 @@ def without_batch(shape: Any) -> Shape | None:
     return tuple(n if n is None or n >= 0 else None for n in shape[1:])
 
 
+def multiplies(node: Node) -> bool:
+    """Whether a layer or operation multiplies its inputs with each other, without weights."""
+    if node.class_name == "Matmul":  # of Keras 3, whose .h5 does not say that it is an operation
+        return True
+    # keras.ops.dot is another thing than the layer Dot
+    return node.class_name in layer_shapes.PRODUCTS and not node.is_operation
+
+
 def macs(
     node: Node,
     weights: Sequence[Sequence[int]],

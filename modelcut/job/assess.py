@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from modelcut import safety
 from modelcut.job.check import check_runnable
@@ -14,11 +14,12 @@ from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
+from modelcut.report.schema import Report
 
 
 def assess(
     path: Path, against: Path | None, test: Path, recipe: Recipe, trust: Trust, say: Say
-) -> dict[str, Any]:
+) -> Report:
     """Evaluates a model, beside another one if given; nothing is written.
 
     Returns:
@@ -45,10 +46,10 @@ def assess(
         compared=against is not None,
     )
     after = (path, model) if against is not None else None
-    report["evaluation"] = evaluate(recipe, evaluator, after, original[1], trust)
+    evaluation = evaluate(recipe, evaluator, after, original[1], trust)
+    report = replace(report, evaluation=evaluation)
     if reference is not None:
-        report["against"] = reference["input"]
-        report["sizes"] = build.beside(reference["sizes"], report["sizes"])
-    report["warnings"] += data_warnings(report)
-    report["gates"] = recipe.head.gates.judge(report)
-    return report
+        sizes = build.beside(reference.sizes, report.sizes)
+        report = replace(report, against=reference.input, sizes=sizes)
+    gates = tuple(recipe.head.gates.judge(report))
+    return replace(report, warnings=(*report.warnings, *data_warnings(report)), gates=gates)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from modelcut import __version__
 from modelcut.formats import base, registry
@@ -20,42 +19,41 @@ from modelcut.model.measure import Meter
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
 from modelcut.report.build import Identity, Passage
+from modelcut.report.schema import SCHEMA, Input, Output, Report
+from modelcut.steps import effect
+from modelcut.steps.base import Context
 
 
 def describe(
     passage: Passage, source: Path, target: Path | None, digest: Digest, recipe: Recipe | None
-) -> dict[str, Any]:
+) -> Report:
     """The report as far as it does not need the network to run."""
     model = passage.models[0]
     stages = build.ledger(passage)
     coded = build.coded(passage, stages[-1])
     file_bytes = (size(source), size(target) if target else None)
-    report: dict[str, Any] = {
-        "schema": build.SCHEMA,
-        "modelcut": __version__,
-        "versions": provenance.versions(),
-        "host": {"machine": platform.machine(), "system": platform.system()},
-        "input": {
-            "path": str(source),
-            "format": model.origin.container or model.origin.format,
-            "dialect": model.origin.dialect,
-            "writer": model.origin.writer,
-            "bytes": file_bytes[0],
-            "sha256": digest.hex(),
-            **registry.facts(model),
-        },
-        "output": None,
-        "recipe": recipe.to_dict() if recipe else None,
-        "seed": recipe.head.seed if recipe else None,
-        "sizes": build.sizes(passage, stages, file_bytes),
-        "ledger": [*stages, *coded],
-        "steps": build.step_rows(passage),
-        "layers": build.layers(passage),
-        "evaluation": None,
-        "gates": [],
-        "warnings": [],
-    }
-    return report
+    return Report(
+        schema=SCHEMA,
+        modelcut=__version__,
+        versions=provenance.versions(),
+        host={"machine": platform.machine(), "system": platform.system()},
+        input=Input(
+            str(source),
+            model.origin.container or model.origin.format,
+            model.origin.dialect,
+            model.origin.writer,
+            file_bytes[0],
+            digest.hex(),
+            registry.facts(model),
+        ),
+        output=None,
+        recipe=recipe.to_dict() if recipe else None,
+        seed=recipe.head.seed if recipe else None,
+        sizes=build.sizes(passage, stages, file_bytes),
+        ledger=(*stages, *coded),
+        steps=tuple(build.step_rows(passage)),
+        layers=tuple(build.layers(passage)),
+    )
 
 
 def passage_of(
@@ -79,36 +77,49 @@ def passage_of(
     )
 
 
-def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> dict[str, Any]:
+def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> Output:
     """What the report says of the file that was written."""
     written = draft.written
     compression = None if getattr(writer, "OWN_CODING", "") else job.compression or "fast"
     made = "litert" if writer.NAME == "litert" else "export"
-    return {
-        "path": str(job.output),
-        "format": writer.NAME,
-        "bytes": size(draft.path),
-        "sha256": printed.hex(),
-        "compression": compression,
-        "dropped": list(written.dropped),
-        **({made: dict(written.facts)} if written.facts else {}),
-    }
+    return Output(
+        str(job.output),
+        writer.NAME,
+        size(draft.path),
+        printed.hex(),
+        compression,
+        tuple(written.dropped),
+        {made: dict(written.facts)} if written.facts else {},
+    )
 
 
 def warnings_of(passage: Passage) -> list[str]:
     """What was odd in the file, in its architecture, in a step and in the values."""
     model = passage.models[0]
     text = model.architecture.text if model.architecture else model.origin.configuration
+    told = [line for outcome in passage.outcomes for line in outcome.warnings]
     return [
         *model.origin.warnings,
         *scan.passengers(text),
-        *(line for outcome in passage.outcomes for line in outcome.warnings),
+        *told,
+        *(line for line in _left_alone_by_value(passage) if line not in told),
         *build.class_warnings(passage),
         *build.value_warnings(passage),
     ]
 
 
-def data_warnings(report: Mapping[str, Any]) -> list[str]:
-    """What was odd in the test data."""
-    evaluation = report["evaluation"] or {}
-    return list((evaluation.get("after") or {}).get("warnings", []))
+def _left_alone_by_value(passage: Passage) -> list[str]:
+    """What is to be said of steps that found in the values why they changed nothing."""
+    lines: list[str] = []
+    rows = build.step_rows(passage)
+    for index, (step, row) in enumerate(zip(passage.steps, rows, strict=True)):
+        if "budget" not in row.facts:
+            context = Context(index=index)
+            lines += effect.of_reasons(step, passage.models[index], row.left_alone, context)
+    return lines
+
+
+def data_warnings(report: Report, notes: Sequence[str] = ()) -> list[str]:
+    """What was odd in the data: as the steps read it, and as it was evaluated."""
+    found = report.evaluation.after.get("warnings", []) if report.evaluation else []
+    return list(dict.fromkeys([*notes, *found]))

@@ -72,6 +72,7 @@ class EngineRuntime:
         self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
         self._targets: tuple[Target, ...] = ()
+        self._notes: dict[str, None] = {}
 
     def open(self, model: Model) -> Running:
         check_trainable(model, trust=self._trust, custom=engines.names_of(self._custom))
@@ -102,6 +103,16 @@ class EngineRuntime:
         return start(network, places, self._goals(network), where, self._team)
 
     @property
+    def notes(self) -> list[str]:
+        """What the user should know of how the rows are read, each once."""
+        return list(self._notes)
+
+    def _table(self, path: Path, network: engines.Network) -> Csv:
+        table = Csv.open(path, self._options, network.inputs)
+        self._notes.update(dict.fromkeys(table.warnings))
+        return table
+
+    @property
     def workers(self) -> int:
         return self._team.workers
 
@@ -113,7 +124,7 @@ class EngineRuntime:
         if self._targets:
             return
         path = self._source("all")
-        table = Csv.open(path, self._options, network.inputs)
+        table = self._table(path, network)
         found = targets.plan(network, table, self._options, self._wanted).outputs
         missing = [target.name for target in found if table.labels and not target.places]
         if missing:
@@ -181,7 +192,7 @@ class EngineRuntime:
         key = (path, running.network.inputs, running.goals)
         if key not in self._stores:
             network = running.network
-            table = Csv.open(path, self._options, network.inputs)
+            table = self._table(path, network)
             found = targets.plan(network, table, self._options, self._wanted).outputs
 
             def decode(batch: Batch) -> Rows:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
 from modelcut.job.request import Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
+from modelcut.report.schema import Evaluation
 
 if TYPE_CHECKING:
     from modelcut import engines
@@ -87,7 +88,7 @@ def evaluate(
     other: tuple[Path, Model] | None,
     original: Model,
     trust: Trust,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Runs one or two networks over a CSV.
 
     Args:
@@ -109,9 +110,7 @@ def evaluate(
     results, agreement = evaluator.run(network)
     parts = [result.to_dict() for result in results]
     test = str(evaluator.table.path)
-    answer: dict[str, Any] = {"test": test, "before": None, "after": parts[-1]}
-    if len(parts) == 2:
-        answer["before"] = parts[0]
-        answer["change"] = accumulators.compare(parts[0]["metrics"], parts[1]["metrics"])
-        answer["agreement"] = agreement
-    return answer
+    if len(parts) == 1:
+        return Evaluation(test, None, parts[0])
+    change = accumulators.compare(parts[0]["metrics"], parts[1]["metrics"])
+    return Evaluation(test, parts[0], parts[1], change, agreement)

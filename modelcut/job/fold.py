@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.request import Say
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.runtime import Runtime
+from modelcut.steps import effect
 from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budgeted
 
@@ -65,7 +66,8 @@ def fold(
             _searched(step, models[-1], context) if searched else (step.apply(models[-1], context))
         )
         seconds.append(time.perf_counter() - start)
-        outcomes.append(outcome)
+        told = effect.of_outcome(step, models[-1], outcome, context)
+        outcomes.append(replace(outcome, warnings=(*outcome.warnings, *told)))
         models.append(outcome.model)
     return Folded(tuple(models), tuple(outcomes), tuple(seconds))
 

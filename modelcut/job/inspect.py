@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from modelcut import safety
 from modelcut.formats import registry
@@ -18,6 +18,7 @@ from modelcut.model.measure import Meter
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report.build import Identity
+from modelcut.report.schema import Report
 
 
 def look(
@@ -28,7 +29,7 @@ def look(
     validate: Path | None = None,
     trust: Trust | None = None,
     test: Path | None = None,
-) -> tuple[Model, dict[str, Any]]:
+) -> tuple[Model, Report]:
     """Reads a model and measures it without changing or writing anything.
 
     Args:
@@ -58,7 +59,7 @@ def look(
         measure_rest(folded.models, meters)
         passage = passage_of(folded, recipe, meters)
         report = describe(passage, path, None, digest, recipe)
-        report["warnings"] = warnings_of(passage)
+        warnings = [*warnings_of(passage), *(runtime.notes if runtime else ())]
         if test is not None or (recipe and list(recipe.head.gates.items())):
-            report["warnings"].append("a dry run judges neither accuracy nor gates")
-    return model, report
+            warnings.append("a dry run judges neither accuracy nor gates")
+    return model, replace(report, warnings=tuple(warnings))

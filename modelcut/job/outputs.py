@@ -6,8 +6,13 @@ end. What is not published is removed, whatever ended the work.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
+import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,6 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from modelcut.errors import ResourceError, UsageError
+
+_SCRATCH = re.compile(r"\..*\.(\d+)-([0-9a-f]{6})[0-9a-f]{8}\.part(?!.*\.old$)", re.DOTALL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Outputs:
@@ -41,13 +49,16 @@ class Outputs:
         self._in_place = in_place
         self._ours = ours
         self._files: list[tuple[Path, Path]] = []
+        self.published: list[Path] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="modelcut-flush")
         self._flushed: list[Future[None]] = []
 
     def __enter__(self) -> Outputs:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            self._name(error)
         self._pool.shutdown(wait=True)
         for scratch, _place in self._files:
             with contextlib.suppress(OSError):
@@ -69,21 +80,40 @@ class Outputs:
             ResourceError: its folder cannot be written to.
         """
         self._check(place, folder=folder)
-        name = f".{place.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        here = _here()
+        remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
+        name = f".{place.name[:100]}.{os.getpid()}-{here}{secrets.token_hex(4)}.part"
         scratch = place.parent / name
+        self._files.append((scratch, place))  # first: a signal may come at any moment
         try:
             if folder:
                 scratch.mkdir()
             else:
                 os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
+            self._files.pop()
             raise ResourceError(f"{place}: cannot be written: {error.strerror}") from None
-        self._files.append((scratch, place))
         return scratch
+
+    def _name(self, error: OSError) -> None:
+        """Has an error name the file that was to be written, not its hidden name."""
+        shown = str(error.filename or "")
+        for scratch, place in self._files:
+            if shown.startswith(str(scratch)):
+                error.filename = str(place)
+                return
+        if not shown and error.errno in _FULL and self._files:
+            error.filename = str(self._files[0][1])
 
     def flush(self, scratch: Path) -> None:
         """Begins to bring a file or folder that is written to the disk, beside other work."""
         self._flushed.append(self._pool.submit(_flush, scratch))
+
+    def drop(self, scratch: Path) -> None:
+        """Gives up one of the files; the others are published without it."""
+        self._files = [(one, place) for one, place in self._files if one != scratch]
+        with contextlib.suppress(OSError):
+            scratch.unlink()
 
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
@@ -93,10 +123,19 @@ class Outputs:
             _flush(scratch)
         while self._files:
             scratch, place = self._files[0]
-            if scratch.is_dir() and place.is_dir():
-                _replace_folder(scratch, place)
-            else:
-                os.replace(scratch, place)
+            try:
+                if scratch.is_dir() and place.is_dir():
+                    _replace_folder(scratch, place)
+                else:
+                    os.replace(scratch, place)
+            except OSError as error:
+                if not self.published:
+                    raise
+                raise ResourceError(
+                    f"{place}: cannot be written: {error.strerror}",
+                    f"written all the same: {', '.join(map(str, self.published))}",
+                ) from None
+            self.published.append(place)
             self._files.pop(0)
 
     def _check(self, place: Path, *, folder: bool) -> None:
@@ -137,6 +176,96 @@ class Outputs:
                 raise UsageError(f"{place}: holds the input {source}", "name another folder")
             if other.is_dir() and other in mine.parents:
                 raise UsageError(f"{place}: lies in the input {source}", "name another folder")
+
+
+def check_appended(
+    place: Path, inputs: Sequence[Path], outputs: Sequence[Path], suffixes: Sequence[str]
+) -> None:
+    """Refuses to append text to a file that is not for it; looks only.
+
+    Args:
+        place: of a page of text, which need not be there.
+        inputs: files and folders that are read.
+        outputs: files and folders that are written, which need not be there.
+        suffixes: of files of other kinds.
+
+    Raises:
+        UsageError: it is one of these, or no page of text by its name or by what it holds.
+        ResourceError: it cannot be written to.
+    """
+    if "://" in str(place):
+        raise UsageError(f"{place}: only local files are written")
+    if not place.parent.is_dir():
+        raise UsageError(f"{place}: its folder does not exist", f"mkdir -p {place.parent}")
+    if place.is_dir():
+        raise UsageError(f"{place}: is a folder", "name a file")
+    here = place.resolve()
+    for what, others in (("input", inputs), ("output", outputs)):
+        for other in others:
+            linked = place.exists() and other.exists() and os.path.samefile(place, other)
+            if linked or other.resolve() in (here, *here.parents):
+                raise UsageError(f"{place}: is the {what} {other}", "name another file")
+    odd = next((suffix for suffix in suffixes if place.name.lower().endswith(suffix)), None)
+    if odd is not None:
+        raise UsageError(f"{place}: Markdown is not appended to a {odd} file", "name it .md")
+    if place.is_file():
+        with place.open("rb") as file:
+            head = file.read(1 << 16)
+        text = codecs.getincrementaldecoder("utf-8")()  # a character may be cut at the end
+        try:
+            binary = "\0" in text.decode(head)
+        except UnicodeDecodeError:
+            binary = True
+        if binary:
+            raise UsageError(f"{place}: is not a file of text", "name another file")
+    if not os.access(place if place.exists() else place.parent, os.W_OK):
+        raise ResourceError(f"{place}: cannot be written")
+
+
+def remove_scratch(
+    folder: str | Path, gone: Callable[[int], bool], *, begins: str = ".", here: str = ""
+) -> None:
+    """Removes hidden files of processes that ended without doing so, as SIGKILL has it.
+
+    What `_replace_folder` sets aside is the user's own, and stays.
+
+    Args:
+        folder: where they are looked for.
+        gone: tells whether the process of this number is one of these.
+        begins: what their names begin with.
+        here: `_here()`: numbers of processes of another machine mean nothing on this one.
+    """
+    here = here or _here()
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            found = _SCRATCH.match(entry.name)
+            if not (found and entry.name.startswith(begins) and found[2] == here):
+                continue
+            if not gone(int(found[1])):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+def _here() -> str:
+    """Six digits for this machine and its table of processes: a container has one of its own."""
+    space = ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+
+
+def _is_dead(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _flush(scratch: Path) -> None:

@@ -6,33 +6,37 @@ the written file. Nothing appears at the output's place before all of it is done
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from modelcut.errors import InputError
+from modelcut.errors import InputError, ResourceError
 from modelcut.formats import registry
 from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
 from modelcut.job.digest import Digest
 from modelcut.job.evaluate import evaluate, open_evaluator
-from modelcut.job.fold import Folded, fold
+from modelcut.job.fold import fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
 from modelcut.job.verify import refuse_nan, verify
 from modelcut.job.write import Draft, Places, reserve, write
 from modelcut.model.model import Model
-from modelcut.report import render
+from modelcut.report import build, render
+from modelcut.report.build import Passage
+from modelcut.report.schema import Report, Worker
 
 if TYPE_CHECKING:
     from modelcut.job.inference import Evaluator
 
 
-def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
-    """Does the whole job and returns the report; `report["gates"]` tells what passed.
+def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
+    """Does the whole job and returns the report; its `passed` tells whether the gates passed.
 
     A worker that is not the chief of a distributed training does its share, waits until the chief
-    has written, and returns only {"worker": …, "workers": …}.
+    has written, and returns a `Worker`.
 
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
@@ -48,13 +52,15 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
         if team is not None and not chief:
             fold(model, job.recipe, say, runtime, kept)
             team.finish()
-            return {"worker": team.worker, "workers": team.workers}
+            return Worker(team.worker, team.workers)
         evaluator = None
-        if job.test is not None and job.recipe.head.gates.needing_data():
-            say("starting the network")  # a gate that nothing can judge is refused before work
+        costly = any(step.wants for step in job.recipe.steps)
+        if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
+            # A gate that nothing can judge, and labels that do not fit, are refused before work.
+            say("starting the network")
             evaluator = _evaluator(checked)
         with Outputs(
-            job.inputs, force=job.force, in_place=job.in_place, ours=provenance.is_ours
+            job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         ) as outputs:
             places = reserve(checked, outputs)
             say("planning")
@@ -64,10 +70,14 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
             outputs.flush(places.model)
             with Digest(places.model) as printed:
                 again = verify(checked, folded, draft)
-                report = _described(checked, folded, draft, digest, printed)
-            _measure(checked, draft, places, again, report, evaluator, say)
-            report["gates"] = job.recipe.head.gates.judge(report)
-            _publish(job, report, places, outputs, digest)
+                passage = passage_of(folded, job.recipe, draft.meters, draft.written)
+                report = _described(checked, passage, draft, digest, printed)
+            report = _measured(checked, draft, places, again, report, evaluator, say)
+            report = _judged(checked, passage, report, runtime.notes if runtime else ())
+            lost = _publish(job, report, places, outputs, digest)
+        if lost:  # the model took longer to make than its report
+            there = ", ".join(map(str, outputs.published))
+            raise ResourceError(lost, f"written all the same: {there}")
         if kept is not None:
             kept.remove()
         if team is not None:
@@ -76,46 +86,56 @@ def run(job: Job, say: Say = lambda _: None) -> dict[str, Any]:
 
 
 def _described(
-    checked: Checked, folded: Folded, draft: Draft, digest: Digest, printed: Digest
-) -> dict[str, Any]:
+    checked: Checked, passage: Passage, draft: Draft, digest: Digest, printed: Digest
+) -> Report:
     """The report as far as it does not need the network to run."""
     job = checked.job
-    passage = passage_of(folded, job.recipe, draft.meters, draft.written)
     report = describe(passage, job.model, draft.path, digest, job.recipe)
     refuse_nan(report)
-    report["output"] = output_of(job, checked.writer, draft, printed)
-    report["warnings"] = [
-        *warnings_of(passage),
-        *registry.warnings(checked.writer, report["output"]),
-    ]
-    return report
+    sizes, origin = report.sizes, checked.model.origin
+    if set(origin.dropped) & set(draft.written.dropped):
+        sizes = build.with_left_out(sizes, origin.optimizer_bytes)
+    output = output_of(job, checked.writer, draft, printed)
+    return replace(report, output=output, sizes=sizes)
 
 
-def _measure(
+def _measured(
     checked: Checked,
     draft: Draft,
     places: Places,
     again: Model,
-    report: dict[str, Any],
+    report: Report,
     evaluator: Evaluator | None,
     say: Say,
-) -> None:
-    """Adds to the report what takes an engine."""
+) -> Report:
+    """The report with what takes an engine."""
     job = checked.job
     if places.header is not None:
+        assert report.output is not None
         say("measuring the arena")
         header = convert.write_header(job, draft.path, places.header, draft.written.facts)
-        report["output"]["header"] = header
+        report = replace(report, output=replace(report.output, header=header))
     if job.test is not None:
         say("evaluating")
-        report["evaluation"] = evaluate(
-            job.recipe,
-            evaluator or _evaluator(checked),
-            (draft.path, again),
-            checked.model,
-            job.trust,
+        written = (draft.path, again)
+        evaluation = evaluate(
+            job.recipe, evaluator or _evaluator(checked), written, checked.model, job.trust
         )
-        report["warnings"] += data_warnings(report)
+        report = replace(report, evaluation=evaluation)
+    return report
+
+
+def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[str]) -> Report:
+    """The report with its warnings, and each gate passed or failed."""
+    assert report.output is not None
+    warnings = (
+        *warnings_of(passage),
+        *registry.warnings(checked.writer, report.output),
+        *data_warnings(report, notes),
+    )
+    gates = checked.job.recipe.head.gates
+    report = replace(report, warnings=warnings, gates=tuple(gates.judge(report)))
+    return replace(report, notes=tuple(build.notes(report, gates)))
 
 
 def _evaluator(checked: Checked) -> Evaluator:
@@ -128,16 +148,24 @@ def _evaluator(checked: Checked) -> Evaluator:
     )
 
 
-def _publish(
-    job: Job, report: dict[str, Any], places: Places, outputs: Outputs, digest: Digest
-) -> None:
+def _publish(job: Job, report: Report, places: Places, outputs: Outputs, digest: Digest) -> str:
     """Writes the reports, and puts everything at its place.
+
+    Returns:
+        Which report could not be written, and why; "" where all are.
 
     Raises:
         InputError: the input changed meanwhile.
     """
+    lost = ""
     for form, draft in places.reports.items():
-        draft.write_text(render(report, form), encoding="utf-8")
+        try:
+            draft.write_text(render(report, form), encoding="utf-8")
+        except OSError as error:
+            page = provenance.report_paths(job.output)[form]
+            lost = f"{page}: cannot be written: {error.strerror}"
+            outputs.drop(draft)
     if digest.changed():
         raise InputError(f"{job.model}: changed while modelcut was reading it", "run again")
     outputs.publish()
+    return lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,9 @@ from modelcut.formats.litert import c_array
 from modelcut.job.digest import Digest
 from modelcut.job.request import Job
 from modelcut.model.model import Model
-from modelcut.report import build
+from modelcut.report.schema import SCHEMA
+
+_MOST_REPORT = 64 << 20
 
 
 def versions() -> dict[str, str]:
@@ -42,9 +45,26 @@ def of(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
 
 
 def report_paths(output: Path) -> dict[str, Path]:
-    """`small.h5` -> `small.report.json`, `small.report.md`."""
+    """`small.h5` -> `small.report.json`, `small.report.md`.
+
+    Where these are about another file that is there, such as `small.mcut`: `small.h5.report.json`.
+    """
     stem = output.name.removesuffix(registry.suffix_of(output))
+    about = _reported(output.with_name(f"{stem}.report.json"))
+    if about not in ("", output.name) and output.with_name(about).exists():
+        stem = output.name
     return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md")}
+
+
+def _reported(path: Path) -> str:
+    """Name of the file that a report beside it is about; "" where that cannot be told."""
+    try:
+        if path.stat().st_size > _MOST_REPORT:
+            return ""
+        output = json.loads(path.read_text(encoding="utf-8"))["output"]["path"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return Path(output).name if isinstance(output, str) else ""
 
 
 def is_ours(path: Path) -> bool:
@@ -54,7 +74,7 @@ def is_ours(path: Path) -> bool:
             return file.read(64).startswith(c_array.MARK.encode())
     if path.name.endswith((".report.json", ".report.md")):
         with path.open("rb") as file:
-            return build.SCHEMA.partition("/")[0].encode() in file.read(4096)
+            return SCHEMA.partition("/")[0].encode() in file.read(4096)
     with contextlib.suppress(ModelcutError, OSError):
         origin = registry.open_model(path).origin
         return bool(origin.provenance or origin.container == "mcut")

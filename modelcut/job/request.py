@@ -79,9 +79,15 @@ class Job:
 
     @property
     def inputs(self) -> list[Path]:
-        """All files that are read: none of them may be lost."""
+        """The model and all data that is read."""
         data = (self.test, self.train, self.validate, self.calibrate)
         return [self.model, *(path for path in data if path is not None)]
+
+    @property
+    def sources(self) -> list[Path]:
+        """All files that are read, the recipe and the user's code too: none of them may be lost."""
+        others = (self.recipe.name, self.trust.custom_objects)
+        return [*self.inputs, *(Path(name) for name in others if name and Path(name).is_file())]
 
 
 Say = Callable[[str], None]

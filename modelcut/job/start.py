@@ -15,10 +15,10 @@ from modelcut.job.digest import Digest, sha256, sha256_of
 from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
-from modelcut.runtime import Runtime
 
 if TYPE_CHECKING:
     from modelcut.engines.keras.team import Team
+    from modelcut.job.engine_runtime import EngineRuntime
 
 
 def team_for(job: Job, digest: Digest) -> Team | None:
@@ -79,7 +79,7 @@ def runtime_for(
     validate: Path | None,
     trust: Trust,
     team: Team | None = None,
-) -> Runtime | None:
+) -> EngineRuntime | None:
     """Where the recipe has steps that train or search: what they do it with."""
     wanted = {"train", "validation"}
     if (train or validate) is None or not any(wanted & step.wants for step in recipe.steps):
@@ -94,7 +94,7 @@ def open_runtime(
     validate: Path | None,
     trust: Trust,
     team: Team | None = None,
-) -> Runtime:
+) -> EngineRuntime:
     """A runtime for a model; nothing is started yet.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
 
 from modelcut.data import DataOptions
@@ -45,11 +45,6 @@ class Targets:
     outputs: tuple[Target, ...]
     notes: tuple[str, ...] = ()
 
-    @property
-    def measured(self) -> bool:
-        """Whether any has labels."""
-        return any(target.places for target in self.outputs)
-
 
 def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> Targets:
     """Decides the task of each output, and deals the label columns out to them.
@@ -63,6 +58,8 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
     Raises:
         UsageError: an output gets no labels or more than one a sample, or a name is no output's.
     """
+    if table.columns.reconstructs:
+        return _mirrored(network, table, wanted)
     outputs = network.outputs
     dealt, notes = _dealt(outputs, table, options) if table.labels else ({}, [])
     kinds = _by_output(outputs, wanted.task, "--task")
@@ -98,7 +95,43 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
         if table.labels and not places:
             notes.append(f"the output {_shown(spec)} has no label and is not measured")
         notes += _note(spec, decided, several=len(outputs) > 1)
+    if scales and not any(t.task.decides for t in made if t.name in scales):
+        raise UsageError("--from-logits: is for outputs that decide, and none does", "leave it out")
     return Targets(tuple(made), tuple(notes))
+
+
+def _mirrored(network: Network, table: Csv, wanted: Wanted) -> Targets:
+    """Each output is measured against the input that it should reconstruct, in order.
+
+    Raises:
+        UsageError: an output is not like its input.
+    """
+    if wanted.task not in ("auto", "regression"):
+        raise UsageError(f"label: input is a regression, not {wanted.task}", "leave --task out")
+    if len(network.inputs) != len(network.outputs):
+        raise UsageError(
+            f"label: input: the model has {len(network.inputs)} inputs and "
+            f"{len(network.outputs)} outputs",
+            "an autoencoder has one output for each input",
+        )
+    losses = tasks.losses(network.loss, [known(spec) for spec in network.outputs])
+    made, start = [], 0
+    for given, spec, loss in zip(network.inputs, network.outputs, losses, strict=True):
+        columns = table.columns.features[given.name]
+        units, sizes = len(columns), [n for n in spec.shape if n is not None]
+        whole = len(sizes) == len(spec.shape)
+        fits = units == prod(sizes) if whole else units % prod(sizes) == 0
+        if given.dtype == "string" or not fits:
+            raise UsageError(
+                f"label: input: the output {spec.name!r} of shape {spec.shape} cannot be compared "
+                f"with the input {given.name!r} of shape {given.shape} ({given.dtype})",
+                "--label names the label columns",
+            )
+        decided = tasks.decide(units, spec.activation, loss, units, kind="regression")
+        names = tuple(table.columns.names[column] for column in columns)
+        made.append(Target(spec.name, decided, tuple(range(start, start + units)), names))
+        start += units
+    return Targets(tuple(made))
 
 
 def paired(outputs: Sequence[OutputSpec], others: Sequence[OutputSpec]) -> list[int]:
@@ -193,8 +226,7 @@ def _dealt(
 
 def _belongs(column: str, spec: OutputSpec) -> bool:
     """Whether a column is one of several of an output: out_0, out.0, out[0]."""
-    patterns = (f"{name}{mark}" for name in known(spec) for mark in ("_*", ".*", "[[]*"))
-    return any(fnmatchcase(column, pattern) for pattern in patterns)
+    return column.startswith(tuple(f"{name}{mark}" for name in known(spec) for mark in "_.["))
 
 
 def _in_order(outputs: Sequence[OutputSpec], count: int) -> dict[str, tuple[int, ...]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from modelcut.errors import InputError, ModelcutError
 from modelcut.formats import registry
@@ -15,6 +14,7 @@ from modelcut.model.measure import Meter
 from modelcut.model.model import Model
 from modelcut.report import build
 from modelcut.report.build import identity
+from modelcut.report.schema import Report
 
 
 def verify(checked: Checked, folded: Folded, draft: Draft) -> Model:
@@ -42,14 +42,17 @@ def measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) -
                 tensor.pull(meter)
 
 
-def refuse_nan(report: Mapping[str, Any]) -> None:
-    """Refuses a network that diverged in training: there is nothing left in it to compress."""
-    for layer in report["layers"]:
-        for row in layer["tensors"]:
-            before = row["before"]
-            if before["size"] and before["nonfinite"] == before["size"]:
+def refuse_nan(report: Report) -> None:
+    """Refuses a network that diverged in training: there is nothing left in it to compress.
+
+    Raises:
+        InputError: all values of a tensor are NaN or infinite.
+    """
+    for layer in report.layers:
+        for row in layer.tensors:
+            if row.before.size and row.before.nonfinite == row.before.size:
                 raise InputError(
-                    f"{report['input']['path']}: {row['name']}: all values are NaN or infinite",
+                    f"{report.input.path}: {row.name}: all values are NaN or infinite",
                     "the training diverged; use an earlier checkpoint",
                 )
 
@@ -62,5 +65,5 @@ def check_same(model: Model, again: Model, output: Path) -> None:
         odd = sorted(name for name, _ in meant ^ found)[:3]
         raise ModelcutError(
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
-            "this is a mistake of modelcut: please report it with the input",
+            "internal error of modelcut: please report it with the input",
         )

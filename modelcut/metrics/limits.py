@@ -86,16 +86,19 @@ class Limit:
         """Whether it takes two models to judge it."""
         return self.path.startswith(("evaluation.change.", "evaluation.agreement."))
 
-    def value(self, report: Mapping[str, Any]) -> tuple[float | None, str]:
-        """What the report has at its place, and of which output; None for nothing."""
+    def value(self, report: Any) -> tuple[float | None, str]:
+        """What a report has at its place, and of which output; None for nothing.
+
+        Args:
+            report: a `report.schema.Report`, or a mapping with the parts that the path names.
+        """
         parent, _, key = self.path.rpartition(".")
         measured = _part(report, parent)
-        if not isinstance(measured, Mapping):
-            return None, self.output
-        parts = measured.get("outputs") or {"": measured}
+        parts = _attribute(measured, "outputs") or {"": measured}
         if self.output:
             parts = {self.output: parts.get(self.output, {})}
-        found = {name: part[key] for name, part in parts.items() if _is_number(part.get(key))}
+        values = {name: _attribute(part, key) for name, part in parts.items()}
+        found = {name: value for name, value in values.items() if _is_number(value)}
         odd = next((name for name, value in found.items() if value != value), None)
         if odd is not None or not found:
             return None, odd or self.output
@@ -114,50 +117,60 @@ class Limits(BaseModel):
 
     max_accuracy_drop: EachShare | None = _gate(
         "evaluation.change.accuracy_drop",
-        "Most accuracy that may be lost, as a share (0.01).",
+        "Maximum accuracy drop, as a fraction (0.01 = one percentage point).",
         "classes",
     )
     min_accuracy: EachShare | None = _gate(
-        "evaluation.after.metrics.accuracy", "Least accuracy of the result.", "classes"
+        "evaluation.after.metrics.accuracy", "Minimum accuracy of the compressed model.", "classes"
     )
     max_f1_drop: EachShare | None = _gate(
-        "evaluation.change.f1_drop", "Most macro F1 that may be lost.", "classes"
+        "evaluation.change.f1_drop", "Maximum drop of the macro F1 score, as a fraction.", "classes"
     )
     min_f1: EachShare | None = _gate(
-        "evaluation.after.metrics.f1_macro", "Least macro F1.", "classes"
+        "evaluation.after.metrics.f1_macro",
+        "Minimum macro F1 score of the compressed model.",
+        "classes",
     )
     max_recall_drop: EachShare | None = _gate(
-        "evaluation.change.recall_drop", "Most macro recall that may be lost.", "classes"
+        "evaluation.change.recall_drop",
+        "Maximum drop of the macro recall, as a fraction.",
+        "classes",
     )
     min_recall: EachShare | None = _gate(
-        "evaluation.after.metrics.recall_macro", "Least macro recall of the result.", "classes"
+        "evaluation.after.metrics.recall_macro",
+        "Minimum macro recall of the compressed model.",
+        "classes",
     )
     max_class_recall_drop: EachShare | None = _gate(
         "evaluation.change.worst_class_recall_drop",
-        "Most recall that any one class may lose.",
+        "Maximum drop of the recall of any single class, as a fraction.",
         "classes",
     )
     max_class_f1_drop: EachShare | None = _gate(
-        "evaluation.change.worst_class_f1_drop", "Most F1 that any one class may lose.", "classes"
+        "evaluation.change.worst_class_f1_drop",
+        "Maximum drop of the F1 score of any single class, as a fraction.",
+        "classes",
     )
     max_log_loss_increase: EachPositive | None = _gate(
-        "evaluation.change.log_loss_increase", "Most that the log loss may grow.", "classes"
+        "evaluation.change.log_loss_increase", "Maximum increase of the log loss.", "classes"
     )
     min_agreement: EachShare | None = _gate(
         "evaluation.agreement.top1",
-        "Least share of rows on which both models decide alike.",
+        "Minimum fraction of samples on which both models predict the same class.",
         "agreement",
     )
     max_mae_increase: EachPositive | None = _gate(
         "evaluation.change.mae_increase",
-        "Regression: most that the mean absolute error may grow.",
+        "Regression: maximum increase of the mean absolute error.",
         "numbers",
     )
     max_rmse_increase: EachPositive | None = _gate(
-        "evaluation.change.rmse_increase", "Regression: most that the RMSE may grow.", "numbers"
+        "evaluation.change.rmse_increase",
+        "Regression: maximum increase of the root mean squared error.",
+        "numbers",
     )
     min_r2: EachNumber | None = _gate(
-        "evaluation.after.metrics.r2", "Regression: least R².", "numbers"
+        "evaluation.after.metrics.r2", "Regression: minimum R² of the compressed model.", "numbers"
     )
 
     def each(self) -> Iterator[Limit]:
@@ -179,8 +192,8 @@ class Limits(BaseModel):
         """Names of the limits that are set and cannot be judged without test data."""
         return [name for name, _, path in self.items() if path.startswith("evaluation.")]
 
-    def judge(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Holds each limit against a report.
+    def judge(self, report: Any) -> list[dict[str, Any]]:
+        """Holds each limit against a report; see `Limit.value`.
 
         Returns:
             One dict a limit: name, limit, value (None where the report has no such number, which
@@ -202,31 +215,41 @@ class Limits(BaseModel):
 class Gates(Limits):
     """What must hold for the exit code to be 0; see `Limits`."""
 
-    max_bytes: Size | None = _gate("output.bytes", "Most bytes of the written file (250 kB).")
+    max_bytes: Size | None = _gate(
+        "output.bytes", "Maximum size of the written file, in bytes or with a unit (250 kB)."
+    )
     min_ratio: Positive | None = _gate(
-        "sizes.ratio", "Least ratio of the original's parameter bytes to the written file."
+        "sizes.ratio",
+        "Minimum ratio of the original's parameter bytes to the size of the written file.",
     )
     min_file_ratio: Positive | None = _gate(
-        "sizes.file_ratio", "Least ratio of the original file to the written file."
+        "sizes.file_ratio",
+        "Minimum ratio of the size of the original file to that of the written file.",
     )
     min_sparsity: Share | None = _gate(
-        "sizes.after.sparsity", "Least share of zeros among the parameters."
+        "sizes.after.totals.sparsity", "Minimum fraction of zeros among the parameters."
     )
     max_bits_per_weight: Positive | None = _gate(
-        "sizes.after.bits_per_weight", "Most bits a parameter takes in the written file."
+        "sizes.after.totals.bits_per_weight",
+        "Maximum number of bits per parameter in the written file.",
     )
-    max_macs: Size | None = _gate("sizes.after.macs", "Most multiply-accumulates of one inference.")
+    max_macs: Size | None = _gate(
+        "sizes.after.macs", "Maximum number of multiply-accumulates of one inference."
+    )
     max_latency_ms: Positive | None = _gate(
-        "evaluation.after.latency.median_ms", "Most milliseconds a single row takes, on this host."
+        "evaluation.after.latency.median_ms",
+        "Maximum latency of a single sample in milliseconds, on this host.",
     )
 
 
 def _part(report: Any, path: str) -> Any:
     for name in path.split("."):
-        if not isinstance(report, Mapping):
-            return None
-        report = report.get(name)
+        report = _attribute(report, name)
     return report
+
+
+def _attribute(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
 
 
 def _is_number(value: Any) -> bool:

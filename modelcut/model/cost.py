@@ -6,7 +6,7 @@ import math
 
 from modelcut.errors import InputError, ModelcutError
 from modelcut.graph import call_counts, shapes
-from modelcut.graph.keras import classes, layer_shapes
+from modelcut.graph.keras import classes
 from modelcut.graph.node import Path
 from modelcut.model.model import Model
 
@@ -25,6 +25,11 @@ def check_sizes(model: Model) -> None:
     if model.architecture is None:
         return
     for path, shape in model.architecture.shapes().items():
+        if shape and 0 in shape:
+            raise InputError(
+                f"{model.origin.path}: layer {'/'.join(path)} has an output of size 0",
+                "a network with such a layer computes nothing",
+            )
         values = math.prod(n for n in shape if n is not None) if shape else 0
         if values > MAX_VALUES:
             raise InputError(
@@ -39,8 +44,8 @@ def macs(model: Model) -> dict[str, int | None]:
     no output needs does not.
 
     Returns:
-        Layer name -> count, for layers with weights, attentions and Dot; None where it cannot be
-        told without running the network (an unknown class, an input of unknown size).
+        Layer name -> count, for layers with weights, attentions, Dot and matmul; None where it
+        cannot be told without running the network (an unknown class, an input of unknown size).
     """
     called: dict[Path, list[tuple[call_counts.Sources, int]]] | None = None
     if model.architecture is not None:
@@ -54,14 +59,16 @@ def macs(model: Model) -> dict[str, int | None]:
                 called.setdefault(path, []).append((sources, times))
     counts: dict[str, int | None] = {}
     for layer in model.layers:
-        if not layer.tensors and layer.class_name not in layer_shapes.PRODUCTS:
+        node = layer.node
+        if not layer.tensors and (node is None or not shapes.multiplies(node)):
             continue
         counts[layer.name] = None
-        if layer.node is None or not classes.is_known(layer.class_name) or called is None:
+        known = not layer.tensors or classes.is_known(layer.class_name)
+        if node is None or not known or called is None:
             continue
         weights, total = [tensor.shape for tensor in layer.tensors], 0
         for sources, times in called.get(layer.path, ()):
-            count = shapes.macs(layer.node, weights, (*sources, None)[0], sources[1:])
+            count = shapes.macs(node, weights, (*sources, None)[0], sources[1:])
             if count is None:
                 break
             total += count * times

@@ -260,6 +260,7 @@ class Origin:
         writer: the version that the file says wrote it, such as "keras 2.2.4-tf".
         weights_only: there is no architecture in the file.
         dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").
+        optimizer_bytes: what the optimizer's state takes in the file, as it is stored there.
         warnings: what a user should know about the file.
         configuration: of a model whose class only its author has, as text: its layers are not in
             it, so that there is no architecture; "" for other models.
@@ -274,6 +275,7 @@ class Origin:
     writer: str
     weights_only: bool = False
     dropped: tuple[str, ...] = ()
+    optimizer_bytes: int = 0
     warnings: tuple[str, ...] = ()
     training: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -15,13 +15,15 @@ class ExportOptions(BaseModel):
 
     type: Literal["float32", "float16", "dynamic", "int4", "int8", "int16x8"] = Field(
         default="float32",
-        description="Of a .tflite: dynamic, int4: weights in 8 or 4 bits; int8, int16x8: all.",
+        description="Data type of a .tflite: dynamic and int4 quantize the weights to 8 or 4 "
+        "bits, int8 and int16x8 the activations too.",
     )
     io: Literal["float32", "int8"] = Field(
-        default="float32", description="What an int8 .tflite takes and gives."
+        default="float32", description="Data type of the inputs and outputs of an int8 .tflite."
     )
     samples: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=100, description="Calibration rows, spread over the CSV, for int8, int16x8."
+        default=100,
+        description="Number of calibration samples for int8 and int16x8, spread over the CSV.",
     )
 
     sparse: bool = Field(
@@ -30,7 +32,9 @@ class ExportOptions(BaseModel):
         "and faster for dense layers pruned in blocks of 4 inputs; both are measured.",
     )
     c_array: bool = Field(
-        default=False, description="Write a .tflite as a C array (.h) too, the arena measured."
+        default=False,
+        description="Also write the .tflite as a C array (.h), with the measured "
+        "size of the tensor arena.",
     )
 
     @model_validator(mode="after")

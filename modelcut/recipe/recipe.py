@@ -45,24 +45,24 @@ class Head(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    version: int = Field(default=VERSION, ge=1, le=VERSION, description="Of the recipe language.")
-    seed: int = Field(default=0, ge=0, lt=1 << 63, description="For everything random.")
+    version: int = Field(
+        default=VERSION, ge=1, le=VERSION, description="Version of the recipe language."
+    )
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seed of all random numbers.")
     task: Kind = Field(
         default="auto",
-        description="What the outputs are for: auto, binary, multiclass, multilabel or regression; "
-        "or {output: task}.",
+        description="Task of the outputs: auto (inferred from the model and the labels), binary, "
+        "multiclass, multilabel or regression; or {output: task}.",
     )
     from_logits: Logits | None = Field(
         default=None,
-        description="Whether outputs that decide are logits, or probabilities; or {output: true}; "
-        "default: the file's last activation and loss tell.",
+        description="Whether the outputs of a classifier are logits or probabilities; or "
+        "{output: true}; by default the file's last activation and loss decide.",
     )
     data: DataOptions = Field(default_factory=DataOptions, description="How CSV files are read.")
-    gates: Gates = Field(
-        default_factory=Gates, description="What must hold for the exit code to be 0."
-    )
+    gates: Gates = Field(default_factory=Gates, description="Conditions for exit code 0.")
     export: ExportOptions = Field(
-        default_factory=ExportOptions, description="How a .tflite output is made."
+        default_factory=ExportOptions, description="Conversion options of a .tflite output."
     )
 
 

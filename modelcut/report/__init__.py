@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelcut.report.schema import Part
 
 
-def render(report: Mapping[str, Any], form: str) -> str:
+def render(report: Part | Mapping[str, Any], form: str) -> str:
     """The report as text that UTF-8 can hold, in one of the forms "json" and "md"."""
     text = str(import_module(f"modelcut.report.{form}").render(report))
     # Paths may hold bytes that are no text: Python keeps them as lone surrogates.

@@ -1,24 +1,35 @@
-"""Facts and measures -> the report, as plain JSON data.
+"""Facts and measures -> the parts of the report (`schema`).
 
-The layout is `SCHEMA`; it is described in `modelcut docs report`, and grows only by new keys
-within a version. Nothing in it is computed from a promise: sizes come from the meters that watched
-the writer, metrics from the written file.
+Nothing in it is computed from a promise: sizes come from the meters that watched the writer,
+metrics from the written file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelcut.graph.keras.saved_order import is_known
+from modelcut.metrics.limits import Gates
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
+from modelcut.report.schema import (
+    Change,
+    LayerRow,
+    LeftOut,
+    Reason,
+    Report,
+    Size,
+    Sizes,
+    Stage,
+    StepRow,
+    TensorRow,
+    Totals,
+)
 from modelcut.safety import printable
 from modelcut.steps.base import Outcome, Step
-
-SCHEMA = "modelcut-report/1"
 
 Identity = tuple[str, str]
 
@@ -66,45 +77,43 @@ class Passage:
         return latest
 
 
-def ledger(passage: Passage) -> list[dict[str, Any]]:
+def ledger(passage: Passage) -> list[Stage]:
     """What the parameters weigh, stage by stage: as read, after each step."""
     rows = []
     for stage, model in enumerate(passage.models):
         parts = [passage.summary(tensor, stage) for tensor in model.tensors]
         title = "original" if stage == 0 else f"{stage} {passage.steps[stage - 1].title}"
-        rows.append({"stage": title, **totals(parts)})
+        rows.append(Stage(title, totals(parts)))
     return rows
 
 
-def coded(passage: Passage, last: Mapping[str, Any]) -> list[dict[str, Any]]:
+def coded(passage: Passage, last: Stage) -> list[Stage]:
     """One more stage, where entropy coders wrote the file: the last one, as it is stored."""
     if not passage.coders:
         return []
     stored = sum(passage.stored.values())
     names = ", ".join(sorted(set(passage.coders.values())))
-    bits = 8 * stored / max(1, last["parameters"])
-    own = {"bytes": stored, "deflated_bytes": None, "bits_per_weight": bits}
-    return [{**last, "stage": f"coded: {names}", **own}]
+    bits = 8 * stored / max(1, last.totals.parameters)
+    own = replace(last.totals, bytes=stored, deflated_bytes=None, bits_per_weight=bits)
+    return [Stage(f"coded: {names}", own)]
 
 
-def totals(parts: Sequence[Summary]) -> dict[str, Any]:
-    """Sums over tensors. `bits_per_weight` is of a plain fixed-length writing."""
+def totals(parts: Sequence[Summary]) -> Totals:
+    """Sums over tensors. `bits_per_weight` is of a plain fixed-length form."""
     parameters = sum(part.size for part in parts)
     nonzeros = sum(part.nonzeros for part in parts)
     bits = sum(part.bits for part in parts)
-    return {
-        "parameters": parameters,
-        "nonzeros": nonzeros,
-        "sparsity": 1 - nonzeros / parameters if parameters else 0.0,
-        "bytes": sum(part.bytes for part in parts),
-        "deflated_bytes": _sum(part.deflated for part in parts),
-        "bits_per_weight": bits / parameters if parameters else 0.0,
-    }
+    return Totals(
+        parameters,
+        nonzeros,
+        1 - nonzeros / parameters if parameters else 0.0,
+        sum(part.bytes for part in parts),
+        _sum(part.deflated for part in parts),
+        bits / parameters if parameters else 0.0,
+    )
 
 
-def sizes(
-    passage: Passage, stages: Sequence[Mapping[str, Any]], file_bytes: tuple[int, int | None]
-) -> dict[str, Any]:
+def sizes(passage: Passage, stages: Sequence[Stage], file_bytes: tuple[int, int | None]) -> Sizes:
     """Before and after as a whole, and the ratios.
 
     Args:
@@ -112,38 +121,81 @@ def sizes(
         stages: the ledger.
         file_bytes: of the input and of the written file (None: nothing was written).
     """
-    before = {**stages[0], "file_bytes": file_bytes[0], "macs": _sum(passage.macs[0].values())}
-    after = {**stages[-1], "file_bytes": file_bytes[1], "macs": _sum(passage.macs[1].values())}
-    before.pop("stage")
-    after.pop("stage")
-    result: dict[str, Any] = {"before": before, "after": after, "ratio": None, "file_ratio": None}
-    if file_bytes[1] and before["parameters"]:
-        stored = sum(passage.stored.values())
-        after["stored_bytes"] = stored
-        # From what the file really spends on the weights, not from the plain writing.
-        after["bits_per_weight"] = 8 * stored / max(1, after["parameters"])
-        before["bits_per_weight"] = 8 * before["bytes"] / before["parameters"]
-        result["ratio"] = before["bytes"] / file_bytes[1]
-        result["file_ratio"] = file_bytes[0] / file_bytes[1]
-    return result
+    first, last = stages[0].totals, stages[-1].totals
+    macs = [_sum(counts.values()) for counts in passage.macs]
+    if not (file_bytes[1] and first.parameters):
+        return Sizes(Size(first, file_bytes[0], macs[0]), Size(last, file_bytes[1], macs[1]))
+    stored = sum(passage.stored.values())
+    # From what the file really spends on the weights, not from the plain form.
+    last = replace(last, bits_per_weight=8 * stored / max(1, last.parameters))
+    first = replace(first, bits_per_weight=8 * first.bytes / first.parameters)
+    return Sizes(
+        Size(first, file_bytes[0], macs[0]),
+        Size(last, file_bytes[1], macs[1], stored),
+        first.bytes / file_bytes[1],
+        file_bytes[0] / file_bytes[1],
+    )
 
 
-def beside(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def beside(reference: Sizes, own: Sizes) -> Sizes:
     """The sizes of a model that was only measured, after those of the model it is compared with.
 
     Args:
         reference: the `sizes` of the other model by itself.
         own: the `sizes` of the model by itself.
     """
-    before, after = dict(reference["before"]), dict(own["before"])
-    result: dict[str, Any] = {"before": before, "after": after, "ratio": None, "file_ratio": None}
-    if after["file_bytes"] and before["parameters"]:
-        result["ratio"] = before["bytes"] / after["file_bytes"]
-        result["file_ratio"] = before["file_bytes"] / after["file_bytes"]
-    return result
+    before, after = reference.before, own.before
+    if not (after.file_bytes and before.totals.parameters):
+        return Sizes(before, after)
+    assert before.file_bytes is not None
+    return Sizes(
+        before,
+        after,
+        before.totals.bytes / after.file_bytes,
+        before.file_bytes / after.file_bytes,
+    )
 
 
-def layers(passage: Passage) -> list[dict[str, Any]]:
+def with_left_out(sizes: Sizes, optimizer_bytes: int) -> Sizes:
+    """The sizes with what of their change is the optimizer's state, which the output lacks.
+
+    Args:
+        sizes: of a model that was written.
+        optimizer_bytes: what the original file spends on it.
+    """
+    before, after = sizes.before.file_bytes, sizes.after.file_bytes
+    if not (optimizer_bytes and before and after):
+        return sizes
+    return replace(sizes, optimizer=LeftOut(optimizer_bytes, (before - optimizer_bytes) / after))
+
+
+def notes(report: Report, gates: Gates) -> list[str]:
+    """What stands above everything else: how much of the smaller file is optimizer state."""
+    sizes = report.sizes
+    before, after = sizes.before.file_bytes, sizes.after.file_bytes
+    if sizes.optimizer is None or before is None or after is None:
+        return []
+    spent, ratio = sizes.optimizer.bytes, sizes.optimizer.file_ratio_without
+    line = f"optimizer state, {spent:,} of the original's {before:,} bytes, is left out"
+    if before > after:
+        line += f": {min(1.0, spent / (before - after)):.0%} of what the file became smaller by"
+    lines = [f"{line}; the other {before - spent:,} bytes became {after:,}"]
+    # As if the output had it too, or the original had been saved without it.
+    other = {"output": {"bytes": after + spent}, "sizes": {"file_ratio": ratio}}
+    kept = {verdict["name"]: verdict["held"] for verdict in gates.judge(other)}
+    for gate in report.gates:
+        if gate["name"] in _FILE_GATES and gate["held"] and not kept[gate["name"]]:
+            lines.append(
+                f"the gate {gate['name']} {gate['limit']:g} passed only because the optimizer "
+                "state is left out"
+            )
+    return lines
+
+
+_FILE_GATES = ("max_bytes", "min_file_ratio")
+
+
+def layers(passage: Passage) -> list[LayerRow]:
     """Per layer and tensor: what each step did to it with its error, or why it was left alone."""
     final = {identity(tensor) for tensor in passage.models[-1].tensors}
     rows = []
@@ -156,63 +208,64 @@ def layers(passage: Passage) -> list[dict[str, Any]]:
             ]
             if gone and not tensors:
                 continue
-            row: dict[str, Any] = {
-                "name": layer.name,
-                "class": layer.class_name,
-                "tensors": tensors,
-                "macs_before": passage.macs[0].get(layer.name),
-                "macs_after": None if gone else passage.macs[1].get(layer.name),
-            }
-            reasons = _reasons(passage, layer.name)
-            if reasons:
-                row["left_alone"] = reasons
-            if gone:
-                row["replaced"] = True
-            rows.append(row)
+            rows.append(
+                LayerRow(
+                    layer.name,
+                    layer.class_name,
+                    tuple(tensors),
+                    passage.macs[0].get(layer.name),
+                    None if gone else passage.macs[1].get(layer.name),
+                    _reasons(passage, layer.name),
+                    gone,
+                )
+            )
     return rows
 
 
-def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> dict[str, Any]:
+def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> TensorRow:
     meter = passage.meters[identity(tensor)]
     assert meter.before is not None
-    last = passage.summary(tensor, len(passage.models))
-    changes = [
-        {
-            "step": step + 1,
-            "title": passage.steps[step].title,
-            **change.to_dict(),
-            "nonzeros": summary.nonzeros,
-        }
+    changes = tuple(
+        Change(
+            step + 1,
+            passage.steps[step].title,
+            change.error,
+            change.sqnr_db,
+            change.peak_error,
+            summary.nonzeros,
+        )
         for (step, change), (_, summary) in zip(meter.changes, meter.after, strict=True)
-    ]
+    )
     encoding = passage.encodings.get(tensor.name) if not gone else None
-    return {
-        "name": tensor.name,
-        "role": tensor.role,
-        "kind": tensor.kind,
-        "shape": list(tensor.shape),
-        "dtype": tensor.dtype.name,
-        "new": tensor.key == "",
-        "before": asdict(meter.before),
-        "after": None if gone else asdict(last),
-        "encoding": (encoding or tensor.encoding).label,
-        "stored_bytes": None if gone else passage.stored.get(tensor.name),
-        "coder": None if gone else passage.coders.get(tensor.name),
-        "changes": changes,
-        "left_alone": _reasons(passage, tensor.name)
-        + [{"step": step + 1, "reason": reason} for step, reason in meter.left_alone],
-    }
+    return TensorRow(
+        name=tensor.name,
+        role=tensor.role,
+        kind=tensor.kind,
+        shape=tensor.shape,
+        dtype=tensor.dtype.name,
+        new=tensor.key == "",
+        before=meter.before,
+        after=None if gone else passage.summary(tensor, len(passage.models)),
+        encoding=(encoding or tensor.encoding).label,
+        stored_bytes=None if gone else passage.stored.get(tensor.name),
+        coder=None if gone else passage.coders.get(tensor.name),
+        changes=changes,
+        left_alone=(
+            *_reasons(passage, tensor.name),
+            *(Reason(step + 1, reason) for step, reason in meter.left_alone),
+        ),
+    )
 
 
-def _reasons(passage: Passage, name: str) -> list[dict[str, Any]]:
-    return [
-        {"step": index + 1, "reason": outcome.skipped[name]}
+def _reasons(passage: Passage, name: str) -> tuple[Reason, ...]:
+    return tuple(
+        Reason(index + 1, outcome.skipped[name])
         for index, outcome in enumerate(passage.outcomes)
         if name in outcome.skipped
-    ]
+    )
 
 
-def step_rows(passage: Passage) -> list[dict[str, Any]]:
+def step_rows(passage: Passage) -> list[StepRow]:
     """Per step: its parameters, the facts it gave, and how much it changed or left alone."""
     rows = []
     for index, (step, outcome) in enumerate(zip(passage.steps, passage.outcomes, strict=True)):
@@ -221,15 +274,15 @@ def step_rows(passage: Passage) -> list[dict[str, Any]]:
             for meter in passage.meters.values()
         )
         rows.append(
-            {
-                "step": index + 1,
-                "title": step.title,
-                "parameters": step.model_dump(mode="json", exclude_unset=True),
-                "facts": outcome.facts,
-                "tensors_changed": touched,
-                "left_alone": {**outcome.skipped, **_left_alone(passage, index)},
-                "seconds": round(passage.seconds[index], 4),
-            }
+            StepRow(
+                index + 1,
+                step.title,
+                step.model_dump(mode="json", exclude_unset=True),
+                outcome.facts,
+                touched,
+                {**outcome.skipped, **_left_alone(passage, index)},
+                round(passage.seconds[index], 4),
+            )
         )
     return rows
 

@@ -7,10 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from modelcut.report.schema import Part
 
-def render(report: Mapping[str, Any]) -> str:
+
+def render(report: Part | Mapping[str, Any]) -> str:
     """JSON text with a newline at its end."""
-    return json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    data = report.to_dict() if isinstance(report, Part) else report
+    return json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

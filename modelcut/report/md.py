@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
-from typing import Any
 
+from modelcut.report.schema import Report
 from modelcut.report.tables import Table, tables
 from modelcut.safety import printable
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """Markdown text; what stood in the model or the CSV is escaped."""
-    parts = [f"<!-- {report['schema']} -->", f"# {_headline(report)}", ""]
-    parts += [_steps(report)] if report["steps"] else []
+    parts = [f"<!-- {report.schema} -->", f"# {_headline(report)}", ""]
+    for line in report.notes:
+        parts += [f"**{_escape(line)}**", ""]
+    parts += [_steps(report)] if report.steps else []
     for table in tables(report, full=True):
         parts += [f"## {table.title}", "", _table(table), ""]
         if table.note:
             parts += [f"_{_escape(table.note)}_", ""]
         if table.text:  # an indented block: no backtick in a name can end it
             parts += [*(f"    {printable(line, 400)}" for line in table.text.splitlines()), ""]
-    dropped = (report["output"] or {}).get("dropped") or []
+    dropped = report.output.dropped if report.output else ()
     if dropped:
         parts += ["## Left out of the file", "", *(f"- {_escape(line)}" for line in dropped), ""]
-    if report["warnings"]:
-        parts += ["## Warnings", "", *(f"- {_escape(line)}" for line in report["warnings"]), ""]
+    if report.warnings:
+        parts += ["## Warnings", "", *(f"- {_escape(line)}" for line in report.warnings), ""]
     parts += ["## Origin", "", *_origin(report), ""]
     return "\n".join(parts)
 
 
-def _headline(report: Mapping[str, Any]) -> str:
-    name = _escape(str(report["input"]["path"]).rpartition("/")[2])
-    ratio = report["sizes"]["ratio"]
+def _headline(report: Report) -> str:
+    name = _escape(str(report.input.path).rpartition("/")[2])
+    ratio = report.sizes.ratio
     verdict = ""
-    if report["gates"]:
-        failed = sum(not gate["held"] for gate in report["gates"])
-        verdict = f" — {failed} gate(s) failed" if failed else " — all gates held"
+    if report.gates:
+        failed = sum(not gate["held"] for gate in report.gates)
+        verdict = f" — {failed} gate(s) failed" if failed else " — all gates passed"
     return f"modelcut: {name}" + (f", {ratio:.1f}× smaller" if ratio else "") + verdict
 
 
-def _steps(report: Mapping[str, Any]) -> str:
+def _steps(report: Report) -> str:
     lines = []
-    for step in report["steps"]:
-        fields = ", ".join(f"{key}: {value}" for key, value in step["parameters"].items())
-        lines.append(f"{step['step']}. **{_escape(step['title'])}** {_escape(fields)}")
+    for step in report.steps:
+        fields = ", ".join(f"{key}: {value}" for key, value in step.parameters.items())
+        lines.append(f"{step.step}. **{_escape(step.title)}** {_escape(fields)}")
     return "\n".join([*lines, ""])
 
 
@@ -59,17 +60,17 @@ def _table(table: Table) -> str:
     )
 
 
-def _origin(report: Mapping[str, Any]) -> list[str]:
-    source = report["input"]
+def _origin(report: Report) -> list[str]:
+    source = report.input
     lines = [
-        f"- input: `{_code(source['path'])}`, {source['format']}, written by "
-        f"{_escape(source['writer'])}, SHA-256 `{source['sha256']}`"
+        f"- input: `{_code(source.path)}`, {source.format}, written by "
+        f"{_escape(source.writer)}, SHA-256 `{source.sha256}`"
     ]
-    if report["output"]:
-        output = report["output"]
-        lines.append(f"- output: `{_code(output['path'])}`, SHA-256 `{output['sha256']}`")
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    lines.append(f"- modelcut {report['modelcut']}, seed {report['seed']}, {versions}")
+    if report.output:
+        output = report.output
+        lines.append(f"- output: `{_code(output.path)}`, SHA-256 `{output.sha256}`")
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    lines.append(f"- modelcut {report.modelcut}, seed {report.seed}, {versions}")
     return lines
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
+from modelcut.report.schema import LayerRow, Report, StepRow, TensorRow
 from modelcut.safety import printable
-
-Report = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,26 +37,26 @@ class Table:
 def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     """All tables that the report has something for; `full` lists untouched tensors too."""
     yield _summary(report)
-    if len(report["ledger"]) > 1:
+    if len(report.ledger) > 1:
         yield _ledger(report)
-    for step in report["steps"]:
-        if step["facts"].get("budget"):
+    for step in report.steps:
+        if step.facts.get("budget"):
             yield _search(step)
-        if step["facts"].get("rounds"):
+        if step.facts.get("rounds"):
             yield _rounds(step)
-    made = (report["output"] or report["input"]).get("litert")
+    made = (report.output or report.input).facts.get("litert")
     if made:
         yield _litert(report, made)
     yield _layers(report, full=full)
     for classes in _classes(report):
         if classes.rows:
             yield classes
-    if report["gates"]:
+    if report.gates:
         yield _gates(report)
 
 
 def _summary(report: Report) -> Table:
-    before, after = report["sizes"]["before"], report["sizes"]["after"]
+    before, after = report.sizes.before, report.sizes.after
     rows: list[tuple[str, ...]] = []
 
     def add(name: str, old: Any, new: Any, show: Callable[[Any], str], change: str = "") -> None:
@@ -67,15 +66,14 @@ def _summary(report: Report) -> Table:
             change = _factor(old, new)
         rows.append((name, _or_dash(old, show), _or_dash(new, show), change))
 
-    written = report["output"] is not None
-    add("file", before["file_bytes"], after["file_bytes"], size)
-    add("parameters as bytes", before["bytes"], after["bytes"], size)
-    add("… after deflate", before["deflated_bytes"], after["deflated_bytes"], size)
-    add("parameters", before["parameters"], after["parameters"], count)
-    add("non-zero", before["nonzeros"], after["nonzeros"], count)
-    add("bits per weight", before["bits_per_weight"], after["bits_per_weight"], number)
-    add("multiply-accumulates", before["macs"], after["macs"], count)
-    evaluation = report["evaluation"] or {}
+    written = report.output is not None
+    add("file", before.file_bytes, after.file_bytes, size)
+    add("parameters as bytes", before.totals.bytes, after.totals.bytes, size)
+    add("… after deflate", before.totals.deflated_bytes, after.totals.deflated_bytes, size)
+    add("parameters", before.totals.parameters, after.totals.parameters, count)
+    add("non-zero", before.totals.nonzeros, after.totals.nonzeros, count)
+    add("bits per weight", before.totals.bits_per_weight, after.totals.bits_per_weight, number)
+    add("multiply-accumulates", before.macs, after.macs, count)
     outputs = _outputs(report)
     for output, (old, new) in outputs.items():
         for key, name in _METRICS.items():
@@ -84,27 +82,30 @@ def _summary(report: Report) -> Table:
             drop = f"{b - a:+.4f}" if _is_number(a) and _is_number(b) else ""
             shown = f"{printable(output, 32)}: {name}" if output else name
             add(shown, a, b, lambda value: f"{value:.4f}", drop)
-    latency = [
-        ((evaluation.get(side) or {}).get("latency") or {}).get("median_ms")
-        for side in ("before", "after")
-    ]
+    latency = [(side.get("latency") or {}).get("median_ms") for side in _sides(report)]
     add("latency, one row, this host", latency[0], latency[1], lambda value: f"{value:.3g} ms")
-    compared = any(old for old, _ in outputs.values()) or "against" in report
-    if not written and not report["steps"] and not compared:
+    compared = any(old for old, _ in outputs.values()) or report.against is not None
+    if not written and not report.steps and not compared:
         # Nothing was done: there is only one state to tell of.
         return Table(
             "Summary",
             ("", "value"),
             [(row[0], row[1] if row[2] == "–" else row[2]) for row in rows],
         )
-    heads = ("reference", "model") if "against" in report else ("before", "after")
+    heads = ("reference", "model") if report.against is not None else ("before", "after")
     return Table("Summary", ("", *heads, "change"), rows)
+
+
+def _sides(report: Report) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The evaluations before and after; empty where there is none."""
+    if report.evaluation is None:
+        return {}, {}
+    return report.evaluation.before or {}, report.evaluation.after
 
 
 def _outputs(report: Report) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The metrics before and after of each output, by its name ("" where there is one)."""
-    evaluation = report["evaluation"] or {}
-    sides = [(evaluation.get(side) or {}).get("metrics") or {} for side in ("before", "after")]
+    sides = [side.get("metrics") or {} for side in _sides(report)]
     names = sides[1].get("outputs") or {}
     if not names:
         return {"": (sides[0], sides[1])}
@@ -128,14 +129,14 @@ _METRICS = {
 def _ledger(report: Report) -> Table:
     rows = [
         (
-            row["stage"],
-            count(row["parameters"]),
-            percent(row["sparsity"]),
-            number(row["bits_per_weight"]),
-            size(row["bytes"]),
-            _or_dash(row["deflated_bytes"], size),
+            row.stage,
+            count(row.totals.parameters),
+            percent(row.totals.sparsity),
+            number(row.totals.bits_per_weight),
+            size(row.totals.bytes),
+            _or_dash(row.totals.deflated_bytes, size),
         )
-        for row in report["ledger"]
+        for row in report.ledger
     ]
     columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
     note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast "
@@ -159,14 +160,14 @@ def _litert(report: Report, made: Mapping[str, Any]) -> Table:
         rows.append(("grids of kernels", _grids(made["grids"])))
     if "sparse" in made:
         rows.append(("sparse form", _sparse(made["sparse"])))
-    agreed = (report["evaluation"] or {}).get("agreement")
-    if agreed and report["output"]:
+    agreed = report.evaluation.agreement if report.evaluation else None
+    if agreed and report.output:
         for output, part in (agreed.get("outputs") or {"": agreed}).items():
             words = f"outputs differ by {part['max_difference']:.3g} at most"
             if part["top1"] is not None:
                 words = f"{percent(part['top1'])} of rows alike, {words}"
             rows.append(("beside the original" + (f", {output}" if output else ""), words))
-    header = (report["output"] or {}).get("header")
+    header = report.output.header if report.output else None
     if header:
         arena, words = header["arena"], "arena not measured"
         if arena["bytes"]:
@@ -200,16 +201,16 @@ def _sparse(found: Mapping[str, Any]) -> str:
 
 def _layers(report: Report, *, full: bool) -> Table:
     rows, alone = [], Counter[str]()
-    for layer in report["layers"]:
-        for tensor in layer["tensors"]:
-            touched = tensor["changes"] or tensor["new"] or layer.get("replaced")
-            if not (touched or full or not report["steps"]):
-                alone[tensor["left_alone"][0]["reason"] if tensor["left_alone"] else "-"] += 1
+    for layer in report.layers:
+        for tensor in layer.tensors:
+            touched = tensor.changes or tensor.new or layer.replaced
+            if not (touched or full or not report.steps):
+                alone[tensor.left_alone[0].reason if tensor.left_alone else "-"] += 1
                 continue
             rows.append(_tensor_cells(layer, tensor))
-        if full and not layer["tensors"] and layer.get("left_alone"):
-            reason = layer["left_alone"][0]["reason"]
-            rows.append((printable(layer["name"]), layer["class"], *["–"] * 6, reason))
+        if full and not layer.tensors and layer.left_alone:
+            reason = layer.left_alone[0].reason
+            rows.append((printable(layer.name), layer.class_name, *["–"] * 6, reason))
     columns = ("tensor", "class", "shape", "zeros", "error", "dB", "bits", "bytes", "encoding")
     notes = [f"{many} × {printable(why)}" for why, many in alone.most_common(4)]
     note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
@@ -217,25 +218,24 @@ def _layers(report: Report, *, full: bool) -> Table:
     return Table("Layers", columns, rows, left=("class", "encoding"), note=note)
 
 
-def _tensor_cells(layer: Mapping[str, Any], tensor: Mapping[str, Any]) -> tuple[str, ...]:
-    after = tensor["after"]
-    name = printable(tensor["name"], 48)
-    shape = "×".join(str(n) for n in tensor["shape"]) or "scalar"
+def _tensor_cells(layer: LayerRow, tensor: TensorRow) -> tuple[str, ...]:
+    after = tensor.after
+    name = printable(tensor.name, 48)
+    shape = "×".join(str(n) for n in tensor.shape) or "scalar"
     if after is None:
-        replaced = "replaced" if tensor["before"] else ""
-        return (name, layer["class"], shape, *["–"] * 5, replaced)
-    errors = [change["error"] for change in tensor["changes"]]
-    ratios = [change["sqnr_db"] for change in tensor["changes"]]
+        return (name, layer.class_name, shape, *["–"] * 5, "replaced")
+    errors = [change.error for change in tensor.changes]
+    ratios = [change.sqnr_db for change in tensor.changes]
     return (
         name,
-        printable(layer["class"], 24),
+        printable(layer.class_name, 24),
         shape,
-        percent(1 - after["nonzeros"] / after["size"]) if after["size"] else "–",
-        " ".join(f"{error:.3f}" for error in errors) or ("new" if tensor["new"] else "–"),
+        percent(1 - after.nonzeros / after.size) if after.size else "–",
+        " ".join(f"{error:.3f}" for error in errors) or ("new" if tensor.new else "–"),
         " ".join("–" if ratio is None else f"{ratio:.1f}" for ratio in ratios) or "–",
-        number(after["bits"] / after["size"]) if after["size"] else "–",
-        _or_dash(tensor["stored_bytes"], size),
-        tensor["encoding"],
+        number(after.bits / after.size) if after.size else "–",
+        _or_dash(tensor.stored_bytes, size),
+        tensor.encoding,
     )
 
 
@@ -274,23 +274,23 @@ def _gates(report: Report) -> Table:
             gate["name"] + (f", {printable(gate['output'], 32)}" if gate.get("output") else ""),
             f"{gate['limit']:g}",
             "not measured" if gate["value"] is None else f"{gate['value']:.6g}",
-            "held" if gate["held"] else "FAILED",
+            "passed" if gate["held"] else "FAILED",
         )
-        for gate in report["gates"]
+        for gate in report.gates
     ]
     return Table("Gates", ("gate", "limit", "value", ""), rows)
 
 
-def _search(step: Mapping[str, Any]) -> Table:
+def _search(step: StepRow) -> Table:
     """What the search for one step's budget tried on whole models, and what it chose."""
-    found = step["facts"]["budget"]
+    found = step.facts["budget"]
     trials = found["trials"][1:]
     chosen = [trial for trial in trials if trial["held"] and {**trial, **found["reached"]} == trial]
     whole = [trial for trial in trials if len(trial["settings"]) != 1 or trial in chosen[-1:]]
     what, base = headline(found["base"])
     rows = [("nothing", base, size(found["base"]["bits"] / 8), "")]
     for trial in whole:
-        verdict = "held" if trial["held"] else "too much"
+        verdict = "within budget" if trial["held"] else "exceeded"
         if trial in chosen[-1:]:
             verdict = "chosen"
         shown = ", ".join(f"{name} {number(value)}" for name, value in trial["settings"].items())
@@ -302,24 +302,24 @@ def _search(step: Mapping[str, Any]) -> Table:
     text = ""
     if found["chosen"]:
         text = yaml.safe_dump([found["chosen"]], sort_keys=False, allow_unicode=True)
-    title = f"Search of step {step['step']}, {step['title']}"
+    title = f"Search of step {step.step}, {step.title}"
     return Table(title, ("settings", what, "plain bytes", "verdict"), rows, note=note, text=text)
 
 
-def _rounds(step: Mapping[str, Any]) -> Table:
+def _rounds(step: StepRow) -> Table:
     """What each round of cutting and training on came to."""
-    facts = step["facts"]
+    facts = step.facts
     what, base = headline(facts.get("before", {}))
     rows: list[tuple[str, ...]] = [("before", "", base, "")]
     for number, one in enumerate(facts["rounds"], 1):
-        verdict = {True: "held", False: "too much", None: ""}[one.get("held")]
+        verdict = {True: "within budget", False: "exceeded", None: ""}[one.get("held")]
         left = count(sum(one["nonzeros"].values()))
         rows.append((str(number), left, headline(one)[1], verdict))
     limits = ", ".join(f"{name} {limit:g}" for name, limit in facts.get("limits", {}).items())
     if not facts.get("before"):  # nothing was judged
         rows = [row[:2] for row in rows[1:]]
     note = f"ended: {facts['ended']}" + (f"; {limits}, on the rows set aside" if limits else "")
-    title = f"Rounds of step {step['step']}, {step['title']}"
+    title = f"Rounds of step {step.step}, {step.title}"
     columns = ("round", "weights left", what, "verdict")[: len(rows[0])]
     return Table(title, columns, rows, note=note)
 

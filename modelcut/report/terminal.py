@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from collections.abc import Iterable
+from typing import TextIO
 
+from modelcut.report.schema import Report
 from modelcut.report.tables import Table, tables
 from modelcut.safety import printable
 
 
-def show(report: Mapping[str, Any], stream: TextIO | None = None) -> None:
+def show(report: Report, stream: TextIO | None = None) -> None:
     """Prints the tables, what was left out, and the warnings."""
     stream = stream or sys.stdout
+    for line in report.notes:
+        print(f"note: {printable(line, 300)}", file=stream)
     draw(tables(report), stream)
-    for line in (report["output"] or {}).get("dropped") or []:
+    for line in report.output.dropped if report.output else ():
         print(f"left out: {printable(line, 300)}", file=stream)
-    for line in report["warnings"]:
+    for line in report.warnings:
         print(f"warning: {printable(line, 300)}", file=stream)
 
 
@@ -52,7 +55,7 @@ def _rich(table: Table, stream: TextIO) -> None:
 
 
 def _style(cell: str) -> str:
-    return {"FAILED": "bold red", "held": "green"}.get(cell, "")
+    return {"FAILED": "bold red", "passed": "green"}.get(cell, "")
 
 
 def _plain(table: Table, stream: TextIO) -> None:

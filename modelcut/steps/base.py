@@ -22,7 +22,7 @@ from modelcut.model.model import Edit, Layer, Model, Tensor
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
     from modelcut.runtime import Keeper, Runtime
-from modelcut.steps.select import _matches_any, _suggest, matches
+from modelcut.steps.select import matches, matches_any, optional, suggest
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
@@ -110,11 +110,12 @@ class Step(BaseModel, ABC):
 
     include: list[str] = Field(
         default_factory=list,
-        description="Only these: globs on layer names, class:GLOB, role:GLOB (kernel, bias, …).",
+        description="Apply the step only to tensors that match: globs on layer names, "
+        "class:GLOB, role:GLOB (kernel, bias, …); class:GLOB? may match nothing.",
     )
     exclude: list[str] = Field(
         default_factory=list,
-        description="Never these: globs on layer names, class:GLOB, role:GLOB.",
+        description="Exclude tensors that match: globs on layer names, class:GLOB, role:GLOB.",
     )
 
     @classmethod
@@ -190,11 +191,13 @@ class Step(BaseModel, ABC):
                 else:
                     chosen.append(tensor)
         for pattern in (*self.include, *self.exclude, *self._further_patterns()):
-            if pattern not in matched and not _matches_any(pattern, model):
+            if optional(pattern) or pattern in matched:
+                continue
+            if not matches_any(pattern, model):
                 raise RecipeError(
                     f"step {context.index + 1}, {self.title}: {pattern!r} matches no layer of "
                     f"{model.origin.path.name}",
-                    _suggest(pattern, model),
+                    suggest(pattern, model),
                 )
         for tensor in chosen:
             for kind, why in self.refuses.items():
@@ -204,7 +207,7 @@ class Step(BaseModel, ABC):
                         f"encoding of {tensor.name}: {why}",
                         "change the order of the steps, or exclude that layer",
                     )
-        if not chosen and self.include:
+        if not chosen and not all(map(optional, self.include)):
             raise RecipeError(
                 f"step {context.index + 1}, {self.title}: include {self.include} and exclude "
                 f"{self.exclude} leave nothing to do",
@@ -245,7 +248,8 @@ class LayerStep(Step):
 
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Other settings for some layers: pattern (as in include) -> fields.",
+        description="Settings for individual layers: a mapping from pattern (as in include) to "
+        "fields.",
     )
 
     def model_post_init(self, context: Any) -> None:

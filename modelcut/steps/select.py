@@ -13,9 +13,11 @@ def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
     """Whether a pattern names this layer (or this tensor of it).
 
     Patterns: `class:GLOB` on the class name, `role:GLOB` on a tensor's role or kind, `path:GLOB`
-    on the layer's whole name, else a glob on the whole name or the last part of it.
+    on the layer's whole name, else a glob on the whole name or the last part of it. With "?" at
+    its end, one with a prefix may match nothing.
     """
     prefix, _, glob = pattern.partition(":")
+    glob = glob.removesuffix("?") if optional(pattern) else glob
     if prefix == "path" and glob:
         return fnmatchcase(layer.name, glob)
     if prefix == "class" and glob:
@@ -28,11 +30,13 @@ def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
     )
 
 
-def _matches_any(pattern: str, model: Model) -> bool:
+def matches_any(pattern: str, model: Model) -> bool:
+    """Whether a pattern names any layer of the model."""
     return any(matches(pattern, layer) for layer in model.layers)
 
 
-def _suggest(pattern: str, model: Model) -> str:
+def suggest(pattern: str, model: Model) -> str:
+    """What to do about a pattern that matches nothing: the nearest name, if there is one."""
     prefix, _, glob = pattern.partition(":")
     names: Iterator[str]
     if prefix == "class" and glob:
@@ -44,3 +48,8 @@ def _suggest(pattern: str, model: Model) -> str:
         names, glob = (layer.name for layer in model.layers), pattern.removeprefix(head)
     near = difflib.get_close_matches(glob, sorted(set(names)), 1)
     return f"did you mean {head + near[0]!r}?" if near else "`modelcut inspect` lists the layers"
+
+
+def optional(pattern: str) -> bool:
+    """Whether a pattern may match no layer: `class:Conv2D?`, in recipes for any network."""
+    return pattern.startswith(("class:", "role:", "path:")) and pattern.endswith("?")

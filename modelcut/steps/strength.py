@@ -53,8 +53,8 @@ class Budget(Limits):
 
     candidates: Annotated[list[int | float], Field(min_length=1)] | None = Field(
         default=None,
-        description="Settings to try, from the weakest to the strongest, in place of the method's "
-        "own.",
+        description="Settings to try, from the weakest to the strongest, instead of the method's "
+        "defaults.",
     )
 
     @model_validator(mode="after")
@@ -72,8 +72,8 @@ class Budgeted(LayerStep):
 
     budget: Budget | None = Field(
         default=None,
-        description="Instead of a number: search the strongest setting of each layer that holds "
-        "on validation data, such as {max_accuracy_drop: 0.005}; any of the gates on accuracy, "
+        description="Search the strongest setting of each layer within limits measured on "
+        "validation data, such as {max_accuracy_drop: 0.005}; any of the gates on accuracy, "
         "recall, F1, loss, agreement, MAE, RMSE and R².",
     )
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 from test_hdf5 import model
+
+from modelcut.data import DataOptions, InputSpec
+from modelcut.data import blocks as room
+from modelcut.data.csv import Csv
+from modelcut.errors import ModelcutError
 
 HEADER = "a,b,c,d,label"
 
@@ -123,3 +130,65 @@ def test_what_is_odd_is_warned_of(tmp_path, classifier, modelcut):
         said = modelcut("eval", classifier, "--test", path)
         assert said.code == 0, name
         assert "warning" in said.out, name
+
+
+_SCRAPS = [b",", b";", b"\t", b'"', b"\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"nan", b"1e400"]
+_SCRAPS += [b"inf", b" ", b"", b"1,5", b"'", b"|", b"0x1", b"\xc3\xa9", b"\xe2\x80\xa8", b"1e39"]
+_INPUTS = (
+    (InputSpec("a", (2,)), InputSpec("c", (1,), "string")),
+    (InputSpec("x", (None,)),),
+    (InputSpec("a", (1,)), InputSpec("b", (1,), "int32"), InputSpec("c", (1,), "string")),
+)
+
+
+def _mutated(rng):
+    lines = [f"{rng.gauss(0, 1):.3f},{rng.randrange(9)},w{rng.randrange(5)}" for _ in range(60)]
+    text = "\n".join(["a,b,c,label", *(f"{line},{rng.randrange(3)}" for line in lines)])
+    mark = rng.choice(",;\t|")
+    text = text.replace(",", mark)
+    if rng.random() < 0.3 and mark != ",":
+        text = text.replace(".", ",")
+    if rng.random() < 0.3:
+        text = text.replace("\n", "\r")
+    if rng.random() < 0.2:
+        text = text.partition("\n")[2] or text
+    data = bytearray(text.encode())
+    for _ in range(rng.choice((0, 1, 1, 2, 8))):
+        place = rng.randrange(len(data))
+        data[place : place + rng.randrange(3)] = rng.choice(_SCRAPS)
+    return data[: rng.randrange(len(data))] if rng.random() < 0.1 else data
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_broken_tables_are_told_and_what_passes_is_finite(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_BLOCK_BYTES", 1 << 12)
+    path, passed = tmp_path / "t.csv", 0
+    told: list[str] = []
+    for seed in range(100 * part, 100 * part + 100):
+        rng = random.Random(seed)
+        path.write_bytes(_mutated(rng))
+        options = {"clean": rng.choice(("fail", "drop", "impute"))}
+        if rng.random() < 0.2:
+            options |= {"outliers": rng.choice(("clip", "drop")), "outlier_z": 2}
+        if rng.random() < 0.2:
+            options |= {"delimiter": rng.choice(",;\t|")}
+        if rng.random() < 0.2:
+            options |= {"header": rng.choice((True, False))}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                batches = list(
+                    Csv.open(path, DataOptions(**options), rng.choice(_INPUTS)).batches(16)
+                )
+            except ModelcutError as error:
+                told.append(str(error))
+                continue
+        passed += 1
+        for batch in batches:
+            for values in (*batch.inputs.values(), batch.labels):
+                if values is None or values.dtype != object:
+                    assert values is None or np.isfinite(values).all(), seed
+                elif values is not batch.labels:
+                    assert all(word and word == word.strip() for word in values.ravel()), seed
+    assert passed > 5
+    assert [line for line in told if str(path) not in line] == []

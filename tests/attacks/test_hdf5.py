@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import marshal
+import shutil
 
 import h5py
 import numpy as np
 import pytest
-from toys import dense
+from toys import MODELS, dense
 
 RNG = np.random.default_rng(0)
 
@@ -465,3 +466,23 @@ def test_layouts_of_other_writers_are_read(tmp_path, rows, modelcut):
         path.write_bytes(raw)
         said = modelcut("eval", path, "--test", rows)
         assert said.code == 0, said
+
+
+def test_a_layer_without_units(tmp_path, refused):
+    """TensorFlow ends the process on it."""
+    path = tmp_path / "m.h5"
+    shutil.copyfile(MODELS / "keras3_sequential.h5", path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        dense = next(e["config"] for e in config["config"]["layers"] if "units" in e["config"])
+        width, dense["units"] = dense["units"], 0
+        file.attrs["model_config"] = json.dumps(config)
+        shapes = {}
+        file["model_weights"].visititems(
+            lambda name, item: shapes.update({name: item.shape} if hasattr(item, "shape") else {})
+        )
+        for name, shape in shapes.items():
+            del file["model_weights"][name]
+            empty = tuple(0 if n == width else n for n in shape)
+            file["model_weights"].create_dataset(name, empty, "f4")
+    refused(path, 2, words="has an output of size 0")

@@ -240,3 +240,47 @@ def test_an_input_that_changes_meanwhile(tmp_path, large):
     _, err = child.communicate(timeout=60)
     assert child.returncode in (0, 2)
     assert child.returncode == 0 or (err.count("\n") == 1 and files(tmp_path) == ["m.h5"])
+
+
+@pytest.mark.parametrize("name", ["m.h5", "hard.md", "soft.md", "o.h5", "o.report.md", "new.keras"])
+def test_the_summary_is_appended_to_text_only(name, tmp_path, modelcut, in_one_line):
+    shutil.copyfile(MODEL, tmp_path / "m.h5")
+    os.link(tmp_path / "m.h5", tmp_path / "hard.md")
+    (tmp_path / "soft.md").symlink_to(tmp_path / "m.h5")
+    raw, before = (tmp_path / "m.h5").read_bytes(), files(tmp_path)
+    call = ("prune", tmp_path / "m.h5", *PRUNE, tmp_path / "o.h5", "--summary", tmp_path / name)
+    in_one_line(modelcut(*call), 2, words=name)
+    assert (tmp_path / "m.h5").read_bytes() == raw
+    assert files(tmp_path) == before
+
+
+def test_the_summary_is_not_appended_to_other_inputs(tmp_path, modelcut, in_one_line):
+    table, script = tmp_path / "rows", tmp_path / "layers"
+    other, binary = tmp_path / "other.csv", tmp_path / "binary.md"
+    for path in (table, script, other):
+        path.write_text("a,label\n1,0\n")
+    binary.write_bytes(b"text\n\0\1")
+    call = ("eval", MODEL, "--test", table, "--custom-objects", script, "--summary")
+    for place, words in (
+        (table, "is the input"),
+        (script, "is the input"),
+        (other, "a .csv file"),
+        (binary, "not a file of text"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "none" / "page.md", "folder does not exist"),
+    ):
+        raw = None if not place.is_file() else place.read_bytes()
+        in_one_line(modelcut(*call, place), 2, words=words)
+        assert raw is None or place.read_bytes() == raw
+    pack = ("pack", MODEL, "-o", tmp_path / "p.mcut", "--summary", tmp_path / "p.mcut")
+    in_one_line(modelcut(*pack), 2)
+
+
+def test_the_recipe_is_no_output(tmp_path, modelcut, in_one_line):
+    recipe = tmp_path / "o.report.json"
+    text = '{"version": 1, "steps": [{"prune": "magnitude", "sparsity": 0.5}]}'
+    recipe.write_text(text)
+    call = ("run", MODEL, "--recipe", recipe, "-o", tmp_path / "o.h5", "--force")
+    in_one_line(modelcut(*call), 2, words="is the input")
+    assert recipe.read_text() == text
+    assert files(tmp_path) == ["o.report.json"]

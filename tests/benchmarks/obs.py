@@ -6,8 +6,7 @@ The dense layers of the networks of `criteria.py`, each on the inputs that the u
 gives it for some training images. The error is |X W - X W'|^2 / |X W|^2. All masks are refitted
 to the least squares optimum, with the Hessian that `obs` uses. "before" is what `obs` did until
 exchanges came: masks in blocks of inputs (SparseGPT) and conjugate gradients. Seconds are of the
-CPU.
-The plain greedy surgeon takes minutes.
+CPU. The plain greedy surgeon takes minutes.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     print(
-        "| layer | sparsity | before | magnitude + refit | greedy + refit | now "
-        "| s before | s now |"
+        "| layer | sparsity | before | magnitude, refit | greedy, refit | now | s before | s now |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name in options.networks:

@@ -213,9 +213,10 @@ def test_a_layer_that_a_step_emptied_is_warned_of(tmp_path, modelcut):
 def test_help_tells_what_a_shared_flag_means_to_each_method(modelcut):
     words = " ".join(modelcut("prune", "--help").out.split())
     assert (
-        "--sparsity NUMBER Share of the weights that are zero afterwards, exactly. [magn" in words
+        "--sparsity NUMBER Sparsity: the fraction of weights that are zero after the step. [magn"
+        in words
     )
-    assert "Share of the groups that go. [l1, l2]" in words
+    assert "Fraction of the groups to prune. [l1, l2]" in words
 
 
 @pytest.mark.parametrize("output", ["x.mcut", "x.tflite"])

@@ -101,9 +101,14 @@ def step_table(family: str, method: str) -> str:
     return "\n\n".join(parts)
 
 
+def key_of(info: Any) -> str:
+    """Where in the report's JSON a gate finds its value; totals stand among their owner's keys."""
+    return str((info.json_schema_extra or {}).get("path", "")).replace(".totals", "")
+
+
 def gate_table() -> str:
     rows = [
-        (f"`{name}`", info.description or "", f"`{(info.json_schema_extra or {}).get('path', '')}`")
+        (f"`{name}`", info.description or "", f"`{key_of(info)}`")
         for name, info in Gates.model_fields.items()
     ]
     return table(rows, ("gate", "meaning", "number of the report"))

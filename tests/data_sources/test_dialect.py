@@ -261,3 +261,20 @@ def test_what_pyarrow_refuses_is_an_input_error(tmp_path, monkeypatch):
     monkeypatch.setattr("pyarrow.csv.open_csv", broken)
     with pytest.raises(InputError, match="not today"):
         read(save(tmp_path, PLAIN))
+
+
+def test_training_data_is_read_with_the_same_notes(tmp_path):
+    from types import SimpleNamespace
+
+    from modelcut.job.engine_runtime import EngineRuntime
+
+    path = save(tmp_path, PLAIN.replace(",", ";"))
+    runtime = EngineRuntime(None, path, DataOptions())
+    for _ in range(2):
+        assert runtime._table(path, SimpleNamespace(inputs=TWO)).columns.names == [
+            "a",
+            "b",
+            "label",
+        ]
+    assert len(runtime.notes) == 1
+    assert "semicolons" in runtime.notes[0]

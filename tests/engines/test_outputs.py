@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn import metrics as oracle
 
+from modelcut.engines.litert.network import LiteRTNetwork
+
+TFLITE = Path(__file__).parents[1] / "data" / "tflite"
 ROWS = 200
 
 
@@ -167,3 +172,31 @@ def test_the_reference_belongs_in_every_row(folder, modelcut, tmp_path):
     assert sizes["after"]["file_bytes"] == small.stat().st_size
     ratio = (folder / "box.keras").stat().st_size / small.stat().st_size
     assert sizes["file_ratio"] == pytest.approx(ratio)
+
+
+def test_an_int8_softmax_is_no_logits(tmp_path, modelcut):
+    """Its rows do not quite sum to 1: the last operator tells, not the values."""
+    pytest.importorskip("ai_edge_litert")
+    source = TFLITE / "int8.tflite"
+    rows = (TFLITE / "rows.csv").read_text().splitlines()
+    labels = [str(number % 4) for number in range(len(rows) - 1)]
+    table = tmp_path / "t.csv"
+    lines = (f"{row},{label}" for row, label in zip(rows, ["label", *labels], strict=True))
+    table.write_text("\n".join(lines))
+    said = modelcut("eval", source, "--test", table, "--json")
+    assert said.code == 0, said
+    report = json.loads(said.out)
+    assert report["warnings"] == []
+    found = report["evaluation"]["after"]
+    assert found["outputs"][0]["from_logits"] is False
+    values = np.loadtxt(rows[1:], delimiter=",", dtype="float32")
+    network = LiteRTNetwork(source)
+    shape = [len(values), *network.inputs[0].shape]
+    outputs = network.predict({network.inputs[0].name: values.reshape(shape)})[0].astype(float)
+    assert np.abs(outputs.sum(axis=1) - 1).max() > 1e-3
+    truth = np.array(labels, int)
+    chance = outputs / outputs.sum(axis=1, keepdims=True)
+    assert found["metrics"]["log_loss"] == pytest.approx(
+        oracle.log_loss(truth, np.clip(chance, 2**-52, 1), labels=range(4)), rel=1e-4
+    )
+    assert found["metrics"]["accuracy"] == oracle.accuracy_score(truth, outputs.argmax(axis=1))

@@ -118,6 +118,9 @@ MHA_WEIGHTS = [(5, 2, 4), (2, 4), (5, 2, 4), (2, 4), (5, 2, 3), (2, 3), (2, 3, 6
         ("AdditiveAttention", {}, [(5,)], [(7, 5), (3, 5)], 7 * 3 * 5 * 2),
         ("Attention", {}, [], [(None, 5), (3, 5)], None),
         ("Dot", {"axes": 2}, [], [(7, 5), (3, 5)], 105),
+        ("Matmul", {}, [], [(2, 7, 5), (2, 5, 3)], 210),
+        ("Matmul", {}, [], [(2, 7, 5), (1, 5, 3)], 210),
+        ("Matmul", {}, [], [(7, 5)], None),
         ("Dot", {"axes": [1, 1]}, [], [(5,), (5,)], 5),
     ],
 )
@@ -154,3 +157,6 @@ def test_what_keras_writes(library, tmp_path):
     assert total([q, v], layers.Attention()([q, v])) == 210
     assert total([q, v], layers.AdditiveAttention()([q, v])) == 210
     assert total([q, v], layers.Dot(axes=2)([q, v])) == 105
+    if library == "keras":
+        scores = keras.ops.matmul(q, keras.ops.transpose(v, (0, 2, 1)))
+        assert total([q, v], keras.ops.matmul(keras.ops.softmax(scores), v)) == 210

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from modelcut.cli import flags
 from modelcut.data import DataOptions
 from modelcut.errors import InputError, UsageError
 from modelcut.metrics.labels import check_classes, labels_for
@@ -90,3 +91,17 @@ def test_names_as_yaml_gives_them():
     for options in ({"classes": [False, True]}, {"label": True}, {"label": ["a", False]}):
         with pytest.raises(ValidationError, match="YAML reads yes, no"):
             DataOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "classes"),
+    [
+        (["[a, b]"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        (["{side: [l, r]}"], {"side": ["l", "r"]}),
+        (["[3, 10]"], ["3", "10"]),
+    ],
+)
+def test_names_as_the_shell_gives_them(given, classes):
+    fields = flags.fields_given(DataOptions, {"classes": given})
+    assert DataOptions(**fields).classes == classes

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from modelcut.engines import imported
+from modelcut.engines.keras import network
 from modelcut.engines.keras.network import KerasNetwork
 
 NAME = "Keras 3"
 
 
-def load(path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+def load(
+    path: Path,
+    loss: Any,
+    trust: bool,
+    custom_objects: dict[str, Any],
+    *,
+    mixed: bool = True,
+) -> KerasNetwork:
     """Loads a model without compiling it."""
     keras = imported("keras")
     keras.config.set_floatx("float32")
     if trust:
         keras.config.enable_unsafe_deserialization()
-    model = keras.models.load_model(
-        path, custom_objects=custom_objects, compile=False, safe_mode=not trust
-    )
-    network = KerasNetwork(_functional(keras, model), f"keras {keras.__version__}", loss)
-    network.loaded = model
-    return network
+    policy = keras.DTypePolicy
+    with network.in_float32(policy) if not mixed else contextlib.nullcontext(()) as replaced:
+        model = keras.models.load_model(
+            path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+        )
+    made = KerasNetwork(_functional(keras, model), f"keras {keras.__version__}", loss, replaced)
+    made.loaded = model
+    return made
 
 
 def _functional(keras: Any, model: Any) -> Any:

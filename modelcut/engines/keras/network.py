@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,15 @@ class KerasNetwork:
     Attributes:
         model: what runs.
         loaded: what Keras loaded, the same one mostly.
+        replaced: policies of mixed precision that the file asks for, and that were left out.
     """
 
-    def __init__(self, model: Any, engine: str, loss: Any) -> None:
+    def __init__(self, model: Any, engine: str, loss: Any, replaced: Collection[str] = ()) -> None:
         import tensorflow as tf
 
         self.engine = engine
         self.loss = loss
+        self.replaced = tuple(sorted(set(replaced)))
         self._tf = tf
         self.model = self.loaded = model
         names = [_plain(tensor.name) for tensor in model.inputs]
@@ -194,6 +197,41 @@ def _before(layer: Any, history: Any) -> list[Any]:
     node = nodes[history[1]]
     found = getattr(node, "input_tensors", None)
     return leaves(found) if found is not None else []
+
+
+@contextlib.contextmanager
+def in_float32(policy: Any) -> Iterator[list[str]]:
+    """Has layers that are made meanwhile compute in float32 instead of in mixed precision.
+
+    Their variables are in float32 with either.
+
+    Args:
+        policy: Keras' class of such policies.
+
+    Yields:
+        The names of the policies that were replaced.
+    """
+    made, replaced = policy.__init__, []
+
+    def init(self: Any, name: Any = None, *arguments: Any, **more: Any) -> None:
+        if name in ("mixed_float16", "mixed_bfloat16"):
+            replaced.append(name)
+            name = "float32"
+        made(self, name, *arguments, **more)
+
+    policy.__init__ = init
+    try:
+        yield replaced
+    finally:
+        policy.__init__ = made
+
+
+def stateful_layers(network: Any) -> list[str]:
+    """Names of the layers that keep their state from one batch to the next."""
+    model = getattr(network, "model", None)
+    layers = getattr(model, "_flatten_layers", None)
+    found = layers(include_self=False) if layers else getattr(model, "layers", [])
+    return [layer.name for layer in found if getattr(layer, "stateful", False) is True]
 
 
 def padded(array: np.ndarray, rows: int) -> np.ndarray:

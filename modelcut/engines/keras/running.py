@@ -71,6 +71,8 @@ class KerasRunning:
         self._paths = {"/".join(place.path): place.path for place in places}
         self._tf = tf
         self._functions: dict[Any, Callable[..., Any]] = {}
+        fixed = network.fixed_batch
+        self.batches = f"the network takes batches of {fixed} rows" if fixed else ""
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: np.array(self.variables[name]) for name in names}
@@ -156,7 +158,7 @@ class KerasRunning:
         return self._functions[key]
 
     def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        with translated(), quiet():
+        with translated(self.batches), quiet():
             return call(*arguments)
 
 

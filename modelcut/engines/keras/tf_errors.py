@@ -16,8 +16,11 @@ def value_of(variable: Any) -> Any:
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
+def translated(hint: str = "") -> Iterator[None]:
     """TensorFlow's errors as ours.
+
+    Args:
+        hint: what rows the network takes.
 
     Raises:
         ResourceError: out of memory.
@@ -33,4 +36,4 @@ def translated() -> Iterator[None]:
         ) from None
     except (tf.errors.OpError, ValueError, TypeError) as error:
         text = printable(" ".join(str(error).split()), 240)
-        raise InputError(f"the network cannot be trained on these rows: {text}") from None
+        raise InputError(f"the network cannot be trained on these rows: {text}", hint) from None

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from modelcut.engines import imported
+from modelcut.engines.keras import network
 from modelcut.engines.keras.network import KerasNetwork
 
 NAME = "tf_keras"
 
 
-def load(path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any]) -> KerasNetwork:
+def load(
+    path: Path,
+    loss: Any,
+    trust: bool,
+    custom_objects: dict[str, Any],
+    *,
+    mixed: bool = True,
+) -> KerasNetwork:
     """Loads a model without compiling it."""
     tf_keras = imported("tf_keras")
     tf_keras.backend.set_floatx("float32")
-    model = tf_keras.models.load_model(
-        path, custom_objects=custom_objects, compile=False, safe_mode=not trust
-    )
-    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss)
+    policy = tf_keras.mixed_precision.Policy
+    with network.in_float32(policy) if not mixed else contextlib.nullcontext(()) as replaced:
+        model = tf_keras.models.load_model(
+            path, custom_objects=custom_objects, compile=False, safe_mode=not trust
+        )
+    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss, replaced)
 
 
 def set_seed(seed: int) -> None:

@@ -17,9 +17,11 @@ from modelcut.engines import quiet
 from modelcut.engines.keras import losses
 from modelcut.engines.keras.latent import Following, Latent, Masked, Shared, latent
 from modelcut.engines.keras.losses import Goal
+from modelcut.engines.keras.network import stateful_layers
 from modelcut.errors import InputError
 from modelcut.model.encoding import Encoding
 from modelcut.runtime import Constraint, Passed, TrainingPlan
+from modelcut.safety import printable
 
 if TYPE_CHECKING:
     from modelcut.engines.keras.team import Team
@@ -30,6 +32,8 @@ _BETAS = (0.9, 0.999, 1e-7)
 class _Running(Protocol):
     """What of a running copy (`running.KerasRunning`) is trained."""
 
+    network: Any
+    batches: str
     model: Any
     variables: dict[str, Any]
     trainable: frozenset[str]
@@ -59,6 +63,13 @@ class KerasTrainer:
             raise InputError(
                 f"a batch of {plan.batch} rows cannot be shared by {self._team.replicas} devices",
                 "a larger batch_size, or --distribute none",
+            )
+        fixed, stateful = running.network.fixed_batch, stateful_layers(running.network)
+        if stateful and fixed not in (None, plan.batch):
+            raise InputError(
+                f"the layer {printable(stateful[0])!r} is stateful and takes batches of {fixed} "
+                f"rows, not {plan.batch}",
+                f"--batch-size {fixed}",
             )
         self._goals = [_with_loss(goal, plan.loss) for goal in running.goals]
         self._weights = None
@@ -109,7 +120,9 @@ class KerasTrainer:
         labels = [] if rows.labels is None else running.labels(rows)
         from modelcut.engines.keras.tf_errors import translated
 
-        with translated(), self._team.translated(), quiet():
+        fixed = running.network.fixed_batch
+        hint = f"{running.batches}: --batch-size {fixed}" if fixed else ""
+        with translated(hint), self._team.translated(), quiet():
             speed = self._tf.convert_to_tensor(rates.astype(np.float32))
             loss, right = self._block(running.tensors(rows), labels, speed)
             for one in self._latents:

@@ -16,6 +16,7 @@ import numpy as np
 
 from modelcut import engines
 from modelcut.data import DataOptions
+from modelcut.engines.keras.network import stateful_layers
 from modelcut.engines.process import child
 from modelcut.engines.process.serve import wind
 from modelcut.errors import InputError, ModelcutError
@@ -44,8 +45,10 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         name=request["shown"],
         signature=request["signature"],
         apart=False,
+        mixed=False,
     )
-    rows = _rows(request, network) if request["calibrate"] else []
+    _check_stateless(network, request["shown"])
+    rows, notes = _rows(request, network) if request["calibrate"] else ([], [])
     with engines.quiet():
         try:
             content, twin = _made(network, request, rows)
@@ -63,27 +66,48 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         Path(request["twin"]).write_bytes(twin)
     import tensorflow as tf
 
+    replaced = getattr(network, "replaced", ())
     return {
         "converter": f"TensorFlow {tf.__version__}",
         "type": request["type"],
         "io": request["io"],
+        **({"instead_of": list(replaced)} if replaced else {}),
         "calibration_rows": len(rows),
+        **({"calibration_notes": notes} if notes else {}),
     }
 
 
-def _rows(request: dict[str, Any], network: engines.Network) -> list[list[np.ndarray]]:
-    """Rows spread evenly over the CSV, one by one, as the network takes them."""
+def _check_stateless(network: engines.Network, shown: str) -> None:
+    """Refuses a network that remembers the rows before.
+
+    Raises:
+        InputError: names the layer.
+    """
+    for layer in stateful_layers(network):
+        raise InputError(
+            f"{shown}: the layer {printable(layer)!r} is stateful: it keeps its state from one "
+            "batch to the next, which a .tflite does not",
+            "save the network with stateful=False: the weights stay the same",
+        )
+
+
+def _rows(
+    request: dict[str, Any], network: engines.Network
+) -> tuple[list[list[np.ndarray]], list[str]]:
+    """Rows spread evenly over the CSV, one by one, as the network takes them; notes on the CSV."""
     from modelcut.data.csv import Csv
 
     options = DataOptions.model_validate(request["data"])
-    table = Csv.open(Path(request["calibrate"]), options, network.inputs)
-    return spread(
+    table = Csv.open(Path(request["calibrate"]), options, network.inputs, labelled=False)
+    names, copies = [spec.name for spec in network.inputs], network.fixed_batch or 1
+    rows = spread(
         (
-            (len(batch), partial(_row, batch.inputs, [spec.name for spec in network.inputs]))
+            (len(batch), partial(_row, batch.inputs, names, copies))
             for batch in _each(table.batches(256), request["seconds"]["stage"])
         ),
         request["samples"],
     )
+    return rows, table.warnings
 
 
 def _each(items: Iterable[Item], seconds: float) -> Iterator[Item]:
@@ -94,8 +118,10 @@ def _each(items: Iterable[Item], seconds: float) -> Iterator[Item]:
     wind(seconds)
 
 
-def _row(inputs: Mapping[str, np.ndarray], names: list[str], row: int) -> list[np.ndarray]:
-    return [inputs[name][row : row + 1].copy() for name in names]
+def _row(
+    inputs: Mapping[str, np.ndarray], names: list[str], copies: int, row: int
+) -> list[np.ndarray]:
+    return [np.repeat(inputs[name][row : row + 1], copies, axis=0) for name in names]
 
 
 def spread(batches: Iterable[tuple[int, Callable[[int], Item]]], count: int) -> list[Item]:

@@ -82,7 +82,9 @@ class _Runner:
                 {
                     **self._entry(entry),
                     "activation": self._activation(entry),
-                    "keyed": entry["index"] in self._names,
+                    "keyed": not self._names.get(entry["index"], "output_0")
+                    .removeprefix("output_")
+                    .isdecimal(),
                 }
                 for entry in self._outputs
             ],

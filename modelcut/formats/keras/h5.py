@@ -118,7 +118,7 @@ def _read(file: h5py.File, path: Path, where: str) -> Model:
         dialect = architecture.dialect if architecture else dialect_of(version)
     encodings, warnings = hdf5_file.get_encodings(file, where)
     with_encodings, more = formats_weights.with_encodings(layers, encodings)
-    optimizer = _optimizer_bytes(file)
+    optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER, _OPTIMIZER)
     dropped = (f"optimizer state, {optimizer:,} bytes",) if optimizer else ()
     return Model(
         with_encodings,
@@ -130,6 +130,7 @@ def _read(file: h5py.File, path: Path, where: str) -> Model:
             writer=f"Keras {version or '1 or 2'}",
             weights_only=architecture is None,
             dropped=dropped,
+            optimizer_bytes=stored,
             warnings=(*warnings, *more),
             training=hdf5_file.text(file.attrs.get("training_config")) or "",
             provenance=_provenance(file, where),
@@ -147,18 +148,6 @@ def _provenance(file: h5py.File, where: str) -> dict[str, object]:
     except InputError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _optimizer_bytes(file: h5py.File) -> int:
-    total = store.optimizer_bytes(file)
-
-    def add(_: str, item: object) -> None:
-        nonlocal total
-        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
-
-    if isinstance(file.get(_OPTIMIZER, getlink=True), h5py.HardLink):
-        file[_OPTIMIZER].visititems(add)
-    return total
 
 
 Groups = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]

@@ -96,7 +96,7 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
         dialect = architecture.dialect
     encodings, warnings = hdf5_file.get_encodings(file, where)
     found, more = formats_weights.with_encodings(layers, encodings)
-    optimizer = store.optimizer_bytes(file)
+    optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER)
     provenance = metadata.get("modelcut")
     return Model(
         found,
@@ -108,6 +108,7 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
             writer=f"Keras {architecture.keras_version if architecture else version or 3}",
             configuration=config if own else "",
             dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
+            optimizer_bytes=stored,
             warnings=(*warnings, *more),
             provenance=provenance if isinstance(provenance, dict) else {},
             layout=Layout(archive, file, metadata, architecture, store.tensors_of(layers)),

@@ -174,17 +174,25 @@ def _rank(name: str) -> tuple[int, int, str]:
     return _RANKS.get(name, 5), int(name) if name.isdigit() else -1, name
 
 
-def optimizer_bytes(file: h5py.File) -> int:
-    """Bytes of the optimizer's state."""
-    total = 0
+def optimizer_bytes(file: h5py.File, *groups: str) -> tuple[int, int]:
+    """Bytes of the optimizer's state: of its values, and as they are stored in the file.
+
+    Args:
+        file: that may have it.
+        groups: in which it is.
+    """
+    total, stored = 0, 0
 
     def add(_: str, item: Any) -> None:
-        nonlocal total
-        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+        nonlocal total, stored
+        if isinstance(item, h5py.Dataset):
+            total += item.nbytes
+            stored += item.id.get_storage_size()
 
-    if isinstance(file.get(OPTIMIZER, getlink=True), h5py.HardLink):
-        file[OPTIMIZER].visititems(add)
-    return total
+    for group in groups:
+        if isinstance(file.get(group, getlink=True), h5py.HardLink):
+            file[group].visititems(add)
+    return total, stored
 
 
 def write(

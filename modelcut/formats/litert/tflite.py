@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
@@ -252,6 +252,7 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
         # Layers are merged and split by the converter: only their sum can be told.
         {"": sum(held.values())},
         written.encodings,
+        model.origin.dropped,
         facts=facts,
     )
 
@@ -281,9 +282,12 @@ def _interface(file: File, name: str, index: int) -> dict[str, Any]:
     }
 
 
-def warnings(output: Mapping[str, Any]) -> Iterator[str]:
+def warnings(output: Any) -> Iterator[str]:
     """What did not come out as was meant; see `formats.warnings`."""
-    made, header = output["litert"], output.get("header")
+    made, header = output.facts["litert"], output.header
+    yield from made.get("calibration_notes", ())
+    for policy in made.get("instead_of", ()):
+        yield f"the network computes in {policy}, which LiteRT has not: the .tflite does in float32"
     for name, reason in made.get("grids", {}).get("lost", {}).items():
         yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
     if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):

@@ -116,6 +116,7 @@ def _read(
             dialect=NAME,
             writer=f"TensorFlow {graph.version or '1'}{keras}",
             dropped=(f"optimizer state, {found.spent:,} bytes",) if found.spent else (),
+            optimizer_bytes=found.spent,
             warnings=(*found.warnings, *more),
             training=keras_metadata.training(metadata, where),
             provenance=provenance if isinstance(provenance, dict) else {},

@@ -63,8 +63,8 @@ def macs(
 
 
 MULTI_HEAD = ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention")
-PRODUCTS = ("Attention", "AdditiveAttention", "Dot")
-"""Layers without a kernel that multiply their inputs."""
+PRODUCTS = ("Attention", "AdditiveAttention", "Dot", "Matmul")
+"""Layers without a kernel, and an operation of Keras 3, that multiply their inputs."""
 
 
 def _multi_head(
@@ -106,7 +106,7 @@ def _attended(config: Config, rank: int) -> list[int]:
 def _product_of_inputs(
     class_name: str, config: Config, inputs: Sequence[Shape | None]
 ) -> int | None:
-    """Of an attention without heads, its scores and their product with the values; or of a Dot."""
+    """Of an attention without heads, its scores and their product with the values; or a product."""
     known = [shape for shape in inputs if shape]
     if len(known) < len(inputs) or len(known) < 2:
         return None
@@ -123,6 +123,11 @@ def _product_of_inputs(
         return sizes[0] * sizes[1] // summed if summed else 0
     if len(first) < 2 or len(second) < 2:
         return None
+    if class_name == "Matmul":
+        leading = tuple(_broadcast(pair) for pair in zip(first[:-2], second[:-2], strict=False))
+        if len(first) != len(second) or first[-1] != second[-2]:
+            return None
+        return _product([n or 0 for n in (*leading, *first[-2:], second[-1])])
     # (…, queries, width) and (…, values, width of values)
     asked, values = _product([n or 0 for n in first[:-1]]), second[-2] or 0
     return sizes[0] * values + asked * values * (second[-1] or 0)

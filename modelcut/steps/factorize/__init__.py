@@ -1,4 +1,4 @@
 """Steps that split a layer into a product of smaller ones."""
 
-SUMMARY = "Split layers into products of smaller ones."
+SUMMARY = "Factorize layers into products of smaller ones."
 DEFAULT = "svd"

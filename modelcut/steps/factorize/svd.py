@@ -23,7 +23,7 @@ from modelcut.steps.strength import Budgeted, Strength
 
 
 class Svd(Budgeted):
-    """Split dense layers into two of a lower rank, where that is smaller."""
+    """Factorize dense layers into two of lower rank by SVD, where that is smaller."""
 
     strength: ClassVar[Strength] = Strength(
         "energy", (0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5), instead=("rank", "ratio")
@@ -35,13 +35,13 @@ class Svd(Budgeted):
     }
 
     rank: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Width between the two layers."
+        default=None, description="Rank of the factors: the width between the two layers."
     )
     energy: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="Share of the squared singular values that is kept (0.95)."
+        default=None, description="Fraction of the sum of squared singular values to keep (0.95)."
     )
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Share of the layer's weights that may be kept (0.25)."
+        default=None, description="Maximum fraction of the layer's weights to keep (0.25)."
     )
 
     def apply(self, model: Model, context: Context) -> Outcome:
@@ -59,8 +59,7 @@ class Svd(Budgeted):
                 skipped.update({t.name: result for t in layer.tensors if t.name in names})
             else:
                 model, facts["layers"][layer.name] = result
-        warnings = () if facts["layers"] else (f"{self.title}: no layer becomes smaller by it",)
-        return Outcome(model, facts, skipped, warnings)
+        return Outcome(model, facts, skipped)
 
     def _split(
         self, model: Model, layer: Layer, kernel: Tensor, context: Context

@@ -1,4 +1,4 @@
-"""Training in the loop: what was cut stays cut."""
+"""Training under constraints: pruned weights stay zero."""
 
-SUMMARY = "Train on, keeping what was cut."
+SUMMARY = "Fine-tune; pruned weights stay zero."
 DEFAULT = "straight_through"

@@ -18,11 +18,14 @@ class Augment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    shift: int = Field(default=0, ge=0, description="At most so many pixels in each direction.")
-    flip: bool = Field(default=False, description="Left and right are exchanged in half of them.")
+    shift: int = Field(
+        default=0, ge=0, description="Maximum random shift in pixels, in each direction."
+    )
+    flip: bool = Field(default=False, description="Flip images horizontally with probability 1/2.")
     image: tuple[Positive, Positive] | tuple[Positive, Positive, Positive] | None = Field(
         default=None,
-        description="[height, width] or [height, width, channels], where rows are flat.",
+        description="Shape of an image, [height, width] or [height, width, channels], where "
+        "samples are flat.",
     )
 
     def shape_of(self, row: tuple[int, ...], where: str) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from modelcut.errors import RecipeError
 from modelcut.model.model import Layer, Model, Tensor
-from modelcut.steps.base import TARGET_KINDS
+from modelcut.steps.base import TARGET_KINDS, optional
 from modelcut.steps.select import matches
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,26 +34,38 @@ class Gradual(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    sparsity: Share = Field(description="Share of the weights that are zero at the end, exactly.")
+    sparsity: Share = Field(
+        description="Final sparsity: the fraction of weights that are zero at the end."
+    )
     criterion: Literal["magnitude", "movement"] = Field(
         default="magnitude",
-        description="The smallest weights go, or those that training moved towards zero, summed "
-        "over its steps.",
+        description="Pruning criterion: the magnitude of the weights, or their accumulated "
+        "movement towards zero.",
     )
     schedule: Literal["cubic", "linear", "once"] = Field(
-        default="cubic", description="How it rises: fast at first, evenly, or at once."
+        default="cubic",
+        description="How the sparsity increases: along a cubic, linearly, or at once.",
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
-        description="One threshold over all layers, or one for each layer.",
+        description="Compute one threshold over all layers, or one for each layer.",
     )
-    begin: Share = Field(default=0.0, description="Share of the steps after which it starts.")
-    end: Share = Field(default=0.6, description="Share of the steps after which it is reached.")
-    include: list[str] = Field(default_factory=list, description="Only these layers or roles.")
-    exclude: list[str] = Field(default_factory=list, description="Never these layers or roles.")
+    begin: Share = Field(
+        default=0.0, description="Fraction of the training steps after which pruning begins."
+    )
+    end: Share = Field(
+        default=0.6,
+        description="Fraction of the training steps after which the final sparsity is reached.",
+    )
+    include: list[str] = Field(
+        default_factory=list, description="Prune only these layers or roles."
+    )
+    exclude: list[str] = Field(
+        default_factory=list, description="Do not prune these layers or roles."
+    )
     overrides: dict[str, Share] = Field(
         default_factory=dict,
-        description="Sparsities of their own for some layers: pattern -> share.",
+        description="Final sparsity of individual layers: a mapping from pattern to fraction.",
     )
 
     @model_validator(mode="after")
@@ -88,7 +100,7 @@ class Gradual(BaseModel):
                             target = Target(share, own=True)
                     found[tensor.name] = target
         for pattern in (*self.include, *self.exclude, *self.overrides):
-            if not any(matches(pattern, layer) for layer in model.layers):
+            if not optional(pattern) and not any(matches(pattern, one) for one in model.layers):
                 raise RecipeError(
                     f"{where}: prune: {pattern!r} matches no layer",
                     "`modelcut inspect` lists the layers",

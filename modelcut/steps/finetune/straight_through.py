@@ -34,10 +34,11 @@ class Distill(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="Share of the loss; at 1 no labels are needed."
+        default=0.5,
+        description="Weight of the distillation loss, from 0 to 1; at 1 no labels are needed.",
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
-        default=2.0, description="Of the softmax on both sides."
+        default=2.0, description="Temperature of the softmax of student and teacher."
     )
 
 
@@ -46,17 +47,18 @@ class Regularize(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    l1: Strength = Field(default=0.0, description="Times the sum of magnitudes.")
-    l2: Strength = Field(default=0.0, description="Times the sum of squares.")
+    l1: Strength = Field(default=0.0, description="Factor of the L1 norm of each kernel.")
+    l2: Strength = Field(default=0.0, description="Factor of the squared L2 norm of each kernel.")
     group_lasso: Strength = Field(
         default=0.0,
-        description="Times the norm of each output channel's weights, which become "
-        "zero as a whole. The network's own outputs are exempt unless include names the layer.",
+        description="Factor of the L2 norm of each output channel's weights, so that whole "
+        "channels become zero. The network's own outputs are exempt unless include names the "
+        "layer.",
     )
 
 
 class StraightThrough(Step):
-    """Train on: zeros stay zero, shared values shared, grids and signs kept, all exactly."""
+    """Fine-tune; pruned weights stay zero, quantized weights stay quantized."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train", "loop"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
@@ -67,72 +69,90 @@ class StraightThrough(Step):
     }
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Passes over the training rows (5)."
+        default=None, description="Number of passes over the training samples (5)."
     )
     steps: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Batches, instead of epochs."
+        default=None, description="Number of training batches, instead of epochs."
     )
-    batch_size: int = Field(default=128, ge=1, description="Rows a step.")
+    batch_size: int = Field(default=128, ge=1, description="Batch size.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
-        default="adam", description="Adam, with decoupled weight decay, or with momentum."
+        default="adam",
+        description="Optimizer: Adam, Adam with decoupled weight decay, or SGD with momentum.",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        default=1e-3, description="At its highest."
+        default=1e-3, description="Peak learning rate."
     )
     schedule: Literal["constant", "cosine"] = Field(
-        default="cosine", description="The learning rate stays, or falls to zero along a cosine."
+        default="cosine",
+        description="Learning rate schedule: constant, or decay to zero along a cosine.",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Share of the steps over which the learning rate rises."
+        default=0.0,
+        description="Fraction of the training steps over which the learning rate "
+        "increases linearly from zero.",
     )
     hold: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
-        description="Share of the steps after which the learning rate begins to fall, of cosine; "
-        "with prune, its end is a good place.",
+        description="Fraction of the training steps after which a cosine schedule begins to "
+        "decay; with prune, its end is a good value.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Of sgd (0.9)."
+        default=None, description="Momentum of SGD (0.9)."
     )
-    weight_decay: Strength | None = Field(default=None, description="Of adamw, on kernels (0.01).")
+    weight_decay: Strength | None = Field(
+        default=None, description="Weight decay of AdamW, applied to kernels (0.01)."
+    )
     loss: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = Field(
-        default="auto", description="auto: what the last layer and the file's own loss say."
+        default="auto",
+        description="Loss function; auto infers it from the last layer and the "
+        "loss that the file names.",
     )
     class_weights: Literal["balanced"] | list[Strength] | None = Field(
-        default=None, description="balanced: rare classes count more; or one weight a class."
+        default=None,
+        description="Class weights of the loss: balanced (inversely proportional "
+        "to class frequency), or a list with one weight per class.",
     )
     validation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.1, description="Share of the rows that judges the epochs; 0: none is set aside."
+        default=0.1,
+        description="Fraction of the training samples that is set aside to compare "
+        "the epochs; 0: none.",
     )
     keep: Literal["best", "last"] = Field(
-        default="best", description="The epoch that is kept: the best on validation, or the last."
+        default="best",
+        description="Which epoch's weights to keep: the best on the validation "
+        "samples, or the last.",
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Stop after so many epochs that were no better."
+        default=None, description="Number of epochs without improvement after which training stops."
     )
     mask: Literal["fixed", "dynamic"] = Field(
         default="fixed",
-        description="dynamic: as many zeros, but where the smallest weights are by now, removed "
-        "ones learning on; and each weight takes the shared value that is nearest by now.",
+        description="Whether the mask of pruned weights is fixed, or dynamic: pruned weights go "
+        "on learning, the smallest are pruned at every step, and each clustered weight takes the "
+        "nearest centroid.",
     )
     entropy_weight: Strength = Field(
         default=0.0,
-        description="With mask: dynamic, as in quantize: huffman: a rare shared value gives way to "
-        "a usual one; a bit is worth this share of the layer's mean square.",
+        description="With mask: dynamic, penalty on the entropy of the cluster indices: the "
+        "squared error that one bit is traded for, as a fraction of the layer's mean square.",
     )
     prune: Gradual | None = Field(
-        default=None, description="Sparsity that rises meanwhile: {sparsity: 0.97, end: 0.6, …}."
+        default=None, description="Gradual pruning while training: {sparsity: 0.97, end: 0.6, …}."
     )
     distill: Distill | None = Field(
-        default=None, description="The original as teacher: {weight: 0.5, temperature: 2}."
+        default=None,
+        description="Distillation with the original as the teacher: {weight: 0.5, temperature: 2}.",
     )
     regularize: Regularize | None = Field(
-        default=None, description="Penalties on kernels: {l1: …, l2: …, group_lasso: …}."
+        default=None, description="Regularization of kernels: {l1: …, l2: …, group_lasso: …}."
     )
     augment: Augment | None = Field(
-        default=None, description="Images are varied: {shift: 2, flip: true, image: [28, 28]}."
+        default=None, description="Augmentation of images: {shift: 2, flip: true, image: [28, 28]}."
     )
     on_interrupt: Literal["discard", "keep"] = Field(
-        default="discard", description="What Ctrl-C does: end the run, or only this training."
+        default="discard",
+        description="Effect of Ctrl-C: discard ends the run, keep ends only "
+        "this training and keeps its best state.",
     )
 
     @model_validator(mode="after")
@@ -424,6 +444,6 @@ def _settled(
     if not np.array_equal(after.project(stored), stored, equal_nan=True):
         raise ModelcutError(
             f"step {context.index + 1}, {tensor.name}: training broke its {after.label} encoding",
-            "this is a mistake of modelcut: please report it with the input",
+            "internal error of modelcut: please report it with the input",
         )
     return pinned(tensor, context.index, stored, after)

@@ -1,4 +1,4 @@
 """Steps that remove weights: their tensors end up `Sparse`, zeros exactly +0.0."""
 
-SUMMARY = "Remove weights."
+SUMMARY = "Prune weights: set the least important ones to zero."
 DEFAULT = "magnitude"

@@ -28,7 +28,7 @@ class Gradients(Scored):
     """Summed over batches: the gradient itself, its magnitude, or its square."""
 
     batch: Annotated[int, Field(ge=1)] = Field(
-        default=32, description="Rows whose mean loss is derived at a time."
+        default=32, description="Batch size of the gradients."
     )
 
     def statistics(

@@ -22,22 +22,22 @@ Positive = Annotated[int, Field(ge=1)]
 Until: TypeAlias = Annotated[
     Literal["stable"] | None,
     Field(
-        description="With cutoff: score anew what is left, and remove again, until nothing "
-        "changes any more.",
+        description="With cutoff: recompute the scores of the remaining weights and prune again, "
+        "until nothing changes.",
     ),
 ]
 Finetune: TypeAlias = Annotated[
     dict[str, Any] | None,
     Field(
-        description="With until: train on after each round, with these fields of finetune, such "
-        "as {epochs: 3}; a budget then ends the rounds, and the last one that held it is kept.",
+        description="With until: fine-tune after each round, with these fields of finetune, such "
+        "as {epochs: 3}; a budget then ends the rounds, and the last round within it is kept.",
     ),
 ]
 Rounds: TypeAlias = Annotated[
     Positive | None,
     Field(
-        description="With until: rounds at most; 20 unless given, where the network has to run "
-        "for each of them.",
+        description="With until: maximum number of rounds; default 20 where the network has to "
+        "run for each of them.",
     ),
 ]
 _MOST = 20

@@ -33,33 +33,34 @@ class Norms(Iterated):
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "of"})
 
     sparsity: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Share of the groups that go."
+        default=None, description="Fraction of the groups to prune."
     )
     threshold: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Groups whose score is below this go."
+        default=None, description="Prune the groups whose score is below this threshold."
     )
     of: Literal["filters", "inputs"] = Field(
         default="filters",
-        description="Groups: all weights of an output channel, or all of an input. The channels "
-        "that are the network's outputs are left alone unless include or overrides name the layer.",
+        description="Groups to prune: output channels (filters), or inputs. Channels that are "
+        "the network's outputs are skipped unless include or overrides name the layer.",
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
-        description="For sparsity: rank the groups of each layer alone, or of all layers together.",
+        description="With sparsity: rank the groups within each layer, or over all layers.",
     )
     relative: bool = Field(
         default=True,
-        description="Divide each score by the layer's mean score, so that layers of other scales "
-        "can be ranked together.",
+        description="Divide each score by the layer's mean score, so that layers of different "
+        "scale can be ranked together.",
     )
     standardize: bool = Field(
         default=False,
-        description="Bring each layer's weights to mean 0 and deviation 1 before the norm.",
+        description="Standardize each layer's weights to mean 0 and standard deviation 1 before "
+        "computing norms.",
     )
     cutoff: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
-        description="Groups whose score is below this many times the mean score of the layer's "
-        "groups that are left go.",
+        description="Prune the groups whose score is below this many times the mean score of the "
+        "layer's remaining groups.",
     )
     until: Until = None
     finetune: Finetune = None

@@ -31,19 +31,19 @@ class Scored(Iterated):
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "rows"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of the weights that are zero afterwards, exactly."
+        default=None, description="Sparsity: the fraction of weights that are zero after the step."
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
-        description="For sparsity: rank the weights of each layer alone, or of all together.",
+        description="With sparsity: rank the weights within each layer, or over all layers.",
     )
     rows: Annotated[int, Field(ge=1)] = Field(
-        default=4096, description="Training rows that are looked at, at most."
+        default=4096, description="Maximum number of training samples to use."
     )
     cutoff: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
-        description="Remove weights whose score is below this many times the mean score of the "
-        "layer's weights that are left; the largest always stays.",
+        description="Prune the weights whose score is below this many times the mean score of "
+        "the layer's remaining weights; the largest is always kept.",
     )
     until: Until = None
     finetune: Finetune = None

@@ -23,7 +23,7 @@ from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
 
 
 class Dead(Step):
-    """Remove weights that do nothing: of units that no weight reads, or that no weight feeds."""
+    """Prune the weights of dead units, which no weight reads or no weight feeds."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias"}
@@ -53,8 +53,7 @@ class Dead(Step):
                 edited[tensor.name] = tensor.then(context.index, joint.edit(tensor), kinds)
             if joint is not None and any(t.name in edited for t in layer.tensors):
                 facts["layers"][layer.name] = joint.facts()
-        warnings = () if edited else (f"{self.title}: no unit is dead",)
-        return Outcome(model.with_tensors(edited), facts, skipped, warnings)
+        return Outcome(model.with_tensors(edited), facts, skipped)
 
 
 @dataclass

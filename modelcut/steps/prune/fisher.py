@@ -16,17 +16,17 @@ from modelcut.steps.prune._gradients import Gradients, Kind
 
 
 class Fisher(Gradients):
-    """Remove the weights of smallest w² · mean (∂L/∂w)²: the change of the loss to second order."""
+    """Prune the weights of smallest w² · mean (∂L/∂w)², the second-order change of the loss."""
 
     kind: ClassVar[Kind] = "square"
 
     rows: Annotated[int, Field(ge=1)] = Field(
-        default=1024, description="Training rows that are looked at, at most."
+        default=1024, description="Maximum number of training samples to use."
     )
     batch: Annotated[int, Field(ge=1)] = Field(
         default=1,
-        description="Rows whose mean loss is derived at a time; 1 gives the Fisher information, "
-        "more is faster and only near it.",
+        description="Batch size of the gradients; 1 gives the empirical Fisher information, "
+        "larger values are faster and approximate it.",
     )
 
     def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from modelcut.steps.prune._gradients import Gradients, Kind
 
 
 class Gradient(Gradients):
-    """Remove the weights whose loss gradient has the smallest mean magnitude |∂L/∂w|."""
+    """Prune the weights whose loss gradient has the smallest mean magnitude |∂L/∂w|."""
 
     kind: ClassVar[Kind] = "magnitude"
 

@@ -8,6 +8,6 @@ from modelcut.steps.prune._norms import Norms
 
 
 class L1(Norms):
-    """Zero whole filters or inputs whose mean magnitude is smallest; one a layer always stays."""
+    """Zero whole filters or inputs of smallest L1 norm; at least one per layer is kept."""
 
     order: ClassVar[int] = 1

@@ -8,6 +8,6 @@ from modelcut.steps.prune._norms import Norms
 
 
 class L2(Norms):
-    """Zero whole filters or inputs whose root mean square is smallest; one a layer always stays."""
+    """Zero whole filters or inputs of smallest L2 norm; at least one per layer is kept."""
 
     order: ClassVar[int] = 2

@@ -24,7 +24,7 @@ _TARGETS = ("sparsity", "threshold", "cutoff", "pattern")
 
 
 class Magnitude(Iterated):
-    """Remove the weights of smallest magnitude; zeros that are there already count."""
+    """Prune the weights of smallest magnitude; existing zeros count towards the sparsity."""
 
     strength: ClassVar[Strength] = Strength(
         "sparsity", SPARSITIES, instead=_TARGETS[1:], along={"scope": "layer"}
@@ -32,31 +32,32 @@ class Magnitude(Iterated):
     global_fields: ClassVar[frozenset[str]] = frozenset({"scope", "block"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of the weights that are zero afterwards, exactly."
+        default=None, description="Sparsity: the fraction of weights that are zero after the step."
     )
     threshold: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Remove weights whose magnitude is below this."
+        default=None, description="Prune the weights whose magnitude is below this threshold."
     )
     cutoff: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
-        description="Remove weights nearer to the layer's mean than this many standard deviations.",
+        description="Prune the weights within this many standard deviations of the layer's mean.",
     )
     scope: Literal["layer", "global"] = Field(
         default="layer",
-        description="For sparsity: a threshold for each layer, or one over all layers, which suits "
-        "networks whose layers are of like scale; where BatchNorm follows, it can empty a layer.",
+        description="With sparsity: one threshold for each layer, or one over all layers, which "
+        "suits networks whose layers have similar scale; where BatchNormalization follows, a "
+        "global threshold can empty a layer.",
     )
 
     pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] | None = Field(
         default=None,
-        description="n:m, such as 2:4: of every m neighbours along the input axis, the n largest "
-        "stay.",
+        description="n:m sparsity, such as 2:4: of every m neighbouring weights along the input "
+        "axis, the n largest are kept.",
     )
     block: tuple[Positive, Positive] | None = Field(
         default=None,
-        description="[rows, columns]: with sparsity, whole blocks of the (input, output) axes go, "
-        "those of smallest mean magnitude; the sparsity is then the fraction of the blocks. Blocks "
-        "over all inputs leave the network's outputs alone, unless include or overrides name the "
+        description="[rows, columns]: with sparsity, prune whole blocks of the (input, output) "
+        "axes, those of smallest mean magnitude; the sparsity is then the fraction of blocks. "
+        "Blocks over all inputs skip the network's outputs, unless include or overrides name the "
         "layer.",
     )
     until: Until = None

@@ -29,7 +29,7 @@ _MOST_INPUTS = 8192
 
 
 class Obs(Budgeted, TensorStep):
-    """Remove the weights that each layer misses least, and refit the others to make up for them."""
+    """Prune by the layer's output error to second order, and refit the remaining weights."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     refuses: ClassVar[dict[str, str]] = dict.fromkeys(CODED, "it moves the weights that stay")
@@ -37,15 +37,17 @@ class Obs(Budgeted, TensorStep):
     global_fields: ClassVar[frozenset[str]] = frozenset({"rows", "damp"})
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of each layer's weights that is zero afterwards, exactly."
+        default=None,
+        description="Sparsity: the fraction of each layer's weights that are zero after the step.",
     )
     rows: Annotated[int, Field(ge=1)] = Field(
-        default=1024, description="Training rows that are looked at, at most; no labels needed."
+        default=1024,
+        description="Maximum number of training samples to use; labels are not needed.",
     )
     damp: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.01,
-        description="Share of the Hessian's mean diagonal that is added to it; more trusts the "
-        "rows less.",
+        description="Damping: the fraction of the Hessian's mean diagonal that is added to its "
+        "diagonal.",
     )
 
     @property

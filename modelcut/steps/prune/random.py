@@ -16,12 +16,13 @@ from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 
 class Random(Budgeted, TensorStep):
-    """Remove weights at random, the baseline for any other method; zeros that are there count."""
+    """Prune random weights, a baseline; existing zeros count towards the sparsity."""
 
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES)
 
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Share of each layer's weights that is zero afterwards, exactly."
+        default=None,
+        description="Sparsity: the fraction of each layer's weights that are zero after the step.",
     )
 
     @property

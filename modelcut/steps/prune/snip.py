@@ -15,7 +15,7 @@ from modelcut.steps.prune._gradients import Gradients, Kind
 
 
 class Snip(Gradients):
-    """Remove the weights of smallest |w · mean ∂L/∂w|: connection sensitivity."""
+    """Prune the weights of smallest |w · mean ∂L/∂w|, the connection sensitivity."""
 
     kind: ClassVar[Kind] = "mean"
 

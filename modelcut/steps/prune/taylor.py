@@ -14,7 +14,7 @@ from modelcut.steps.prune._gradients import Gradients, Kind
 
 
 class Taylor(Gradients):
-    """Remove the weights of smallest mean |w · ∂L/∂w|, the change of the loss to first order."""
+    """Prune the weights of smallest mean |w · ∂L/∂w|, the first-order change of the loss."""
 
     kind: ClassVar[Kind] = "magnitude"
 

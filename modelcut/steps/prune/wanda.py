@@ -21,7 +21,7 @@ from modelcut.steps.strength import SPARSITIES, Strength
 
 
 class Wanda(Scored):
-    """Remove the weights of smallest |w| · ‖x‖, x being the input that the weight multiplies."""
+    """Prune the weights of smallest |w| · ‖x‖, x being the input that the weight multiplies."""
 
     strength: ClassVar[Strength] = Strength(
         "sparsity", SPARSITIES, instead=("cutoff",), along={"scope": "output"}
@@ -29,11 +29,13 @@ class Wanda(Scored):
 
     scope: Literal["output", "layer", "global"] = Field(  # type: ignore[assignment]
         default="output",
-        description="For sparsity: rank the weights of each output alone, of each layer, or of all "
-        "together. Of each output as many go, but for what does not divide.",
+        description="With sparsity: rank the weights within each output channel, within each "
+        "layer, or over all layers. Each output channel loses the same number of weights, up to "
+        "the remainder of the division.",
     )
     rows: Annotated[int, Field(ge=1)] = Field(
-        default=1024, description="Training rows that are looked at, at most; no labels needed."
+        default=1024,
+        description="Maximum number of training samples to use; labels are not needed.",
     )
 
     def statistics(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SUMMARY = "Store weights in fewer bits."
+SUMMARY = "Quantize weights to fewer bits."
 
 
 DEFAULT = "linear"

@@ -13,7 +13,7 @@ from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
 
 class Bfloat16(TensorStep):
-    """Round weights to bfloat16; they stay in a float32 dataset, which then deflates to half.
+    """Round weights to bfloat16, kept in a float32 dataset that compresses to half.
 
     HDF5 has no bfloat16, and Keras 2 reads none, so the dtype in the file does not change.
     """

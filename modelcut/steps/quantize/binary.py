@@ -20,7 +20,7 @@ _SAMPLE = 1 << 21
 
 
 class Binary(Budgeted, TensorStep):
-    """Keep the sign of each weight, and one scale a channel; or sums of several such bases.
+    """Binary weights: a sign and a scale, or a sum of several such bases.
 
     The scale is the mean magnitude, which leaves the least squared error. Pruned zeros stay zero.
     """
@@ -30,13 +30,13 @@ class Binary(Budgeted, TensorStep):
 
     bases: Annotated[int, Field(ge=1, le=5)] = Field(
         default=1,
-        description="Bits a weight: each is a sum of so many signed scales, fitted together by "
-        "least squares.",
+        description="Number of binary bases, and so of bits per weight: each weight is a sum of "
+        "this many signed scales, fitted jointly by least squares.",
     )
     per: Literal["tensor", "channel"] = Field(
         default="channel",
-        description="Scales for the whole tensor, or for each output channel; the latter are "
-        "rounded to 8 significant bits, by at most 0.4 %.",
+        description="One set of scales per tensor or per output channel; the latter are rounded "
+        "to 8 significant bits, by at most 0.4 %.",
     )
 
     @property

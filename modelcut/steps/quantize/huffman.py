@@ -21,7 +21,7 @@ _MANY = 1 << 12
 
 
 class Huffman(Budgeted, TensorStep):
-    """Share a few values among all weights, chosen by 1-D k-means; a Huffman code then packs them.
+    """Weight clustering (1-D k-means); indices are entropy-coded when written.
 
     Zeros of a pruned tensor keep a code of their own, besides the shared values. In `.h5` and
     `.keras` the codes are packed by deflate, whose own Huffman code does the rest.
@@ -34,23 +34,24 @@ class Huffman(Budgeted, TensorStep):
 
     bits: Annotated[int, Field(ge=1, le=8)] | None = Field(
         default=None,
-        description="2^bits shared values; 4 where values is not given either. Of a layer of more "
-        "than 4,096 different weights, 32 or fewer shared values are rounded to 8 significant "
-        "bits, by at most 0.4 %.",
+        description="Number of clusters as a power of two, 2^bits; 4 if values is not given "
+        "either. In layers with more than 4,096 distinct weights, 32 or fewer centroids are "
+        "rounded to 8 significant bits, by at most 0.4 %.",
     )
     values: Annotated[int, Field(ge=2, le=256)] | None = Field(
-        default=None, description="How many shared values, 2 to 256, instead of bits."
+        default=None, description="Number of clusters, 2 to 256, instead of bits."
     )
     start: _kmeans.Start = Field(
         default="optimum",
-        description="Where clustering begins: the optimum of a coarser picture, evenly over the "
-        "range, evenly over the weights, or by k-means++. A layer of few different weights gets "
-        "the true optimum, whatever the start.",
+        description="Initialization of k-means: the optimum of a coarser histogram, linearly "
+        "over the range, by density (quantiles), or k-means++. A layer with few distinct weights "
+        "gets the exact optimum in any case.",
     )
     entropy_weight: Annotated[float, Field(ge=0)] = Field(
         default=0.0,
-        description="Trades error for bits: one bit is worth this share of the layer's mean "
-        "square. 0: plain clustering; 0.01 to 0.1 are usual.",
+        description="Penalty on the entropy of the indices: the squared error that one bit is "
+        "traded for, as a fraction of the layer's mean square. 0: plain k-means; 0.01 to 0.1 are "
+        "usual.",
     )
 
     @property

@@ -20,7 +20,7 @@ _ROUNDS = 3
 
 
 class Ternary(TensorStep):
-    """Set small weights to zero and the others to plus or minus a scale, by least squares.
+    """Ternary weights: −scale, 0 or +scale, with the threshold of least squared error.
 
     Pruned zeros stay zero.
     """
@@ -30,8 +30,8 @@ class Ternary(TensorStep):
 
     per: Literal["tensor", "channel"] = Field(
         default="channel",
-        description="One scale and threshold for the whole tensor, or for each output channel; "
-        "scales of channels are rounded to 8 significant bits, by at most 0.4 %.",
+        description="One scale and threshold per tensor or per output channel; scales of "
+        "channels are rounded to 8 significant bits, by at most 0.4 %.",
     )
 
     @property

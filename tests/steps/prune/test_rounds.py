@@ -290,8 +290,8 @@ def test_the_report_shows_each_round():
     found = _rounds({"step": 1, "title": "prune: magnitude", "facts": facts})
     assert [tuple(row) for row in found.rows] == [
         ("before", "", "0.9500", ""),
-        ("1", "1,000", "0.9000", "held"),
-        ("2", "800", "0.8000", "too much"),
+        ("1", "1,000", "0.9000", "within budget"),
+        ("2", "800", "0.8000", "exceeded"),
     ]
     unjudged = {"rounds": [{"nonzeros": {"a": 1234}}], "ended": "stable"}
     plain = _rounds({"step": 1, "title": "prune: taylor", "facts": unjudged})

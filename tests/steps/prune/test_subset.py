@@ -33,11 +33,13 @@ def test_it_beats_the_greedy_surgeon_and_magnitude_with_a_refit(d, outputs, seed
         gone = select(weights, hessian, share)
         assert gone.sum() == round(share * weights.size)
         ours = error(inputs, weights, fit(weights, hessian, gone))
-        assert ours <= error(inputs, weights, refitted(weights, hessian, mask)) * (1 + 1e-9)
+        plain = error(inputs, weights, refitted(weights, hessian, mask))
         smallest = refitted(weights, hessian, magnitude(weights, share))
-        assert ours < 0.9 * error(inputs, weights, smallest)
-        fast = choose(weights, hessian, share)
-        assert ours < error(inputs, weights, refit(weights, hessian, fast))
+        fast = refit(weights, hessian, choose(weights, hessian, share))
+        others = [error(inputs, weights, smallest), error(inputs, weights, fast)]
+        assert ours <= min(plain, *others) * (1 + 1e-9)
+        if outputs > 1:  # of a single output, all may find the best mask
+            assert ours < 0.9 * min(others)
 
 
 def test_exchanges_alone_beat_the_greedy_surgeon(monkeypatch):

@@ -1,0 +1,121 @@
+"""The process that does the work, and the one that waits for it and tells how it ended.
+
+HDF5, BLAS and TensorFlow are C and C++ that may end a process in ways that no `except` sees: here
+that is one line and an exit code, and what the process had begun to write is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from modelcut.errors import ExitCode
+
+_PDEATHSIG = 1
+_CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")
+
+
+def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: list[str]) -> int:
+    """Does the work in a child of this process.
+
+    Args:
+        work: gives the exit code; what ends it otherwise is told here.
+        say: prints one line, and gives the code that it was told.
+        arguments: of the command, where outputs are named.
+
+    Returns:
+        The exit code; in the child too, which is to end with it.
+    """
+    told, tell = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        os.close(told)
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)  # a terminal's signals come by way of the parent, once
+        _die_with(parent)
+        code = work()
+        with contextlib.suppress(OSError):
+            os.write(tell, bytes([code]))
+        return code
+    os.close(tell)
+    sent = _forward(child)
+    _, status = os.waitpid(child, 0)
+    known = os.read(told, 1)
+    os.close(told)
+    if known:
+        return known[0]
+    code = os.waitstatus_to_exitcode(status)
+    if sent and code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        return code
+    _remove_scratch(child, arguments)
+    return say(*_ending(code))
+
+
+def _forward(child: int) -> list[int]:
+    """Sends the child what this process is sent; gives the list that this is noted in."""
+    sent: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        del frame
+        sent.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    def pause(number: int, frame: Any) -> None:
+        del number, frame
+        os.kill(child, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(child, signal.SIGCONT)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    signal.signal(signal.SIGTSTP, pause)
+    return sent
+
+
+def _die_with(parent: int) -> None:
+    """Has the kernel kill this process when its parent is killed."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ending(code: int) -> tuple[str, int]:
+    """What to tell of a process that did not say how it ended, and the exit code for it."""
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    if code == -signal.SIGXCPU:
+        return "ran out of CPU time (ulimit -t)", ExitCode.RESOURCES
+    if code == -signal.SIGKILL:
+        return "was killed (SIGKILL), most likely for want of memory", ExitCode.RESOURCES
+    how = f"crashed ({name})" if code < 0 else f"was ended by a library (code {code})"
+    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    if any(resource.getrlimit(one)[0] != resource.RLIM_INFINITY for one in limits):
+        return f"{how}, most likely by the limit on memory (ulimit -v)", ExitCode.RESOURCES
+    if code < 0 and name in _CRASHES:
+        return (
+            f"{how} in a library (TensorFlow, HDF5): the file is damaged, or the library cannot "
+            "run such a network (MODELCUT_TRACEBACK=1 shows more)",
+            ExitCode.USAGE,
+        )
+    return how, ExitCode.MISTAKE
+
+
+def _remove_scratch(process: int, arguments: list[str]) -> None:
+    """Removes what a process has begun to write beside the files that its arguments name."""
+    from modelcut.job.outputs import remove_scratch
+
+    folders = {os.path.dirname(word.rpartition("=")[2]) or "." for word in arguments}
+    for folder in folders:
+        remove_scratch(folder, lambda owner: owner == process)

@@ -1,0 +1,46 @@
+"""The recipes for any network run on any network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from toys import MODELS
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+GENERIC = ["cutoff", "deep-compression", "half", "int8", "prune", "small"]
+
+
+@pytest.mark.parametrize("model", ["keras3_sequential.h5", "keras3_cnn.keras"])
+@pytest.mark.parametrize("name", GENERIC)
+def test_recipes_for_any_network(name, model, tmp_path, modelcut):
+    """Their gates need data; their steps must not."""
+    steps = (RECIPES / f"{name}.yaml").read_text().partition("\ngates:")[0]
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(steps)
+    output = tmp_path / f"o{Path(model).suffix}"
+    said = modelcut("run", MODELS / model, "-r", recipe, "-o", output, "-q")
+    assert said.code == 0, said
+
+
+@pytest.mark.parametrize("mark", ["", "?"])
+def test_a_pattern_that_may_match_nothing(mark, tmp_path, modelcut):
+    said = modelcut(
+        "prune", MODELS / "keras3_sequential.h5", "--sparsity", "0.5", "-q",
+        "--exclude", f"class:LSTM{mark}", "-o", tmp_path / "o.h5",
+    )  # fmt: skip
+    assert said.code == (0 if mark else 2), said
+    assert mark or "'class:LSTM' matches no layer" in said.err
+
+
+def test_an_optional_pattern_still_matches(tmp_path, modelcut):
+    found = []
+    for mark in ("", "?"):
+        output = tmp_path / f"o{len(mark)}.keras"
+        said = modelcut(
+            "prune", MODELS / "keras3_cnn.keras", "--sparsity", "0.5", "-q", "--no-report",
+            "--include", f"class:Conv2D{mark}", "-o", output,
+        )  # fmt: skip
+        assert said.code == 0, said
+        found.append(output.stat().st_size)
+    assert found[0] <= found[1] <= found[0] + 8  # the recipe is kept in the file

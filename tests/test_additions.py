@@ -122,12 +122,12 @@ FORM = '''
 
 
 def render(report):
-    sizes = report["sizes"]
-    return f"{sizes['before']['bytes']} -> {sizes['after']['nonzeros']}"
+    sizes = report.sizes
+    return f"{sizes.before.totals.bytes} -> {sizes.after.totals.nonzeros}"
 '''
 
 GATE = """
-    min_parameters: Positive | None = _gate("sizes.after.parameters", "Least parameters.")
+    min_parameters: Positive | None = _gate("sizes.after.totals.parameters", "Least parameters.")
 """
 
 ADDED = {
@@ -149,6 +149,7 @@ from toy_runtime import toy_runtime
 from modelcut import report, steps
 from modelcut.cli import main
 from modelcut.formats import registry
+from modelcut.job.inspect import look
 from modelcut.steps.base import Context
 
 MODEL = sys.argv[1]
@@ -182,7 +183,7 @@ made = json.loads(Path("b.report.json").read_text())
 found["counted"] = next(
     tensor["after"] for layer in made["layers"] for tensor in layer["tensors"] if tensor["changes"]
 )
-found["line"] = report.render(made, "line")
+found["line"] = report.render(look(Path("c.h5"))[1], "line")
 print(json.dumps(found))
 """
 

@@ -211,7 +211,7 @@ def test_it_works_or_is_refused(name, output, said, tmp_path, modelcut, here):
         return
     report = convert(source, out)
     files = [p for p in out.rglob("*") if p.is_file()] if out.is_dir() else [out]
-    assert report["output"]["bytes"] == sum(path.stat().st_size for path in files)
+    assert report.output.bytes == sum(path.stat().st_size for path in files)
     if said == "LiteRT":
         inputs, expected = record(name)
         found = by_litert(out, inputs)

@@ -187,7 +187,7 @@ def _check_promise(deferred: Deferred, encoding: Encoding) -> None:
         promised, found = (", ".join(kinds) for kinds in (deferred.kinds, encoding.kinds))
         raise InternalError(
             f"the encoding is of the kinds ({found}), and the step promised ({promised})",
-            "this is a mistake of modelcut: please report it with the recipe",
+            "internal error of modelcut: please report it with the recipe",
         )
 
 

@@ -126,7 +126,8 @@ def plain_file(model: Model) -> Iterator[tuple[Path, str]]:
             the file is needed.
     """
     kind = module(model.origin.container or model.origin.format)
-    if not getattr(kind, "PACKED", False):
+    whole = model.origin.path.is_dir() == is_folder(kind)  # else it lies unzipped in a folder
+    if whole and not model.origin.rewritten and not getattr(kind, "PACKED", False):
         yield model.origin.path, engine_suffix(kind)
         return
     if (unpacked := getattr(kind, "unpacked", None)) is not None:
@@ -173,6 +174,8 @@ def for_output(path: Path, model: Model) -> Format:
         if suffix in own:
             candidate = module(name)
             final = getattr(module(model.origin.format), "FINAL", "")
+            if is_folder(candidate) and path.is_dir() and module("keras_zip").sniff(path):
+                raise UsageError(f"{path}: is an unzipped .keras model", "name a .keras file")
             if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
 from modelcut.job.request import Trust
+from modelcut.model.encoding import Fixed
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report.schema import Evaluation
@@ -79,7 +80,15 @@ def network_of(
             custom_objects=own_objects(trust),
             signature=None if without else recipe.head.data.signature,
             name=str(path),
+            hint=_without_running(model),
         )
+
+
+def _without_running(model: Model) -> str:
+    """What can be done with a model that its engine cannot load."""
+    kept = any(isinstance(tensor.encoding, Fixed) for tensor in model.tensors)
+    what = "pack it" if kept else "prune, quantize and factorize it"
+    return f"modelcut can still {what}; leave out --test"
 
 
 def evaluate(

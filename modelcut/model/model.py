@@ -267,6 +267,7 @@ class Origin:
         training: the training configuration as text, where it is not part of the architecture.
         provenance: what an earlier modelcut wrote into the file; empty for none.
         layout: the format's own knowledge, for its writer only.
+        rewritten: the model is not as the file has it, so that an engine must be given a copy.
     """
 
     path: Path
@@ -282,6 +283,7 @@ class Origin:
     layout: Any = None
     container: str = ""
     configuration: str = ""
+    rewritten: bool = False
 
 
 @dataclass(frozen=True)

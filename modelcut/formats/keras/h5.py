@@ -3,7 +3,7 @@
 A legacy file has the architecture in the attribute `model_config` and, in `model_weights`, a group
 a layer whose attribute `weight_names` lists its weights in the order in which Keras loads them
 (keras/src/legacy/saving/legacy_h5_format.py). Bare weights are the same without the architecture,
-or Keras 3's weight store (`_store`).
+or Keras 3's weight store (`_store`), perhaps in shards (`_shards`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from modelcut.formats.keras import (
     hdf5_values,
     keras_zip,
     portable,
+    shards,
     store,
+    tfmot,
     tree,
 )
 from modelcut.graph.architecture import Architecture, Dialect, dialect_of
-from modelcut.model.encoding import Encoding
+from modelcut.graph.keras.saved_order import fitting
+from modelcut.model.encoding import Encoding, Fixed
 from modelcut.model.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
 
@@ -61,9 +64,11 @@ class Layout:
 
 
 def sniff(path: Path) -> bool:
-    """HDF5 begins with its signature, at 0 or at 512 · 2^n behind a user block."""
+    """HDF5 begins with its signature, at 0 or at 512 · 2^n behind a user block; or its shards."""
     if not path.is_file():
         return False
+    if shards.sniff(path):
+        return True
     with path.open("rb") as file:
         offset = 0
         while offset <= 1 << 16:
@@ -79,8 +84,9 @@ def sniff(path: Path) -> bool:
 
 def read(path: Path) -> Model:
     """Reads a file; see `Format`."""
-    where = str(path)
-    return _damaged_or(hdf5_file.open_file(str(path), where), path)
+    if shards.sniff(path):
+        return _damaged_or(shards.open_file(path), path)
+    return _damaged_or(hdf5_file.open_file(str(path), str(path)), path)
 
 
 def _damaged_or(file: h5py.File, path: Path) -> Model:
@@ -93,12 +99,13 @@ def _damaged_or(file: h5py.File, path: Path) -> Model:
 def _read(file: h5py.File, path: Path, where: str) -> Model:
     version = hdf5_file.text(file.attrs.get("keras_version"))
     config = file.attrs.get("model_config")
-    architecture = None
+    architecture, stripped = None, tfmot.Stripped("")
     if config is not None:
         text = hdf5_file.text(config)
         if text is None:
             raise InputError(f"{where}: the attribute model_config is no text")
-        architecture = Architecture.parse(text, version, where)
+        stripped = tfmot.strip(text, where)
+        architecture = Architecture.parse(stripped.text, version, where)
     elif "model_weights" in file:
         raise InputError(
             f"{where}: has no model_config, the architecture of the network",
@@ -114,7 +121,7 @@ def _read(file: h5py.File, path: Path, where: str) -> Model:
         if not isinstance(root, h5py.Group):
             raise InputError(f"{where}: model_weights is no group")
         version = version or hdf5_file.text(root.attrs.get("keras_version"))
-        groups, layers = _read_legacy(root, architecture, where)
+        groups, layers = _read_legacy(root, architecture, stripped, where)
         dialect = architecture.dialect if architecture else dialect_of(version)
     encodings, warnings = hdf5_file.get_encodings(file, where)
     with_encodings, more = formats_weights.with_encodings(layers, encodings)
@@ -127,14 +134,17 @@ def _read(file: h5py.File, path: Path, where: str) -> Model:
             path=path,
             format=NAME,
             dialect=dialect.value,
-            writer=f"Keras {version or '1 or 2'}",
+            writer=f"Keras {version or (store.writer(file) if groups is None else '1 or 2')}",
             weights_only=architecture is None,
             dropped=dropped,
             optimizer_bytes=stored,
-            warnings=(*warnings, *more),
+            warnings=(*stripped.warnings, *warnings, *more, *formats_weights.unloadable(layers)),
             training=hdf5_file.text(file.attrs.get("training_config")) or "",
             provenance=_provenance(file, where),
-            layout=Layout(file, weights, groups, architecture, store.tensors_of(layers)),
+            layout=None
+            if stripped.names
+            else Layout(file, weights, groups, architecture, store.tensors_of(layers)),
+            rewritten=bool(stripped.names),
         ),
     )
 
@@ -154,7 +164,7 @@ Groups = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
 def _read_legacy(
-    root: h5py.Group, architecture: Architecture | None, where: str
+    root: h5py.Group, architecture: Architecture | None, stripped: tfmot.Stripped, where: str
 ) -> tuple[Groups, list[Layer]]:
     names = hdf5_file.text_list(root, "layer_names", where)
     if names is None:
@@ -174,6 +184,8 @@ def _read_legacy(
             raise InputError(f"{where}: layer {printable(name)!r} has no weight_names")
         parts = []
         for weight in weight_names:
+            if not stripped.weight(weight):
+                continue
             found = hdf5_file.dataset(group, weight, where)
             key = "/".join(part for part in (prefix, name, weight) if part)
             dtype = hdf5_values.dtype_of(found)
@@ -181,13 +193,13 @@ def _read_legacy(
                 weight, key, found.shape, dtype, hdf5_values.source(found, where)
             )
             parts.append(one)
-        stored[name] = parts
+        own = stripped.names.get(name, name)
+        if own or parts:
+            stored[own or name] = parts
         groups.append((name, tuple((one.name, one.key) for one in parts)))
     if architecture is None:
         layers = [
-            formats_weights.make_layer(
-                (name,), "", None, [(formats_weights.guess(one), one) for one in parts]
-            )
+            formats_weights.make_layer((name,), "", None, formats_weights.guessed(name, parts))
             for name, parts in stored.items()
         ]
         return tuple(groups), layers
@@ -375,9 +387,18 @@ def _positional(leaves: list[Layer]) -> list[Tensor]:
     still: list[Tensor] = []
     for layer in leaves:
         frozen = layer.config.get("trainable") is False
+        untrained = _untrained(layer)
         for tensor in layer.tensors:
-            (still if frozen or tensor.kind == "state" else trained).append(tensor)
+            (still if frozen or tensor.role in untrained else trained).append(tensor)
     return [*trained, *still]
+
+
+def _untrained(layer: Layer) -> set[str]:
+    """Roles that Keras does not train: states, and what its quantization or LoRA froze."""
+    if layer.node and any(isinstance(tensor.encoding, Fixed) for tensor in layer.tensors):
+        roles = [tensor.role for tensor in layer.tensors]
+        return {slot.spec.role for slot in fitting(layer.node, roles) if slot.frozen}
+    return {tensor.role for tensor in layer.tensors if tensor.kind == "state"}
 
 
 def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:

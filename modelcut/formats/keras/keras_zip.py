@@ -1,4 +1,4 @@
-"""Keras `.keras`: a zip of config.json, metadata.json and model.weights.h5.
+"""Keras `.keras`: a zip of config.json, metadata.json and model.weights.h5; or these in a folder.
 
 Written by Keras 3, and by Keras 2 from 2.12 on, with the weights in a store (`_store`).
 """
@@ -21,9 +21,11 @@ from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions, Written
-from modelcut.formats.keras import compiled, hdf5_file, portable, store
+from modelcut.formats.keras import compiled, hdf5_file, portable, store, tfmot
 from modelcut.formats.keras import tree as keras_tree
+from modelcut.formats.keras.keras_folder import Folder
 from modelcut.graph.architecture import Architecture, Dialect, dialect_of, is_own_class
+from modelcut.graph.keras import operations
 from modelcut.graph.keras.calls import is_functional
 from modelcut.graph.node import Node
 from modelcut.model.model import Model, Origin, Tensor
@@ -44,20 +46,23 @@ class Layout:
 
     Attributes:
         archive: open for reading.
-        file: its weights, open for reading.
+        file: its weights, open for reading; None where wrappers were taken off, so that they are
+            written anew.
         metadata: parsed metadata.json.
         architecture, tensors: as read; there is no architecture of a class of the author's own.
     """
 
-    archive: zipfile.ZipFile
-    file: h5py.File
+    archive: zipfile.ZipFile | Folder
+    file: h5py.File | None
     metadata: dict[str, Any]
     architecture: Architecture | None
     tensors: tuple[Tensor, ...]
 
 
 def sniff(path: Path) -> bool:
-    """A zip with a config.json; a folder is none."""
+    """A zip, or a folder with config.json and the weights."""
+    if path.is_dir():
+        return all((path / name).is_file() for name in (_CONFIG, _WEIGHTS))
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -69,6 +74,8 @@ def read(path: Path) -> Model:
     """Reads an archive; see `Format`."""
     where = str(path)
     try:
+        if path.is_dir():
+            return _read_folder(path)
         archive = zipfile.ZipFile(path)
         _check_members(archive, where)
         file = hdf5_file.open_file(_seekable(archive, where), f"{where}: {_WEIGHTS}")
@@ -79,20 +86,29 @@ def read(path: Path) -> Model:
         raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
 
 
-def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
+def _read_folder(path: Path) -> Model:
+    folder = Folder(path)
+    if not (path / _METADATA).is_file():
+        raise InputError(f"{path}: has no {_METADATA}", "it is no .keras model, or is cut short")
+    return _read(folder, hdf5_file.open_file(str(path / _WEIGHTS), f"{path}: {_WEIGHTS}"), path)
+
+
+def _read(archive: zipfile.ZipFile | Folder, file: h5py.File, path: Path) -> Model:
     where = str(path)
     config = _text(archive, _CONFIG, where)
     metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
     metadata = metadata if isinstance(metadata, dict) else {}
     version = metadata.get("keras_version")
     version = version if isinstance(version, str) else None
+    stripped = tfmot.strip(config, where)
     architecture = None
     if own := is_own_class(load_json(config, where=where, what="model configuration")):
         layers = store.of_own_class(file, where)
-        dialect = dialect_of(version)
+        dialect = dialect_of(version or "3")
     else:
-        architecture = Architecture.parse(config, version, where)
-        layers = store.read(file, architecture, where)
+        rename = tfmot.store_names(config, stripped, version, where)
+        architecture = Architecture.parse(stripped.text, version, where)
+        layers = store.read(file, architecture, where, rename)
         dialect = architecture.dialect
     encodings, warnings = hdf5_file.get_encodings(file, where)
     found, more = formats_weights.with_encodings(layers, encodings)
@@ -109,9 +125,16 @@ def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
             configuration=config if own else "",
             dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
             optimizer_bytes=stored,
-            warnings=(*warnings, *more),
+            warnings=(*stripped.warnings, *warnings, *more, *formats_weights.unloadable(layers)),
             provenance=provenance if isinstance(provenance, dict) else {},
-            layout=Layout(archive, file, metadata, architecture, store.tensors_of(layers)),
+            layout=Layout(
+                archive,
+                None if stripped.names else file,
+                metadata,
+                architecture,
+                store.tensors_of(layers),
+            ),
+            rewritten=bool(stripped.names),
         ),
     )
 
@@ -138,7 +161,7 @@ def _check_members(archive: zipfile.ZipFile, where: str) -> None:
             raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is cut short")
 
 
-def _text(archive: zipfile.ZipFile, name: str, where: str) -> str:
+def _text(archive: zipfile.ZipFile | Folder, name: str, where: str) -> str:
     if archive.getinfo(name).file_size > MAX_JSON_BYTES:
         raise InputError(f"{where}: {name} is larger than {MAX_JSON_BYTES >> 20} MiB")
     with archive.open(name) as file:
@@ -228,7 +251,7 @@ def refusal(model: Model) -> str:
     return portable.into_keras(model)
 
 
-def archive_of(model: Model) -> zipfile.ZipFile | None:
+def archive_of(model: Model) -> zipfile.ZipFile | Folder | None:
     """The archive that a model was read from, with what lies in it beside the weights, or None."""
     return model.origin.layout.archive if isinstance(model.origin.layout, Layout) else None
 
@@ -259,14 +282,15 @@ def write(model: Model, path: Path, options: WriteOptions) -> Written:
 
 def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Written:
     layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
-    if layout is None and options.keep_optimizer and model.origin.dropped:
+    old = layout.file if layout else None
+    if old is None and options.keep_optimizer and model.origin.dropped:
         raise UsageError(
             f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to "
             ".keras",
             "leave the option out",
         )
     with hdf5_file.create_file(weights) as new:
-        stored, encodings = store.write(model, layout.file if layout else None, new, options)
+        stored, encodings = store.write(model, old, new, options)
     return Written(stored, encodings, () if options.keep_optimizer else model.origin.dropped)
 
 
@@ -326,7 +350,7 @@ def _config_text(model: Model, layout: Layout | None) -> str:
     if layout is not None:
         return model.architecture.text
     # A legacy .h5 says less of the model as a whole, and keeps how to train it elsewhere.
-    root = dict(model.architecture.root)
+    root = operations.with_modules(dict(model.architecture.root))
     if "module" not in root and model.architecture.dialect is Dialect.KERAS3:
         functional = is_functional(root)
         root["module"] = "keras.src.models.functional" if functional else "keras"

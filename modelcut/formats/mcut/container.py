@@ -60,7 +60,7 @@ from modelcut.formats.base import Hollow, Packable, WriteOptions, Written
 from modelcut.formats.mcut import payload as mcut_payload
 from modelcut.formats.mcut.coding import CodingError, raw
 from modelcut.formats.mcut.coding.bits import Reader, varint
-from modelcut.model.encoding import Dense, Encoding
+from modelcut.model.encoding import Dense, Encoding, Fixed
 from modelcut.model.model import Model, Source, Tensor
 
 NAME = "mcut"
@@ -324,4 +324,6 @@ def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads
         encoding = sound(mcut_payload.encoding_of(record, payload, tensor.size))
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
         raise told(error) from None
+    if isinstance(tensor.encoding, Fixed) and encoding.kinds == ("dense",):
+        encoding = tensor.encoding
     return replace(tensor, source=Source(read), encoding=encoding)

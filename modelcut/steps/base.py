@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
@@ -96,6 +96,7 @@ class Step(BaseModel, ABC):
         aims: kinds of tensors that it aims at unless `include` names roles.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         absent: fields that it lacks on purpose, each with what to do instead.
+        aliases: former names of fields, which are still taken, each with the name of today.
         leaves: kinds of encodings that it leaves on its targets.
     """
 
@@ -107,6 +108,7 @@ class Step(BaseModel, ABC):
     aims: ClassVar[frozenset[str]] = TARGET_KINDS
     refuses: ClassVar[Mapping[str, str]] = {}
     absent: ClassVar[Mapping[str, str]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     include: list[str] = Field(
         default_factory=list,
@@ -126,6 +128,28 @@ class Step(BaseModel, ABC):
         above, _, family = package.rpartition(".")
         if above == __package__:
             cls.family, cls.method = family, method
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_todays_names(cls, data: Any) -> Any:
+        """Fields by their names of today, those of `overrides` too."""
+        if not (cls.aliases and isinstance(data, dict)):
+            return data
+        fields = cls._renamed(data)
+        inner = fields.get("overrides")
+        if isinstance(inner, dict):
+            fields["overrides"] = {
+                pattern: cls._renamed(own) if isinstance(own, dict) else own
+                for pattern, own in inner.items()
+            }
+        return fields
+
+    @classmethod
+    def _renamed(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        for old, new in cls.aliases.items():
+            if old in fields and new in fields:
+                raise ValueError(f"{old} is a former name of {new}: give only one of them")
+        return {cls.aliases.get(name, name): value for name, value in fields.items()}
 
     @property
     def title(self) -> str:

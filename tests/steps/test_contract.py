@@ -56,7 +56,7 @@ SETTINGS = {
         {"cutoff": 0.3, "until": "stable"},
     ],
     "prune: taylor": [
-        {"sparsity": 0.6, "batch": 7, "rows": 30},
+        {"sparsity": 0.6, "batch_size": 7, "rows": 30},
         {
             "cutoff": 0.3,
             "until": "stable",
@@ -82,7 +82,7 @@ SETTINGS = {
         {"scales": "exact", "bits": 3, "symmetric": False, "range": "mse"},
     ],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
-    "quantize: huffman": [
+    "quantize: cluster": [
         {},
         {"bits": 2, "start": "density"},
         {"values": 5, "start": "kmeans++"},

@@ -1,4 +1,4 @@
-"""Weight sharing by clustering, for a Huffman code (Han et al. 2016, section 3)."""
+"""Weight sharing: 1-D k-means over each tensor's weights (Han et al. 2016, section 3)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _FEW = 32
 _MANY = 1 << 12
 
 
-class Huffman(Budgeted, TensorStep):
+class Cluster(Budgeted, TensorStep):
     """Weight clustering (1-D k-means); indices are entropy-coded when written.
 
-    Zeros of a pruned tensor keep a code of their own, besides the shared values. In `.h5` and
-    `.keras` the codes are packed by deflate, whose own Huffman code does the rest.
+    Zeros of a pruned tensor keep an index of their own, besides those of the centroids. Entropy
+    coding happens when the model is written: by deflate in `.h5` and `.keras`, by Huffman or range
+    coding of the indices in `.mcut`.
     """
 
     strength: ClassVar[Strength] = Strength(

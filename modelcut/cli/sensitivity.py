@@ -82,9 +82,6 @@ def sensitivity(**values: Any) -> None:
     if values.get("settings") and len(wanted) > 1:
         raise UsageError("--settings: of which method?", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
-    for step in made:
-        if "train" in step.needs and not values.get("train"):
-            raise UsageError(f"{step.title}: needs training data", "add --train FILE.csv")
     from modelcut.job import sensitivity
     from modelcut.job.request import Trust
     from modelcut.report import profile, render, terminal

@@ -275,7 +275,7 @@ def schema() -> dict[str, Any]:
             definitions.update(part.pop("$defs", {}))
             part["title"] = f"{family}: {method}"
             names = [method, *(old for old, new in steps.aliases(family).items() if new == method)]
-            named = {"const": method} if len(names) == 1 else {"enum": names}
+            named: dict[str, Any] = {"const": method} if len(names) == 1 else {"enum": names}
             named["description"] = "The method of this step."
             part["properties"] = {family: named, **part.get("properties", {})}
             for old, new in cls.aliases.items():

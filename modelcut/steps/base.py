@@ -10,7 +10,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +23,11 @@ if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
     from modelcut.runtime import Keeper, Runtime
 from modelcut.steps.select import matches, matches_any, optional, suggest
+
+Need = Literal["graph", "train", "validation", "loop"]
+"""The architecture; training data; validation data, for a search; a training loop."""
+
+T = TypeVar("T")
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
@@ -62,11 +67,23 @@ class Context:
         Raises:
             UsageError: there is none.
         """
-        if self.runtime is None:
-            raise UsageError(
-                f"step {self.index + 1}, {title}: needs training data", "add --train FILE.csv"
-            )
-        return self.runtime
+        return with_training_data(self.runtime, self.index, title)
+
+
+def with_training_data(given: T | None, index: int, title: str) -> T:
+    """What was given for a step that cannot do without training data.
+
+    Args:
+        given: the training data, or what runs the network on it; None: nothing.
+        index: number of the step in the recipe, from 0.
+        title: of the step.
+
+    Raises:
+        UsageError: nothing was given.
+    """
+    if given is None:
+        raise UsageError(f"step {index + 1}, {title}: needs training data", "add --train FILE.csv")
+    return given
 
 
 @dataclass(frozen=True)
@@ -92,8 +109,8 @@ class Step(BaseModel, ABC):
 
     Class attributes:
         family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
-        needs: subset of {"graph", "engine", "train", "loop"}; "loop": it trains step by step.
         aims: kinds of tensors that it aims at unless `include` names roles.
+        resumable: its training can be kept in a checkpoint and resumed.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         absent: fields that it lacks on purpose, each with what to do instead.
         aliases: former names of fields, which are still taken, each with the name of today.
@@ -104,8 +121,8 @@ class Step(BaseModel, ABC):
 
     family: ClassVar[str]
     method: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
     aims: ClassVar[frozenset[str]] = TARGET_KINDS
+    resumable: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {}
     absent: ClassVar[Mapping[str, str]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}
@@ -157,9 +174,9 @@ class Step(BaseModel, ABC):
         return f"{self.family}: {self.method}"
 
     @property
-    def wants(self) -> frozenset[str]:
-        """What it needs with its settings: `needs`, and "validation" where it searches."""
-        return self.needs
+    def needs(self) -> frozenset[Need]:
+        """What it needs besides the weights, with its settings."""
+        return frozenset()
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -62,7 +62,15 @@ def test_what_it_says_is_what_pruning_that_layer_gives(modelcut, tmp_path):
 
 def test_as_tables(modelcut):
     said = modelcut(
-        "sensitivity", MODEL, "--validate", TEST, *SCALE, "--method", "svd", "--settings", "[1, 0.5]"
+        "sensitivity",
+        MODEL,
+        "--validate",
+        TEST,
+        *SCALE,
+        "--method",
+        "svd",
+        "--settings",
+        "[1, 0.5]",
     )
     assert said.code == 0
     (conv,) = [line for line in said.out.splitlines() if line.strip().startswith("dense1")]

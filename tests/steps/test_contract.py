@@ -139,6 +139,26 @@ def test_every_method_can_be_searched_or_says_why_not(family, method):
             assert issubclass(steps.find(family, name), Budgeted)
 
 
+NEEDS = {
+    **dict.fromkeys(("taylor", "snip", "fisher", "gradient", "wanda", "obs"), {"train"}),
+    "dead": {"graph"},
+    "svd": {"graph"},
+    "straight_through": {"train", "loop"},
+}
+BUDGET = {"max_accuracy_drop": 0.1}
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
+    step = steps.find(family, method)(**settings)
+    expected = set(NEEDS.get(method, ()))
+    expected |= {"validation"} if "budget" in settings else set()
+    expected |= {"train", "loop"} if "finetune" in settings else set()
+    assert step.needs == expected
+    if isinstance(step, Budgeted) and "until" not in settings:
+        assert type(step)(budget=BUDGET).needs == expected | {"validation"}
+
+
 def tried(cls):
     """The method at each setting of its ladder, which must be settings that it takes."""
     for setting in cls.strength.ladder:

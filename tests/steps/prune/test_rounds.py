@@ -184,7 +184,7 @@ def test_all_of_them_train_on_between_rounds_and_hold_a_budget(criterion, fields
         until="stable", finetune=tune, budget=budget, rounds=4, **fields
     )
     assert not step.searched
-    assert {"train", "validation", "loop"} <= step.wants
+    assert {"train", "validation", "loop"} <= step.needs
     outcome = step.apply(model, Context(index=1, runtime=runtime))
     facts = outcome.facts
     assert facts["before"]["accuracy"] == before

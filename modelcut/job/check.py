@@ -15,6 +15,7 @@ from modelcut.job.request import Job, Trust
 from modelcut.model import cost
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
+from modelcut.steps.base import with_training_data
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,9 @@ def check_needs(
         UsageError: with what to add.
     """
     for index, step in enumerate(recipe.steps):
-        if "train" in step.wants and train is None:
-            raise UsageError(
-                f"step {index + 1}, {step.title}: needs training data", "add --train FILE.csv"
-            )
-        if "validation" not in step.wants:
+        if "train" in step.needs:
+            with_training_data(train, index, step.title)
+        if "validation" not in step.needs:
             continue
         if train is None and validate is None:
             raise UsageError(

@@ -54,7 +54,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             team.finish()
             return Worker(team.worker, team.workers)
         evaluator = None
-        costly = any(step.wants for step in job.recipe.steps)
+        costly = any(step.needs for step in job.recipe.steps)
         if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
             # A gate that nothing can judge, and labels that do not fit, are refused before work.
             say("starting the network")

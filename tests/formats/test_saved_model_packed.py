@@ -22,7 +22,7 @@ RECIPES = {
     ),
     "float16": lambda: (steps.find("quantize", "float16")(),),
     "bfloat16": lambda: (steps.find("quantize", "bfloat16")(),),
-    "share": lambda: (steps.find("quantize", "huffman")(),),
+    "share": lambda: (steps.find("quantize", "cluster")(),),
 }
 
 

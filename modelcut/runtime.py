@@ -288,7 +288,7 @@ class Runtime(Protocol):
             and of each one by name in `outputs` where there are several.
 
         Raises:
-            InputError: the CSV has no labels.
+            UsageError: the CSV has no labels.
         """
 
 

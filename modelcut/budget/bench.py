@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from modelcut.data.rows import with_labels
 from modelcut.errors import UsageError
 from modelcut.metrics import accumulators
 from modelcut.metrics.limits import Limits
@@ -161,8 +162,7 @@ def _held(runtime: Runtime, running: Running, part: Part) -> Iterator[Rows]:
     taken = 0
     size = max(1, min(1024, _BATCH_VALUES // max(1, values)))
     for rows in runtime.rows(running, size, part=part, share=SET_ASIDE):
-        if rows.labels is None:
-            raise UsageError("the validation data has no label column", "add --label")
+        with_labels(rows.labels, "the validation data")
         taken += sum(array.nbytes for array in rows.inputs)
         if taken > _MOST_BYTES:
             raise UsageError(

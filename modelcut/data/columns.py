@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.data.dialect import Dialect
+from modelcut.data.dialect import CsvDialect
 from modelcut.data.options import DataOptions, InputSpec
 from modelcut.errors import InputError, UsageError
 from modelcut.safety import printable
@@ -42,7 +42,7 @@ class Columns:
     path: Path
     options: DataOptions
     names: list[str]
-    dialect: Dialect
+    dialect: CsvDialect
     specs: dict[str, InputSpec]
     labels: list[int] = field(default_factory=list)
     ignored: list[int] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Columns:
             InputError: not a CSV, or one whose columns do not fit the model.
             UsageError: an option names a column or an input that is not there.
         """
-        dialect = Dialect.of(path, options)
+        dialect = CsvDialect.of(path, options)
         first = dialect.first
         names = list(first) if dialect.header else [str(i) for i in range(len(first))]
         if len(names) > 1 and names[-1] == "" and dialect.rows and dialect.rows[0][-1] == "":

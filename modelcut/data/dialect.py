@@ -33,7 +33,7 @@ csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
 
 
 @dataclass(frozen=True)
-class Dialect:
+class CsvDialect:
     """How one CSV is written.
 
     Attributes:
@@ -55,7 +55,7 @@ class Dialect:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, options: DataOptions) -> Dialect:
+    def of(cls, path: Path, options: DataOptions) -> CsvDialect:
         """Looks at the first lines.
 
         Raises:

@@ -22,8 +22,8 @@ from modelcut.errors import InputError
 from modelcut.graph import shapes
 from modelcut.graph.keras import classes
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     config_of,
     ends,
     is_functional,
@@ -276,7 +276,7 @@ def _flatten(model: Mapping[str, Any], path: Path, where: str) -> Iterator[Node]
             raise InputError(f"{where}: two layers are called {printable(name)!r}")
         seen.add(name)
     if is_functional(model):
-        Graph(model, where).order()
+        CallGraph(model, where).order()
     for entry in entries:
         below = (*path, name_of(entry))
         if layer_list(entry) is not None:

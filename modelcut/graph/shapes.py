@@ -7,8 +7,8 @@ from typing import Any
 
 from modelcut.graph.keras import classes, layer_shapes
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     Ref,
     config_of,
     is_functional,
@@ -66,7 +66,7 @@ class _Walk:
     def _functional(
         self, model: Entry, path: Path, given: Sequence[Shape | None] | None
     ) -> list[Shape | None]:
-        graph = Graph(model, "shapes")
+        graph = CallGraph(model, "shapes")
         fed = dict(zip((ref.name for ref in graph.inputs), given or (), strict=False))
         said = {
             ref[:3]: without_batch(ref.shape)

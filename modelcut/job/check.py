@@ -120,14 +120,16 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
     if job.compression is not None and own:
         raise UsageError(f"--compression: {job.output}: {own}", "leave it out")
     if engine and job.keep_optimizer:
-        raise UsageError(f"--keep-optimizer: {job.output} has no place for it", "leave it out")
+        raise UsageError(
+            f"--keep-optimizer: {job.output} cannot hold an optimizer state", "leave it out"
+        )
     if writer.NAME != "litert":
         return
     options = job.recipe.head.export
     if options.calibrated and job.calibrate is None:
         raise UsageError(
-            f"a .tflite of type {options.type} needs calibration rows",
-            "add --calibrate FILE.csv, with rows like those of the training",
+            f"a .tflite of type {options.type} needs a calibration set",
+            "add --calibrate FILE.csv, with samples like those of the training data",
         )
     if not options.calibrated and job.calibrate is not None:
         raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")

@@ -13,7 +13,7 @@ import numpy as np
 from modelcut import engines
 from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
-from modelcut.data.rows import Part, Rows
+from modelcut.data.rows import Part, Rows, with_labels
 from modelcut.data.store import RowStore
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
@@ -215,9 +215,8 @@ class EngineRuntime:
         for rows in self.rows(
             running, running.network.fixed_batch or _BATCH, part=part, share=share
         ):
-            if rows.labels is None:
-                raise InputError(f"{self._source(part)}: has no labels", "name the column: --label")
-            scores.update(rows.labels, running.predict(rows))
+            labels = with_labels(rows.labels, self._source(part))
+            scores.update(labels, running.predict(rows))
         return scores.result()
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from modelcut.arrays.blocks import ahead
 from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
+from modelcut.data.rows import with_labels
 from modelcut.engines import Network, quiet
-from modelcut.errors import UsageError
 from modelcut.job.targets import Targets, Wanted, paired, plan
 from modelcut.metrics.limits import Limits
 from modelcut.metrics.scores import Agreement, Scores, Target, check_limits
@@ -28,7 +28,7 @@ _LATENCY_SECONDS = 2.0
 
 
 @dataclass
-class Evaluation:
+class Measurement:
     """What one network did on the rows.
 
     Attributes:
@@ -106,14 +106,11 @@ class Evaluator:
         Raises:
             UsageError: with what to do.
         """
-        if not self.table.labels and not compared:
-            raise UsageError(
-                f"{self.table.path}: has no label column, so nothing can be measured",
-                "add --label",
-            )
+        if not compared:
+            with_labels(self.table.labels or None, self.table.path)
         check_limits(limits, self.targets.outputs, compared=compared)
 
-    def run(self, other: Network | None = None) -> tuple[list[Evaluation], dict[str, Any] | None]:
+    def run(self, other: Network | None = None) -> tuple[list[Measurement], dict[str, Any] | None]:
         """Runs all rows.
 
         Args:
@@ -162,7 +159,7 @@ class Evaluator:
             lines = [*warnings, *scores[index].notes(), *_odd(merged)]
             measured = [target for target in targets if target.places]
             evaluations.append(
-                Evaluation(
+                Measurement(
                     engine=network.engine,
                     task=measured[0].task.kind if measured else None,
                     metrics=merged,
@@ -184,7 +181,7 @@ def evaluate(
     *,
     task: str | Mapping[str, str] | None = None,
     from_logits: bool | Mapping[str, bool] | None = None,
-) -> tuple[list[Evaluation], dict[str, Any] | None]:
+) -> tuple[list[Measurement], dict[str, Any] | None]:
     """Evaluates networks that take the same inputs.
 
     Args:

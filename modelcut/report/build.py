@@ -16,7 +16,6 @@ from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
 from modelcut.report.schema import (
-    Change,
     LayerRow,
     LeftOut,
     Reason,
@@ -25,6 +24,7 @@ from modelcut.report.schema import (
     Sizes,
     Stage,
     StepRow,
+    TensorChange,
     TensorRow,
     Totals,
 )
@@ -226,7 +226,7 @@ def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> TensorRow:
     meter = passage.meters[identity(tensor)]
     assert meter.before is not None
     changes = tuple(
-        Change(
+        TensorChange(
             step + 1,
             passage.steps[step].title,
             change.error,

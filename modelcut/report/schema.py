@@ -225,7 +225,7 @@ class Reason(Part):
 
 
 @dataclass(frozen=True)
-class Change(Part):
+class TensorChange(Part):
     """What one step did to one tensor.
 
     Attributes:
@@ -276,7 +276,7 @@ class TensorRow(Part):
     encoding: str
     stored_bytes: int | None
     coder: str | None
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     left_alone: tuple[Reason, ...]
 
 

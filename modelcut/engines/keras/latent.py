@@ -147,7 +147,7 @@ class Projected:
         return self._encoding.project(self.weights.numpy()), self._encoding
 
 
-class Grid:
+class Uniform:
     """A fixed grid (quantization-aware training: Jacob et al. 2018, section 3)."""
 
     def __init__(self, encoding: Affine, values: np.ndarray) -> None:
@@ -431,7 +431,7 @@ class Masked:
 
 _LATENT: dict[type[Encoding], Any] = {
     Dense: Plain,
-    Affine: Grid,
+    Affine: Uniform,
     Binary: Signs,
     Codebook: Shared,
 }

@@ -24,7 +24,7 @@ class Ref(NamedTuple):
 
     Attributes:
         name: of the layer.
-        call: as written in the file; see `Graph.call_of`.
+        call: as written in the file; see `CallGraph.call_of`.
         tensor: index of the output.
         shape: with the batch axis, where the file says it (Keras 3).
     """
@@ -149,7 +149,7 @@ def _histories(node: Mapping[str, Any]) -> Iterator[Ref]:
 Call = tuple[str, int]
 
 
-class Graph:
+class CallGraph:
     """The calls of one functional model.
 
     Attributes:

@@ -216,7 +216,7 @@ class Gates(Limits):
     """What must hold for the exit code to be 0; see `Limits`."""
 
     max_bytes: Size | None = _gate(
-        "output.bytes", "Maximum size of the written file, in bytes or with a unit (250 kB)."
+        "output.bytes", "Maximum size of the written file, in bytes or with a unit, such as 250 kB."
     )
     min_ratio: Positive | None = _gate(
         "sizes.ratio",

@@ -69,7 +69,7 @@ class StraightThrough(Step):
     }
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Number of passes over the training samples (5)."
+        default=None, description="Number of passes over the training samples (default: 5)."
     )
     steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Number of training batches, instead of epochs."
@@ -97,10 +97,10 @@ class StraightThrough(Step):
         "decay; with prune, its end is a good value.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Momentum of SGD (0.9)."
+        default=None, description="Momentum of SGD (default: 0.9)."
     )
     weight_decay: Strength | None = Field(
-        default=None, description="Weight decay of AdamW, applied to kernels (0.01)."
+        default=None, description="Weight decay of AdamW, applied to kernels (default: 0.01)."
     )
     loss: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = Field(
         default="auto",

@@ -28,11 +28,11 @@ class Columns:
     """The columns of a CSV, joined to a model's inputs; see `join`.
 
     Attributes:
-        names: of all columns, each once; their numbers where there is no header.
+        names: unique names of all columns; their numbers where there is no header.
         dialect: how the file is written.
         ignored: numbers of columns that are neither labels nor features.
         reconstructs: the labels are the features themselves, as an autoencoder learns them.
-        specs: the inputs, by name.
+        specs: name, shape and dtype of each model input.
         labels: numbers of the label columns.
         features: numbers of the columns of each input, by its name.
         limits: the least and the largest number that a column can hold, by its number.
@@ -63,10 +63,10 @@ class Columns:
         """Looks at the first lines, and joins columns to inputs.
 
         Args:
-            path: of the CSV.
-            options: how it is read.
-            inputs: of the model.
-            labelled: labels are wanted; else their columns are left out, and may be missing.
+            path: path of the CSV file.
+            options: how the CSV is parsed.
+            inputs: name, shape and dtype of each model input.
+            labelled: whether labels are read; if not, their columns are ignored and may be missing.
 
         Raises:
             InputError: not a CSV, or one whose columns do not fit the model.

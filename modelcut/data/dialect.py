@@ -37,8 +37,8 @@ class CsvDialect:
     """How one CSV is written.
 
     Attributes:
-        delimiter: between cells.
-        decimal: "." or ",".
+        delimiter: character between two cells.
+        decimal: decimal separator, "." or ",".
         header: whether the first line holds the names.
         start: bytes before the first row of data.
         first: the cells of the first line, trimmed.

@@ -87,10 +87,10 @@ def _mixed(
     Each row that comes takes the place of one that is drawn from the buffer and goes on.
 
     Args:
-        chunks: the rows.
-        memory: bytes of the buffer.
-        least: rows that it has at least.
-        rng: draws.
+        chunks: the samples, in chunks.
+        memory: maximum size of the buffer in bytes.
+        least: minimum number of samples in the buffer.
+        rng: random generator that the samples are drawn with.
     """
     buffer: Rows | None = None
     have = length = 0

@@ -44,7 +44,7 @@ class Consumer:
     """A layer whose kernel takes up the channels of another: input `i` is channel `i % channels`.
 
     Attributes:
-        path: of the layer.
+        path: path of the layer: names from the outermost submodel down.
         zeros: whether a channel that is zero throughout arrives as zeros, and nothing else does.
     """
 

@@ -210,7 +210,7 @@ def macs(
     """Multiply-accumulates of one sample in one call of a layer, wrapped ones too.
 
     Args:
-        node: of the layer.
+        node: node of the layer in the architecture.
         weights: the shapes of its weights, in the order of `specs`.
         given: shape of what goes into it first, without the batch axis, or None where unknown.
         others: of its other inputs: of an attention the value and, if another, the key.

@@ -23,9 +23,9 @@ class Checked:
     """A job that can be done, as far as that can be told before it is.
 
     Attributes:
-        job: what was asked for.
+        job: the job as it was requested.
         model: the input, opened.
-        writer: the format of the output.
+        writer: format that the output is written in.
     """
 
     job: Job
@@ -152,8 +152,8 @@ def check_runnable(model: Model, trust: Trust, custom: Mapping[str, Any] | None 
     """Refuses a model that an engine must not be started on, or cannot run.
 
     Args:
-        model: to be run.
-        trust: what of its code may run.
+        model: the model that is to be run.
+        trust: which code of the file may run.
         custom: the user's own classes and functions; None: those of `trust`.
 
     Raises:
@@ -178,8 +178,8 @@ def check_trainable(
     """Refuses a model whose weights an engine can neither train nor try out.
 
     Args:
-        model: to be run.
-        trust: let code in the file run.
+        model: the model that is to be run.
+        trust: whether code in the file may run.
         custom: names of the user's own classes and functions.
         otherwise: what to do where the file has no network.
 

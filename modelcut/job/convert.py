@@ -33,9 +33,9 @@ def _convert(
     """Has an engine make a file of another kind of a model in its own format.
 
     Args:
-        job: what was asked for.
-        history: how the model was made.
-        scratch: the model, in a scratch file.
+        job: the job as it was requested.
+        history: returns the provenance of the model.
+        scratch: scratch file that holds the model.
         target: the file or folder to make.
         kind: name of its format.
         twin: where to put one that is not quantized; None: nowhere.
@@ -93,9 +93,9 @@ def write_header(job: Job, made: Path, draft: Path, facts: Mapping[str, Any]) ->
     """Writes a .tflite as a C array beside it, the arena measured; facts for the report.
 
     Args:
-        job: what was asked.
-        made: the .tflite.
-        draft: where to write to.
+        job: the job as it was requested.
+        made: path of the .tflite file.
+        draft: path to write to.
         facts: about the .tflite.
     """
     from modelcut.engines.litert import network as litert_network

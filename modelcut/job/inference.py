@@ -32,13 +32,14 @@ class Measurement:
     """What one network did on the rows.
 
     Attributes:
-        engine: name and version.
-        task: of the first measured output.
-        metrics: of the first measured output, and of all by name where there are several.
-        outputs: what each output is for, and which labels it was measured against.
-        rows: evaluated.
-        seconds: in the engine, the first batch left out where there are more.
-        latency: of single rows, or None.
+        engine: name and version of the engine.
+        task: task of the first measured output.
+        metrics: metrics of the first measured output, and of all outputs by name where there are
+            several.
+        outputs: task and labels of each output.
+        rows: number of samples that were evaluated.
+        seconds: time spent in the engine; the first batch is left out where there are more.
+        latency: latency of single samples, or None.
     """
 
     engine: str
@@ -73,8 +74,8 @@ class Evaluator:
 
     Attributes:
         network: the one that decides what its outputs are for.
-        table: the rows.
-        options: how they are read.
+        table: the CSV that the samples are read from.
+        options: how the CSV is parsed.
         targets: the outputs.
     """
 
@@ -100,7 +101,7 @@ class Evaluator:
         """Refuses what cannot be measured.
 
         Args:
-            limits: that will be judged.
+            limits: the limits that will be checked.
             compared: whether there will be another network.
 
         Raises:
@@ -185,11 +186,11 @@ def evaluate(
     """Evaluates networks that take the same inputs.
 
     Args:
-        networks: one, or the original and the result.
+        networks: one network, or the original and the compressed one.
         path: the CSV.
-        options: how it is read.
-        task: of the outputs; None: the file tells.
-        from_logits: of the outputs; None: the file tells.
+        options: how the CSV is parsed.
+        task: task of the outputs; None: inferred from the file.
+        from_logits: whether outputs are logits; None: inferred from the file.
 
     Returns:
         One evaluation a network; and, of two, how far they agree.

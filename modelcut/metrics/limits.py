@@ -58,7 +58,7 @@ class Limit:
     """One limit that is set.
 
     Attributes:
-        name: of the gate.
+        name: name of the gate.
         limit: the number.
         path: where in the report its value stands.
         of: what outputs it is for: classes, numbers, agreement (of decisions); "" for any model.

@@ -28,8 +28,8 @@ class Summary:
         nonzeros: how many are not zero.
         nonfinite: how many are NaN or infinite.
         peak: largest finite magnitude; 0 for none.
-        bytes: of the values as they are stored, uncompressed.
-        bits: of a plain fixed-length writing of the encoding, its parameters counted.
+        bytes: bytes of the values as they are stored, uncompressed.
+        bits: bits of a plain fixed-length code of the encoding, its parameters included.
         distinct: distinct codes in use; None where values are not coded.
         entropy: order-0 entropy of the codes in bits a value; None where not coded.
         deflated: bytes after deflate, see `deflated_size`; None where it was not asked for.
@@ -87,9 +87,9 @@ def count(
 
     Args:
         block: the values of some rows.
-        encoding: of the tensor.
+        encoding: encoding of the tensor.
         rows: which they are.
-        codes: of the block, where they are known already.
+        codes: codes of the block, where they are known already.
     """
     inexact = np.issubdtype(block.dtype, np.inexact) or block.dtype.kind == "V"
     if inexact and block.dtype.itemsize == 2:

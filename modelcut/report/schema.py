@@ -55,10 +55,10 @@ class Input(Part):
     """The model that was read.
 
     Attributes:
-        path: as it was named.
+        path: path of the input, as given by the user.
         format: registry name of the format, or of the container around it.
         dialect: which Keras wrote it.
-        writer: version of that Keras.
+        writer: version of Keras that wrote the file.
         bytes: size of the file, or of all files of a folder.
         sha256: its digest.
         facts: what the format tells besides, under the format's name.
@@ -78,9 +78,9 @@ class Output(Part):
     """The file that was written.
 
     Attributes:
-        path: its place.
-        format: registry name of its format.
-        bytes: its size.
+        path: path of the output.
+        format: registry name of the output's format.
+        bytes: size of the output.
         sha256: its digest.
         compression: none, fast or best; None where the format has a coding of its own.
         dropped: what was left out of the file, in words.
@@ -106,9 +106,9 @@ class Totals(Part):
         parameters: number of values.
         nonzeros: how many of them are not zero.
         sparsity: fraction of zeros.
-        bytes: of the values, uncompressed.
-        deflated_bytes: after deflate; None where that was not worked out.
-        bits_per_weight: of a plain fixed-length form.
+        bytes: bytes of the values, uncompressed.
+        deflated_bytes: bytes of the values after deflate; None where that was not computed.
+        bits_per_weight: bits per weight of a plain fixed-length code.
     """
 
     parameters: int
@@ -125,7 +125,7 @@ class Stage(Part):
 
     Attributes:
         stage: "original", the step's number and title, or the coder.
-        totals: of the model at this stage.
+        totals: totals of the model at this stage.
     """
 
     stage: str
@@ -140,10 +140,10 @@ class Size(Part):
     """What a model weighs.
 
     Attributes:
-        totals: of its tensors.
-        file_bytes: of its file; None where nothing was written.
+        totals: totals over its tensors.
+        file_bytes: size of its file; None where nothing was written.
         macs: multiply-accumulates of one inference; None where a layer's cannot be told.
-        stored_bytes: of the tensors' values in the written file.
+        stored_bytes: bytes of the tensors' values in the written file.
     """
 
     totals: Totals
@@ -193,13 +193,13 @@ class StepRow(Part):
     """What a step did.
 
     Attributes:
-        step: its number, from 1.
+        step: number of the step, from 1.
         title: such as "prune: magnitude".
         parameters: the fields that were set.
         facts: what it decided.
         tensors_changed: how many tensors it changed.
         left_alone: tensor or layer name -> why it was skipped.
-        seconds: wall time of its own computation, before the writing.
+        seconds: wall time of the step's own computation, before the writing.
     """
 
     step: int
@@ -216,8 +216,8 @@ class Reason(Part):
     """Why a step skipped something.
 
     Attributes:
-        step: its number, from 1.
-        reason: in words.
+        step: number of the step, from 1.
+        reason: why the step skipped it.
     """
 
     step: int
@@ -229,12 +229,12 @@ class TensorChange(Part):
     """What one step did to one tensor.
 
     Attributes:
-        step: its number, from 1.
-        title: of the step.
+        step: number of the step, from 1.
+        title: title of the step, such as "prune: magnitude".
         error: Frobenius norm of the difference over that of the values before.
         sqnr_db: signal-to-noise ratio in dB, 10 log10(Σ w² / Σ d²); None where it is infinite.
         peak_error: largest magnitude of a difference.
-        nonzeros: after the step.
+        nonzeros: number of values that are not zero after the step.
     """
 
     step: int
@@ -253,13 +253,13 @@ class TensorRow(Part):
         name: layer name, slash, role.
         role: kernel, bias, gamma …
         kind: what it is for: kernel, bias, norm, embedding, recurrent, state …
-        shape: of the values.
-        dtype: in the file.
+        shape: shape of the values.
+        dtype: dtype of the values in the file.
         new: whether a step made it.
         before: a `model.measure.Summary`.
         after: the same after all steps; None where the tensor was replaced.
         encoding: such as "sparse, int8".
-        stored_bytes: in the written file.
+        stored_bytes: bytes of the values in the written file.
         coder: the entropy coder that wrote it, in a packed file.
         changes: one per step that changed it.
         left_alone: one per step that skipped it.
@@ -285,11 +285,11 @@ class LayerRow(Part):
     """One layer and its tensors.
 
     Attributes:
-        name: of the layer.
-        class_name: its class; key `class`.
+        name: name of the layer.
+        class_name: class name of the layer; key `class`.
         tensors: in the order in which Keras saves them.
         macs_before: multiply-accumulates in the original.
-        macs_after: in the compressed model.
+        macs_after: multiply-accumulates in the compressed model.
         left_alone: one per step that skipped the layer.
         replaced: whether a step replaced the layer by others.
     """
@@ -308,7 +308,7 @@ class Evaluation(Part):
     """What the test data tells.
 
     Attributes:
-        test: the CSV.
+        test: CSV of test data.
         before: the original; None where one model was measured alone.
         after: the compressed model, or the only one.
         change: of each metric, the original's less the result's or the other way round.
@@ -333,18 +333,18 @@ class Report(Part):
         host: processor architecture and operating system.
         input: the model that was read.
         output: the file that was written; None for a dry run, `inspect` and `eval`.
-        recipe: as it was run, defaults left out.
-        seed: of everything random.
-        sizes: before and after.
-        ledger: stage by stage.
+        recipe: the recipe that was run, defaults left out.
+        seed: seed of all random numbers.
+        sizes: sizes of the original and the compressed model.
+        ledger: totals after each stage.
         steps: what each step did.
-        layers: each layer and tensor.
+        layers: one row per layer, with its tensors.
         evaluation: what the test data tells; None without test data.
         gates: one dict per gate that was set: name, limit, value, held.
         warnings: what a user should know.
         notes: what stands above everything else.
-        against: of `eval --against`: the reference, as `input`.
-        provenance: of `inspect`: what an earlier modelcut wrote into the file.
+        against: the reference model of `eval --against`, as `input`.
+        provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
     """
 
     schema: str
@@ -382,7 +382,7 @@ class Worker(Part):
     """What a worker that is not the chief of a distributed training gives in place of a report.
 
     Attributes:
-        worker: its index.
+        worker: index of the worker.
         workers: how many there are.
     """
 

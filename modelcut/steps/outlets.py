@@ -68,7 +68,7 @@ def spared(model: Model, *patterns: Iterable[str]) -> dict[str, str]:
     """The tensors of these layers, each with the reason to leave it alone.
 
     Args:
-        model: as a step receives it.
+        model: the model as a step receives it.
         patterns: of the step; a layer is not spared that one of them names, without wildcards.
     """
     names = [pattern for several in patterns for pattern in several]

@@ -33,10 +33,10 @@ def start(
     """Makes a loaded network trainable.
 
     Args:
-        network: as `engines.open_network` gives it.
+        network: the network, as `engines.open_network` returns it.
         places: the layers and their tensors.
-        goals: what each output is for.
-        where: the file, for messages.
+        goals: task and loss of each output.
+        where: name of the file in messages.
         team: in whose scope the network was loaded; None: this process alone.
 
     Raises:

@@ -33,9 +33,9 @@ class Team:
     """See the module; this one is a process with one device.
 
     Attributes:
-        workers: how many processes take part.
-        worker: which of them this is; the chief is 0.
-        replicas: how many shares a batch has.
+        workers: number of processes that train together.
+        worker: index of this process; the chief is 0.
+        replicas: number of replicas that a batch is divided among.
     """
 
     workers = 1

@@ -35,7 +35,7 @@ def serve(load: Callable[[dict[str, Any]], Served]) -> None:
     """Answers requests until stdin ends: loads networks, and runs rows through them.
 
     Args:
-        load: makes a network as a request says it.
+        load: function that makes the network that a request describes.
     """
     out = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_WRONLY)

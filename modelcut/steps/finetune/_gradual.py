@@ -133,7 +133,7 @@ class Gradual(BaseModel):
             worth: of each weight by name, also of those that are zero now.
             targets: as `targets` gives them.
             start: the sparsity of each before the training.
-            progress: share of the steps that are done.
+            progress: fraction of the training steps that are done.
         """
         common = [name for name in targets if self.scope == "global" and not targets[name].own]
         masks = {

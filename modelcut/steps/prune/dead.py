@@ -66,7 +66,7 @@ class _Joint:
     Attributes:
         links: bool (inputs, units): which input has a weight to which unit.
         bias: (units,), or None.
-        activation: name of it.
+        activation: name of the layer's activation.
         zeros: whether it makes zero of zero.
         heard: bool (inputs,): those that are not known to be zero.
         read: bool (units,): those that something reads.

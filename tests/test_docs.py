@@ -127,9 +127,10 @@ def test_exit_codes_are_documented(modelcut):
 
 def test_the_two_lines_are_those_that_ci_runs():
     run = (make_docs.ROOT / ".ci" / "run").read_text()
-    for line in ("pip install '.[test]'", "pytest"):
-        assert line in PAGES["README"]
-        assert line.split(" ", 2)[-1] in run
+    for line in ("pip install '.[test]'", "pytest -n 2"):
+        assert f"\n{line}\n" in PAGES["README"]
+    assert "\npytest -n 2\n" in run
+    assert re.search(r"^pip install .*'\.\[test\]'$", run, re.M)
 
 
 def test_topics_that_are_named_exist():

@@ -315,7 +315,7 @@ def demo() -> str:
 
 
 GOALS = (
-    "quantize digits.h5 --method huffman --bits 4 -o small.mcut",
+    "quantize digits.h5 --method cluster --bits 4 -o small.mcut",
     "export digits.h5 --type int8 --calibrate digits_train.csv -o small.tflite",
     "factorize digits.h5 --energy 0.9 -o faster.h5",
     "quantize digits.h5 --bits 8 -o small.h5",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ def _escaped(character: str) -> str:
     return (
         f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
     )
+
+
+def check_system() -> None:
+    """Refuses systems without what modelcut is built on: `fork`, `pread`, resource limits.
+
+    Raises:
+        UsageError: this is Windows.
+    """
+    if sys.platform == "win32":
+        raise UsageError("modelcut runs on Linux and macOS; on Windows use WSL")
 
 
 _FOLDER_MODELS = ("saved_model.pb", "saved_model.pbtxt", "variables", "config.json")

@@ -253,7 +253,7 @@ def test_what_comes_out_predicts_the_same(name, output, tmp_path):
     found = []
     for path in (source, tmp_path / output):
         model = registry.open_model(path)
-        with registry.plain_file(path) as (file, suffix):
+        with registry.plain_file(registry.open_model(path)) as (file, suffix):
             network = engines.open_network(file, model.origin.dialect, suffix=suffix)
         if not found:
             given = [_rows(spec, rng) for spec in network.inputs]

@@ -69,7 +69,7 @@ def network_of(
     from modelcut.job import loss
 
     # A SavedModel may be measured beside a file of another format, which has no signatures.
-    without = beside and model.origin.format != "saved_model"
+    without = beside and not registry.of_model(model).signatures
     with registry.plain_file(model) as (file, suffix):
         return engines.open_network(
             file,
@@ -114,8 +114,8 @@ def evaluate(
 
     network = None
     if other is not None:
-        folder = original.origin.format == "saved_model"
-        network = network_of(recipe, *other, trust, beside=folder)
+        signatures = registry.of_model(original).signatures
+        network = network_of(recipe, *other, trust, beside=signatures)
     results, agreement = evaluator.run(network)
     parts = [result.to_dict() for result in results]
     test = str(evaluator.table.path)

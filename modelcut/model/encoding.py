@@ -69,6 +69,15 @@ class Encoding(ABC):
         return self
 
     @property
+    def masked(self) -> bool:
+        """Whether zeros are kept by a mask."""
+        return False
+
+    def recoded(self, encoding: Encoding) -> Encoding:
+        """`encoding` in the place of the one of the values; a mask and its pattern are kept."""
+        return encoding
+
+    @property
     def pattern(self) -> str:
         """How the zeros of a mask are arranged, such as "2:4"; "" for anywhere, or no mask."""
         return ""
@@ -218,6 +227,13 @@ class Sparse(Encoding):
     def unmasked(self) -> Encoding:
         return self.inner
 
+    @property
+    def masked(self) -> bool:
+        return True
+
+    def recoded(self, encoding: Encoding) -> Encoding:
+        return Sparse(encoding, self.pattern)
+
     def fits(self, shape: tuple[int, ...]) -> bool:
         return self.inner.fits(shape)
 
@@ -319,13 +335,6 @@ def taken(parameter: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
     if not parameter.ndim or parameter.shape[axis] == 1:
         return parameter
     return parameter.take(indices, axis=axis)
-
-
-def with_inner(encoding: Encoding, inner: Encoding) -> Encoding:
-    """`inner` in place of what `encoding` says of the values, an outer `Sparse` kept."""
-    if isinstance(encoding, Sparse):
-        return Sparse(inner, encoding.pattern)
-    return inner
 
 
 def _width(symbols: int) -> int:

@@ -268,6 +268,7 @@ class Origin:
         provenance: what an earlier modelcut wrote into the file; empty for none.
         layout: the format's own knowledge, for its writer only.
         rewritten: the model is not as the file has it, so that an engine must be given a copy.
+        close: closes the files that the model reads from, and removes what was unpacked.
     """
 
     path: Path
@@ -284,15 +285,30 @@ class Origin:
     container: str = ""
     configuration: str = ""
     rewritten: bool = False
+    close: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Model:
-    """Layers, the architecture that joins them, and the origin of both."""
+    """Layers, the architecture that joins them, and the origin of both.
+
+    A model reads its tensors from its file when they are pulled. As a context manager it closes
+    that file at the end, for itself and for all models that steps have derived from it.
+    """
 
     layers: tuple[Layer, ...]
     architecture: Architecture | None
     origin: Origin
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the model's file; its tensors can no longer be pulled. May be called again."""
+        self.origin.close()
 
     @property
     def tensors(self) -> Iterator[Tensor]:

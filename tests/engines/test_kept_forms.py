@@ -22,7 +22,7 @@ RUN = sorted(name for name in QUANTIZED.files if name != "rows")
 def predicted(path, rows):
     model = registry.open_model(path)
     check.check_runnable(model, Trust())
-    with registry.plain_file(path, model) as (file, suffix):
+    with registry.plain_file(model) as (file, suffix):
         network = engines.open_network(file, model.origin.dialect, suffix=suffix)
     return network.predict({network.inputs[0].name: rows})[0]
 

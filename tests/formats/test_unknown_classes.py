@@ -271,7 +271,7 @@ def test_a_vocabulary_is_carried_in_the_architecture(layer, text, expected, tmp_
 def test_a_normalization_at_the_top_goes_into_an_h5(tmp_path):
     layers, weights, _, _ = normalization(False)
     model = registry.open_model(keras_archive(tmp_path / "m.keras", layers, weights))
-    assert not registry.module("hdf5").refusal(model)
+    assert not registry.by_name("hdf5").refusal(model)
 
 
 def test_a_keras_file_needs_the_vocabulary(tmp_path, modelcut, in_one_line):
@@ -349,6 +349,6 @@ def test_what_a_functional_model_of_its_own_class_keeps_beside_its_layers(tmp_pa
     beside = {**weights, "extra/vars/0": values(4, 4)}
     model = registry.open_model(keras_archive(tmp_path / "m.keras", [], beside, root=root))
     assert [tensor.name for tensor in model.tensors] == ["d/kernel", "d/bias", "extra/kernel"]
-    assert "beside the layers" in registry.module("hdf5").refusal(model)
+    assert "beside the layers" in registry.by_name("hdf5").refusal(model)
     with pytest.raises(InputError, match="belongs to none of the layers"):
         registry.open_model(keras_archive(tmp_path / "m.keras", [dense("d", 4)], beside))

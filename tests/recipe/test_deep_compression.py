@@ -36,7 +36,7 @@ def test_speech_is_told_from_music_in_an_eleventh_of_the_bytes(tmp_path, modelcu
     for tensor in kernels:
         assert re.fullmatch(r"sparse, 1[456] shared values", tensor["encoding"]), tensor
         titles = [change["title"] for change in tensor["changes"]]
-        assert titles == ["prune: magnitude", "quantize: huffman"]
+        assert titles == ["prune: magnitude", "quantize: cluster"]
         assert tensor["coder"] == "huffman"
 
     # The file itself, without the recipe, and back as the owner's own format.

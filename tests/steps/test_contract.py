@@ -56,7 +56,7 @@ SETTINGS = {
         {"cutoff": 0.3, "until": "stable"},
     ],
     "prune: taylor": [
-        {"sparsity": 0.6, "batch": 7, "rows": 30},
+        {"sparsity": 0.6, "batch_size": 7, "rows": 30},
         {
             "cutoff": 0.3,
             "until": "stable",
@@ -82,7 +82,7 @@ SETTINGS = {
         {"scales": "exact", "bits": 3, "symmetric": False, "range": "mse"},
     ],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
-    "quantize: huffman": [
+    "quantize: cluster": [
         {},
         {"bits": 2, "start": "density"},
         {"values": 5, "start": "kmeans++"},
@@ -123,7 +123,7 @@ NEUTRAL = {
     "prune: obs": [{"sparsity": 0}],
     "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"}],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 2}],
-    "quantize: huffman": [{}, {"bits": 1}],
+    "quantize: cluster": [{}, {"bits": 1}],
     "quantize: ternary": [{}, {"per": "tensor"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
@@ -177,6 +177,26 @@ def test_every_method_can_be_searched_or_says_why_not(family, method):
     for name in re.findall(r"\w+", cls.absent["budget"].partition(f"{family}:")[2]):
         if name in steps.methods(family):
             assert issubclass(steps.find(family, name), Budgeted)
+
+
+NEEDS = {
+    **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
+    "dead": {"graph"},
+    "svd": {"graph"},
+    "straight_through": {"train", "loop"},
+}
+BUDGET = {"max_accuracy_drop": 0.1}
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
+    step = steps.find(family, method)(**settings)
+    expected = set(NEEDS.get(method, ()))
+    expected |= {"validation"} if "budget" in settings else set()
+    expected |= {"train", "loop"} if "finetune" in settings else set()
+    assert step.needs == expected
+    if isinstance(step, Budgeted) and "until" not in settings:
+        assert type(step)(budget=BUDGET).needs == expected | {"validation"}
 
 
 def tried(cls):

@@ -6,6 +6,7 @@ The shards are one weight store (`_store`) in pieces; a layer's weights may lie 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import IO, Any
@@ -25,8 +26,12 @@ def sniff(path: Path) -> bool:
     return path.name.endswith(SUFFIX) and path.is_file()
 
 
-def open_file(path: Path) -> h5py.File:
+def open_file(path: Path, opened: contextlib.ExitStack) -> h5py.File:
     """One store of all shards, copied together in a temporary file.
+
+    Args:
+        path: of the list of shards.
+        opened: closes the temporary file when it is closed.
 
     Raises:
         InputError: the list is broken, or a shard is not there, or broken.
@@ -34,7 +39,8 @@ def open_file(path: Path) -> h5py.File:
     """
     where = str(path)
     scratch: IO[bytes] = tempfile.TemporaryFile(prefix="modelcut-")  # noqa: SIM115
-    whole = h5py.File(scratch, "w")
+    opened.enter_context(scratch)
+    whole = opened.enter_context(h5py.File(scratch, "w"))
     for name in _names(path, where):
         shard = path.with_name(name)
         if not shard.is_file():

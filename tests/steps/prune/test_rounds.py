@@ -112,7 +112,7 @@ SCORED = ("gradient", "taylor", "snip", "fisher", "wanda")
 @pytest.mark.parametrize("most", [1, 3, None])
 def test_scores_are_taken_anew_in_each_round(criterion, most, toy):
     runtime = toy_runtime(toy, rows=60)
-    fields = {"rows": 60} if criterion == "wanda" else {"rows": 60, "batch": 60}
+    fields = {"rows": 60} if criterion == "wanda" else {"rows": 60, "batch_size": 60}
     fields |= {} if most is None else {"rounds": most}
     fields |= {"cutoff": 0.3, "overrides": {"two": {"cutoff": 0.5}}}
     step = steps.find("prune", criterion)(until="stable", **fields)
@@ -184,7 +184,7 @@ def test_all_of_them_train_on_between_rounds_and_hold_a_budget(criterion, fields
         until="stable", finetune=tune, budget=budget, rounds=4, **fields
     )
     assert not step.searched
-    assert {"train", "validation", "loop"} <= step.wants
+    assert {"train", "validation", "loop"} <= step.needs
     outcome = step.apply(model, Context(index=1, runtime=runtime))
     facts = outcome.facts
     assert facts["before"]["accuracy"] == before

@@ -52,8 +52,7 @@ def assess(
     for each in (path, data, train):
         if each is not None:
             safety.check_path(each)
-    with Digest(path) as digest:
-        model = registry.open_model(path)
+    with Digest(path) as digest, registry.open_model(path) as model:
         runtime = start.open_runtime(model, recipe, train, data, trust)
         say("starting the network")
         bench = Bench(model, runtime)

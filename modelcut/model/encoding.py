@@ -40,7 +40,8 @@ class Encoding(ABC):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        _KINDS[cls.kind] = cls
+        if "kind" in vars(cls):  # else it is a form of another kind, and is not kept as such
+            _KINDS[cls.kind] = cls
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -174,6 +175,24 @@ class Dense(Encoding):
 
     def record(self) -> dict[str, Any]:
         return {"kind": self.kind, "precision": self.precision}
+
+
+@dataclass(frozen=True)
+class Fixed(Dense):
+    """Values whose meaning Keras keeps elsewhere, such as integer codes beside their scales.
+
+    Written as they are, to the bit; no step can follow. The layer's configuration tells it again
+    when the file is read, so that no record of it is kept.
+
+    Attributes:
+        held: how Keras holds the values: "int8", "int4, 2 a byte", "float8 when run".
+    """
+
+    held: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.held} (Keras)"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def find(family: str, method: str) -> type[Step]:
     found: list[type[Step]] = [
         item
         for item in vars(module).values()
-        if inspect.isclass(item) and issubclass(item, Step) and item.__module__ == module.__name__
+        # The module first: in Python 3.10 `list[int]` passes for a class, but not in issubclass.
+        if inspect.isclass(item) and item.__module__ == module.__name__ and issubclass(item, Step)
     ]
     assert len(found) == 1, f"{module.__name__} must hold exactly one step"
     return found[0]

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
+from modelcut.graph.keras import quantized
+from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
@@ -273,6 +275,8 @@ class Step(BaseModel, ABC):
         if not roles and tensor.kind not in self.aims:
             parts, _, last = tensor.role.rpartition("/")
             return f"{tensor.kind} (role:{'*/' if parts else ''}{last} includes it)"
+        if isinstance(tensor.encoding, Fixed):
+            return quantized.why_fixed(tensor.encoding.held)
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:

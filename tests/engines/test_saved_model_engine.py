@@ -126,7 +126,7 @@ def test_other_layers_are_another_graph(name, tmp_path):
     for out in (made(path, tmp_path / "out.h5", svd), made(path, tmp_path / name, svd)):
         model = registry.open_model(out)
         assert any(tensor.name.endswith("hidden_factor/kernel") for tensor in model.tensors)
-        with registry.plain_file(out) as (file, suffix):
+        with registry.plain_file(registry.open_model(out)) as (file, suffix):
             network = engines.open_network(file, model.origin.dialect, suffix=suffix)
         inputs = recorded("tf_keras")[0].values()
         given = dict(zip([spec.name for spec in network.inputs], inputs, strict=True))

@@ -28,7 +28,7 @@ RECIPES = {
 
 def write(model, path, **options):
     writer = registry.for_output(path, model)
-    if registry.is_folder(writer):
+    if writer.folder:
         path.mkdir()
     return writer.write(model, path, WriteOptions(**options))
 

@@ -135,7 +135,7 @@ def test_it_unpacks_to_what_a_plain_write_gives(spec, tmp_path):
 def test_keras_2_gets_its_own_keras_file(spec, tmp_path):
     for path in models(spec):
         model, out = registry.open_model(path), tmp_path / f"{path.stem}.keras"
-        if reason := registry.module("keras_zip").refusal(model):
+        if reason := registry.by_name("keras_zip").refusal(model):
             known = model.origin.weights_only or model.origin.dialect == "keras1"
             assert known or "CuDNN" in reason, (path, reason)
             continue

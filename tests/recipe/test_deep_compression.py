@@ -10,7 +10,7 @@ import pytest
 from materials import models
 from sounds import rows
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "deep-compression.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "deep-compression.yaml"
 
 
 @pytest.mark.slow

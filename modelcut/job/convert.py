@@ -28,8 +28,8 @@ def _request(job: Job, scratch: Model, target: Path) -> dict[str, Any]:
     """What an engine is told that makes a file of another format.
 
     Args:
-        job: what was asked for.
-        scratch: the model, in a scratch file.
+        job: the job as it was requested.
+        scratch: scratch file that holds the model.
         target: the file or folder to make.
 
     Raises:

@@ -84,7 +84,7 @@ def slots(node: Node, form: int = 0) -> list[Slot]:
     """The weights of a layer as legacy HDF5 lists them: what is trained, then what is not.
 
     Args:
-        node: of the layer.
+        node: node of the layer in the architecture.
         form: which of several, where Keras' quantization leaves open what there is; see `FORMS`.
 
     Raises:
@@ -187,7 +187,7 @@ def fitting(node: Node, roles: Sequence[str]) -> list[Slot]:
     """The weights of a layer in the form that has those of these roles, else in its first one.
 
     Args:
-        node: of the layer.
+        node: node of the layer in the architecture.
         roles: of the weights that it has, in order.
 
     Raises:

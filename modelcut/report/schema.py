@@ -61,7 +61,7 @@ class Input(Part):
         format: registry name of the format (hdf5, keras_zip, saved_model, litert …), or of the
             container around it (mcut).
         dialect: which Keras wrote it.
-        writer: version of that Keras.
+        writer: version of Keras that wrote the file.
         bytes: size of the file, or of all files of a folder.
         sha256: its digest.
         facts: what the format tells besides, under the format's name.
@@ -200,7 +200,7 @@ class StepRow(Part):
     """What a step did.
 
     Attributes:
-        step: its number, from 1.
+        step: number of the step, from 1.
         title: such as "prune: magnitude".
         parameters: the fields that were set.
         facts: what it decided: thresholds, ranks, rounds, curves of a training, trials of a search.
@@ -232,7 +232,7 @@ class Reason(Part):
 
 
 @dataclass(frozen=True)
-class Change(Part):
+class TensorChange(Part):
     """What one step did to one tensor.
 
     Attributes:
@@ -284,7 +284,7 @@ class TensorRow(Part):
     encoding: str
     stored_bytes: int | None
     coder: str | None
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     left_alone: tuple[Reason, ...]
 
 
@@ -391,7 +391,7 @@ class Worker(Part):
     """What a worker that is not the chief of a distributed training gives in place of a report.
 
     Attributes:
-        worker: its index.
+        worker: index of the worker.
         workers: how many there are.
     """
 

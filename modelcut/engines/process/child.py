@@ -23,10 +23,10 @@ def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dic
     """Runs a module below `modelcut.engines` on a request.
 
     Args:
-        module: its name; it calls `answer`.
+        module: name of the child's module, which calls `answer`.
         request: plain JSON data; `source` is a scratch file, `shown` what messages call it.
         what: who it is that may crash, and on what, in words with one gap for how it ended.
-        hint: what to do then.
+        hint: what the user can do about a crash.
 
     Raises:
         ModelcutError: as the child says, or because it crashed, or ran out of the time that it

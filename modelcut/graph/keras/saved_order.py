@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from modelcut.graph.keras import classes, quantized
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     is_functional,
     layer_list,
     name_of,
@@ -26,7 +26,7 @@ def snake_case(name: str) -> str:
 def layer_order(model: Entry, where: str) -> list[str]:
     """Names of the layers of a model in the order in which Keras's `model.layers` has them."""
     if is_functional(model):
-        return Graph(model, where).order()
+        return CallGraph(model, where).order()
     entries = layer_list(model) or []
     return [name_of(e) for e in entries if e.get("class_name") != "InputLayer"]
 

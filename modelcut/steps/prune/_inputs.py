@@ -36,7 +36,7 @@ def matrices(layer: Layer, kernel: Tensor, given: np.ndarray) -> Iterator[np.nda
 
     Args:
         layer: for which `refusal` has no reason.
-        kernel: its kernel.
+        kernel: the layer's kernel.
         given: what goes into the layer, (rows, …).
 
     Yields:

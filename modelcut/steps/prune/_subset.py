@@ -57,9 +57,9 @@ def select(weights: np.ndarray, hessian: np.ndarray, share: float) -> np.ndarray
     """The mask of what is pruned: `share` of the weights, or the zeros if they are more.
 
     Args:
-        weights: shape (d, outputs).
+        weights: kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
-        share: 0 to 1.
+        share: fraction of the weights to prune, 0 to 1.
 
     Returns:
         Booleans of the shape of the weights; zeros are always pruned.

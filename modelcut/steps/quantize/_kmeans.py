@@ -306,8 +306,9 @@ def weighted(
 
     Args:
         line: the values.
-        centres: to begin with, ascending.
-        share: of the mean square of the values, the squared error that one bit is worth.
+        centres: initial centroids, ascending.
+        share: squared error that one bit is traded for, as a fraction of the mean square of the
+            values.
         zeros: how many exact zeros there are besides; with any, a centre of 0 stays in place for
             them, and other values may join it.
 

@@ -97,7 +97,7 @@ DEFAULT = "eighths"
 STEP = '''
 """Rounds to multiples of an eighth."""
 
-from modelcut.model.encoding import with_inner
+from modelcut.model.encoding import Sparse
 from modelcut.model.encodings.eighths import Eighths
 from modelcut.model.model import Rewrite
 from modelcut.steps.base import TensorStep
@@ -111,7 +111,11 @@ class RoundToEighths(TensorStep):
         return ("eighths",)
 
     def edit(self, tensor, survey, context):
-        return lambda values, encoding: Rewrite(with_inner(encoding, Eighths()))
+        def plan(values, encoding):
+            masked = encoding.unmasked is not encoding
+            return Rewrite(Sparse(Eighths()) if masked else Eighths())
+
+        return plan
 
     def kinds_after(self, tensor):
         return (*(kind for kind in tensor.kinds if kind == "sparse"), "eighths")

@@ -187,7 +187,8 @@ made = json.loads(Path("b.report.json").read_text())
 found["counted"] = next(
     tensor["after"] for layer in made["layers"] for tensor in layer["tensors"] if tensor["changes"]
 )
-found["line"] = report.render(look(Path("c.h5"))[1], "line")
+with look(Path("c.h5")) as (_, whole):
+    found["line"] = report.render(whole, "line")
 print(json.dumps(found))
 """
 

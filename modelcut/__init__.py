@@ -214,7 +214,7 @@ def unpack(
     compression: str | None = None,
     report: bool = False,
 ) -> Report:
-    """Makes a packed file what it was before: .h5, .keras or a SavedModel; `modelcut unpack`.
+    """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
 
     Args:
         model: the packed file.

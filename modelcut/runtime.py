@@ -40,13 +40,13 @@ class Constraint:
 
     Attributes:
         encoding: the encoding that its values satisfy, and must satisfy after training.
-        follow: the mask, and which shared value a weight has, follow the latent weights.
-        regrow: weights that such a mask removed learn on, so that they may come back.
+        follow: whether the mask and the cluster indices follow the latent weights.
+        regrow: whether weights pruned by such a mask are still trained, so that they may come back.
         l1, l2, group_lasso: strengths of penalties on its values.
         axis: axis whose slices are the groups of `group_lasso`.
         decay: whether AdamW's weight decay applies.
-        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
-            is worth in squared error.
+        entropy_weight: with `follow`, the squared error that one bit of a cluster index is traded
+            for, as a fraction of the tensor's mean square.
         movement: whether weights are scored by their accumulated movement, not by magnitude.
     """
 
@@ -267,7 +267,7 @@ class Runtime(Protocol):
         """The training rows in batches.
 
         Args:
-            running: whose inputs and outputs they are for.
+            running: the running copy whose inputs and outputs the samples are for.
             size: batch size; the last batch may be smaller.
             part: all rows, or without or only those set aside for validation: the same rows for
                 the same share, seed and CSV, whatever the order.
@@ -297,10 +297,10 @@ def pinned(tensor: Tensor, step: int, values: np.ndarray, encoding: Encoding | N
     """The tensor with its values replaced by ones that were computed at some cost.
 
     Args:
-        tensor: as it is before; its edits stay, so that the report sees every step.
+        tensor: the tensor before; its edits are kept, so that the report sees every step.
         step: number of the step in the recipe, from 0.
         values: what they become, of the tensor's shape.
-        encoding: of the new values; None: what the tensor has then.
+        encoding: encoding of the new values; None: the one that the tensor has then.
     """
     return tensor.then(
         step, _pin(values, encoding), tensor.kinds if encoding is None else encoding.kinds

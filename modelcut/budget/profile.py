@@ -24,7 +24,7 @@ class Trial:
     """One variant that was measured.
 
     Attributes:
-        settings: of the layers, those that are left alone left out.
+        settings: setting of each layer that is changed, by name.
         measured: the measurement with these settings.
         held: whether all limits are met; None where there are none.
         changed: whether the step does anything with these settings.

@@ -76,7 +76,7 @@ class Network(Protocol):
         """One batch through the network, in inference mode.
 
         Args:
-            inputs: by name, shape (rows, *shape).
+            inputs: arrays by input name, shape (samples, *shape).
             exact: run just these rows; else a small last batch may be padded to the size of the
                 ones before it, which spares a new trace.
         """

@@ -81,7 +81,7 @@ class Undecided:
     """Outputs that may be probabilities or logits: summed up as both until all are seen.
 
     Attributes:
-        values: that tell at the end which of both it is.
+        values: statistics that tell at the end whether outputs are logits or probabilities.
     """
 
     def __init__(

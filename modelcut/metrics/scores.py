@@ -60,8 +60,8 @@ class Scores:
 
         Args:
             targets: the outputs, in the network's order.
-            like: of the network that this one is compared with: where only values tell logits from
-                probabilities, its values do.
+            like: scores of the network that this one is compared with; where only the values tell
+                logits from probabilities, those of that network decide.
         """
         self.targets = tuple(targets)
         self._outside = [0] * len(self.targets)

@@ -224,7 +224,7 @@ class Layer:
 
     Attributes:
         path: names from the outermost submodel down to the layer.
-        class_name: as the file writes it; "" where the file has no architecture.
+        class_name: class name as in the file; "" where the file has no architecture.
         config: the layer's configuration, not to be changed.
         tensors: in the order in which Keras saves them.
         node: its place in the architecture; None where the file has none.

@@ -119,7 +119,7 @@ def sizes(passage: Passage, stages: Sequence[Stage], file_bytes: tuple[int, int 
     Args:
         passage: what was watched.
         stages: the ledger.
-        file_bytes: of the input and of the written file (None: nothing was written).
+        file_bytes: size of the input and of the written file (None: nothing was written).
     """
     first, last = stages[0].totals, stages[-1].totals
     macs = [_sum(counts.values()) for counts in passage.macs]

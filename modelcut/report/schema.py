@@ -294,7 +294,7 @@ class LayerRow(Part):
 
     Attributes:
         name: name of the layer.
-        class_name: its class.
+        class_name: class name of the layer.
         tensors: in the order in which Keras saves them.
         macs_before: multiply-accumulates in the original.
         macs_after: multiply-accumulates in the compressed model.

@@ -389,8 +389,8 @@ def random_generator(context: Context, name: str) -> np.random.Generator:
 
 
 CODED = {
-    "affine": "its values lie on a grid already",
-    "codebook": "its values are shared already",
-    "binary": "its values are signs already",
+    "affine": "its values are quantized already",
+    "codebook": "its values are clustered already",
+    "binary": "its values are binarized already",
 }
 """Encodings that a further quantizer would destroy."""

@@ -65,10 +65,10 @@ def latent(
     Args:
         encoding: the encoding that the values satisfy.
         values: the tensor's values.
-        follow: masks, and which shared value a weight has, follow the latent weights.
-        regrow: of masks that follow: removed weights learn on, so that they may come back.
-        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
-            is worth in squared error.
+        follow: whether masks and cluster indices follow the latent weights.
+        regrow: with `follow`, whether pruned weights are still trained, so that they may come back.
+        entropy_weight: with `follow`, the squared error that one bit of a cluster index is traded
+            for, as a fraction of the tensor's mean square.
     """
     if isinstance(encoding, Sparse):
         inner = latent(encoding.inner, values, follow=follow, entropy_weight=entropy_weight)

@@ -37,7 +37,7 @@ def start(
         places: the layers and their tensors.
         goals: task and loss of each output.
         where: name of the file in messages.
-        team: in whose scope the network was loaded; None: this process alone.
+        team: the processes in whose scope the network was loaded; None: this process alone.
 
     Raises:
         InputError: a tensor cannot be found again among the engine's variables.

@@ -93,7 +93,7 @@ def ended(code: int, what: str, hint: str, *, spent: str = "") -> ModelcutError:
     """What to tell of a process that is no more.
 
     Args:
-        code: that it ended with; minus the number of a signal.
+        code: exit code of the process; minus the number of a signal.
         what: who, and on what, with one gap for how it ended.
         hint: what to do where it crashed.
         spent: what was too much, where that was it: "after 9 s of CPU".

@@ -107,7 +107,7 @@ class NetworkApart:
     """A network of a `Host`; see `Network`.
 
     Attributes:
-        seconds: of the last call of `predict`, without the way there and back.
+        seconds: duration of the last call of `predict`, without the transfer.
     """
 
     loss: Any = None

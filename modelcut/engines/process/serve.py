@@ -75,7 +75,8 @@ def wind(seconds: float) -> None:
     """Has the kernel end this process (SIGXCPU, SIGALRM) if it does not come back in time.
 
     Args:
-        seconds: of CPU, from now on, all threads together; on the wall, some times as many.
+        seconds: CPU time allowed from now on, over all threads; the wall time allowed is a multiple
+            of it.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1

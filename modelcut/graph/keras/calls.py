@@ -24,7 +24,7 @@ class Ref(NamedTuple):
 
     Attributes:
         name: name of the layer.
-        call: as written in the file; see `CallGraph.call_of`.
+        call: index of the call, as written in the file; see `CallGraph.call_of`.
         tensor: index of the output.
         shape: with the batch axis, where the file says it (Keras 3).
     """

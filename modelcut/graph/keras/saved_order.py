@@ -188,7 +188,7 @@ def fitting(node: Node, roles: Sequence[str]) -> list[Slot]:
 
     Args:
         node: node of the layer in the architecture.
-        roles: of the weights that it has, in order.
+        roles: roles of the weights that it has, in order.
 
     Raises:
         KeyError: a class is not known.

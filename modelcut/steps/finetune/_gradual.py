@@ -130,8 +130,8 @@ class Gradual(BaseModel):
         """Which weights are kept after a share of the steps.
 
         Args:
-            worth: of each weight by name, also of those that are zero now.
-            targets: as `targets` gives them.
+            worth: scores of all weights by tensor name, also of those that are zero now.
+            targets: final sparsities, as `targets` returns them.
             start: the sparsity of each before the training.
             progress: fraction of the training steps that are done.
         """

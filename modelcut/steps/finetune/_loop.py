@@ -65,8 +65,8 @@ class Course:
     Attributes:
         steps: number of training steps done.
         rows: number of samples per epoch.
-        loss, right: of the training part, an entry an epoch.
-        judged: metrics of the validation part, an entry an epoch.
+        loss, right: loss and correct samples of the training part, one entry per epoch.
+        judged: metrics of the validation part, one entry per epoch.
         best: number of the epoch whose state was kept, from 1; 0: the last one's.
         ended: why it ended.
     """
@@ -87,7 +87,7 @@ class Position:
     Attributes:
         epoch: number of the current epoch, from 0.
         waited: number of epochs without improvement on the validation samples.
-        blocks, steps, rows: done in this epoch.
+        blocks, steps, rows: how many of each are done in this epoch.
         loss, right: summed up in this epoch.
     """
 

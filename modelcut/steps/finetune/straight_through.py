@@ -74,13 +74,13 @@ class StraightThrough(Step):
     steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Number of training batches, instead of epochs."
     )
-    batch_size: int = Field(default=128, ge=1, description="Batch size.")
+    batch_size: int = Field(default=128, ge=1, description="Batch size: samples per training step.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
         default="adam",
         description="Optimizer: Adam, Adam with decoupled weight decay, or SGD with momentum.",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        default=1e-3, description="Peak learning rate."
+        default=1e-3, description="Peak learning rate, reached after warmup."
     )
     schedule: Literal["constant", "cosine"] = Field(
         default="cosine",

@@ -90,7 +90,7 @@ def under(scores: np.ndarray, cutoff: float, most: int = 0) -> np.ndarray:
 
     Args:
         scores: any shape; negative where there is nothing left to remove.
-        cutoff: in units of the mean, 0 or more.
+        cutoff: threshold as a multiple of the mean score, 0 or more.
         most: rounds, each with the mean of what the one before it left; 0: until nothing changes.
 
     Returns:

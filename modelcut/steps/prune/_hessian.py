@@ -79,7 +79,7 @@ def refit(weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray) -> np.ndar
     """The kept weights for which the layer's outputs change least.
 
     Args:
-        weights: as trained, shape (d, outputs).
+        weights: trained kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
         gone: the mask of what must be zero.
 

@@ -35,7 +35,7 @@ def matrices(layer: Layer, kernel: Tensor, given: np.ndarray) -> Iterator[np.nda
     """The inputs of a layer's call, as matrices of some MB.
 
     Args:
-        layer: for which `refusal` has no reason.
+        layer: a layer for which `refusal` returns "".
         kernel: the layer's kernel.
         given: what goes into the layer, (rows, …).
 

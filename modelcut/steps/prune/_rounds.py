@@ -67,7 +67,7 @@ def until_stable(
         cut: prunes once, for one round.
         tune: the fine-tuning after each cut; None: there is none.
         model: the model as the step receives it.
-        context: of the step, with a runtime.
+        context: the context of the step, with a runtime.
         budget: what may be lost on the rows set aside, against `model`; None: anything.
         most: maximum number of rounds.
         share: fraction of the training samples that is set aside where there is no validation data.

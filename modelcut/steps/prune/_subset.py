@@ -197,8 +197,8 @@ class _Chunk:
     """Some outputs with sets of about the same size, padded to the largest.
 
     Attributes:
-        outputs: their numbers, shape (n,).
-        inputs: of each its kept weights, shape (n, k).
+        outputs: indices of the outputs, shape (n,).
+        inputs: indices of the kept weights of each output, shape (n, k).
         padded: where `inputs` is none, shape (n, k).
         curvature: the Hessian of each output's own weights, shape (n, k, k); the identity where
             padded.

@@ -85,7 +85,7 @@ def line_of(values: np.ndarray, *, zeros: bool) -> tuple[Line, bool]:
     """The finite values as points on a line.
 
     Args:
-        values: of any shape and float dtype.
+        values: array of any shape and float dtype.
         zeros: count zeros too; else they are left out.
 
     Returns:

@@ -24,7 +24,7 @@ def least(loss: Loss, looks: np.ndarray, shape: tuple[int, ...], rounds: int) ->
         loss: evaluated for all cells at once.
         looks: at least two points, ascending, float64.
         shape: shape of the array of cells.
-        rounds: of the golden section; each is one evaluation.
+        rounds: number of golden-section steps; each is one evaluation.
     """
     found = np.stack([loss(np.full(shape, point)) for point in looks])
     best = np.argmin(found, axis=0)

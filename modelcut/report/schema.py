@@ -330,13 +330,14 @@ class Evaluation(Part):
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
 
     Attributes:
         schema: `modelcut-report/1`; within a version the layout grows only by new keys.
         modelcut: version of modelcut.
+        notes: what a reader should know before the tables, which stands above them.
         versions: versions of Python, NumPy, h5py, isal, TensorFlow, Keras and tf_keras, as far as
             they are installed.
         host: processor architecture and operating system.
@@ -351,13 +352,13 @@ class Report(Part):
         evaluation: metrics on the test data; None without test data.
         gates: each gate that was set, and whether it passed.
         warnings: what a user should know.
-        notes: what a reader should know before the tables, which stands above them.
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
     """
 
     schema: str
     modelcut: str
+    notes: tuple[str, ...] = ()
     versions: Mapping[str, str]
     host: Mapping[str, str]
     input: Input
@@ -371,7 +372,6 @@ class Report(Part):
     evaluation: Evaluation | None = None
     gates: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 

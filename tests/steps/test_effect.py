@@ -93,7 +93,8 @@ def test_what_the_values_say_counts_too(tmp_path, modelcut):
     assert "nothing was changed" in said.err
     assert not (tmp_path / "o.h5").exists()
     recipe = parse(loads("steps:\n  - quantize: linear\n    bits: 4\n", "r"))
-    _, report = inspect.look(path, recipe)
+    with inspect.look(path, recipe) as (_, report):
+        pass
     assert not any("was changed" in line for line in report.warnings)
 
 

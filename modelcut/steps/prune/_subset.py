@@ -62,9 +62,9 @@ def select(weights: np.ndarray, hessian: np.ndarray, share: float) -> np.ndarray
     """The mask of what is pruned: `share` of the weights, or the zeros if they are more.
 
     Args:
-        weights: shape (d, outputs).
+        weights: kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
-        share: 0 to 1.
+        share: fraction of the weights to prune, 0 to 1.
 
     Returns:
         Booleans of the shape of the weights; zeros are always pruned.
@@ -269,8 +269,8 @@ class _Chunk:
     """Some outputs with sets of about the same size, padded to the largest.
 
     Attributes:
-        outputs: their numbers, shape (n,).
-        inputs: of each its kept weights, shape (n, k).
+        outputs: indices of the outputs, shape (n,).
+        inputs: indices of the kept weights of each output, shape (n, k).
         padded: where `inputs` is none, shape (n, k).
         curvature: the Hessian of each output's own weights, shape (n, k, k); the identity where
             padded.

@@ -141,6 +141,22 @@ def test_nothing_is_said_where_the_state_is_kept_or_there_is_none(trained, tmp_p
     assert reports(tmp_path / "q.h5")[0]["notes"] == []
 
 
+def test_a_counter_or_two_are_not_pointed_out(trained, tmp_path, modelcut):
+    """As of SGD without momentum; but a gate that passed only because of it is."""
+    with h5py.File(trained, "r+") as file:
+        del file["optimizer_weights"]["moments"]
+        file["model_weights"].create_dataset("padding", data=np.zeros(100_000))
+    call = ("prune", trained, "--threshold", "0", "-q")
+    assert modelcut(*call, "-o", tmp_path / "o.h5").code == 0
+    report, page = reports(tmp_path / "o.h5")
+    assert 0 < report["sizes"]["optimizer"]["bytes"] < 0.01 * trained.stat().st_size
+    assert report["notes"] == []
+    assert "optimizer state" not in page.split("## ")[0]
+    size = (tmp_path / "o.h5").stat().st_size
+    assert modelcut(*call, "--max-bytes", size + 1, "-o", tmp_path / "p.h5").code == 0
+    assert len(reports(tmp_path / "p.h5")[0]["notes"]) == 2
+
+
 def test_a_gate_that_holds_by_the_weights_too_is_not_pointed_out(trained, tmp_path, modelcut):
     gates = ("--min-file-ratio", "0.5", "--max-bytes", "10 MB")
     call = ("prune", trained, "--sparsity", "0.5", *gates, "-o", tmp_path / "o.h5")

@@ -340,6 +340,7 @@ class Report(Part):
         versions: versions of Python, NumPy, h5py, isal, TensorFlow, Keras and tf_keras, as far as
             they are installed.
         host: processor architecture and operating system.
+        notes: what a reader should know before the tables, which stands above them.
         input: the model that was read.
         output: the file that was written; None for a dry run, `inspect` and `eval`.
         recipe: the recipe as it was run, defaults left out.
@@ -351,7 +352,6 @@ class Report(Part):
         evaluation: metrics on the test data; None without test data.
         gates: each gate that was set, and whether it passed.
         warnings: what a user should know.
-        notes: what a reader should know before the tables, which stands above them.
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
     """
@@ -360,6 +360,7 @@ class Report(Part):
     modelcut: str
     versions: Mapping[str, str]
     host: Mapping[str, str]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
     input: Input
     output: Output | None
     recipe: Mapping[str, Any] | None
@@ -371,7 +372,6 @@ class Report(Part):
     evaluation: Evaluation | None = None
     gates: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 

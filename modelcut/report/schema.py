@@ -330,13 +330,14 @@ class Evaluation(Part):
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
 
     Attributes:
         schema: `modelcut-report/1`; within a version the layout grows only by new keys.
         modelcut: version of modelcut.
+        notes: what a reader should know before the tables, which stands above them.
         versions: versions of Python, NumPy, h5py, isal, TensorFlow, Keras and tf_keras, as far as
             they are installed.
         host: processor architecture and operating system.
@@ -358,6 +359,7 @@ class Report(Part):
 
     schema: str
     modelcut: str
+    notes: tuple[str, ...] = ()
     versions: Mapping[str, str]
     host: Mapping[str, str]
     notes: tuple[str, ...] = field(default=(), kw_only=True)

@@ -341,7 +341,6 @@ class Report(Part):
         versions: versions of Python, NumPy, h5py, isal, TensorFlow, Keras and tf_keras, as far as
             they are installed.
         host: processor architecture and operating system.
-        notes: what a reader should know before the tables, which stands above them.
         input: the model that was read.
         output: the file that was written; None for a dry run, `inspect` and `eval`.
         recipe: the recipe as it was run, defaults left out.
@@ -362,7 +361,6 @@ class Report(Part):
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str]
     host: Mapping[str, str]
-    notes: tuple[str, ...] = field(default=(), kw_only=True)
     input: Input
     output: Output | None
     recipe: Mapping[str, Any] | None

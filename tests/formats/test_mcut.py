@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 
 import h5py
 import ml_dtypes
@@ -387,3 +388,15 @@ def test_images_of_strange_objects_are_small(tmp_path):
     """HDF5 in HDF5 is for what is no tensor only."""
     write(registry.open_model(MODELS / "keras3_cnn.h5"), tmp_path / "p.mcut")
     assert b"OHDR" not in io.BytesIO((tmp_path / "p.mcut").read_bytes()).getvalue()
+
+
+@pytest.mark.parametrize("name", ["tf_keras_cnn.keras", "tf_keras_cnn.weights.h5"])
+def test_the_same_bytes_a_second_later(name, tmp_path):
+    """HDF5 stamps objects with the time of the system, in whole seconds."""
+    path, packed = MODELS / name, []
+    for number in range(2):
+        out = tmp_path / f"{number}.mcut"
+        pipeline.run(Job(path, Recipe(()), out, report=False))
+        packed.append(out.read_bytes())
+        time.sleep(1.1 * (1 - number))
+    assert packed[0] == packed[1]

@@ -106,8 +106,11 @@ def _text_type() -> h5py.h5t.TypeID:
 
 
 def _image(group: h5py.Group, name: str) -> bytes:
+    """A file of this object alone, without time stamps: the same bytes each time."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=("v108", "v110")) as file:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
+    with _created(access) as file:
         group.copy(name, file, "object")
     return buffer.getvalue()
 
@@ -116,6 +119,10 @@ def _in_memory() -> h5py.File:
     """An HDF5 file that is nowhere on disk."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fapl_core(1 << 16, False)
+    return _created(access)
+
+
+def _created(access: Any) -> h5py.File:
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
     # HDF5 knows open files by their names.
     name = f"modelcut-{secrets.token_hex(8)}".encode()

@@ -9,8 +9,15 @@ import numpy as np
 
 from modelcut.graph.architecture import Architecture
 from modelcut.graph.groups import Dependencies
-from modelcut.graph.keras.calls import Entry, Graph, Ref, config_of, is_functional, layer_list
-from modelcut.graph.keras.calls import name_of
+from modelcut.graph.keras.calls import (
+    Entry,
+    Graph,
+    Ref,
+    config_of,
+    is_functional,
+    layer_list,
+    name_of,
+)
 from modelcut.graph.keras.channel_rules import Value
 from modelcut.graph.node import Path
 
@@ -36,9 +43,7 @@ def keeping(gone: np.ndarray) -> Kept:
     return kept
 
 
-def without_channels(
-    architecture: Architecture, found: Dependencies, kept: Kept
-) -> Architecture:
+def without_channels(architecture: Architecture, found: Dependencies, kept: Kept) -> Architecture:
     """The architecture of the network without some channels.
 
     Sizes in configurations follow, and every shape that the file says: of inputs of layers and
@@ -103,10 +108,11 @@ class _Edit:
         if isinstance(new.get("input_shape"), list):
             new["input_shape"] = self._shape([None, *new["input_shape"]], given[0])[1:]
         value = given[0]
-        last = value.shape is not None and value.axis == len(value.shape) - 1
-        if value.ids is not None and last and kind != "Embedding":
-            if new.get("input_dim") == value.ids.size:
-                new["input_dim"] = int(self._kept(value.ids).sum())
+        if value.ids is None or kind == "Embedding":
+            return new
+        last = value.shape is None or value.axis == len(value.shape) - 1
+        if last and new.get("input_dim") == value.ids.size:
+            new["input_dim"] = int(self._kept(value.ids).sum())
         return new
 
     def _shapes(self, said: Any, given: Sequence[Value]) -> Any:
@@ -118,12 +124,16 @@ class _Edit:
 
     def _shape(self, said: Any, value: Value) -> Any:
         """A shape of the file, with the batch axis, after the removal."""
-        if value.shape is None or value.ids is None or not isinstance(said, list):
+        if value.ids is None or not isinstance(said, list) or not said:
             return said
-        if len(said) != len(value.shape) + 1 or said[value.axis + 1] != value.ids.size:
+        axis = len(said) - 1
+        if value.shape is not None:
+            axis = value.axis + 1
+        known = value.shape is None or len(said) == len(value.shape) + 1
+        if not known or said[axis] != value.ids.size:
             return said
         count = int(self._kept(value.ids).sum())
-        return [count if i == value.axis + 1 else n for i, n in enumerate(said)]
+        return [count if i == axis else n for i, n in enumerate(said)]
 
     def _tensors(self, item: Any, path: Path, graph: Graph) -> Any:
         """The calls of a layer; Keras 3 writes the shape of each tensor into them."""

@@ -2,8 +2,8 @@
 
 Every channel that a layer makes is followed to all that carries and reads it. Where two meet, in a
 residual sum or in a layer that is called twice, they become one; where nobody can tell what becomes
-of a channel, it is kept, and the layer that is the reason is named (cf. Fang et al. 2023, "DepGraph:
-Towards Any Structural Pruning", section 3).
+of a channel, it is kept, and the layer that is the reason is named (cf. Fang et al. 2023,
+"DepGraph: Towards Any Structural Pruning", section 3).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from modelcut.graph import shapes
 from modelcut.graph.architecture import Architecture
-from modelcut.graph.keras import channel_rules
+from modelcut.graph.keras import channel_rules, classes
 from modelcut.graph.keras.calls import (
     Call,
     Entry,
@@ -125,6 +125,8 @@ def dependencies(architecture: Architecture, weights: Weights) -> Dependencies:
         InputError: the layers do not hang together.
     """
     walk = _Walk(weights)
+    if _is_apart(architecture.root):
+        return Dependencies(kept=dict.fromkeys(weights, "the model is of a class of its author's"))
     try:
         outputs = walk.model(architecture.root, (), None)
     except _TooManyError:
@@ -146,7 +148,7 @@ class _Walk:
         self._why: dict[int, str] = {0: "it takes part in what is not followed"}
         self._slots: dict[tuple[Path, str, int], tuple[np.ndarray, str]] = {}
         self._sizes: dict[tuple[Path, str, int | None], np.ndarray] = {}
-        self._free: set[tuple[Path, str]] = set()
+        self._known: dict[Path, set[str]] = defaultdict(set)
         self._values: dict[tuple[Path, Call, int], Value] = {}
         self._given: dict[Path, list[Value]] = {}
         self._reasons: dict[Path, str] = {}
@@ -197,13 +199,14 @@ class _Walk:
         shape = self.weight(path, role)
         if axis >= len(shape) or shape[axis] != ids.size:
             raise Barrier(f"has a weight {role} of another shape")
+        self._known[path].add(role)
         if (path, role, axis) in self._slots:
             self.join(self._slots[path, role, axis][0], ids)
         else:
             self._slots[path, role, axis] = ids, use
 
     def free(self, path: Path, role: str) -> None:
-        self._free.add((path, role))
+        self._known[path].add(role)
 
     def size(self, path: Path, key: str, index: int | None, ids: np.ndarray) -> None:
         known = self._sizes.setdefault((path, key, index), ids)
@@ -238,9 +241,7 @@ class _Walk:
             self._keep(path, (name_of(entry), 0), [value])
         return [value]
 
-    def _functional(
-        self, model: Entry, path: Path, given: Sequence[Value] | None
-    ) -> list[Value]:
+    def _functional(self, model: Entry, path: Path, given: Sequence[Value] | None) -> list[Value]:
         graph = Graph(model, "the model")
         fed = dict(zip((ref.name for ref in graph.inputs), given or (), strict=False))
         made: dict[Call, list[Value]] = {}
@@ -248,7 +249,9 @@ class _Walk:
         def value_of(ref: Ref, *, end: bool = False) -> Value:
             outputs = made.get(graph.call_of(ref, "", end=end), [])
             known = outputs[ref.tensor] if ref.tensor < len(outputs) else Value(None)
-            return known if known.shape is not None else _opaque(shapes.without_batch(ref.shape))
+            if known.shape is not None or known.ids is not None:
+                return known
+            return _opaque(shapes.without_batch(ref.shape))
 
         sequence = graph.sequence()
         for name, index in sequence:
@@ -286,10 +289,10 @@ class _Walk:
     def _meet(self, path: Path, one: Value, other: Value) -> None:
         if one is other:
             return
-        if one.ids is not None and other.ids is not None and one.axis == other.axis:
-            if one.ids.size == other.ids.size:
-                self.join(one.ids, other.ids)
-                return
+        both = one.ids is not None and other.ids is not None and one.axis == other.axis
+        if both and len(one.ids) == len(other.ids):  # type: ignore[arg-type]
+            self.join(one.ids, other.ids)  # type: ignore[arg-type]
+            return
         for ids in (one.ids, other.ids):
             self.pin(ids, f"{'/'.join(path)} is called with different inputs")
 
@@ -300,16 +303,17 @@ class _Walk:
         if not sources:
             sources = [Value(None)]
         self._take(path, sources)
-        if layer_list(entry) is not None:
+        if layer_list(entry) is not None and not _is_apart(entry):
             return self.model(entry, path, sources) or [Value(None)]
         node = node_of(entry, path)
         rule = channel_rules.of(node)
         try:
+            if "shared_object_id" in entry:
+                raise Barrier("is shared with another part of the model")
             if rule is None:
                 raise Barrier("is of a class whose channels are not followed")
             result = rule(self, node, sources)
-            slotted = {role for owner, role, _ in self._slots if owner == path}
-            extra = self.roles(path) - slotted - {r for p, r in self._free if p == path}
+            extra = self.roles(path) - self._known[path]
             if extra:
                 raise Barrier(f"has a weight {min(extra)} that is not followed")
             return [result]
@@ -322,9 +326,10 @@ class _Walk:
         self._reasons[node.path] = why
         for value in sources:
             self.pin(value.ids, own)
-        for (path, _, _), (ids, _) in self._slots.items():
-            if path == node.path:
-                self.pin(ids, own)
+        for role in self._known[node.path]:
+            for axis in range(len(self.weight(node.path, role))):
+                if (node.path, role, axis) in self._slots:
+                    self.pin(self._slots[node.path, role, axis][0], own)
         return _opaque(shapes.of_layer(node, [value.shape for value in sources]))
 
     # What was found.
@@ -351,6 +356,11 @@ class _Walk:
         )
 
 
+def _is_apart(model: Entry) -> bool:
+    """Whether a submodel may do more than its layers say, or be another part of the model too."""
+    return "shared_object_id" in model or model.get("class_name") not in classes.MODELS
+
+
 def _grouped(slots: Iterable[Slot]) -> list[Group]:
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, slot in enumerate(slots):
@@ -374,5 +384,3 @@ def _opaque(shape: shapes.Shape | None) -> Value:
     if shape is None or length is None:
         return Value(shape)
     return Value(shape, len(shape) - 1, np.zeros(length, np.int64))
-
-

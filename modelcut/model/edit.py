@@ -7,13 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from modelcut.graph import edit
+from modelcut.graph import edit, groups
 from modelcut.graph.groups import Dependencies
 from modelcut.model.encoding import Encoding
-from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.model.model import Model, Rewrite, Tensor
 
 Takes = tuple[tuple[int, np.ndarray], ...]
 """(axis, indices) pairs: what is kept of a tensor."""
+
+
+def dependencies(model: Model) -> Dependencies:
+    """The dependency groups of a model that has an architecture.
+
+    Raises:
+        InputError: the layers do not hang together.
+    """
+    assert model.architecture is not None
+    weights = {layer.path: {t.role: t.shape for t in layer.tensors} for layer in model.layers}
+    return groups.dependencies(model.architecture, weights)
 
 
 def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: int) -> Model:

@@ -323,6 +323,34 @@ class Evaluation(Part):
 
 
 @dataclass(frozen=True)
+class ChannelGroup(Part):
+    """Channels that are removed together.
+
+    Attributes:
+        channels: how many there are.
+        made_by: the layers whose output channels they are.
+        weights: the tensors that have them on an axis.
+    """
+
+    channels: int
+    made_by: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChannelGraph(Part):
+    """Which channels `prune: channels` can remove.
+
+    Attributes:
+        groups: the dependency groups.
+        kept: layer whose channels cannot be removed -> why.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    kept: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Report(Part):
     """All that a job measured.
 
@@ -345,6 +373,7 @@ class Report(Part):
         notes: what stands above everything else.
         against: of `eval --against`: the reference, as `input`.
         provenance: of `inspect`: what an earlier modelcut wrote into the file.
+        graph: of `inspect --graph`: which layers share channels, and which keep theirs and why.
     """
 
     schema: str
@@ -365,6 +394,7 @@ class Report(Part):
     notes: tuple[str, ...] = ()
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
 
     @property
     def passed(self) -> bool:

@@ -50,6 +50,12 @@ SETTINGS = {
     ],
     "prune: random": [{"sparsity": 0.5}],
     "prune: dead": [{}],
+    "prune: channels": [
+        {"ratio": 0.5},
+        {"ratio": 0.5, "scope": "layer", "criterion": "fpgm", "round_to": 4},
+        {"ratio": 0.4, "criterion": "l1", "minimum": 3},
+        {"ratio": 0.3, "criterion": "random"},
+    ],
     "prune: gradient": [
         {"sparsity": 0.6},
         {"sparsity": 0.6, "scope": "layer"},

@@ -38,7 +38,8 @@ class Value:
 
     Attributes:
         shape: without the batch axis; None where it is unknown.
-        axis: of the channels, the batch axis not counted; meaningless without `ids`.
+        axis: of the channels, the batch axis not counted; -1 for the last one of an unknown
+            shape; meaningless without `ids`.
         ids: int64, shape (shape[axis],): the channel at each index, 0 for one that is kept;
             None where not even their number is known.
     """
@@ -91,12 +92,11 @@ def of(node: Node) -> Rule | None:
 
 def at(channels: Channels, value: Value, axis: int, why: str) -> np.ndarray | None:
     """The channels along an axis; where they lie along another one, they are kept."""
-    if value.shape is None:
-        channels.pin(value.ids, why)
-        return None
     if value.ids is not None and value.axis == axis:
         return value.ids
     channels.pin(value.ids, why)
+    if value.shape is None:
+        return None
     length = value.shape[axis] if axis < len(value.shape) else None
     return None if length is None else np.zeros(length, np.int64)
 
@@ -126,17 +126,17 @@ def _plain_start(node: Node) -> None:
     """Initial values given number by number hold for one shape alone."""
     for key, value in node.config.items():
         inner = value.get("config") if isinstance(value, dict) else None
-        if key.endswith("initializer") and isinstance(inner, dict):
-            if any(isinstance(item, (list, dict)) for item in inner.values()):
-                raise Barrier(f"has a {key} of a fixed shape")
+        values = inner.values() if isinstance(inner, dict) else ()
+        if key.endswith("initializer") and any(isinstance(v, (list, dict)) for v in values):
+            raise Barrier(f"has a {key} of a fixed shape")
 
 
 def _incoming(channels: Channels, node: Node, value: Value, role: str, axis: int) -> np.ndarray:
     """The channels that a kernel reads along its axis; kept ones where they are not known."""
-    place = _place(node.config, value) if "Dense" not in node.class_name else None
-    if place is None:
-        if value.shape is None:
-            raise Barrier("has an input of unknown shape")
+    place = -1
+    if "Dense" not in node.class_name:
+        place = _place(node.config, value)
+    elif value.shape is not None:
         place = len(value.shape) - 1
     ids = at(channels, value, place, f"{_name(node)} reads along another axis")
     length = channels.weight(node.path, role)[axis]
@@ -151,7 +151,9 @@ def _made(channels: Channels, node: Node, key: str, count: int) -> np.ndarray:
     """The channels that a layer makes; kept where its activation joins them."""
     ids = channels.new(count)
     if activation(node.config) not in ELEMENTWISE:
-        channels.pin(ids, f"its activation ({activation(node.config) or 'a custom one'}) joins them")
+        channels.pin(
+            ids, f"its activation ({activation(node.config) or 'a custom one'}) joins them"
+        )
     channels.size(node.path, key, None, ids)
     return ids
 
@@ -178,8 +180,6 @@ def _output(node: Node, value: Value, axis: int, ids: np.ndarray) -> Value:
 
 def _dense(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     (value,) = values
-    if value.shape is None:
-        raise Barrier("has an input of unknown shape")
     _plain_start(node)
     key, kernel = _key(node.config, "units", "output_dim"), channels.weight(node.path, "kernel")
     if len(kernel) != 2:
@@ -189,6 +189,8 @@ def _dense(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     channels.slot(node.path, "kernel", 1, ids, "makes")
     if "bias" in channels.roles(node.path):
         channels.slot(node.path, "bias", 0, ids, "makes")
+    if value.shape is None:
+        return Value(None, -1, ids)
     return _output(node, value, len(value.shape) - 1, ids)
 
 
@@ -534,8 +536,8 @@ _RULES: dict[str, Rule] = {
     "RepeatVector": _repeat,
     **dict.fromkeys(_GATES, _recurrent),
     **dict.fromkeys(
-        """ActivityRegularization AlphaDropout Dropout ELU GaussianDropout GaussianNoise Identity
-        LeakyReLU ReLU SpatialDropout1D SpatialDropout2D SpatialDropout3D ThresholdedReLU""".split(),
+        """ActivityRegularization AlphaDropout Dropout ELU GaussianDropout GaussianNoise
+        Identity LeakyReLU ReLU SpatialDropout1D SpatialDropout2D SpatialDropout3D ThresholdedReLU""".split(),
         _same,
     ),
     **dict.fromkeys(

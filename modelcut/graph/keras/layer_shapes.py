@@ -250,6 +250,7 @@ def _einsum_shape(config: Config, shape: Shape) -> Shape | None:
 
 
 def permutes(dims: Any, rank: int) -> bool:
+    """Whether `dims` of a Permute names each of the axes from 1 to `rank` once."""
     return isinstance(dims, list) and sorted(map(str, dims)) == sorted(
         str(i + 1) for i in range(rank)
     )

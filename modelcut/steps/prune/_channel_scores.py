@@ -17,9 +17,7 @@ MATRICES = TARGET_KINDS | {"embedding"}
 class Scores:
     """Scores of the channels of groups by one criterion; each tensor is read once and let go."""
 
-    def __init__(
-        self, model: Model, found: Dependencies, criterion: str, context: Context
-    ) -> None:
+    def __init__(self, model: Model, found: Dependencies, criterion: str, context: Context) -> None:
         self._found = found
         self._criterion = criterion
         self._context = context

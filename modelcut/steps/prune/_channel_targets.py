@@ -54,6 +54,8 @@ def by_ratio(candidates: Sequence[Candidate], ratio: float, *, together: bool) -
 
     What a minimum or the rounding keeps is not taken from others.
     """
+    if not candidates:
+        return []
     named = {str(n): candidate.scores for n, candidate in enumerate(candidates)}
     gone = lowest(named, ratio, together=together)
     return [c.removable(int(gone[str(n)].sum())) for n, c in enumerate(candidates)]
@@ -70,9 +72,7 @@ class Work:
         now: what is left.
     """
 
-    def __init__(
-        self, model: Model, found: Dependencies, macs: Mapping[str, int | None]
-    ) -> None:
+    def __init__(self, model: Model, found: Dependencies, macs: Mapping[str, int | None]) -> None:
         """Args: the model, its dependencies, and each layer's multiply-accumulates.
 
         Raises:

@@ -16,7 +16,6 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError
-from modelcut.graph import groups
 from modelcut.graph.groups import Dependencies, Group
 from modelcut.graph.node import Path
 from modelcut.model import cost, edit
@@ -82,11 +81,9 @@ class Channels(LayerStep):
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; kernels are read here, to score their channels."""
-        architecture = self.architecture_of(
-            model, context, "nothing tells which layers share channels"
-        )
+        self.architecture_of(model, context, "nothing tells which layers share channels")
         chosen, skipped = self.select(model, context)
-        found = groups.dependencies(architecture, shapes_of(model))
+        found = edit.dependencies(model)
         picked = self._picked(model, found, {tensor.name for tensor in chosen})
         scores = Scores(model, found, self.criterion, context).of([g.group for g in picked.groups])
         kinds = {(lay.path, t.role): t.kind for lay in model.layers for t in lay.tensors}
@@ -105,7 +102,9 @@ class Channels(LayerStep):
         counts = self._counts(model, found, candidates, own, context)
         gone = [c.group.ids[c.order[:n]] for c, n in zip(candidates, counts, strict=True)]
         removed = np.concatenate(gone) if gone else np.zeros(0, np.int64)
-        result = edit.without_channels(model, found, removed, context.index) if removed.size else model
+        result = model
+        if removed.size:
+            result = edit.without_channels(model, found, removed, context.index)
         before = {tensor.name: tensor for tensor in model.tensors}
         reasons = {**picked.reasons, **found.kept}
         for layer in result.layers:
@@ -240,11 +239,6 @@ class _Pick:
 class _Picked:
     groups: list[_Pick]
     reasons: dict[Path, str]
-
-
-def shapes_of(model: Model) -> groups.Weights:
-    """The shapes of the tensors of each layer, by role."""
-    return {layer.path: {t.role: t.shape for t in layer.tensors} for layer in model.layers}
 
 
 def _kernel(layer: Layer) -> Any:

@@ -83,7 +83,8 @@ def run(
     if dry_run:
         wanted = ("train", "validate", "trust", "test")
         known = {name: options.pop(name) for name in wanted if name in options}
-        return job_inspect.look(Path(model), made, say, **known)[1]
+        with job_inspect.look(Path(model), made, say, **known) as (_, report):
+            return report
     if output is None:
         raise UsageError("no output named", "give output, or dry_run=True")
     done = pipeline.run(Job(Path(model), made, Path(output), **{"report": False, **options}), say)
@@ -165,8 +166,8 @@ def inspect(model: File) -> Report:
     """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing."""
     from modelcut.job import inspect as job_inspect
 
-    found, report = job_inspect.look(Path(model))
-    return replace(report, provenance=dict(found.origin.provenance))
+    with job_inspect.look(Path(model)) as (found, report):
+        return replace(report, provenance=dict(found.origin.provenance))
 
 
 def pack(

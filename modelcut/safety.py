@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,17 @@ def _escaped(character: str) -> str:
     )
 
 
-_FOLDER_MODELS = ("saved_model.pb", "saved_model.pbtxt", "variables")
+def check_system() -> None:
+    """Refuses systems without what modelcut is built on: `fork`, `pread`, resource limits.
+
+    Raises:
+        UsageError: this is Windows.
+    """
+    if sys.platform == "win32":
+        raise UsageError("modelcut runs on Linux and macOS; on Windows use WSL")
+
+
+_FOLDER_MODELS = ("saved_model.pb", "saved_model.pbtxt", "variables", "config.json")
 
 
 def check_path(path: Path) -> None:
@@ -98,7 +109,9 @@ def check_path(path: Path) -> None:
         raise UsageError(f"{text!r}: not a path") from None
     if stat.S_ISDIR(status.st_mode):
         if not any((path / name).exists() for name in _FOLDER_MODELS):
-            raise InputError(f"{text}: is a folder without a model in it", "name a SavedModel")
+            raise InputError(
+                f"{text}: is a folder without a model in it", "name a SavedModel or .keras"
+            )
         return
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{text}: not a regular file", "give a file on disk")

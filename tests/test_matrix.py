@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import matrix
-from toys import contents
+from toys import MODELS, SAVED_MODELS, contents
 
 from modelcut import engines
 from modelcut.errors import InputError
@@ -21,6 +24,53 @@ from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe
 
 WAYS_OUT = ("name ", "keep to", "start from", "export it")
+
+# What goes into what, written by hand: of each kind of input, in the order of `matrix.OUTPUTS`
+# (.h5, .keras, SavedModel, .tar.gz, .zip, .mcut, .tflite).
+#   weights   the same weights in another file
+#   Keras     a SavedModel that Keras exports, with the same weights and the same outputs
+#   LiteRT    a .tflite with the same outputs
+#   refused   LiteRT's converter refuses it (text goes into this network)
+#   no        refused before any work
+KERAS = "weights weights Keras Keras Keras weights LiteRT"
+GRAPH = "no no weights weights weights weights LiteRT"
+TEXT = "no no weights weights weights weights refused"
+WEIGHTS = "weights no no no no weights no"
+EXPECTED = {
+    "Keras 3 `.h5`": KERAS,
+    "Keras 3 `.keras`": KERAS,
+    "Keras 2 `.h5`": KERAS,
+    "Keras 2 `.keras`": KERAS,
+    "Keras 1 `.h5`": WEIGHTS,
+    "weights only": WEIGHTS,
+    "SavedModel of Keras 2": "weights weights weights weights weights weights LiteRT",
+    "SavedModel of Keras 3": GRAPH,
+    "SavedModel of a module": TEXT,
+    "SavedModel of TensorFlow 1": GRAPH,
+    "LiteRT `.tflite`": "no no no no no no no",
+    "its `.tar.gz`": "weights weights weights weights weights weights LiteRT",
+    "its `.zip`": GRAPH,
+    "`.mcut` of Keras 3": KERAS,
+    "`.mcut` of a SavedModel": TEXT,
+}
+CASES = [
+    (name, output, said)
+    for name, row in EXPECTED.items()
+    for output, said in zip(matrix.OUTPUTS.values(), row.split(), strict=True)
+]
+RECORDED = {
+    "Keras 3 `.h5`": MODELS / "keras3_cnn.npz",
+    "Keras 3 `.keras`": MODELS / "keras3_cnn.npz",
+    "Keras 2 `.h5`": MODELS / "tf_keras_cnn.npz",
+    "Keras 2 `.keras`": MODELS / "tf_keras_cnn.npz",
+    "SavedModel of Keras 2": SAVED_MODELS / "tf_keras.npz",
+    "SavedModel of Keras 3": SAVED_MODELS / "keras3.npz",
+    "SavedModel of TensorFlow 1": SAVED_MODELS / "v1.npz",
+    "its `.tar.gz`": SAVED_MODELS / "tf_keras.npz",
+    "its `.zip`": SAVED_MODELS / "v1.npz",
+    "`.mcut` of Keras 3": MODELS / "keras3_cnn.npz",
+}
+"""Inputs and outputs that the network's writer recorded."""
 
 
 def values_of(model):
@@ -32,27 +82,149 @@ def convert(path, out):
     return pipeline.run(Job(path, Recipe(()), out, report=False))
 
 
-@pytest.fixture(params=matrix.INPUTS)
-def source(request, tmp_path):
+# What is in a file, read without modelcut: by h5py, TensorFlow and the LiteRT interpreter.
+
+
+def stored_values(path, scratch):
+    """The values of all weights in a file, optimizers left out."""
+    if path.suffix == ".mcut":  # nobody else reads it
+        return values_of(registry.open_model(path))
+    path = unpacked(path, scratch)
+    if path.is_dir():
+        import tensorflow as tf
+
+        reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        # Keras 3 lists its variables twice, here and under `variables`.
+        twice = ("_all_variables/", "_CHECKPOINTABLE")
+        names = [n for n in reader.get_variable_to_shape_map() if not n.startswith(twice)]
+        found = {name: reader.get_tensor(name) for name in names}
+    else:
+        found = {}
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, item: found.update({name: item[()]} if hasattr(item, "dtype") else {})
+            )
+    return Counter(
+        np.asarray(values).tobytes()
+        for name, values in found.items()
+        if "optimizer" not in name.lower() and np.size(values) > 1
+    )
+
+
+def unpacked(path, scratch):
+    """The folder in an archive, the HDF5 file in a `.keras`; or the path as it is."""
+    if path.suffix not in (".zip", ".gz", ".keras"):
+        return path
+    scratch.mkdir()
+    shutil.unpack_archive(path, scratch, {".gz": "gztar"}.get(path.suffix, "zip"))
+    (found,) = [p for p in scratch.rglob("*") if p.name in ("saved_model.pb", "model.weights.h5")]
+    return found if path.suffix == ".keras" else found.parent
+
+
+def record(name):
+    """Inputs by name, and the outputs."""
+    with np.load(RECORDED[name]) as kept:
+        parts = [{n: kept[n] for n in kept.files if n.startswith(k)} for k in ("input", "output")]
+    inputs = {name.partition("_")[2]: values for name, values in parts[0].items()}
+    return inputs, list(parts[1].values())
+
+
+def by_tensorflow(folder, inputs):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    serve = loaded.signatures["serving_default"]
+    names = list(serve.structured_input_signature[1])
+    given = inputs if set(names) == set(inputs) else dict(zip(names, inputs.values(), strict=True))
+    found = serve(**{name: tf.constant(values) for name, values in given.items()})
+    return [values.numpy() for values in found.values()]
+
+
+def by_litert(path, inputs):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    (entry,), (values,) = interpreter.get_input_details(), inputs.values()
+    interpreter.allocate_tensors()
+    rows = []
+    for row in values:
+        interpreter.set_tensor(entry["index"], row[None])
+        interpreter.invoke()
+        rows.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
+    return [np.stack(rows)]
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """Exports of Keras by the digest of what was exported: archives need no further one."""
+    return {}
+
+
+@pytest.fixture
+def here(monkeypatch, exported):
+    """Engines work in this process, and so start TensorFlow once for all cases."""
+    from modelcut.engines.litert import converter
+    from modelcut.engines.process import child
+    from modelcut.engines.saved_model import exporter
+
+    def export(request):
+        source = Path(request["source"])
+        key = request["dialect"], hashlib.sha256(source.read_bytes()).hexdigest()
+        if key not in exported:
+            facts = exporter.export(request)
+            exported[key] = facts, contents(Path(request["target"]))
+        facts, files = exported[key]
+        for name, data in files.items():
+            path = Path(request["target"]) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True) if data is None else path.write_bytes(data)
+        return facts
+
+    work = {"saved_model.exporter": export, "litert.converter": converter.convert}
+    for module in (exporter, converter):
+        monkeypatch.setattr(module, "wind", lambda seconds: None)
+    monkeypatch.setattr(child, "ask", lambda module, request, **_: work[module](dict(request)))
+
+
+def test_each_pair_is_a_case():
+    assert list(EXPECTED) == list(matrix.INPUTS)
+    assert len(CASES) == 105
+
+
+@pytest.mark.parametrize(("name", "output", "said"), CASES)
+def test_it_works_or_is_refused(name, output, said, tmp_path, modelcut, here):
     (tmp_path / "in").mkdir()
-    return matrix.INPUTS[request.param](tmp_path / "in")
-
-
-@pytest.mark.parametrize("output", matrix.OUTPUTS.values())
-def test_it_works_or_is_refused(source, output, tmp_path, modelcut):
-    said = matrix.verdict(source, output)
-    out = tmp_path / output
+    source, out = matrix.INPUTS[name](tmp_path / "in"), tmp_path / output
+    shown = {"Keras": "by Keras", "LiteRT": "by LiteRT", "refused": "by LiteRT", "weights": "yes"}
+    assert matrix.verdict(source, output) == shown.get(said, said)  # what the README says
     if said == "no":
         got = modelcut("prune", source, "--threshold", "0", "-o", out)
         assert got.code == 2, got
         assert got.err.count("\n") == 1
         assert any(way in got.err for way in WAYS_OUT), got.err
         assert not out.exists()
-    elif said == "yes":
-        report = convert(source, out)
-        before, after = registry.open_model(source), registry.open_model(out)
-        assert values_of(before) == values_of(after)
-        assert report["output"]["bytes"] > 0
+        return
+    if said == "refused":
+        with pytest.raises(InputError, match="LiteRT's converter refuses it"):
+            convert(source, out)
+        assert not out.exists()
+        return
+    report = convert(source, out)
+    files = [p for p in out.rglob("*") if p.is_file()] if out.is_dir() else [out]
+    assert report.output.bytes == sum(path.stat().st_size for path in files)
+    if said == "LiteRT":
+        inputs, expected = record(name)
+        found = by_litert(out, inputs)
+    else:
+        before = stored_values(source, tmp_path / "before")
+        assert len(before) >= 1
+        assert stored_values(out, tmp_path / "after") == before
+        if said == "weights":
+            return
+        inputs, expected = record(name)
+        found = by_tensorflow(unpacked(out, tmp_path / "run"), inputs)
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
 RUNS = [
@@ -81,7 +253,7 @@ def test_what_comes_out_predicts_the_same(name, output, tmp_path):
     found = []
     for path in (source, tmp_path / output):
         model = registry.open_model(path)
-        with registry.plain_file(path) as (file, suffix):
+        with registry.plain_file(registry.open_model(path)) as (file, suffix):
             network = engines.open_network(file, model.origin.dialect, suffix=suffix)
         if not found:
             given = [_rows(spec, rng) for spec in network.inputs]

@@ -1,4 +1,5 @@
-"""A runtime of NumPy alone: dense layers in a row, softmax at the end.
+"""A runtime of NumPy alone: dense layers, convolutions and batch normalizations in a row, some
+within submodels, softmax at the end.
 
 Steps that need the network running are tested on it without TensorFlow.
 """
@@ -60,6 +61,9 @@ class ToyRunning:
             for layer in model.layers
             if layer.tensors
         ]
+        self.normalizations = {
+            layer.name for layer in model.layers if layer.class_name == "BatchNormalization"
+        }
         frozen = {layer.name for layer in model.layers if layer.config.get("trainable") is False}
         self.trainable = frozenset(n for n in self.values if n.rpartition("/")[0] not in frozen)
 
@@ -69,10 +73,32 @@ class ToyRunning:
     def write(self, values):
         self.values.update({name: array.astype("float32") for name, array in values.items()})
 
+    def _patches(self, name, x):
+        """What the kernel multiplies, on the last axis: the inputs, or what lies under a window."""
+        kernel = self.values[f"{name}/kernel"]
+        if kernel.ndim == 2:  # a Flatten before it has no weights, and is not in the layers
+            return x.reshape(len(x), -1)
+        windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
+        places = np.moveaxis(windows, 3, -1)
+        return places.reshape(*places.shape[:3], -1)
+
+    def _normalized(self, name, x):
+        of = {
+            role: self.values[f"{name}/{role}"]
+            for role in ("gamma", "beta", "moving_mean", "moving_variance")
+        }
+        plain = (x - of["moving_mean"]) / np.sqrt(of["moving_variance"] + 1e-3)
+        return plain, of["gamma"], plain * of["gamma"] + of["beta"]
+
     def _forward(self, rows):
         seen, x = [], rows.inputs[0]
         for number, (name, relu) in enumerate(self.layers):
-            z = x @ self.values[f"{name}/kernel"] + self.values.get(f"{name}/bias", 0)
+            if name in self.normalizations:
+                z = self._normalized(name, x)[2]
+            else:
+                kernel = self.values[f"{name}/kernel"]
+                flat = kernel.reshape(-1, kernel.shape[-1])
+                z = self._patches(name, x) @ flat + self.values.get(f"{name}/bias", 0)
             seen.append((x, z))
             x = np.maximum(z, 0) if relu and number < len(self.layers) - 1 else z
         raised = np.exp(x - x.max(axis=1, keepdims=True))
@@ -96,11 +122,33 @@ class ToyRunning:
         for number in range(len(self.layers) - 1, -1, -1):
             name, relu = self.layers[number]
             x, z = seen[number]
+            slope = slope.reshape(z.shape)
             if relu and number < len(self.layers) - 1:
                 slope = slope * (z > 0)
-            found[f"{name}/kernel"], found[f"{name}/bias"] = x.T @ slope, slope.sum(axis=0)
-            slope = slope @ self.values[f"{name}/kernel"].T
+            slope = self._backward(name, x, slope, found)
         return {name: found[name].astype("float32") for name in names}
+
+    def _backward(self, name, x, slope, found):
+        """The slope of a layer's inputs; adds those of its weights to `found`."""
+        axes = tuple(range(slope.ndim - 1))
+        if name in self.normalizations:
+            plain, gamma, _ = self._normalized(name, x)
+            found[f"{name}/gamma"] = (slope * plain).sum(axis=axes)
+            found[f"{name}/beta"] = slope.sum(axis=axes)
+            return slope * gamma / np.sqrt(self.values[f"{name}/moving_variance"] + 1e-3)
+        kernel, patches = self.values[f"{name}/kernel"], self._patches(name, x)
+        width = patches.shape[-1]
+        weights = patches.reshape(-1, width).T @ slope.reshape(-1, slope.shape[-1])
+        found[f"{name}/kernel"] = weights.reshape(kernel.shape)
+        found[f"{name}/bias"] = slope.sum(axis=axes)
+        before = slope @ kernel.reshape(width, -1).T
+        if kernel.ndim == 2:
+            return before.reshape(x.shape)
+        before = before.reshape(*before.shape[:3], *kernel.shape[:3])
+        total, (rows, columns) = np.zeros_like(x), before.shape[1:3]
+        for i, j in np.ndindex(kernel.shape[:2]):
+            total[:, i : i + rows, j : j + columns] += before[:, :, :, i, j]
+        return total
 
     def layer_inputs(self, rows, layers):
         seen, _ = self._forward(rows)
@@ -209,7 +257,9 @@ def toy_runtime(model, rows=60, seed=0, labelled=True):
     """A runtime of random rows for a toy model, labelled by a rule that can be learned."""
     rng = np.random.default_rng(seed)
     kernels = [t for t in model.tensors if t.kind == "kernel"]
-    inputs = rng.normal(size=(rows, kernels[0].shape[0])).astype("float32")
-    rule = rng.normal(size=(kernels[0].shape[0], kernels[-1].shape[1]))
-    labels = (inputs @ rule).argmax(axis=1).astype(np.int64)
+    image = model.layers[0].config.get("batch_input_shape")
+    shape = tuple(image[1:]) if image else (kernels[0].shape[0],)
+    inputs = rng.normal(size=(rows, *shape)).astype("float32")
+    rule = rng.normal(size=(int(np.prod(shape)), kernels[-1].shape[1]))
+    labels = (inputs.reshape(rows, -1) @ rule).argmax(axis=1).astype(np.int64)
     return ToyRuntime(model, inputs, labels if labelled else None)

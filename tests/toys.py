@@ -57,6 +57,63 @@ def toy_model(arrays, config=None, class_name="Dense"):
     return Model(tuple(layers), architecture, origin)
 
 
+def toy_network(draw=None):
+    """A convolution, a batch normalization, a submodel with a dense layer, and a dense layer.
+
+    Args:
+        draw: shape -> the values of a kernel; None: normal ones.
+    """
+    rng = np.random.default_rng(4)
+    draw = draw or (lambda shape: (0.3 * rng.normal(size=shape)).astype("float32"))
+    inner = dense("hidden", 8, activation="relu", batch_input_shape=[None, 64])
+    image = {"name": "conv", "filters": 4, "kernel_size": [3, 3], "activation": "relu"}
+    config = {
+        "class_name": "Sequential",
+        "config": {
+            "name": "toy",
+            "layers": [
+                {"class_name": "Conv2D", "config": {**image, "batch_input_shape": [None, 6, 6, 2]}},
+                {"class_name": "BatchNormalization", "config": {"name": "norm", "axis": [3]}},
+                {"class_name": "Flatten", "config": {"name": "flat"}},
+                {"class_name": "Sequential", "config": {"name": "inner", "layers": [inner]}},
+                dense("out", 3, activation="softmax"),
+            ],
+        },
+    }
+    architecture = Architecture.parse(json.dumps(config), "2.4.0", "toy")
+    weights = {
+        ("conv",): {"kernel": draw((3, 3, 2, 4)), "bias": np.full(4, 0.5, "float32")},
+        ("norm",): {
+            "gamma": np.array([1, 0.5, 2, 1], "float32"),
+            "beta": np.array([0.125, 0.25, 0.125, -0.5], "float32"),
+            "moving_mean": np.full(4, 0.125, "float32"),
+            "moving_variance": np.ones(4, "float32"),
+        },
+        ("inner", "hidden"): {"kernel": draw((64, 8)), "bias": np.ones(8, "float32")},
+        ("out",): {"kernel": draw((8, 3)), "bias": np.ones(3, "float32")},
+    }
+    kinds = {"gamma": "norm", "beta": "norm", "moving_mean": "state", "moving_variance": "state"}
+    layers = []
+    for node in architecture.nodes:
+        tensors = tuple(
+            Tensor(
+                name=f"{'/'.join(node.path)}/{role}",
+                role=role,
+                kind=kinds.get(role, role),
+                shape=values.shape,
+                dtype=values.dtype,
+                source=Source(values.copy),
+                out_axis=values.ndim - 1 if role == "kernel" else None,
+                in_axis=values.ndim - 2 if role == "kernel" else None,
+                key=f"{node.path[-1]}/{role}",
+            )
+            for role, values in weights.get(node.path, {}).items()
+        )
+        layers.append(Layer(node.path, node.class_name, node.config, tensors, node))
+    origin = Origin(Path("toy.h5"), "hdf5", "keras2", "Keras 2.4.0")
+    return Model(tuple(layers), architecture, origin)
+
+
 def legacy(path, arrays, config=None, version="2.4.0"):
     """A hand-made file: {layer: {weight name: values}}."""
     with h5py.File(path, "w") as file:

@@ -64,7 +64,8 @@ def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
             text if shared else f"{text} [{', '.join(methods)}]"
             for text, methods in meanings.items()
         )
-        flags = ["--" + name.replace("_", "-")]
+        former = [old for cls in having for old in _former(cls, name)]
+        flags = ["--" + each.replace("_", "-") for each in dict.fromkeys((name, *former))]
         kind: Any = str
         if all(_is_bool(cls.model_fields[name].annotation) for cls in having):
             kind, flags = bool, [f"{flags[0]}/--no-{flags[0][2:]}"]
@@ -115,6 +116,12 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
             what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
             lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))
         raise UsageError("; ".join(lines), "--help lists the options") from None
+
+
+def _former(cls: type[BaseModel], name: str) -> list[str]:
+    """Former names of a field."""
+    aliases: Mapping[str, str] = getattr(cls, "aliases", {})
+    return [old for old, new in aliases.items() if new == name]
 
 
 def _repeats(info: Any) -> bool:

@@ -31,14 +31,13 @@ def inspect(**values: Any) -> None:
     from modelcut.report import render, terminal
     from modelcut.safety import printable
 
-    model, report = job_inspect.look(Path(values["model"]))
-    report = replace(report, provenance=dict(model.origin.provenance))
-    if values.get("graph"):
-        report = replace(report, graph=job_inspect.channels(model))
+    with job_inspect.look(Path(values["model"])) as (model, report):
+        origin = model.origin
+        graph = job_inspect.channels(model) if values.get("graph") else None
+    report = replace(report, graph=graph, provenance=dict(origin.provenance))
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
         return
-    origin = model.origin
     kind = f"{origin.container}, packed {origin.format}" if origin.container else origin.format
     typer.echo(f"{printable(str(origin.path))}: {kind}, written by {origin.writer}")
     for line in origin.dropped:

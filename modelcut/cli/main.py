@@ -130,6 +130,10 @@ def _done(arguments: list[str]) -> int:
 
 
 def _call(arguments: list[str]) -> int:
+    if sys.platform == "win32":  # `safety` costs the other systems' --help some milliseconds
+        from modelcut.safety import check_system
+
+        check_system()
     wanted = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if wanted and "--help" in arguments:
         sys.modules.setdefault("numpy", _Later("numpy"))

@@ -218,7 +218,8 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if values.get("checkpoint"):
             raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
         train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
-        _, report = inspect.look(model, recipe, say, train, validate, trust, test)
+        with inspect.look(model, recipe, say, train, validate, trust, test) as (_, found):
+            report = found
     else:
         if output is None:
             raise UsageError("no output named", "add -o FILE, or --in-place")

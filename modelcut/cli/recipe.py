@@ -39,8 +39,8 @@ def check(**values: Any) -> None:
     recipe = load(Path(values["recipe"]))
     if values.get("model"):
         safety.check_path(Path(values["model"]))
-        model = registry.open_model(Path(values["model"]))
-        fold.fold(model, recipe, lambda _: None)
+        with registry.open_model(Path(values["model"])) as model:
+            fold.fold(model, recipe, lambda _: None)
     typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps, no errors")
 
 

@@ -19,7 +19,13 @@ def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
         flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut."),
-        flags.option("data", "CSV of labelled validation data, not the test data.", metavar="CSV"),
+        flags.option(
+            "data",
+            "CSV of labelled validation data, not the test data.",
+            "--validate",
+            "--data",
+            metavar="CSV",
+        ),
         flags.option(
             "method",
             "Method to profile, can be repeated (default: the default method of each family).",
@@ -62,10 +68,12 @@ def methods() -> dict[str, type[Budgeted]]:
 def sensitivity(**values: Any) -> None:
     """Profile the sensitivity of each layer: the accuracy with only that layer changed."""
     if not values.get("data"):
-        raise UsageError("no data named", "add --data FILE.csv, not the test data")
+        raise UsageError("no validation data named", "add --validate FILE.csv, not the test data")
     known = methods()
     own = [steps.default(name) for name in steps.families()]
-    wanted = values.get("method") or [name for name in own if name in known]
+    former = {old: new for name in steps.families() for old, new in steps.aliases(name).items()}
+    given = [former.get(name, name) for name in values.get("method") or ()]
+    wanted = given or [name for name in own if name in known]
     for name in wanted:
         if name not in known:
             raise UsageError(
@@ -74,9 +82,6 @@ def sensitivity(**values: Any) -> None:
     if values.get("settings") and len(wanted) > 1:
         raise UsageError("--settings: of which method?", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
-    for step in made:
-        if "train" in step.needs and not values.get("train"):
-            raise UsageError(f"{step.title}: needs training data", "add --train FILE.csv")
     from modelcut.job import sensitivity
     from modelcut.job.request import Trust
     from modelcut.report import profile, render, terminal

@@ -17,6 +17,10 @@ _SHARE = 2
 """One part in so many of the disk that is free may be taken."""
 
 
+_PIECE = 1 << 20
+"""Bytes that are read at a time: `preadv`, which needs no copy, is missing from old macOS."""
+
+
 class Spill:
     """Arrays of rows, one after the other, in a file without a name that goes with the process."""
 
@@ -76,10 +80,11 @@ def _read(number: int, into: np.ndarray, place: int) -> None:
     bytewise: Any = into.reshape(-1).view(np.uint8) if into.size else b""
     view = memoryview(bytewise)
     while len(view):
-        count = os.preadv(number, [view], place)
-        if count <= 0:
+        piece = os.pread(number, min(len(view), _PIECE), place)
+        if not piece:
             raise OSError("the scratch file of the rows was cut")
-        view, place = view[count:], place + count
+        view[: len(piece)] = piece
+        view, place = view[len(piece) :], place + len(piece)
 
 
 def _shape_of(rows: Rows) -> Rows:

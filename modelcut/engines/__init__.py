@@ -92,7 +92,7 @@ def open_network(
     custom_objects: Mapping[str, Any] | None = None,
     seed: int | None = None,
     name: str = "",
-    hint: str = "modelcut can still prune, quantize and factorize it; leave out --test",
+    hint: str = "what runs no network, such as inspect, still works",
     signature: str | None = None,
     apart: bool = True,
     mixed: bool = True,

@@ -72,6 +72,12 @@ class ResourceError(ModelcutError):
     exit_code = ExitCode.RESOURCES
 
 
+class InternalError(ModelcutError):
+    """Something that modelcut promised itself does not hold; nothing that a user did wrong."""
+
+    exit_code = ExitCode.MISTAKE
+
+
 class PeerError(ModelcutError):
     """A training on several machines in which another one was lost."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import abc
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -28,11 +30,11 @@ NO_LAYERS = (
 
 @dataclass(frozen=True)
 class Hollow:
-    """Tells a writer to leave the values out: they are kept elsewhere, by number.
+    """Has a writer omit the values, which are stored elsewhere, by number.
 
     Attributes:
-        tensors: tensor name -> (number, dtype that its values have when written).
-        places: filled by the writer: place in the file -> number.
+        tensors: tensor name -> (number, dtype of its values when written).
+        places: filled by the writer: path in the file -> number.
     """
 
     tensors: Mapping[str, tuple[int, np.dtype]]
@@ -41,16 +43,17 @@ class Hollow:
 
 @dataclass(frozen=True)
 class Conversion:
-    """How an engine makes a file.
+    """How an engine makes a file, from a model that was read from a scratch file.
 
     Attributes:
-        run: makes it of a model that was read from a scratch file: the model, where to, the name
-            of the format, and where to put a twin of it that is not quantized (None: nowhere);
-            gives facts about it.
-        quantizes: it rounds weights, to grids of its own.
+        export: has Keras make a SavedModel: the model, and where to write; returns facts about it.
+        convert: has LiteRT's converter make a `.tflite`: the model, where to write, and where to
+            write a second one that is not quantized (None: nowhere); returns facts about it.
+        quantizes: the converter quantizes weights, with scales of its own.
     """
 
-    run: Callable[[Model, Path, str, Path | None], Mapping[str, Any]]
+    export: Callable[[Model, Path], Mapping[str, Any]]
+    convert: Callable[[Model, Path, Path | None], Mapping[str, Any]]
     quantizes: bool = False
 
 
@@ -97,25 +100,75 @@ class Written:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Format(Protocol):
-    """What a module in this folder offers."""
+class Format(abc.ABC):
+    """A file format. Its module in `formats/` has one subclass, made by the registry.
 
-    NAME: str
+    A subclass implements `sniff`, `read`, `refusal` and `write`, and overrides the defaults below
+    where the format differs from a plain file of layers that Keras opens.
 
+    Attributes:
+        name: in the registry; kept in `.mcut` files and in reports.
+        suffixes: by which an output of this format is recognised; the first is the usual one.
+        folder: a model of this format is a folder.
+        packed: no engine opens the file; see `unpacked`.
+        packable: a model of this format can be packed into `.mcut`: `strip` and `restore` work.
+        signatures: a model of this format may have several signatures, of which a user names one.
+        entropy_coded: the writer uses `WriteOptions.coder`.
+        converted: the file is a program made by LiteRT's converter, to which the settings of
+            `export` and the calibration data apply.
+        own_coding: why `--compression` has no effect on this format; "" where it has.
+        final: why no other file can be made from a model of this format; "" where one can.
+        from_modelcut: only modelcut writes files of this format.
+        facts_key: the key of a report under which the facts of a conversion stand.
+    """
+
+    folder: ClassVar[bool] = False
+    packed: ClassVar[bool] = False
+    packable: ClassVar[bool] = False
+    signatures: ClassVar[bool] = False
+    entropy_coded: ClassVar[bool] = False
+    converted: ClassVar[bool] = False
+    own_coding: ClassVar[str] = ""
+    final: ClassVar[str] = ""
+    from_modelcut: ClassVar[bool] = False
+    facts_key: ClassVar[str] = "export"
+
+    def __init__(self, name: str, suffixes: tuple[str, ...]) -> None:
+        """Takes its line of the registry.
+
+        Args:
+            name: see `name`.
+            suffixes: see `suffixes`.
+        """
+        self.name = name
+        self.suffixes = suffixes
+
+    @property
+    def engine_suffix(self) -> str:
+        """The suffix by which an engine recognises a file of this format; "" for a folder."""
+        return "" if self.folder else self.suffixes[0]
+
+    @abc.abstractmethod
     def sniff(self, path: Path) -> bool:
         """Whether the content of `path` is of this format; reads a few bytes."""
 
+    @abc.abstractmethod
     def read(self, path: Path) -> Model:
         """Reads the architecture; tensors stay in the file until pulled. Runs no code.
 
+        Returns:
+            A model that closes what it holds open (`Origin.close`).
+
         Raises:
-            InputError: the file is broken.
+            InputError: the file is damaged.
             UnsafeError: the file reaches outside itself.
         """
 
+    @abc.abstractmethod
     def refusal(self, model: Model) -> str:
         """Why this model cannot be written in this format; "" where it can."""
 
+    @abc.abstractmethod
     def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
         """Writes the model to a new file, one tensor at a time, the same bytes every time.
 
@@ -126,10 +179,55 @@ class Format(Protocol):
             OSError: the file system's own words.
         """
 
+    def holds_all_of(self, model: Model) -> bool:
+        """Whether all that the model's file holds beside the weights can be kept in this format."""
+        return model.origin.format == self.name
 
-@runtime_checkable
-class Packable(Protocol):
-    """What a format offers so that its models can be packed (`mcut`) and come back the same."""
+    def needs_engine(self, model: Model) -> bool:
+        """Whether an engine makes the file of this model; `WriteOptions.convert` is then set."""
+        del model
+        return False
+
+    def fixed_graph(self, model: Model) -> str:
+        """Why the model's layers cannot be edited before it is written; "" where they can."""
+        del model
+        return ""
+
+    def unpacked(self, model: Model) -> Path | None:
+        """Where the file that was read lies unpacked, for an engine; None: nowhere yet."""
+        del model
+        return None
+
+    def facts(self, model: Model) -> Mapping[str, Any]:
+        """Plain data about a model that was read, for the report, beside its layers."""
+        del model
+        return {}
+
+    def warnings(self, output: Any) -> Iterable[str]:
+        """What a user should know about a file that was written, from the report's `output`."""
+        del output
+        return ()
+
+    def check_runnable(self, model: Model, *, trust: bool) -> bool:
+        """Checks that a network which is not built from an architecture only computes.
+
+        Returns:
+            Whether it was checked; False: the architecture must be checked instead.
+
+        Raises:
+            UnsafeError: it would do more than compute, and is not trusted.
+        """
+        del model, trust
+        return False
+
+    def untrainable(self, model: Model) -> tuple[str, str]:
+        """Why no engine can change the weights of a model that was read, and what to use instead.
+
+        Returns:
+            ("", "") where an engine can.
+        """
+        del model
+        return "", ""
 
     def strip(self, model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
         """All that `write` would put into a file, without values and provenance, as plain data.
@@ -143,6 +241,7 @@ class Packable(Protocol):
             Plain data (None, booleans, numbers, text, bytes, lists, dictionaries), small where the
             model is; and what was left out.
         """
+        raise NotImplementedError(f"{self.name} is not packable")
 
     def restore(self, data: Any, path: Path) -> tuple[Model, Mapping[str, int]]:
         """The inverse of `strip`: a model that `write` writes as it would have the first one.
@@ -155,5 +254,17 @@ class Packable(Protocol):
             The model, its sources empty; and, by key, the number of each tensor.
 
         Raises:
-            InputError: the data does not hang together.
+            InputError: the data is inconsistent.
         """
+        raise NotImplementedError(f"{self.name} is not packable")
+
+
+@contextlib.contextmanager
+def opening() -> Iterator[contextlib.ExitStack]:
+    """Collects the files that a reader opens: closed if it fails, else left to the model."""
+    opened = contextlib.ExitStack()
+    try:
+        yield opened
+    except BaseException:
+        opened.close()
+        raise

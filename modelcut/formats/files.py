@@ -47,12 +47,10 @@ class OnDisk:
     Attributes:
         folder: it; nothing in it may lead out of it (`check`).
         where: the model, for messages.
-        kept: whatever must live as long as the files do.
     """
 
     folder: Path
     where: str
-    kept: object = None
 
     def names(self) -> list[str]:
         found = []

@@ -1,93 +1,89 @@
-"""One module a file format; each offers `sniff`, `read`, `write`, found here by content or name.
+"""Finds the format of a file by its content, and that of an output by its name.
 
-A format module has: `NAME` and the functions of `Format`. What is out of the ordinary it says
-itself: `FOLDER` (its models are folders), `PACKED` (Keras cannot open them; `unpacked` says where
-that lies which it can), `OWN_CODING` (why `--compression` is not for it), `needs_engine` (which
-models of others an engine makes them of), `fixed_graph` (why a model cannot have its layers edited
-on the way into it), `FINAL` (why nothing can be made of its models), and `check_runnable` where no
-architecture is needed to run a network. Adding a format is adding a module and its line in
-`_SUFFIXES`.
+Adding a format is adding a module and its line in `_FORMATS`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.formats.base import Format, WriteOptions
 from modelcut.graph.architecture import Dialect
 from modelcut.model.model import Model
-from modelcut.safety import printable
+from modelcut.safety import check_system, printable
 
-_MODULES = {
-    "hdf5": "keras.h5",
-    "saved_model_zip": "saved_model.zip",
-    "keras_zip": "keras.keras_zip",
-    "saved_model": "saved_model.folder",
-    "saved_model_tar": "saved_model.tar",
-    "mcut": "mcut.container",
-    "litert": "litert.tflite",
+_FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "hdf5": ("keras.h5", (".h5", ".hdf5")),
+    "saved_model_zip": ("saved_model.zip", (".zip",)),  # before `keras_zip`, which takes any zip
+    "keras_zip": ("keras.keras_zip", (".keras",)),
+    "saved_model": ("saved_model.folder", (".savedmodel", ".saved_model")),
+    "saved_model_tar": ("saved_model.tar", (".tar.gz", ".tgz")),
+    "mcut": ("mcut.container", (".mcut",)),
+    "litert": ("litert.tflite", (".tflite",)),
 }
-"""Where each format is; the names are kept in `.mcut` files and in reports."""
+"""Name -> module with one subclass of `Format`, and suffixes of outputs; in the order of `sniff`.
 
-_SUFFIXES: dict[str, tuple[str, ...]] = {
-    "hdf5": (".h5", ".hdf5"),
-    "saved_model_zip": (".zip",),  # before `keras_zip`, which takes any zip
-    "keras_zip": (".keras",),
-    "saved_model": (".savedmodel", ".saved_model"),
-    "saved_model_tar": (".tar.gz", ".tgz"),
-    "mcut": (".mcut",),
-    "litert": (".tflite",),
-}
-"""Modules in the order in which they look at a file, and what names them as an output.
-
-Here, not in the modules, so that none is imported to learn that it is not meant.
+The names are stored in `.mcut` files and in reports. The suffixes are here, so that no module is
+imported to learn them.
 """
 
 
 def names() -> tuple[str, ...]:
-    """Of all formats."""
-    return tuple(_SUFFIXES)
+    """The names of all formats."""
+    return tuple(_FORMATS)
 
 
 def suffixes() -> tuple[str, ...]:
-    """By which the files of all formats are told."""
-    return tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+    """The suffixes of all formats."""
+    return tuple(suffix for _, suffixes in _FORMATS.values() for suffix in suffixes)
 
 
-def module(name: str) -> Format:
-    """The format of this name."""
-    return cast("Format", import_module(f"modelcut.formats.{_MODULES[name]}"))
+@cache
+def by_name(name: str) -> Format:
+    """The format of this name.
 
-
-def needs_engine(one: Format, model: Model) -> bool:
-    """Whether an engine makes the file of this model, which must be handed to its writer."""
-    ask: Callable[[Model], bool] | None = getattr(one, "needs_engine", None)
-    return ask is not None and ask(model)
-
-
-def is_own(one: Format, model: Model) -> bool:
-    """Whether a file of this format, or what it is an archive of, is what the model was read from.
-
-    All that such a file holds beside the weights can go into it again.
+    Raises:
+        KeyError: there is none.
     """
-    return one.NAME.startswith(model.origin.format)
+    place, own = _FORMATS[name]
+    module = import_module(f"modelcut.formats.{place}")
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type)]
+    own_kinds = [k for k in kinds if issubclass(k, Format) and k.__module__ == module.__name__]
+    (kind,) = own_kinds
+    return kind(name, own)
+
+
+def of_model(model: Model) -> Format:
+    """The format that a model has, inside of the file that it may be packed in."""
+    return by_name(model.origin.format)
+
+
+def of_file(model: Model) -> Format:
+    """The format of the file that a model was read from."""
+    return by_name(model.origin.container or model.origin.format)
 
 
 def open_model(path: Path) -> Model:
     """Recognises a file by its content and reads it.
 
+    Returns:
+        A model that holds the file open: `with open_model(path) as model:` closes it.
+
     Raises:
         InputError: there is no such file, it is of no known format, or it is broken.
         UnsafeError: the file reaches outside itself.
+        UsageError: this is Windows.
     """
-    for name in _SUFFIXES:
-        candidate = module(name)
+    check_system()
+    for name in _FORMATS:
+        candidate = by_name(name)
         if candidate.sniff(path):
             with _damage_told(path):
                 return candidate.read(path)
@@ -100,10 +96,10 @@ def open_model(path: Path) -> Model:
 
 @contextlib.contextmanager
 def _damage_told(path: Path) -> Iterator[None]:
-    """What a reader stumbles over lies in the file.
+    """Reports an unforeseen exception of a reader as damage to the file.
 
     Raises:
-        InputError: it did.
+        InputError: there was one.
     """
     try:
         yield
@@ -119,21 +115,22 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_file(model: Model) -> Iterator[tuple[Path, str]]:
-    """A file of a model that was read, and the suffix by which an engine tells the format.
+    """A file of a model that was read, and the suffix by which an engine recognises its format.
 
     Args:
-        model: as it was opened, perhaps of a packed file, which is then unpacked for as long as
+        model: as it was opened, perhaps from a packed file, which is then unpacked for as long as
             the file is needed.
     """
-    kind = module(model.origin.container or model.origin.format)
-    if not getattr(kind, "PACKED", False):
-        yield model.origin.path, engine_suffix(kind)
+    file_format = of_file(model)
+    whole = model.origin.path.is_dir() == file_format.folder  # else it is unzipped in a folder
+    if whole and not model.origin.rewritten and not file_format.packed:
+        yield model.origin.path, file_format.engine_suffix
         return
-    if (unpacked := getattr(kind, "unpacked", None)) is not None:
-        yield unpacked(model), engine_suffix(module(model.origin.format))
+    if (unpacked := file_format.unpacked(model)) is not None:
+        yield unpacked, of_model(model).engine_suffix
         return
     with scratch_file(model, WriteOptions(compression="none")) as (file, inner):
-        yield file, engine_suffix(inner)
+        yield file, inner.engine_suffix
 
 
 @contextlib.contextmanager
@@ -144,18 +141,13 @@ def scratch_file(model: Model, options: WriteOptions) -> Iterator[tuple[Path, Fo
         model: which.
         options: how.
     """
-    writer = module(model.origin.format)
+    writer = of_model(model)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        file = Path(folder) / f"model{engine_suffix(writer)}"
-        if is_folder(writer):
+        file = Path(folder) / f"model{writer.engine_suffix}"
+        if writer.folder:
             file.mkdir()
         writer.write(model, file, options)
         yield file, writer
-
-
-def engine_suffix(one: Format) -> str:
-    """By which an engine tells a file of this format: "" for a folder."""
-    return "" if is_folder(one) else _SUFFIXES[one.NAME][0]
 
 
 def for_output(path: Path, model: Model) -> Format:
@@ -169,10 +161,12 @@ def for_output(path: Path, model: Model) -> Format:
     suffix = suffix_of(path).lower()
     if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
         suffix = ".savedmodel"
-    for name, own in _SUFFIXES.items():
+    for name, (_, own) in _FORMATS.items():
         if suffix in own:
-            candidate = module(name)
-            final = getattr(module(model.origin.format), "FINAL", "")
+            candidate = by_name(name)
+            final = of_model(model).final
+            if candidate.folder and path.is_dir() and by_name("keras_zip").sniff(path):
+                raise UsageError(f"{path}: is an unzipped .keras model", "name a .keras file")
             if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate
@@ -182,7 +176,7 @@ def for_output(path: Path, model: Model) -> Format:
 def _beyond_engines(one: Format, model: Model) -> str:
     """Why no engine could make such a file of this model: Keras 1 wrote it."""
     known = model.architecture is None or model.architecture.dialect is not Dialect.KERAS1
-    if known or not needs_engine(one, model):
+    if known or not one.needs_engine(model):
         return ""
     return f"written by {model.origin.writer}, which no engine loads; name the output .h5 or .mcut"
 
@@ -194,35 +188,20 @@ def suffix_of(path: Path) -> str:
 
 
 def check_runnable(model: Model, *, trust: bool) -> bool:
-    """Lets the format look at a network that is not built from an architecture.
+    """Has the format check a network that is not built from an architecture.
 
     Returns:
-        Whether it is such a format; else the architecture must be looked at.
+        Whether it did; False: the architecture must be checked instead.
 
     Raises:
         UnsafeError: it would do more than compute.
-        InputError: it is damaged where only its running looks.
+        InputError: it is damaged in a part that only an engine reads.
     """
-    check = getattr(module(model.origin.format), "check_runnable", None)
-    if check is None:
-        return False
     with _damage_told(model.origin.path):
-        check(model, trust=trust)
-    return True
+        return of_model(model).check_runnable(model, trust=trust)
 
 
 def facts(model: Model) -> dict[str, Any]:
-    """What its format can tell of a model besides its layers, for the report; often nothing."""
-    tell = getattr(module(model.origin.format), "facts", None)
-    return {model.origin.format: tell(model)} if tell else {}
-
-
-def warnings(writer: Format, output: Any) -> list[str]:
-    """What a user should know of a file that was written, from the report's `output`."""
-    tell = getattr(writer, "warnings", None)
-    return list(tell(output)) if tell else []
-
-
-def is_folder(writer: Format) -> bool:
-    """Whether a model of this format is a folder."""
-    return bool(getattr(writer, "FOLDER", False))
+    """What its format can tell about a model beside its layers, by the format's name."""
+    found = of_model(model).facts(model)
+    return {model.origin.format: found} if found else {}

@@ -378,7 +378,7 @@ def _final(value: Value, final: np.ndarray) -> Value:
     return Value(value.shape, value.axis, None if value.ids is None else final[value.ids])
 
 
-def _opaque(shape: shapes.Shape | None) -> Value:
+def _opaque(shape: classes.Shape | None) -> Value:
     """What comes from where channels are not followed: all of it is kept."""
     length = shape[-1] if shape else None
     if shape is None or length is None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelcut.graph.keras import operations
 from modelcut.graph.keras.calls import (
     Entry,
     calls,
@@ -47,7 +48,7 @@ class Node:
     @property
     def is_operation(self) -> bool:
         """Whether it is a bare Keras 3 operation, which `model.layers` leaves out."""
-        return ".ops." in str(self.entry.get("module"))
+        return ".ops." in str(self.entry.get("module")) or bool(operations.module_of(self.entry))
 
     @property
     def wrapped(self) -> list[tuple[str, Node]]:

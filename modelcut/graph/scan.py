@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelcut.errors import UnsafeError
-from modelcut.graph.keras import classes
+from modelcut.graph.keras import classes, operations
 from modelcut.safety import load_json, printable
 
 
@@ -32,7 +32,8 @@ class Finding:
     name: str = ""
 
     def __str__(self) -> str:
-        return f"layer {printable(self.layer, 60)!r}: {printable(self.what)}"
+        where = f"layer {printable(self.layer, 60)!r}" if self.layer else "the model"
+        return f"{where}: {printable(self.what)}"
 
 
 _ACTIVATIONS = set(
@@ -49,6 +50,9 @@ _OBJECTS = set(
     " HeUniform STFT STFTInitializer L1 L2 L1L2 OrthogonalRegularizer MaxNorm NonNeg UnitNorm"
     " MinMaxNorm RadialConstraint DTypePolicy FloatDTypePolicy Policy PolicyV1 QuantizedDTypePolicy"
     " AutoCastPolicy DTypePolicyMap LossScaleOptimizer AbsMaxQuantizer TensorShape"
+    " QuantizedFloat8DTypePolicy Int4DTypePolicy GPTQDTypePolicy AWQDTypePolicy"
+    " QuantizationConfig Int8QuantizationConfig Int4QuantizationConfig Float8QuantizationConfig"
+    " GPTQConfig AWQConfig"
     " Zero One".split()
 )
 
@@ -147,7 +151,8 @@ def scan(config: Any, *, training: bool = False) -> Iterator[Finding]:
 def _class_finding(
     entry: dict[str, Any], key: str, layer: str, *, training: bool
 ) -> Iterator[Finding]:
-    name, module = entry.get("class_name"), entry.get("module")
+    name, module = entry.get("class_name"), entry.get("module") or operations.module_of(entry)
+    module = module or None
     config = entry.get("config")
     if not isinstance(name, str):
         yield Finding("code", layer, "a class name that is not a text")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.formats import registry
 from modelcut.job.check import check_runnable
 from modelcut.job.describe import data_warnings
 from modelcut.job.evaluate import evaluate, open_evaluator
@@ -28,25 +30,26 @@ def assess(
     for other in (against, test):
         if other is not None:
             safety.check_path(other)
-    model, report = look(path)
-    refuse_nan(report)
-    original, reference = (path, model), None
-    if against is not None:
-        beside, reference = look(against)
-        original = (against, beside)
-    for candidate in [model] if against is None else [original[1], model]:
-        check_runnable(candidate, trust)
-    say("evaluating")
-    evaluator = open_evaluator(
-        recipe,
-        test,
-        *original,
-        trust,
-        beside=model.origin.format == "saved_model",
-        compared=against is not None,
-    )
-    after = (path, model) if against is not None else None
-    evaluation = evaluate(recipe, evaluator, after, original[1], trust)
+    with contextlib.ExitStack() as opened:
+        model, report = opened.enter_context(look(path))
+        refuse_nan(report)
+        original, reference = (path, model), None
+        if against is not None:
+            beside, reference = opened.enter_context(look(against))
+            original = (against, beside)
+        for candidate in [model] if against is None else [original[1], model]:
+            check_runnable(candidate, trust)
+        say("evaluating")
+        evaluator = open_evaluator(
+            recipe,
+            test,
+            *original,
+            trust,
+            beside=registry.of_model(model).signatures,
+            compared=against is not None,
+        )
+        after = (path, model) if against is not None else None
+        evaluation = evaluate(recipe, evaluator, after, original[1], trust)
     report = replace(report, evaluation=evaluation)
     if reference is not None:
         sizes = build.beside(reference.sizes, report.sizes)

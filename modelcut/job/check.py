@@ -15,6 +15,7 @@ from modelcut.job.request import Job, Trust
 from modelcut.model import cost
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
+from modelcut.steps.base import with_training_data
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Checked:
     @property
     def converts(self) -> bool:
         """Whether an engine makes the output."""
-        return registry.needs_engine(self.writer, self.model)
+        return self.writer.needs_engine(self.model)
 
 
 def check_request(job: Job) -> None:
@@ -52,16 +53,23 @@ def check_request(job: Job) -> None:
 def check(job: Job) -> Checked:
     """Opens the model and refuses a job that cannot be done.
 
+    Returns:
+        The job, with the model open: who asks closes it.
+
     Raises:
         UsageError: an option or a step does not go with the model or the output.
         InputError: the model is broken, or cannot be run where it must be.
         UnsafeError: it carries code, and is not trusted.
     """
     model = registry.open_model(job.model)
-    checked = Checked(job, model, registry.for_output(job.output, model))
-    check_options(job, model, checked.writer)
-    if job.test is not None or checked.converts:
-        check_runnable(model, job.trust)
+    try:
+        checked = Checked(job, model, registry.for_output(job.output, model))
+        check_options(job, model, checked.writer)
+        if job.test is not None or checked.converts:
+            check_runnable(model, job.trust)
+    except BaseException:
+        model.close()
+        raise
     return checked
 
 
@@ -79,11 +87,9 @@ def check_needs(
         UsageError: with what to add.
     """
     for index, step in enumerate(recipe.steps):
-        if "train" in step.wants and train is None:
-            raise UsageError(
-                f"step {index + 1}, {step.title}: needs training data", "add --train FILE.csv"
-            )
-        if "validation" not in step.wants:
+        if "train" in step.needs:
+            with_training_data(train, index, step.title)
+        if "validation" not in step.needs:
             continue
         if train is None and validate is None:
             raise UsageError(
@@ -106,23 +112,21 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
     Raises:
         UsageError: with what to leave out, or to add.
     """
-    engine = registry.needs_engine(writer, model)
-    ask = getattr(writer, "fixed_graph", None)
-    fixed = ask(model) if ask is not None else ""
+    engine = writer.needs_engine(model)
+    fixed = writer.fixed_graph(model)
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
-    saved = any(name.startswith("saved_model") for name in (model.origin.format, writer.NAME))
-    if job.recipe.head.data.signature and not saved:
+    signatures = registry.of_model(model).signatures or writer.signatures
+    if job.recipe.head.data.signature and not signatures:
         raise UsageError(f"--signature: {job.model} is no SavedModel and has none", "leave it out")
-    if job.coder is not None and writer.NAME != "mcut":
+    if job.coder is not None and not writer.entropy_coded:
         raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
-    own = getattr(writer, "OWN_CODING", "")
-    if job.compression is not None and own:
-        raise UsageError(f"--compression: {job.output}: {own}", "leave it out")
+    if job.compression is not None and writer.own_coding:
+        raise UsageError(f"--compression: {job.output}: {writer.own_coding}", "leave it out")
     if engine and job.keep_optimizer:
         raise UsageError(f"--keep-optimizer: {job.output} has no place for it", "leave it out")
-    if writer.NAME != "litert":
+    if not writer.converted:
         return
     options = job.recipe.head.export
     if options.calibrated and job.calibrate is None:
@@ -186,15 +190,9 @@ def check_trainable(
         InputError: there is no network in the file.
         UnsafeError: it carries code, and is not trusted.
     """
-    if model.origin.format == "saved_model":
-        name = model.origin.path.name
-        known = f"`modelcut pack {name} -o x.mcut` and `modelcut unpack x.mcut -o x.h5` make one"
-        raise InputError(
-            f"{model.origin.path}: a SavedModel runs as a finished graph, whose weights can be "
-            "neither trained nor tried out",
-            "give the .h5 or .keras that it was made from"
-            + (f"; {known}" if model.architecture is not None else ""),
-        )
+    reason, instead = registry.of_model(model).untrainable(model)
+    if reason:
+        raise InputError(f"{model.origin.path}: {reason}", instead)
     text = model.origin.configuration
     if model.architecture is not None:
         text = model.architecture.text

@@ -18,8 +18,41 @@ from modelcut.model.model import Model
 def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conversion:
     """How a file is made by an engine, for a writer that needs to know."""
     return base.Conversion(
-        partial(_convert, job, history), quantizes=job.recipe.head.export.quantizes
+        partial(_export, job),
+        partial(_convert, job, history),
+        quantizes=job.recipe.head.export.quantizes,
     )
+
+
+def _request(job: Job, scratch: Model, target: Path) -> dict[str, Any]:
+    """What an engine is told that makes a file of another format.
+
+    Args:
+        job: what was asked for.
+        scratch: the model, in a scratch file.
+        target: the file or folder to make.
+
+    Raises:
+        UnsafeError: what the engine would build carries code. A SavedModel that is run as a graph
+            was not looked at for that.
+    """
+    check_runnable(scratch, job.trust)
+    return {
+        "source": str(scratch.origin.path),
+        "shown": str(job.model),
+        "dialect": scratch.origin.dialect,
+        "suffix": registry.of_model(scratch).engine_suffix,
+        "trust": job.trust.all,
+        "custom_objects": job.trust.custom_objects,
+        "target": str(target),
+    }
+
+
+def _export(job: Job, scratch: Model, target: Path) -> Mapping[str, Any]:
+    """Has Keras make a SavedModel; see `_request`."""
+    from modelcut.engines.saved_model import network as saved_model_network
+
+    return saved_model_network.export(_request(job, scratch, target))
 
 
 def _convert(
@@ -27,44 +60,24 @@ def _convert(
     history: Callable[[], Mapping[str, Any]],
     scratch: Model,
     target: Path,
-    kind: str,
     twin: Path | None,
 ) -> Mapping[str, Any]:
-    """Has an engine make a file of another kind of a model in its own format.
+    """Has LiteRT's converter make a `.tflite`; see `_request`.
 
     Args:
         job: what was asked for.
         history: how the model was made.
         scratch: the model, in a scratch file.
-        target: the file or folder to make.
-        kind: name of its format.
-        twin: where to put one that is not quantized; None: nowhere.
-
-    Raises:
-        UnsafeError: what the engine would build carries code. A SavedModel that is run as a graph
-            was not looked at for that.
+        target: the file to make.
+        twin: where to write one that is not quantized; None: nowhere.
     """
-    check_runnable(scratch, job.trust)
-    own = registry.module(scratch.origin.format)
-    request: dict[str, Any] = {
-        "source": str(scratch.origin.path),
-        "shown": str(job.model),
-        "dialect": scratch.origin.dialect,
-        "suffix": registry.engine_suffix(own),
-        "trust": job.trust.all,
-        "custom_objects": job.trust.custom_objects,
-        "target": str(target),
-    }
-    if kind == "saved_model":
-        from modelcut.engines.saved_model import network as saved_model_network
-
-        return saved_model_network.export(request)
     from modelcut.engines.litert import network as litert_network
     from modelcut.formats.litert.tflite import METADATA
 
     options, data = job.recipe.head.export, job.recipe.head.data
-    request |= {
-        "signature": data.signature if scratch.origin.format == "saved_model" else None,
+    signatures = registry.of_model(scratch).signatures
+    request = _request(job, scratch, target) | {
+        "signature": data.signature if signatures else None,
         "twin": str(twin) if twin else None,
         "type": options.type,
         "sparse": options.sparse,

@@ -80,16 +80,15 @@ def passage_of(
 def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> Output:
     """What the report says of the file that was written."""
     written = draft.written
-    compression = None if getattr(writer, "OWN_CODING", "") else job.compression or "fast"
-    made = "litert" if writer.NAME == "litert" else "export"
+    compression = None if writer.own_coding else job.compression or "fast"
     return Output(
         str(job.output),
-        writer.NAME,
+        writer.name,
         size(draft.path),
         printed.hex(),
         compression,
         tuple(written.dropped),
-        {made: dict(written.facts)} if written.facts else {},
+        {writer.facts_key: dict(written.facts)} if written.facts else {},
     )
 
 

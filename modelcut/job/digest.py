@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +57,8 @@ def sha256(path: Path, stop: Event | None = None) -> str:
         for part in _files(path):
             total.update(f"{part.relative_to(path).as_posix()}\0{sha256(part, stop)}\n".encode())
         return total.hexdigest()
+    for part in _shards(path):
+        total.update(f"{part.name}\0{sha256(part, stop)}\n".encode())
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             if stop is not None and stop.is_set():
@@ -70,10 +73,18 @@ def sha256_of(text: str) -> bytes:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Bytes of a file and its shards, or of all files in a folder."""
     if path.is_dir():
         return sum(part.stat().st_size for part in _files(path))
-    return path.stat().st_size
+    return sum(part.stat().st_size for part in (path, *_shards(path)))
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files that `NAME.weights.json` of Keras 3 lists; none for any other file."""
+    if not path.name.endswith(".weights.json"):
+        return []
+    shard = re.compile(re.escape(path.name.removesuffix(".weights.json")) + r"_\d+\.weights\.h5")
+    return sorted(part for part in path.parent.iterdir() if shard.fullmatch(part.name))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -81,6 +92,6 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _state(path: Path) -> list[tuple[str, int, int, int]]:
-    parts = list(_files(path)) if path.is_dir() else [path]
+    parts = list(_files(path)) if path.is_dir() else [path, *_shards(path)]
     stats = [(part, os.stat(part)) for part in parts]
     return [(str(part), s.st_ino, s.st_size, s.st_mtime_ns) for part, s in stats]

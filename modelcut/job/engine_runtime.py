@@ -87,7 +87,7 @@ class EngineRuntime:
             network = engines.open_network(
                 path,
                 model.origin.dialect,
-                suffix=registry.engine_suffix(writer),
+                suffix=writer.engine_suffix,
                 loss=loss_of(model),
                 trust=self._trust,
                 custom_objects=self._custom,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
 from modelcut.job.request import Trust
+from modelcut.model.encoding import Fixed
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report.schema import Evaluation
@@ -68,7 +69,7 @@ def network_of(
     from modelcut.job import loss
 
     # A SavedModel may be measured beside a file of another format, which has no signatures.
-    without = beside and model.origin.format != "saved_model"
+    without = beside and not registry.of_model(model).signatures
     with registry.plain_file(model) as (file, suffix):
         return engines.open_network(
             file,
@@ -79,7 +80,15 @@ def network_of(
             custom_objects=own_objects(trust),
             signature=None if without else recipe.head.data.signature,
             name=str(path),
+            hint=_without_running(model),
         )
+
+
+def _without_running(model: Model) -> str:
+    """What can be done with a model that its engine cannot load."""
+    kept = any(isinstance(tensor.encoding, Fixed) for tensor in model.tensors)
+    what = "pack it" if kept else "prune, quantize and factorize it"
+    return f"modelcut can still {what}; leave out --test"
 
 
 def evaluate(
@@ -105,8 +114,8 @@ def evaluate(
 
     network = None
     if other is not None:
-        folder = original.origin.format == "saved_model"
-        network = network_of(recipe, *other, trust, beside=folder)
+        signatures = registry.of_model(original).signatures
+        network = network_of(recipe, *other, trust, beside=signatures)
     results, agreement = evaluator.run(network)
     parts = [result.to_dict() for result in results]
     test = str(evaluator.table.path)

@@ -52,7 +52,7 @@ def fold(
     for index, step in enumerate(recipe.steps):
         say(step.title)
         start = time.perf_counter()
-        keeper = kept.keeper(index) if kept and "loop" in step.needs else None
+        keeper = kept.keeper(index) if kept and step.resumable else None
         context = Context(
             index=index,
             seed=recipe.head.seed,

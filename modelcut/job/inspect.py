@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def channels(model: Model) -> ChannelGraph:
     )
 
 
+@contextlib.contextmanager
 def look(
     path: Path,
     recipe: Recipe | None = None,
@@ -56,7 +59,7 @@ def look(
     validate: Path | None = None,
     trust: Trust | None = None,
     test: Path | None = None,
-) -> tuple[Model, Report]:
+) -> Iterator[tuple[Model, Report]]:
     """Reads a model and measures it without changing or writing anything.
 
     Args:
@@ -68,25 +71,26 @@ def look(
         trust: what of the file's code may run for them.
         test: CSV that the recipe would be judged on; a warning says that it is not.
 
-    Returns:
-        The model, and a report without output and evaluation.
+    Yields:
+        The model, open until the end of the context, and a report without output and evaluation.
     """
     for each in (path, train, validate, test):
         if each is not None:
             safety.check_path(each)
     if recipe:
         check_needs(recipe, train, validate, test, dry=True)
-    with Digest(path) as digest:
-        model = registry.open_model(path)
-        runtime = None
-        if recipe:
-            runtime = start.runtime_for(model, recipe, train, validate, trust or Trust())
-        folded = fold(model, recipe, say, runtime) if recipe else Folded((model,))
-        meters: dict[Identity, Meter] = {}
-        measure_rest(folded.models, meters)
-        passage = passage_of(folded, recipe, meters)
-        report = describe(passage, path, None, digest, recipe)
-        warnings = [*warnings_of(passage), *(runtime.notes if runtime else ())]
-        if test is not None or (recipe and list(recipe.head.gates.items())):
-            warnings.append("a dry run judges neither accuracy nor gates")
-    return model, replace(report, warnings=tuple(warnings))
+    with contextlib.ExitStack() as opened:
+        with Digest(path) as digest:
+            model = opened.enter_context(registry.open_model(path))
+            runtime = None
+            if recipe:
+                runtime = start.runtime_for(model, recipe, train, validate, trust or Trust())
+            folded = fold(model, recipe, say, runtime) if recipe else Folded((model,))
+            meters: dict[Identity, Meter] = {}
+            measure_rest(folded.models, meters)
+            passage = passage_of(folded, recipe, meters)
+            report = describe(passage, path, None, digest, recipe)
+            warnings = [*warnings_of(passage), *(runtime.notes if runtime else ())]
+            if test is not None or (recipe and list(recipe.head.gates.items())):
+                warnings.append("a dry run judges neither accuracy nor gates")
+        yield model, replace(report, warnings=tuple(warnings))

@@ -17,15 +17,15 @@ def load(path: Path, trust: bool, custom_objects: Mapping[str, Any]) -> Any:
     from modelcut import engines
 
     safety.check_path(path)
-    model = registry.open_model(path)
-    check_runnable(model, Trust(trust), custom_objects)
-    with registry.plain_file(model) as (file, suffix):
-        network: Any = engines.open_network(
-            file,
-            model.origin.dialect,
-            suffix=suffix,
-            trust=trust,
-            custom_objects=custom_objects,
-            apart=False,
-        )
+    with registry.open_model(path) as model:
+        check_runnable(model, Trust(trust), custom_objects)
+        with registry.plain_file(model) as (file, suffix):
+            network: Any = engines.open_network(
+                file,
+                model.origin.dialect,
+                suffix=suffix,
+                trust=trust,
+                custom_objects=custom_objects,
+                apart=False,
+            )
     return getattr(network, "loaded", network.model)

@@ -6,13 +6,13 @@ the written file. Nothing appears at the output's place before all of it is done
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from modelcut.errors import InputError, ResourceError
-from modelcut.formats import registry
 from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
@@ -42,9 +42,9 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
         ModelcutError: with the exit code; nothing is left behind.
     """
     check_request(job)
-    with Digest(job.model) as digest:
+    with Digest(job.model) as digest, contextlib.ExitStack() as opened:
         checked = check(job)
-        model = checked.model
+        model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
         runtime = start.runtime_for(model, job.recipe, job.train, job.validate, job.trust, team)
         chief = team is None or team.chief
@@ -54,7 +54,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             team.finish()
             return Worker(team.worker, team.workers)
         evaluator = None
-        costly = any(step.wants for step in job.recipe.steps)
+        costly = any(step.needs for step in job.recipe.steps)
         if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
             # A gate that nothing can judge, and labels that do not fit, are refused before work.
             say("starting the network")
@@ -69,7 +69,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             draft = write(checked, folded, places.model, partial(provenance.of, job, model, digest))
             outputs.flush(places.model)
             with Digest(places.model) as printed:
-                again = verify(checked, folded, draft)
+                again = opened.enter_context(verify(checked, folded, draft))
                 passage = passage_of(folded, job.recipe, draft.meters, draft.written)
                 report = _described(checked, passage, draft, digest, printed)
             report = _measured(checked, draft, places, again, report, evaluator, say)
@@ -130,7 +130,7 @@ def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[
     assert report.output is not None
     warnings = (
         *warnings_of(passage),
-        *registry.warnings(checked.writer, report.output),
+        *checked.writer.warnings(report.output),
         *data_warnings(report, notes),
     )
     gates = checked.job.recipe.head.gates
@@ -142,7 +142,7 @@ def _evaluator(checked: Checked) -> Evaluator:
     """The original's network on the test data."""
     job = checked.job
     assert job.test is not None
-    beside = checked.writer.NAME.startswith("saved_model")
+    beside = checked.writer.signatures
     return open_evaluator(
         job.recipe, job.test, job.model, checked.model, job.trust, beside=beside, compared=True
     )

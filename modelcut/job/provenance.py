@@ -75,7 +75,6 @@ def is_ours(path: Path) -> bool:
     if path.name.endswith((".report.json", ".report.md")):
         with path.open("rb") as file:
             return SCHEMA.partition("/")[0].encode() in file.read(4096)
-    with contextlib.suppress(ModelcutError, OSError):
-        origin = registry.open_model(path).origin
-        return bool(origin.provenance or origin.container == "mcut")
+    with contextlib.suppress(ModelcutError, OSError), registry.open_model(path) as model:
+        return bool(model.origin.provenance) or registry.of_file(model).from_modelcut
     return False

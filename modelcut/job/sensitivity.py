@@ -12,6 +12,7 @@ from modelcut.budget.profile import Trier, profile
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import provenance, start
+from modelcut.job.check import check_needs
 from modelcut.job.digest import Digest, size
 from modelcut.job.request import Trust
 from modelcut.recipe.recipe import Recipe
@@ -45,13 +46,13 @@ def assess(
         its `trials` in the order of `settings`.
 
     Raises:
-        ModelcutError: the model cannot be run, or the rows do not fit it.
+        ModelcutError: data is missing, the model cannot be run, or the samples do not fit it.
     """
+    check_needs(recipe, train, data, None, dry=True)
     for each in (path, data, train):
         if each is not None:
             safety.check_path(each)
-    with Digest(path) as digest:
-        model = registry.open_model(path)
+    with Digest(path) as digest, registry.open_model(path) as model:
         runtime = start.open_runtime(model, recipe, train, data, trust)
         say("starting the network")
         bench = Bench(model, runtime)

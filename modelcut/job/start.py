@@ -28,7 +28,7 @@ def team_for(job: Job, digest: Digest) -> Team | None:
         UsageError: nothing trains, or the workers were told different things.
         PeerError: a worker did not come, or was lost.
     """
-    if not any("loop" in step.wants for step in job.recipe.steps):
+    if not any("loop" in step.needs for step in job.recipe.steps):
         if job.distribute in ("mirrored", "multiworker"):
             raise UsageError(
                 f"--distribute {job.distribute}: no step of the recipe trains", "finetune does"
@@ -50,7 +50,7 @@ def checkpoint_for(job: Job, digest: Digest, *, writes: bool) -> Checkpoint | No
     """
     if job.checkpoint is None:
         return None
-    if not any("loop" in step.needs for step in job.recipe.steps):
+    if not any(step.resumable for step in job.recipe.steps):
         raise UsageError("--checkpoint: the recipe has no step finetune", "only those are kept")
     return Checkpoint(
         job.checkpoint,
@@ -82,7 +82,7 @@ def runtime_for(
 ) -> EngineRuntime | None:
     """Where the recipe has steps that train or search: what they do it with."""
     wanted = {"train", "validation"}
-    if (train or validate) is None or not any(wanted & step.wants for step in recipe.steps):
+    if (train or validate) is None or not any(wanted & step.needs for step in recipe.steps):
         return None
     return open_runtime(model, recipe, train, validate, trust, team)
 

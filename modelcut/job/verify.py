@@ -21,15 +21,19 @@ def verify(checked: Checked, folded: Folded, draft: Draft) -> Model:
     """Opens the written file as a stranger's, and compares it with what was meant.
 
     Returns:
-        The written model.
+        The written model, open.
 
     Raises:
         ModelcutError: layers or shapes differ.
     """
     measure_rest(folded.models, draft.meters)
     again = registry.open_model(draft.path)
-    if not registry.needs_engine(checked.writer, folded.models[-1]):
-        check_same(folded.models[-1], again, checked.job.output)
+    try:
+        if not checked.writer.needs_engine(folded.models[-1]):
+            check_same(folded.models[-1], again, checked.job.output)
+    except BaseException:
+        again.close()
+        raise
     return again
 
 

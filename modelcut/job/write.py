@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut.errors import UsageError
-from modelcut.formats import base, registry
+from modelcut.formats import base
 from modelcut.job import convert, provenance
 from modelcut.job.check import Checked
 from modelcut.job.fold import Folded
@@ -57,7 +57,7 @@ def reserve(checked: Checked, outputs: Outputs) -> Places:
         ResourceError: its folder cannot be written to.
     """
     job = checked.job
-    model = outputs.add(job.output, folder=registry.is_folder(checked.writer))
+    model = outputs.add(job.output, folder=checked.writer.folder)
     pages = provenance.report_paths(job.output) if job.report else {}
     reports = {form: outputs.add(path) for form, path in pages.items()}
     return Places(model, reports, outputs.add(job.header) if job.header else None)
@@ -88,7 +88,7 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
         base.WriteOptions(
             compression=job.compression or "fast",
             coder=job.coder or "best",
-            keep_optimizer=registry.is_own(writer, checked.model) if keep is None else keep,
+            keep_optimizer=writer.holds_all_of(checked.model) if keep is None else keep,
             provenance=history,
             convert=convert.conversion(job, history),
             meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),

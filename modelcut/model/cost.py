@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from modelcut.errors import InputError, ModelcutError
 from modelcut.graph import call_counts, shapes
-from modelcut.graph.keras import classes
+from modelcut.graph.architecture import Node, specs
+from modelcut.graph.keras import classes, quantized
 from modelcut.graph.node import Path
-from modelcut.model.model import Model
+from modelcut.model.encoding import Fixed
+from modelcut.model.model import Layer, Model
 
 MAX_VALUES = 1 << 30
 """Values of one sample's output of one layer; 4 GiB of float32."""
@@ -66,12 +69,44 @@ def macs(model: Model) -> dict[str, int | None]:
         known = not layer.tensors or classes.is_known(layer.class_name)
         if node is None or not known or called is None:
             continue
+        held = layer if _is_changed(layer, node) else None
         weights, total = [tensor.shape for tensor in layer.tensors], 0
         for sources, times in called.get(layer.path, ()):
-            count = shapes.macs(node, weights, (*sources, None)[0], sources[1:])
+            first, others = (*sources, None)[0], sources[1:]
+            if held:
+                count = _macs_of_fixed(held, node, first, others)
+            else:
+                count = shapes.macs(node, weights, first, others)
             if count is None:
                 break
             total += count * times
         else:
             counts[layer.name] = total
     return counts
+
+
+def _is_changed(layer: Layer, node: Node) -> bool:
+    parts = [node, *(inner for _, inner in node.wrapped)]
+    return any(isinstance(tensor.encoding, Fixed) for tensor in layer.tensors) or any(
+        quantized.is_changed(part.class_name, part.config) for part in parts
+    )
+
+
+def _macs_of_fixed(
+    layer: Layer, node: Node, given: classes.Shape | None, others: call_counts.Sources
+) -> int | None:
+    """Of a layer that Keras has quantized, or given LoRA factors: of the kernels as they were."""
+    plain = replace(node, config=quantized.plain_config(node.config))
+    inner = node.wrapped[0][1] if len(node.wrapped) == 1 else node
+    weights = []
+    for spec in specs(plain):
+        tensor = layer.by_role.get(spec.role)
+        shape = tensor.shape if tensor is not None else (1,)  # a bias that is not there
+        if tensor is not None and isinstance(tensor.encoding, Fixed):
+            held = tensor.encoding.held
+            kernel = quantized.plain_shape(inner.class_name, inner.config, shape, held)
+            if kernel is None or None in kernel:
+                return None
+            shape = tuple(n for n in kernel if n is not None)
+        weights.append(shape)
+    return shapes.macs(plain, weights, given, others)

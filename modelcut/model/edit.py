@@ -9,7 +9,7 @@ import numpy as np
 
 from modelcut.graph import edit, groups
 from modelcut.graph.groups import Dependencies
-from modelcut.model.encoding import Encoding
+from modelcut.model.encoding import Encoding, Fixed
 from modelcut.model.model import Model, Rewrite, Tensor
 
 Takes = tuple[tuple[int, np.ndarray], ...]
@@ -23,7 +23,13 @@ def dependencies(model: Model) -> Dependencies:
         InputError: the layers do not hang together.
     """
     assert model.architecture is not None
-    weights = {layer.path: {t.role: t.shape for t in layer.tensors} for layer in model.layers}
+    # Of weights that Keras holds in a form of its own, no axis is told apart.
+    weights = {
+        layer.path: {
+            t.role: () if isinstance(t.encoding, Fixed) else t.shape for t in layer.tensors
+        }
+        for layer in model.layers
+    }
     return groups.dependencies(model.architecture, weights)
 
 

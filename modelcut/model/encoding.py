@@ -40,7 +40,8 @@ class Encoding(ABC):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        _KINDS[cls.kind] = cls
+        if "kind" in vars(cls):  # else it is a form of another kind, and is not kept as such
+            _KINDS[cls.kind] = cls
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -66,6 +67,15 @@ class Encoding(ABC):
     def unmasked(self) -> Encoding:
         """The encoding of the values that a mask keeps; without a mask, this one."""
         return self
+
+    @property
+    def masked(self) -> bool:
+        """Whether zeros are kept by a mask."""
+        return False
+
+    def recoded(self, encoding: Encoding) -> Encoding:
+        """`encoding` in the place of the one of the values; a mask and its pattern are kept."""
+        return encoding
 
     @property
     def pattern(self) -> str:
@@ -168,6 +178,24 @@ class Dense(Encoding):
 
 
 @dataclass(frozen=True)
+class Fixed(Dense):
+    """Values whose meaning Keras keeps elsewhere, such as integer codes beside their scales.
+
+    Written as they are, to the bit; no step can follow. The layer's configuration tells it again
+    when the file is read, so that no record of it is kept.
+
+    Attributes:
+        held: how Keras holds the values: "int8", "int4, 2 a byte", "float8 when run".
+    """
+
+    held: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.held} (Keras)"
+
+
+@dataclass(frozen=True)
 class Sparse(Encoding):
     """Zeros stay zero; what is not zero follows `inner`.
 
@@ -198,6 +226,13 @@ class Sparse(Encoding):
     @property
     def unmasked(self) -> Encoding:
         return self.inner
+
+    @property
+    def masked(self) -> bool:
+        return True
+
+    def recoded(self, encoding: Encoding) -> Encoding:
+        return Sparse(encoding, self.pattern)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return self.inner.fits(shape)
@@ -300,13 +335,6 @@ def taken(parameter: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
     if not parameter.ndim or parameter.shape[axis] == 1:
         return parameter
     return parameter.take(indices, axis=axis)
-
-
-def with_inner(encoding: Encoding, inner: Encoding) -> Encoding:
-    """`inner` in place of what `encoding` says of the values, an outer `Sparse` kept."""
-    if isinstance(encoding, Sparse):
-        return Sparse(inner, encoding.pattern)
-    return inner
 
 
 def _width(symbols: int) -> int:

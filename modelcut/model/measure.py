@@ -28,11 +28,11 @@ class Summary:
         nonzeros: how many are not zero.
         nonfinite: how many are NaN or infinite.
         peak: largest finite magnitude; 0 for none.
-        bytes: of the values as they are stored, uncompressed.
-        bits: of a plain fixed-length writing of the encoding, its parameters counted.
-        distinct: distinct codes in use; None where values are not coded.
-        entropy: order-0 entropy of the codes in bits a value; None where not coded.
-        deflated: bytes after deflate, see `deflated_size`; None where it was not asked for.
+        bytes: size of the values as they are stored, uncompressed.
+        bits: size of a plain fixed-length form of the encoding, its parameters counted.
+        distinct: number of distinct codes in use; None where values are not coded.
+        entropy: order-0 entropy of the codes in bits per value; None where not coded.
+        deflated: bytes after deflate; None where it was not computed.
     """
 
     size: int

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from modelcut.arrays.blocks import ALL, SCALAR, map_rows
-from modelcut.errors import ModelcutError
+from modelcut.errors import InternalError, ModelcutError
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.measure import Count, Difference, Meter, count, difference
 
@@ -157,8 +157,10 @@ class Tensor:
 
         Raises:
             ModelcutError: the source cannot be read, or an edit fails; it names step and tensor.
+            InternalError: an edit leads to another encoding than its step promised.
         """
         values, encoding = self.source.read(), self.encoding
+        as_promised = True
         if meter:
             meter.read(values, encoding)
         for deferred in self.edits:
@@ -167,7 +169,10 @@ class Tensor:
                 if rewrite.left_alone:
                     if meter:
                         meter.left_alone.append((deferred.step, rewrite.left_alone))
+                    as_promised = False  # later promises were made on top of this one
                     continue
+                if as_promised:
+                    _check_promise(deferred, rewrite.encoding)
                 if meter:
                     meter.done_with(values)
                 values, seen = _apply(rewrite, values, measured=meter is not None)
@@ -187,6 +192,20 @@ class Tensor:
             return self.source.sample(count)
         flat = self.pull()[0].ravel()
         return flat[:: max(1, flat.size // count)]
+
+
+def _check_promise(deferred: Deferred, encoding: Encoding) -> None:
+    """Compares the encoding that an edit leads to with the kinds that its step promised.
+
+    Raises:
+        InternalError: they differ. What was checked before any work relied on the promise.
+    """
+    if encoding.kinds != deferred.kinds:
+        promised, found = (", ".join(kinds) for kinds in (deferred.kinds, encoding.kinds))
+        raise InternalError(
+            f"the encoding is of the kinds ({found}), and the step promised ({promised})",
+            "internal error of modelcut: please report it with the recipe",
+        )
 
 
 def _apply(
@@ -294,6 +313,8 @@ class Origin:
         training: the training configuration as text, where it is not part of the architecture.
         provenance: what an earlier modelcut wrote into the file; empty for none.
         layout: the format's own knowledge, for its writer only.
+        rewritten: the model is not as the file has it, so that an engine must be given a copy.
+        close: closes the files that the model reads from, and removes what was unpacked.
     """
 
     path: Path
@@ -309,15 +330,31 @@ class Origin:
     layout: Any = None
     container: str = ""
     configuration: str = ""
+    rewritten: bool = False
+    close: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Model:
-    """Layers, the architecture that joins them, and the origin of both."""
+    """Layers, the architecture that joins them, and the origin of both.
+
+    A model reads its tensors from its file when they are pulled. As a context manager it closes
+    that file at the end, for itself and for all models that steps have derived from it.
+    """
 
     layers: tuple[Layer, ...]
     architecture: Architecture | None
     origin: Origin
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the model's file; its tensors can no longer be pulled. May be called again."""
+        self.origin.close()
 
     @property
     def tensors(self) -> Iterator[Tensor]:

@@ -274,8 +274,14 @@ def schema() -> dict[str, Any]:
             part = cls.model_json_schema(ref_template="#/$defs/{model}")
             definitions.update(part.pop("$defs", {}))
             part["title"] = f"{family}: {method}"
-            constant = {"const": method, "description": "The method of this step."}
-            part["properties"] = {family: constant, **part.get("properties", {})}
+            names = [method, *(old for old, new in steps.aliases(family).items() if new == method)]
+            named: dict[str, Any] = {"const": method} if len(names) == 1 else {"enum": names}
+            named["description"] = "The method of this step."
+            part["properties"] = {family: named, **part.get("properties", {})}
+            for old, new in cls.aliases.items():
+                about = f"Former name of {new}."
+                now = part["properties"][new]
+                part["properties"][old] = {**now, "description": about, "deprecated": True}
             part["required"] = [family, *part.get("required", [])]
             choices.append(part)
     head = Head.model_json_schema(ref_template="#/$defs/{model}")

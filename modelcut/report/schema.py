@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+from modelcut.model.measure import Summary
+
 SCHEMA = "modelcut-report/1"
 
 
@@ -56,7 +58,8 @@ class Input(Part):
 
     Attributes:
         path: as it was named.
-        format: registry name of the format, or of the container around it.
+        format: registry name of the format (hdf5, keras_zip, saved_model, litert …), or of the
+            container around it (mcut).
         dialect: which Keras wrote it.
         writer: version of that Keras.
         bytes: size of the file, or of all files of a folder.
@@ -78,14 +81,14 @@ class Output(Part):
     """The file that was written.
 
     Attributes:
-        path: its place.
+        path: where it was written.
         format: registry name of its format.
         bytes: its size.
         sha256: its digest.
         compression: none, fast or best; None where the format has a coding of its own.
-        dropped: what was left out of the file, in words.
+        dropped: what was left out of the file, such as the optimizer's state, in words.
         facts: what an engine tells of a file that it made, under the engine's name.
-        header: the C array beside a `.tflite`.
+        header: the C array beside a `.tflite`: path, sizes and the measured arena.
     """
 
     path: str
@@ -106,9 +109,12 @@ class Totals(Part):
         parameters: number of values.
         nonzeros: how many of them are not zero.
         sparsity: fraction of zeros.
-        bytes: of the values, uncompressed.
-        deflated_bytes: after deflate; None where that was not worked out.
-        bits_per_weight: of a plain fixed-length form.
+        bytes: size of the values, uncompressed.
+        deflated_bytes: size of the values after deflate, the bytes shuffled first where that is
+            smaller; of a tensor beyond 4 MB that was not written so, 16 pieces are compressed and
+            the rest is estimated from them. None where it was not computed.
+        bits_per_weight: bits per parameter in a plain fixed-length form of the encodings; in a
+            packed file, of the stored bytes.
     """
 
     parameters: int
@@ -124,7 +130,7 @@ class Stage(Part):
     """A row of the ledger: the model as read, after a step, or as it is coded.
 
     Attributes:
-        stage: "original", the step's number and title, or the coder.
+        stage: "original", a step's number and title, or the entropy coder of a packed file.
         totals: of the model at this stage.
     """
 
@@ -141,9 +147,10 @@ class Size(Part):
 
     Attributes:
         totals: of its tensors.
-        file_bytes: of its file; None where nothing was written.
-        macs: multiply-accumulates of one inference; None where a layer's cannot be told.
-        stored_bytes: of the tensors' values in the written file.
+        file_bytes: size of its file; None where nothing was written.
+        macs: multiply-accumulates of one inference, a layer that is called twice counted twice;
+            None where a layer's cannot be told.
+        stored_bytes: bytes of the tensors' values in the written file.
     """
 
     totals: Totals
@@ -161,8 +168,8 @@ class LeftOut(Part):
     """The optimizer's state, which the original file has and the written one has not.
 
     Attributes:
-        bytes: what the original file spends on it.
-        file_ratio_without: the file ratio, had the original been saved without it.
+        bytes: size of that state in the original file.
+        file_ratio_without: the file ratio if the original had been saved without it.
     """
 
     bytes: int
@@ -174,11 +181,11 @@ class Sizes(Part):
     """Before and after, and the ratios.
 
     Attributes:
-        before: the original.
-        after: the compressed model.
+        before: size of the original; of `eval --against`, of the reference.
+        after: size of the compressed model.
         ratio: parameter bytes of the original divided by the bytes of the file.
         file_ratio: bytes of the original file divided by those of the written one.
-        optimizer: what of that is the optimizer's state; None where none was left out.
+        optimizer: the optimizer's state that the original file has and the written one lacks.
     """
 
     before: Size
@@ -196,9 +203,9 @@ class StepRow(Part):
         step: its number, from 1.
         title: such as "prune: magnitude".
         parameters: the fields that were set.
-        facts: what it decided.
+        facts: what it decided: thresholds, ranks, rounds, curves of a training, trials of a search.
         tensors_changed: how many tensors it changed.
-        left_alone: tensor or layer name -> why it was skipped.
+        left_alone: tensor or layer that was skipped, and the reason.
         seconds: wall time of its own computation, before the writing.
     """
 
@@ -216,8 +223,8 @@ class Reason(Part):
     """Why a step skipped something.
 
     Attributes:
-        step: its number, from 1.
-        reason: in words.
+        step: number of the step that skipped it, from 1.
+        reason: why, in words.
     """
 
     step: int
@@ -229,12 +236,13 @@ class Change(Part):
     """What one step did to one tensor.
 
     Attributes:
-        step: its number, from 1.
-        title: of the step.
-        error: Frobenius norm of the difference over that of the values before.
+        step: number of the step, from 1.
+        title: title of the step.
+        error: relative error of this step: Frobenius norm of the difference over that of the
+            values before.
         sqnr_db: signal-to-noise ratio in dB, 10 log10(Σ w² / Σ d²); None where it is infinite.
         peak_error: largest magnitude of a difference.
-        nonzeros: after the step.
+        nonzeros: number of non-zeros after the step.
     """
 
     step: int
@@ -251,18 +259,18 @@ class TensorRow(Part):
 
     Attributes:
         name: layer name, slash, role.
-        role: kernel, bias, gamma …
+        role: what it is in its layer: kernel, bias, gamma …
         kind: what it is for: kernel, bias, norm, embedding, recurrent, state …
-        shape: of the values.
-        dtype: in the file.
+        shape: shape of the values.
+        dtype: dtype in the file.
         new: whether a step made it.
-        before: a `model.measure.Summary`.
+        before: its values as they were read, or as the step that made the tensor gave them.
         after: the same after all steps; None where the tensor was replaced.
         encoding: such as "sparse, int8".
-        stored_bytes: in the written file.
+        stored_bytes: bytes in the written file.
         coder: the entropy coder that wrote it, in a packed file.
-        changes: one per step that changed it.
-        left_alone: one per step that skipped it.
+        changes: what each step that changed it did.
+        left_alone: each step that skipped it.
     """
 
     name: str
@@ -271,8 +279,8 @@ class TensorRow(Part):
     shape: tuple[int, ...]
     dtype: str
     new: bool
-    before: Any
-    after: Any
+    before: Summary
+    after: Summary | None
     encoding: str
     stored_bytes: int | None
     coder: str | None
@@ -285,12 +293,12 @@ class LayerRow(Part):
     """One layer and its tensors.
 
     Attributes:
-        name: of the layer.
-        class_name: its class; key `class`.
+        name: name of the layer.
+        class_name: its class.
         tensors: in the order in which Keras saves them.
         macs_before: multiply-accumulates in the original.
         macs_after: in the compressed model.
-        left_alone: one per step that skipped the layer.
+        left_alone: each step that skipped the layer as a whole.
         replaced: whether a step replaced the layer by others.
     """
 
@@ -308,11 +316,11 @@ class Evaluation(Part):
     """What the test data tells.
 
     Attributes:
-        test: the CSV.
+        test: path of the CSV.
         before: the original; None where one model was measured alone.
         after: the compressed model, or the only one.
-        change: of each metric, the original's less the result's or the other way round.
-        agreement: how far the two decide alike.
+        change: drop or increase of each metric from the original to the compressed model.
+        agreement: how far the two models decide alike.
     """
 
     test: str
@@ -355,23 +363,24 @@ class Report(Part):
     """All that a job measured.
 
     Attributes:
-        schema: version of the JSON.
+        schema: `modelcut-report/1`; within a version the layout grows only by new keys.
         modelcut: version of modelcut.
-        versions: of Python and the libraries that took part.
+        versions: versions of Python, NumPy, h5py, isal, TensorFlow, Keras and tf_keras, as far as
+            they are installed.
         host: processor architecture and operating system.
         input: the model that was read.
         output: the file that was written; None for a dry run, `inspect` and `eval`.
-        recipe: as it was run, defaults left out.
-        seed: of everything random.
-        sizes: before and after.
-        ledger: stage by stage.
+        recipe: the recipe as it was run, defaults left out.
+        seed: seed of all random numbers.
+        sizes: sizes before and after, and their ratios.
+        ledger: the tensors at each stage, from the original to the result.
         steps: what each step did.
-        layers: each layer and tensor.
-        evaluation: what the test data tells; None without test data.
-        gates: one dict per gate that was set: name, limit, value, held.
+        layers: each layer with its tensors.
+        evaluation: metrics on the test data; None without test data.
+        gates: each gate that was set, and whether it passed.
         warnings: what a user should know.
-        notes: what stands above everything else.
-        against: of `eval --against`: the reference, as `input`.
+        notes: what a reader should know before the tables, which stands above them.
+        against: with `eval --against`, the reference.
         provenance: of `inspect`: what an earlier modelcut wrote into the file.
         graph: of `inspect --graph`: which layers share channels, and which keep theirs and why.
     """

@@ -10,19 +10,26 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
+from modelcut.graph.keras import quantized
+from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
     from modelcut.runtime import Keeper, Runtime
 from modelcut.steps.select import matches, matches_any, optional, suggest
+
+Need = Literal["graph", "train", "validation", "loop"]
+"""The architecture; training data; validation data, for a search; a training loop."""
+
+T = TypeVar("T")
 
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
@@ -62,11 +69,23 @@ class Context:
         Raises:
             UsageError: there is none.
         """
-        if self.runtime is None:
-            raise UsageError(
-                f"step {self.index + 1}, {title}: needs training data", "add --train FILE.csv"
-            )
-        return self.runtime
+        return with_training_data(self.runtime, self.index, title)
+
+
+def with_training_data(given: T | None, index: int, title: str) -> T:
+    """What was given for a step that cannot do without training data.
+
+    Args:
+        given: the training data, or what runs the network on it; None: nothing.
+        index: number of the step in the recipe, from 0.
+        title: of the step.
+
+    Raises:
+        UsageError: nothing was given.
+    """
+    if given is None:
+        raise UsageError(f"step {index + 1}, {title}: needs training data", "add --train FILE.csv")
+    return given
 
 
 @dataclass(frozen=True)
@@ -92,10 +111,11 @@ class Step(BaseModel, ABC):
 
     Class attributes:
         family, method: how a recipe calls it: `- prune: magnitude`. Set from the file's place.
-        needs: subset of {"graph", "engine", "train", "loop"}; "loop": it trains step by step.
         aims: kinds of tensors that it aims at unless `include` names roles.
+        resumable: its training can be kept in a checkpoint and resumed.
         refuses: kinds of encodings that it cannot follow, each with the reason.
         absent: fields that it lacks on purpose, each with what to do instead.
+        aliases: former names of fields, which are still taken, each with the name of today.
         leaves: kinds of encodings that it leaves on its targets.
     """
 
@@ -103,10 +123,11 @@ class Step(BaseModel, ABC):
 
     family: ClassVar[str]
     method: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
     aims: ClassVar[frozenset[str]] = TARGET_KINDS
+    resumable: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {}
     absent: ClassVar[Mapping[str, str]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     include: list[str] = Field(
         default_factory=list,
@@ -127,15 +148,37 @@ class Step(BaseModel, ABC):
         if above == __package__:
             cls.family, cls.method = family, method
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_todays_names(cls, data: Any) -> Any:
+        """Fields by their names of today, those of `overrides` too."""
+        if not (cls.aliases and isinstance(data, dict)):
+            return data
+        fields = cls._renamed(data)
+        inner = fields.get("overrides")
+        if isinstance(inner, dict):
+            fields["overrides"] = {
+                pattern: cls._renamed(own) if isinstance(own, dict) else own
+                for pattern, own in inner.items()
+            }
+        return fields
+
+    @classmethod
+    def _renamed(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        for old, new in cls.aliases.items():
+            if old in fields and new in fields:
+                raise ValueError(f"{old} is a former name of {new}: give only one of them")
+        return {cls.aliases.get(name, name): value for name, value in fields.items()}
+
     @property
     def title(self) -> str:
         """Such as "prune: magnitude"."""
         return f"{self.family}: {self.method}"
 
     @property
-    def wants(self) -> frozenset[str]:
-        """What it needs with its settings: `needs`, and "validation" where it searches."""
-        return self.needs
+    def needs(self) -> frozenset[Need]:
+        """What it needs besides the weights, with its settings."""
+        return frozenset()
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -231,6 +274,8 @@ class Step(BaseModel, ABC):
         if not roles and tensor.kind not in self.aims:
             parts, _, last = tensor.role.rpartition("/")
             return f"{tensor.kind} (role:{'*/' if parts else ''}{last} includes it)"
+        if isinstance(tensor.encoding, Fixed):
+            return quantized.why_fixed(tensor.encoding.held)
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
         if tensor.size == 0:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.metrics.limits import Limits
-from modelcut.steps.base import LayerStep
+from modelcut.steps.base import LayerStep, Need
 
 SET_ASIDE = 0.1
 """Of the training samples, those that a search judges on, where there are no others for it."""
@@ -109,8 +109,8 @@ class Budgeted(LayerStep):
         return self.budget is not None
 
     @property
-    def wants(self) -> frozenset[str]:
-        return self.needs | {"validation"} if self.budget else self.needs
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"validation"} if self.budget else super().needs
 
     @property
     def set_aside(self) -> float:

@@ -15,14 +15,14 @@ from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
 from modelcut.formats.mcut import container
 from modelcut.formats.mcut.coding import raw
-from modelcut.formats.mcut.coding.bits import Reader, varint
+from modelcut.formats.mcut.coding.bits import ByteReader, varint
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "good.mcut"
     model = registry.open_model(MODELS / "keras3_sequential.h5")
-    container.write(model, path, WriteOptions())
+    registry.by_name("mcut").write(model, path, WriteOptions())
     return path.read_bytes()
 
 
@@ -76,9 +76,9 @@ def test_a_later_version_is_told_from_damage(good, tmp_path):
 
 def apart(data):
     """(head, payloads) of a file."""
-    start = Reader(data)
+    start = ByteReader(data)
     start.take(6)
-    header = Reader(start.take(start.varint(1 << 30)))
+    header = ByteReader(start.take(start.varint(1 << 30)))
     start.take(4)
     count = header.varint(1000)
     lengths = []
@@ -233,7 +233,7 @@ def test_the_command_says_it_in_one_line(good, modelcut, tmp_path):
 def packed_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
     model = registry.open_model(saved_model("tf_keras", folder))
-    container.write(model, folder / "good.mcut", WriteOptions())
+    registry.by_name("mcut").write(model, folder / "good.mcut", WriteOptions())
     return (folder / "good.mcut").read_bytes()
 
 

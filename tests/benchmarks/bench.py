@@ -165,7 +165,7 @@ QUANTIZERS = (
     "--bits 4 --per tensor",
     "--method binary",
     "--method ternary",
-    "--method huffman",
+    "--method cluster",
     "--method float16",
 )
 

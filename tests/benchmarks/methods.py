@@ -38,11 +38,11 @@ METHODS = {
     "quantize binary": "quantize: binary",
     "… 3 bases": "quantize: binary\n    bases: 3",
     "quantize ternary": "quantize: ternary",
-    "quantize huffman, 16 values": "quantize: huffman",
-    "… traded for bits": "quantize: huffman\n    entropy_weight: 0.01",
+    "quantize cluster, 16 values": "quantize: cluster",
+    "… traded for bits": "quantize: cluster\n    entropy_weight: 0.01",
     "pruned, then linear 4 bits": f"{PRUNE}\n  - quantize: linear\n    bits: 4\n    range: mse",
-    "pruned, then huffman": f"{PRUNE}\n  - quantize: huffman",
-    "pruned, then huffman, traded": f"{PRUNE}\n  - quantize: huffman\n    entropy_weight: 0.01",
+    "pruned, then cluster": f"{PRUNE}\n  - quantize: cluster",
+    "pruned, then cluster, traded": f"{PRUNE}\n  - quantize: cluster\n    entropy_weight: 0.01",
 }
 
 FILES: dict[str, tuple[str | None, str]] = {

@@ -74,7 +74,7 @@ def shared(cache: Path) -> Path:
         recipe = Recipe(
             (
                 steps.find("prune", "magnitude")(sparsity=0.9, scope="layer"),
-                steps.find("quantize", "huffman")(bits=4),
+                steps.find("quantize", "cluster")(bits=4),
             )
         )
         pipeline.run(Job(normals(cache), recipe, out, report=False))

@@ -10,18 +10,22 @@ of a new step, and the options of a new command, get a section of their own at t
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer.main
+from pydantic import BaseModel
 
 from modelcut import steps
 from modelcut.cli import flags
@@ -30,6 +34,7 @@ from modelcut.data import DataOptions
 from modelcut.metrics.limits import Gates
 from modelcut.recipe import recipe
 from modelcut.recipe.export import ExportOptions
+from modelcut.report import schema
 from modelcut.steps.base import Step, TensorStep
 from modelcut.steps.strength import Budgeted
 
@@ -57,7 +62,7 @@ def _field(name: str, info: Any) -> tuple[str, str, str]:
     kind = flags._metavar(info.annotation).lower().replace("|", ", ")
     default = None if info.is_required() else info.get_default(call_default_factory=True)
     kind += "; required" if info.is_required() else ""
-    if default not in (None, [], {}):
+    if default not in (None, [], {}) and not isinstance(default, BaseModel):
         shown = str(default).lower() if isinstance(default, bool) else default
         kind += f"; default {shown}"
     return f"`{name}`", kind, info.description or ""
@@ -112,6 +117,60 @@ def gate_table() -> str:
         for name, info in Gates.model_fields.items()
     ]
     return table(rows, ("gate", "meaning", "number of the report"))
+
+
+def report_keys() -> list[tuple[str, str]]:
+    """Every key of the report and what it is, from the docstrings of the report's schema."""
+    return list(_keys_of(schema.Report, "", {}))
+
+
+def _keys_of(cls: type, prefix: str, seen: dict[type, str]) -> Iterator[tuple[str, str]]:
+    """The keys below `prefix`; of a class that was shown before only where that was."""
+    texts, kinds = _attributes(cls), typing.get_type_hints(cls)
+    for each in fields(cls):
+        if each.metadata.get("flat"):
+            continue  # its entries stand among the keys of its owner: the page tells
+        parts = _parts(kinds[each.name])
+        path = prefix + each.metadata.get("key", each.name)
+        path += "[]" if tuple in parts else ""
+        text = texts[each.name]
+        if each.metadata.get("present"):
+            text += " (if any)"
+        below = next((part for part in parts if is_dataclass(part)), None)
+        if below is schema.Totals:  # its keys stand among those of its owner
+            for key, meaning in _keys_of(below, prefix, {}):
+                same = f"{seen[below]}.{key.removeprefix(prefix)}" if below in seen else ""
+                yield key, f"as `{same}`" if same else meaning
+            seen.setdefault(below, prefix.removesuffix("."))
+        elif below in seen:
+            yield f"{path}.*", f"{text}; as `{seen[below]}`"
+        elif below is not None:
+            yield path, text
+            yield from _keys_of(below, f"{path}.", seen)
+            seen[below] = path
+        else:
+            yield path + (".*" if Mapping in parts else ""), text
+
+
+def _parts(kind: Any) -> list[Any]:
+    """The types that an annotation is made of, such as tuple and Stage of tuple[Stage, ...]."""
+    inner = [part for each in typing.get_args(kind) for part in _parts(each)]
+    return [typing.get_origin(kind) or kind, *inner]
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """The section `Attributes:` of a docstring, by name."""
+    section = inspect.getdoc(cls).partition("Attributes:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", section, re.M)
+    return {name: _in_json(" ".join(text.split())) for name, text in found}
+
+
+def _in_json(text: str) -> str:
+    return re.sub(r"\bNone\b", "null", text).rstrip(".")
+
+
+def report_table() -> str:
+    return table([(f"`{path}`", text) for path, text in report_keys()], ("key", "meaning"))
 
 
 def shipped_table() -> str:
@@ -256,7 +315,7 @@ def demo() -> str:
 
 
 GOALS = (
-    "quantize digits.h5 --method huffman --bits 4 -o small.mcut",
+    "quantize digits.h5 --method cluster --bits 4 -o small.mcut",
     "export digits.h5 --type int8 --calibrate digits_train.csv -o small.tflite",
     "factorize digits.h5 --energy 0.9 -o faster.h5",
     "quantize digits.h5 --bits 8 -o small.h5",
@@ -317,6 +376,7 @@ def tables() -> dict[str, Callable[[], str]]:
     made: dict[str, Callable[[], str]] = {
         "all steps": common_fields,
         "gates": gate_table,
+        "report": report_table,
         "data": partial(_fields, DataOptions),
         "export": partial(_fields, ExportOptions),
         "head": partial(_fields, recipe.Head),

@@ -26,7 +26,7 @@ from modelcut.model.encodings.codebook import Codebook
 from modelcut.recipe import recipe
 from modelcut.recipe.yaml_text import loads
 
-TARGET = Path(registry.__file__).parent / "mcut_2.dict"
+TARGET = Path(registry.__file__).parent / "mcut" / "mcut_2.dict"
 
 RECIPES = """\
 data: {label: label, scale: 1/255}

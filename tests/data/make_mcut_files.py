@@ -20,7 +20,7 @@ from toys import dense, legacy
 
 from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
-from modelcut.formats.mcut import container, payload
+from modelcut.formats.mcut import payload
 
 
 def kernels():
@@ -51,7 +51,8 @@ def main():
         path = Path(folder) / "m.h5"
         arrays = {name: {f"{name}/kernel:0": kernel} for name, (kernel, _) in found.items()}
         legacy(path, arrays, config)
-        written = container.write(registry.open_model(path), Path(sys.argv[1]), WriteOptions())
+        model = registry.open_model(path)
+        written = registry.by_name("mcut").write(model, Path(sys.argv[1]), WriteOptions())
     print(written.coders)
 
 

@@ -90,9 +90,9 @@ def verdict(path, output):
         writer = registry.for_output(Path(output), model)
     except UsageError:
         return "no"
-    if not registry.needs_engine(writer, model):
+    if not writer.needs_engine(model):
         return "yes"
-    return "by LiteRT" if writer.NAME == "litert" else "by Keras"
+    return "by LiteRT" if writer.converted else "by Keras"
 
 
 def rows():

@@ -126,7 +126,7 @@ def test_other_layers_are_another_graph(name, tmp_path):
     for out in (made(path, tmp_path / "out.h5", svd), made(path, tmp_path / name, svd)):
         model = registry.open_model(out)
         assert any(tensor.name.endswith("hidden_factor/kernel") for tensor in model.tensors)
-        with registry.plain_file(out) as (file, suffix):
+        with registry.plain_file(registry.open_model(out)) as (file, suffix):
             network = engines.open_network(file, model.origin.dialect, suffix=suffix)
         inputs = recorded("tf_keras")[0].values()
         given = dict(zip([spec.name for spec in network.inputs], inputs, strict=True))
@@ -187,7 +187,7 @@ def test_a_published_model(spec, tmp_path):
 def test_a_published_model_packed_and_back(spec, tmp_path):
     """Pruned, shared, packed and unpacked: what comes back computes what went in."""
     path = models(spec)[0].parent
-    done = steps.find("prune", "magnitude")(sparsity=0.2), steps.find("quantize", "huffman")()
+    done = steps.find("prune", "magnitude")(sparsity=0.2), steps.find("quantize", "cluster")()
     for out in ("shared", "s.mcut", "s.tar.gz", "s.zip"):
         made(path, tmp_path / out, *done)
     made(path, tmp_path / "o.mcut")
@@ -249,7 +249,7 @@ def test_what_trains_or_tries_weights_is_refused_before_any_work(packed, tmp_pat
     for call in (
         ("run", path, "--recipe", recipe, "--train", rows, "-o", out),
         ("finetune", path, "--train", rows, "--epochs", "1", "-o", out),
-        ("sensitivity", path, "--data", rows),
+        ("sensitivity", path, "--validate", rows),
     ):
         said = modelcut(*call)
         assert said.code == 2, said

@@ -14,7 +14,7 @@ from modelcut.steps.base import Context
 
 BEFORE = (
     ("prune", "magnitude", {"sparsity": 0.5, "include": ["zeros", "both"]}),
-    ("quantize", "huffman", {"values": 6, "include": ["shared", "both"], "entropy_weight": 0.05}),
+    ("quantize", "cluster", {"values": 6, "include": ["shared", "both"], "entropy_weight": 0.05}),
     ("quantize", "linear", {"bits": 3, "include": ["grid"]}),
     ("quantize", "binary", {"bases": 2, "include": ["signs"]}),
 )

@@ -237,7 +237,7 @@ def test_it_may_go_over_to_another_format_as_the_original_may(tmp_path):
         assert registry.open_model(tmp_path / "o.keras").origin.format == "keras_zip"
     write(registry.open_model(MODELS / "keras3_cnn.weights.h5"), tmp_path / "p.mcut")
     packed = registry.open_model(tmp_path / "p.mcut")
-    assert "bare weights" in registry.module("keras_zip").refusal(packed)
+    assert "bare weights" in registry.by_name("keras_zip").refusal(packed)
 
 
 def test_little_is_spent_beyond_the_values(tmp_path):

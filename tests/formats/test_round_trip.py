@@ -225,7 +225,7 @@ def test_what_no_keras_file_is_known_to_hold(tmp_path):
         layers = [{**dense("d", 2), **layer}]
         config = {"class_name": model, "config": {"name": "toy", "layers": layers}}
         legacy(tmp_path / "m.h5", arrays, config)
-        return registry.module("keras_zip").refusal(registry.open_model(tmp_path / "m.h5"))
+        return registry.by_name("keras_zip").refusal(registry.open_model(tmp_path / "m.h5"))
 
     assert reason({}) == ""
     assert "weights of a Mine (d); name the output .h5" in reason({"class_name": "Mine"})
@@ -276,7 +276,7 @@ def test_keras_1(tmp_path):
     legacy(tmp_path / "k1.h5", arrays, config, version=None)
     model = registry.open_model(tmp_path / "k1.h5")
     assert model.origin.dialect == "keras1"
-    assert "no .keras files; name the output .h5" in registry.module("keras_zip").refusal(model)
+    assert "no .keras files; name the output .h5" in registry.by_name("keras_zip").refusal(model)
     assert [t.name for t in model.tensors][:2] == ["convolution2d_1/kernel", "convolution2d_1/bias"]
     assert next(model.tensors).out_axis == 3
     write(model, tmp_path / "out.h5")
@@ -315,7 +315,7 @@ def test_bare_weights(tmp_path):
     model = registry.open_model(tmp_path / "w.h5")
     assert model.origin.weights_only
     assert [t.kind for t in model.tensors] == ["kernel", "bias", "norm", "state"]
-    assert registry.module("keras_zip").refusal(model)
+    assert registry.by_name("keras_zip").refusal(model)
 
 
 @settings(

@@ -353,7 +353,7 @@ def test_edits_are_the_same_bytes_in_every_process(tmp_path):
         "from modelcut.job import pipeline\n"
         "from modelcut.job.request import Job; from modelcut.recipe.recipe import Recipe\n"
         "prune = steps.find('prune', 'magnitude')(sparsity=0.5)\n"
-        "share = steps.find('quantize', 'huffman')(bits=3)\n"
+        "share = steps.find('quantize', 'cluster')(bits=3)\n"
         f"for kind in {KINDS!r}:\n"
         "    for suffix in ('', '.tar.gz', '.zip', '.mcut'):\n"
         "        out = Path(sys.argv[1]) / (kind + suffix)\n"

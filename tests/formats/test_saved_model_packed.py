@@ -22,13 +22,13 @@ RECIPES = {
     ),
     "float16": lambda: (steps.find("quantize", "float16")(),),
     "bfloat16": lambda: (steps.find("quantize", "bfloat16")(),),
-    "share": lambda: (steps.find("quantize", "huffman")(),),
+    "share": lambda: (steps.find("quantize", "cluster")(),),
 }
 
 
 def write(model, path, **options):
     writer = registry.for_output(path, model)
-    if registry.is_folder(writer):
+    if writer.folder:
         path.mkdir()
     return writer.write(model, path, WriteOptions(**options))
 

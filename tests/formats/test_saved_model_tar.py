@@ -28,7 +28,7 @@ PRUNE = (steps.find("prune", "magnitude")(sparsity=0.5),)
 
 def write(model, path, **options):
     writer = registry.for_output(path, model)
-    if registry.is_folder(writer):
+    if writer.folder:
         path.mkdir()
     return writer.write(model, path, WriteOptions(**options))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 
 import h5py
@@ -13,6 +14,7 @@ from toys import dense, keras_archive, legacy
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
+from modelcut.formats.keras import hdf5_file
 
 
 def values(*shape):
@@ -194,6 +196,42 @@ def test_what_an_h5_cannot_hold_is_refused_before_work(name, tmp_path, modelcut,
     assert modelcut("unpack", packed, "-o", tmp_path / "o.keras", "-q").code == 0
 
 
+NAMES = ["g/gate/kernel", "g/gate/bias", "g/value/kernel", "g/value/bias"]
+LEGACY = {
+    "g": {name: values(4, 4) if "kernel" in name else values(4) for name in NAMES},
+    "d": {"d/kernel": values(4, 1), "d/bias": values(1)},
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_roles_in_an_h5_are_paths_where_names_are_not_enough(whole, tmp_path):
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": [own("Gate", "g")]}}
+    config["config"]["layers"].append(dense("d", 1))
+    legacy(tmp_path / "m.h5", LEGACY, config if whole else None, "3.15.0" if whole else None)
+    names = [tensor.name for tensor in registry.open_model(tmp_path / "m.h5").tensors]
+    assert names == [*NAMES, "d/kernel", "d/bias"]
+
+
+def test_encodings_kept_under_former_names_are_found(tmp_path, modelcut):
+    """An earlier modelcut called the kernels `g/kernel` and `g/kernel'`."""
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": [own("Gate", "g")]}}
+    config["config"]["layers"].append(dense("d", 1))
+    legacy(tmp_path / "m.h5", LEGACY, config, "3.15.0")
+    said = modelcut("prune", tmp_path / "m.h5", "--sparsity", "0.5", "-o", tmp_path / "o.h5")
+    assert said.code == 0, said
+    model = registry.open_model(tmp_path / "o.h5")
+    kept = {tensor.name: tensor.encoding for tensor in model.tensors}
+    assert "sparse" in kept["g/value/kernel"].kinds
+    former = {"g/kernel": kept["g/gate/kernel"], "g/kernel'": kept["g/value/kernel"]}
+    former["d/kernel"] = kept["d/kernel"]
+    shutil.copy(tmp_path / "o.h5", tmp_path / "former.h5")
+    with h5py.File(tmp_path / "former.h5", "r+") as file:
+        del file["modelcut/encodings"]
+        hdf5_file.put_encodings(file, former)
+    again = {t.name: t.encoding for t in registry.open_model(tmp_path / "former.h5").tensors}
+    assert again == kept
+
+
 def test_weights_of_the_layer_itself_go_into_an_h5(tmp_path):
     weights = {f"layers/scale/vars/{i}": v for i, v in enumerate((values(4, 4), values(4)))}
     path = keras_archive(tmp_path / "m.keras", [own("Scale", "s")], weights)
@@ -233,7 +271,7 @@ def test_a_vocabulary_is_carried_in_the_architecture(layer, text, expected, tmp_
 def test_a_normalization_at_the_top_goes_into_an_h5(tmp_path):
     layers, weights, _, _ = normalization(False)
     model = registry.open_model(keras_archive(tmp_path / "m.keras", layers, weights))
-    assert not registry.module("hdf5").refusal(model)
+    assert not registry.by_name("hdf5").refusal(model)
 
 
 def test_a_keras_file_needs_the_vocabulary(tmp_path, modelcut, in_one_line):
@@ -259,7 +297,7 @@ def test_weights_beside_those_of_a_class_are_refused(tmp_path, modelcut, in_one_
 
 
 def test_a_class_of_its_own_may_list_layers(tmp_path):
-    entry = own("Stack", "s", layers=[dense("one", 4), dense("two", 4)])
+    entry = own("Stack", "s", trainable=True, layers=[dense("one", 4), dense("two", 4)])
     weights = {"layers/stack/blocks/dense/vars/0": values(4, 4)}
     model = registry.open_model(keras_archive(tmp_path / "m.keras", [entry], weights))
     assert [tensor.name for tensor in model.tensors] == ["s/blocks/dense/kernel"]
@@ -311,6 +349,6 @@ def test_what_a_functional_model_of_its_own_class_keeps_beside_its_layers(tmp_pa
     beside = {**weights, "extra/vars/0": values(4, 4)}
     model = registry.open_model(keras_archive(tmp_path / "m.keras", [], beside, root=root))
     assert [tensor.name for tensor in model.tensors] == ["d/kernel", "d/bias", "extra/kernel"]
-    assert "beside the layers" in registry.module("hdf5").refusal(model)
+    assert "beside the layers" in registry.by_name("hdf5").refusal(model)
     with pytest.raises(InputError, match="belongs to none of the layers"):
         registry.open_model(keras_archive(tmp_path / "m.keras", [dense("d", 4)], beside))

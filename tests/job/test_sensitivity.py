@@ -18,7 +18,7 @@ SCALE = ("--scale", "1/16")
 
 
 def test_a_profile_of_some_layers(modelcut):
-    arguments = ("sensitivity", MODEL, "--data", TEST, *SCALE, "--include", "d*")
+    arguments = ("sensitivity", MODEL, "--validate", TEST, *SCALE, "--include", "d*")
     said = modelcut(*arguments, "--method", "magnitude", "--method", "svd", "--json")
     assert said.code == 0, said
     profile = json.loads(said.out)
@@ -43,7 +43,7 @@ def test_what_it_says_is_what_pruning_that_layer_gives(modelcut, tmp_path):
     said = modelcut(
         "sensitivity",
         MODEL,
-        "--data",
+        "--validate",
         TEST,
         "--method",
         "magnitude",
@@ -62,7 +62,15 @@ def test_what_it_says_is_what_pruning_that_layer_gives(modelcut, tmp_path):
 
 def test_as_tables(modelcut):
     said = modelcut(
-        "sensitivity", MODEL, "--data", TEST, *SCALE, "--method", "svd", "--settings", "[1, 0.5]"
+        "sensitivity",
+        MODEL,
+        "--validate",
+        TEST,
+        *SCALE,
+        "--method",
+        "svd",
+        "--settings",
+        "[1, 0.5]",
     )
     assert said.code == 0
     (conv,) = [line for line in said.out.splitlines() if line.strip().startswith("dense1")]
@@ -135,15 +143,15 @@ def test_a_criterion_on_a_real_network(modelcut, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("sensitivity", MODEL), "--data"),
-        (("sensitivity", MODEL, "--data", TEST, "--method", "float16"), "no strength"),
-        (("sensitivity", MODEL, "--data", TEST, "--settings", "[0.5]"), "of which method"),
+        (("sensitivity", MODEL), "--validate"),
+        (("sensitivity", MODEL, "--validate", TEST, "--method", "float16"), "no strength"),
+        (("sensitivity", MODEL, "--validate", TEST, "--settings", "[0.5]"), "of which method"),
         (
-            ("sensitivity", MODEL, "--data", TEST, "--method", "linear", "--settings", "[99]"),
+            ("sensitivity", MODEL, "--validate", TEST, "--method", "linear", "--settings", "[99]"),
             "99 is no bits",
         ),
-        (("sensitivity", MODEL, "--data", TEST, "--method", "taylor"), "--train"),
-        (("sensitivity", MODELS / "keras3_cnn.weights.h5", "--data", TEST), "weights only"),
+        (("sensitivity", MODEL, "--validate", TEST, "--method", "taylor"), "--train"),
+        (("sensitivity", MODELS / "keras3_cnn.weights.h5", "--validate", TEST), "weights only"),
         (("prune", MODEL, "--budget", "{max_accuracy_drop: 0.1}", "-o", "o.h5"), "--validate"),
         (("prune", MODEL, "--budget", "{max_acuracy_drop: 0.1}", "-o", "o.h5"), "max_acuracy_drop"),
         (("prune", MODEL, "--budget", "{max_bytes: 9}", "-o", "o.h5"), "max_bytes"),
@@ -176,7 +184,7 @@ def test_a_saved_model_is_refused_before_any_work(kind, modelcut, tmp_path, monk
     before = contents(tmp_path)
     out = ("-o", tmp_path / "out")
     for words in (
-        ("sensitivity", path, "--data", TEST),
+        ("sensitivity", path, "--validate", TEST),
         ("prune", path, "--budget", "{max_accuracy_drop: 0.1}", "--validate", TEST, *out),
         ("quantize", path, "--budget", "{max_accuracy_drop: 0.1}", "--train", TEST, *out),
         ("prune", path, "--method", "wanda", "--sparsity", "0.5", "--train", TEST, *out),
@@ -208,7 +216,7 @@ def test_each_engine_gives_gradients_and_inputs(name, modelcut, tmp_path):
     runtime = start.open_runtime(model, Recipe(()), tmp_path / "t.csv", tmp_path / "t.csv", Trust())
     kernels = [tensor for tensor in model.tensors if tensor.kind == "kernel"]
     dense = next(t for t in kernels if len(t.shape) == 2)
-    step = steps.find("prune", "snip")(sparsity=0.5, batch=48)
+    step = steps.find("prune", "snip")(sparsity=0.5, batch_size=48)
     found, facts = step.statistics(model, kernels, Context(runtime=runtime))
     assert facts["rows"] == 48
     running = runtime.open(model)

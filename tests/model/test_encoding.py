@@ -122,3 +122,13 @@ def test_codebook_takes_the_nearest_centre(values):
     got = Codebook(centres).project(array)
     distance = np.abs(array[:, None].astype("float64") - centres).min(axis=1)
     np.testing.assert_allclose(np.abs(array - got), distance, atol=1e-6)
+
+
+def test_only_the_encoding_of_the_values_is_replaced():
+    dense, coded = Dense(), Dense("float16")
+    assert not dense.masked
+    assert dense.recoded(coded) == coded
+    sparse = Sparse(dense, "2:4")
+    assert sparse.masked
+    assert sparse.recoded(coded) == Sparse(coded, "2:4")
+    assert sparse.recoded(coded).unmasked == coded

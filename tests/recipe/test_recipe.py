@@ -82,7 +82,7 @@ def test_all_errors_are_said_at_once_and_where():
         ),
         ("steps:\n  - quantize: linear\n  - {factorize: svd, rank: 3}", "cannot follow"),
         ("steps:\n  - finetune: {quantize: {bits: 4}}", "put the step quantize before finetune"),
-        ("steps:\n  - {quantize: ternary, budget: {max_accuracy_drop: 0.1}}", "huffman and linear"),
+        ("steps:\n  - {quantize: ternary, budget: {max_accuracy_drop: 0.1}}", "cluster and linear"),
         (
             "steps:\n  - {prune: dead, budget: {max_accuracy_drop: 0.1}}",
             "outputs stay the same",

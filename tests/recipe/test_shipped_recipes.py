@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toys import MODELS
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 GENERIC = ["cutoff", "deep-compression", "half", "int8", "prune", "small"]
 
 

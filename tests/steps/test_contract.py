@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from toy_runtime import toy_runtime
-from toys import toy_model
+from toys import toy_model, toy_network
 
 from modelcut import steps
 from modelcut.errors import RecipeError
@@ -62,7 +62,7 @@ SETTINGS = {
         {"cutoff": 0.3, "until": "stable"},
     ],
     "prune: taylor": [
-        {"sparsity": 0.6, "batch": 7, "rows": 30},
+        {"sparsity": 0.6, "batch_size": 7, "rows": 30},
         {
             "cutoff": 0.3,
             "until": "stable",
@@ -88,7 +88,7 @@ SETTINGS = {
         {"scales": "exact", "bits": 3, "symmetric": False, "range": "mse"},
     ],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
-    "quantize: huffman": [
+    "quantize: cluster": [
         {},
         {"bits": 2, "start": "density"},
         {"values": 5, "start": "kmeans++"},
@@ -112,6 +112,46 @@ CASES = [
     for family, method in ALL
     for settings in SETTINGS[f"{family}: {method}"]
 ]
+
+
+NEUTRAL = {
+    "prune: magnitude": [{"sparsity": 0}, {"sparsity": 0, "scope": "layer"}, {"threshold": 0},
+                         {"sparsity": 0, "block": [2, 2]}],
+    "prune: l1": [{"sparsity": 0}, {"sparsity": 0, "of": "inputs"}],
+    "prune: l2": [{"sparsity": 0}, {"threshold": 0}],
+    "prune: random": [{"sparsity": 0}],
+    "prune: dead": [{}],  # nothing of these networks is dead
+    "prune: gradient": [{"sparsity": 0}],
+    "prune: taylor": [{"sparsity": 0}],
+    "prune: snip": [{"sparsity": 0}],
+    "prune: fisher": [{"sparsity": 0}],
+    "prune: wanda": [{"sparsity": 0}],
+    "prune: obs": [{"sparsity": 0}],
+    "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"}],
+    "quantize: binary": [{}, {"per": "tensor"}, {"bases": 2}],
+    "quantize: huffman": [{}, {"bits": 1}],
+    "quantize: ternary": [{}, {"per": "tensor"}],
+    "quantize: float16": [{}],
+    "quantize: bfloat16": [{}],
+    "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
+    "finetune: straight_through": [{"steps": 2, "learning_rate": 1e-30}],
+}  # fmt: skip
+"""Settings that change no weight, where all kernels hold ±0.5, which every encoding permits."""
+NEUTRAL_CASES = [
+    (family, method, settings)
+    for family, method in ALL
+    for settings in NEUTRAL[f"{family}: {method}"]
+]
+
+
+def halves(shape):
+    return np.random.default_rng(shape[0]).choice(np.array([-0.5, 0.5], "float32"), shape)
+
+
+@pytest.fixture(params=["dense", "convolution"])
+def network(request):
+    """Dense layers; or a convolution, a batch normalization and a submodel."""
+    return request.getfixturevalue("toy") if request.param == "dense" else toy_network()
 
 
 def context(model, index=0):
@@ -145,6 +185,26 @@ def test_every_method_can_be_searched_or_says_why_not(family, method):
             assert issubclass(steps.find(family, name), Budgeted)
 
 
+NEEDS = {
+    **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
+    "dead": {"graph"},
+    "svd": {"graph"},
+    "straight_through": {"train", "loop"},
+}
+BUDGET = {"max_accuracy_drop": 0.1}
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), CASES)
+def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
+    step = steps.find(family, method)(**settings)
+    expected = set(NEEDS.get(method, ()))
+    expected |= {"validation"} if "budget" in settings else set()
+    expected |= {"train", "loop"} if "finetune" in settings else set()
+    assert step.needs == expected
+    if isinstance(step, Budgeted) and "until" not in settings:
+        assert type(step)(budget=BUDGET).needs == expected | {"validation"}
+
+
 def tried(cls):
     """The method at each setting of its ladder, which must be settings that it takes."""
     for setting in cls.strength.ladder:
@@ -152,21 +212,21 @@ def tried(cls):
 
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
-def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method, settings, toy):
-    before = {name: values.copy() for name, (values, _) in arrays(toy).items()}
+def test_the_input_is_untouched_and_the_result_is_the_same_twice(family, method, settings, network):
+    before = {name: values.copy() for name, (values, _) in arrays(network).items()}
     step = steps.find(family, method)(**settings)
-    first = arrays(step.apply(toy, context(toy)).model)
-    again = arrays(step.apply(toy, context(toy)).model)
+    first = arrays(step.apply(network, context(network)).model)
+    again = arrays(step.apply(network, context(network)).model)
     assert first.keys() == again.keys()
     for name in first:
         assert first[name][0].tobytes() == again[name][0].tobytes()
-    for name, (values, _) in arrays(toy).items():
+    for name, (values, _) in arrays(network).items():
         np.testing.assert_array_equal(values, before[name])
 
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
-def test_the_output_satisfies_its_encoding(family, method, settings, toy):
-    outcome = steps.find(family, method)(**settings).apply(toy, context(toy))
+def test_the_output_satisfies_its_encoding(family, method, settings, network):
+    outcome = steps.find(family, method)(**settings).apply(network, context(network))
     json.dumps(outcome.facts)
     for tensor in outcome.model.tensors:
         values, encoding = tensor.pull()
@@ -179,14 +239,24 @@ def test_the_output_satisfies_its_encoding(family, method, settings, toy):
 
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
-def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, settings, toy):
-    outcome = steps.find(family, method)(**settings).apply(toy, context(toy))
+def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, settings, network):
+    outcome = steps.find(family, method)(**settings).apply(network, context(network))
     after = {tensor.name: tensor for tensor in outcome.model.tensors}
-    for tensor in toy.tensors:
+    for tensor in network.tensors:
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
         if tensor.kind not in steps.find(family, method).aims and "finetune" not in settings:
             assert not changed
+
+
+@pytest.mark.parametrize(("family", "method", "settings"), NEUTRAL_CASES)
+def test_the_neutral_setting_changes_nothing(family, method, settings):
+    model = toy_network(halves)
+    outcome = steps.find(family, method)(**settings).apply(model, context(model))
+    after = arrays(outcome.model)
+    assert after.keys() == {tensor.name for tensor in model.tensors}
+    for name, (values, _) in arrays(model).items():
+        np.testing.assert_array_equal(after[name][0], values, err_msg=name)
 
 
 @pytest.mark.parametrize(("family", "method", "settings"), CASES)
@@ -207,19 +277,19 @@ def test_a_pattern_that_matches_nothing_is_an_error(family, method, toy):
 
 @pytest.mark.parametrize("second", ALL)
 @pytest.mark.parametrize("first", ALL)
-def test_any_two_steps_compose_or_are_refused_before_any_work(first, second, toy):
+def test_any_two_steps_compose_or_are_refused_before_any_work(first, second, network):
     made = [steps.find(*name)(**SETTINGS[f"{name[0]}: {name[1]}"][0]) for name in (first, second)]
     refused = set(made[0].leaves) & set(made[1].refuses)
     if refused:
         with pytest.raises(RecipeError, match="cannot follow"):
             Recipe(tuple(made)).check()
         with pytest.raises(RecipeError, match="cannot follow"):
-            made[1].apply(made[0].apply(toy, context(toy)).model, context(toy, 1))
+            made[1].apply(made[0].apply(network, context(network)).model, context(network, 1))
         return
     Recipe(tuple(made)).check()
-    model = toy
+    model = network
     for index, step in enumerate(made):
-        model = step.apply(model, context(toy, index)).model
+        model = step.apply(model, context(network, index)).model
     for tensor in model.tensors:
         values, encoding = tensor.pull()
         np.testing.assert_array_equal(encoding.project(values), values)

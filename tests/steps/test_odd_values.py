@@ -34,7 +34,7 @@ VALUES = {
 TENSORS = [
     (family, method, settings)
     for family, method, settings in CASES
-    if family != "factorize" and "train" not in steps.find(family, method)(**settings).wants
+    if family != "factorize" and "train" not in steps.find(family, method)(**settings).needs
 ]
 """Those that a tensor alone is enough for."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from modelcut.engines import imported
 from modelcut.engines.keras import network
 from modelcut.engines.keras.network import KerasNetwork
+from modelcut.graph.keras import operations
 
 NAME = "Keras 3"
 
@@ -24,6 +27,8 @@ def load(
     """Loads a model without compiling it."""
     keras = imported("keras")
     keras.config.set_floatx("float32")
+    if path.suffix == ".h5":
+        custom_objects = {**_operations(path), **custom_objects}
     if trust:
         keras.config.enable_unsafe_deserialization()
     policy = keras.DTypePolicy
@@ -31,25 +36,34 @@ def load(
         model = keras.models.load_model(
             path, custom_objects=custom_objects, compile=False, safe_mode=not trust
         )
-    made = KerasNetwork(_functional(keras, model), f"keras {keras.__version__}", loss, replaced)
-    made.loaded = model
-    return made
+    return KerasNetwork(model, f"keras {keras.__version__}", loss, keras, replaced)
 
 
-def _functional(keras: Any, model: Any) -> Any:
-    """A model of its author's own class as one with inputs and outputs; any other as it is.
+def _operations(path: Path) -> dict[str, Any]:
+    """The operations of an `.h5` file by their class, for which Keras would look among its layers.
 
-    Raises:
-        ValueError: it does not say what goes in.
+    One that shares its name with a layer finds both, told apart by their configurations.
     """
-    if getattr(model, "inputs", None):
-        return model
-    shape = (model.get_build_config() or {}).get("input_shape")
-    flat = isinstance(shape, (list, tuple)) and all(n is None or isinstance(n, int) for n in shape)
-    if not flat or not shape:
-        raise ValueError("a model of its author's own class runs here with one input only")
-    start = keras.Input(tuple(shape)[1:], dtype=model.input_dtype)
-    return keras.Model(start, model(start))
+    import h5py
+
+    keras = imported("keras")
+    with h5py.File(path, "r") as file:
+        text = file.attrs.get("model_config", "{}")
+    found = operations.used(json.loads(text))
+    classes: dict[str, Any] = {}
+    for name, module in found.items():
+        operation = getattr(import_module(module), name, None)
+        if operation is not None:
+            classes[name] = _either(name, operation, getattr(keras.layers, name, None))
+    return classes
+
+
+def _either(name: str, operation: Any, layer: Any) -> type:
+    def from_config(config: dict[str, Any]) -> Any:
+        is_layer = layer is not None and ("dtype" in config or "trainable" in config)
+        return (layer if is_layer else operation).from_config(config)
+
+    return type(name, (), {"from_config": staticmethod(from_config)})
 
 
 def set_seed(seed: int) -> None:

@@ -23,14 +23,19 @@ class KerasNetwork:
         replaced: policies of mixed precision that the file asks for, and that were left out.
     """
 
-    def __init__(self, model: Any, engine: str, loss: Any, replaced: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: Any, engine: str, loss: Any, keras: Any, replaced: Collection[str] = ()
+    ) -> None:
         import tensorflow as tf
 
+        self.loaded = model
+        if not getattr(model, "inputs", None):
+            model = _functional(keras, model)
         self.engine = engine
         self.loss = loss
         self.replaced = tuple(sorted(set(replaced)))
         self._tf = tf
-        self.model = self.loaded = model
+        self.model = model
         names = [_plain(tensor.name) for tensor in model.inputs]
         names = list(getattr(model, "input_names", None) or names)
         self.inputs = tuple(
@@ -80,6 +85,21 @@ class KerasNetwork:
             raise InputError(
                 f"the network cannot run on these rows: {printable(text, 240)}"
             ) from None
+
+
+def _functional(keras: Any, model: Any) -> Any:
+    """A model of its author's own class as one with inputs and outputs.
+
+    Raises:
+        ValueError: it does not say what goes in.
+    """
+    shape = (model.get_build_config() or {}).get("input_shape")
+    flat = isinstance(shape, (list, tuple)) and all(n is None or isinstance(n, int) for n in shape)
+    if not flat or not shape:
+        raise ValueError("a model of its author's own class runs here with one input only")
+    dtype = getattr(model, "input_dtype", None) or "float32"
+    start = keras.Input(tuple(shape)[1:], dtype=dtype)
+    return keras.Model(start, model(start))
 
 
 def _plain(name: str) -> str:

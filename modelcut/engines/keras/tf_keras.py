@@ -29,7 +29,7 @@ def load(
         model = tf_keras.models.load_model(
             path, custom_objects=custom_objects, compile=False, safe_mode=not trust
         )
-    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss, replaced)
+    return KerasNetwork(model, f"tf_keras {tf_keras.__version__}", loss, tf_keras, replaced)
 
 
 def set_seed(seed: int) -> None:

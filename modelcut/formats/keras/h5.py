@@ -3,11 +3,12 @@
 A legacy file has the architecture in the attribute `model_config` and, in `model_weights`, a group
 a layer whose attribute `weight_names` lists its weights in the order in which Keras loads them
 (keras/src/legacy/saving/legacy_h5_format.py). Bare weights are the same without the architecture,
-or Keras 3's weight store (`_store`).
+or Keras 3's weight store (`_store`), perhaps in shards (`_shards`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,22 +20,23 @@ import h5py
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
-from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats.base import Format, WriteOptions, Written, opening
 from modelcut.formats.keras import compiled as keras_compiled
 from modelcut.formats.keras import (
     hdf5_file,
     hdf5_values,
     keras_zip,
     portable,
+    shards,
     store,
+    tfmot,
     tree,
 )
 from modelcut.graph.architecture import Architecture, Dialect, dialect_of
-from modelcut.model.encoding import Encoding
+from modelcut.graph.keras.saved_order import fitting
+from modelcut.model.encoding import Encoding, Fixed
 from modelcut.model.model import Layer, Model, Origin, Tensor
 from modelcut.safety import load_json, printable
-
-NAME = "hdf5"
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OPTIMIZER = "optimizer_weights"
@@ -42,7 +44,7 @@ _PROVENANCE = "modelcut"
 
 
 @dataclass(frozen=True)
-class Layout:
+class HDF5Layout:
     """What the writer must know of the file that was read.
 
     Attributes:
@@ -60,83 +62,151 @@ class Layout:
     tensors: tuple[Tensor, ...]
 
 
-def sniff(path: Path) -> bool:
-    """HDF5 begins with its signature, at 0 or at 512 · 2^n behind a user block."""
-    if not path.is_file():
+class HDF5(Format):
+    """An `.h5` file: a whole model, or weights without an architecture."""
+
+    packable = True
+
+    def sniff(self, path: Path) -> bool:
+        """HDF5's signature, at 0 or at 512 · 2^n behind a user block; or a list of shards."""
+        if not path.is_file():
+            return False
+        if shards.sniff(path):
+            return True
+        with path.open("rb") as file:
+            offset = 0
+            while offset <= 1 << 16:
+                file.seek(offset)
+                head = file.read(8)
+                if head == _SIGNATURE:
+                    return True
+                if len(head) < 8:
+                    return False
+                offset = offset * 2 or 512
         return False
-    with path.open("rb") as file:
-        offset = 0
-        while offset <= 1 << 16:
-            file.seek(offset)
-            head = file.read(8)
-            if head == _SIGNATURE:
-                return True
-            if len(head) < 8:
-                return False
-            offset = offset * 2 or 512
-    return False
 
+    def read(self, path: Path) -> Model:
+        """Reads a file; see `Format`."""
+        with opening() as opened:
+            if shards.sniff(path):
+                file = shards.open_file(path, opened)
+            else:
+                file = opened.enter_context(hdf5_file.open_file(str(path), str(path)))
+            return self._damaged_or(file, path, opened)
 
-def read(path: Path) -> Model:
-    """Reads a file; see `Format`."""
-    where = str(path)
-    return _damaged_or(hdf5_file.open_file(str(path), where), path)
+    def _damaged_or(self, file: h5py.File, path: Path, opened: contextlib.ExitStack) -> Model:
+        try:
+            return self._read(file, path, str(path), opened)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from None
 
-
-def _damaged_or(file: h5py.File, path: Path) -> Model:
-    try:
-        return _read(file, path, str(path))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from None
-
-
-def _read(file: h5py.File, path: Path, where: str) -> Model:
-    version = hdf5_file.text(file.attrs.get("keras_version"))
-    config = file.attrs.get("model_config")
-    architecture = None
-    if config is not None:
-        text = hdf5_file.text(config)
-        if text is None:
-            raise InputError(f"{where}: the attribute model_config is no text")
-        architecture = Architecture.parse(text, version, where)
-    elif "model_weights" in file:
-        raise InputError(
-            f"{where}: has no model_config, the architecture of the network",
-            "save the whole model, or the weights alone with save_weights",
+    def _read(self, file: h5py.File, path: Path, where: str, opened: contextlib.ExitStack) -> Model:
+        version = hdf5_file.text(file.attrs.get("keras_version"))
+        config = file.attrs.get("model_config")
+        architecture, stripped = None, tfmot.Stripped("")
+        if config is not None:
+            text = hdf5_file.text(config)
+            if text is None:
+                raise InputError(f"{where}: the attribute model_config is no text")
+            stripped = tfmot.strip(text, where)
+            architecture = Architecture.parse(stripped.text, version, where)
+        elif "model_weights" in file:
+            raise InputError(
+                f"{where}: has no model_config, the architecture of the network",
+                "save the whole model, or the weights alone with save_weights",
+            )
+        groups = None
+        if architecture is None and store.is_store(file):
+            layers = store.read(file, None, where)
+            weights, dialect = "/", Dialect.KERAS3
+        else:
+            weights = "model_weights" if architecture is not None else "/"
+            root = hdf5_file.child(file, weights, where) if architecture is not None else file
+            if not isinstance(root, h5py.Group):
+                raise InputError(f"{where}: model_weights is no group")
+            version = version or hdf5_file.text(root.attrs.get("keras_version"))
+            groups, layers = _read_legacy(root, architecture, stripped, where)
+            dialect = architecture.dialect if architecture else dialect_of(version)
+        encodings, warnings = hdf5_file.get_encodings(file, where)
+        with_encodings, more = formats_weights.with_encodings(layers, encodings)
+        optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER, _OPTIMIZER)
+        dropped = (f"optimizer state, {optimizer:,} bytes",) if optimizer else ()
+        return Model(
+            with_encodings,
+            architecture,
+            Origin(
+                path=path,
+                format=self.name,
+                dialect=dialect.value,
+                writer=f"Keras {version or (store.writer(file) if groups is None else '1 or 2')}",
+                weights_only=architecture is None,
+                dropped=dropped,
+                optimizer_bytes=stored,
+                warnings=(
+                    *stripped.warnings,
+                    *warnings,
+                    *more,
+                    *formats_weights.unloadable(layers),
+                ),
+                training=hdf5_file.text(file.attrs.get("training_config")) or "",
+                provenance=_provenance(file, where),
+                layout=None
+                if stripped.names
+                else HDF5Layout(file, weights, groups, architecture, store.tensors_of(layers)),
+                rewritten=bool(stripped.names),
+                close=opened.close,
+            ),
         )
-    groups = None
-    if architecture is None and store.is_store(file):
-        layers = store.read(file, None, where)
-        weights, dialect = "/", Dialect.KERAS3
-    else:
-        weights = "model_weights" if architecture is not None else "/"
-        root = hdf5_file.child(file, weights, where) if architecture is not None else file
-        if not isinstance(root, h5py.Group):
-            raise InputError(f"{where}: model_weights is no group")
-        version = version or hdf5_file.text(root.attrs.get("keras_version"))
-        groups, layers = _read_legacy(root, architecture, where)
-        dialect = architecture.dialect if architecture else dialect_of(version)
-    encodings, warnings = hdf5_file.get_encodings(file, where)
-    with_encodings, more = formats_weights.with_encodings(layers, encodings)
-    optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER, _OPTIMIZER)
-    dropped = (f"optimizer state, {optimizer:,} bytes",) if optimizer else ()
-    return Model(
-        with_encodings,
-        architecture,
-        Origin(
-            path=path,
-            format=NAME,
-            dialect=dialect.value,
-            writer=f"Keras {version or '1 or 2'}",
-            weights_only=architecture is None,
-            dropped=dropped,
-            optimizer_bytes=stored,
-            warnings=(*warnings, *more),
-            training=hdf5_file.text(file.attrs.get("training_config")) or "",
-            provenance=_provenance(file, where),
-            layout=Layout(file, weights, groups, architecture, store.tensors_of(layers)),
-        ),
-    )
+
+    def refusal(self, model: Model) -> str:
+        """Why `.h5` cannot hold this model."""
+        if model.origin.format == self.name:
+            return ""
+        if model.origin.configuration:
+            return "the model's class is its author's own, which an .h5 cannot hold; name it .keras"
+        if model.architecture is None:
+            return base.NO_LAYERS
+        return portable.into_h5(model, keras_zip.archive_of(model))
+
+    def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
+        """Writes a file; see `Format`."""
+        layout = model.origin.layout if model.origin.format == self.name else None
+        if layout is None and options.keep_optimizer and model.origin.dropped:
+            raise UsageError(
+                "--keep-optimizer: the optimizer's state cannot be written from "
+                f"{model.origin.format} to .h5",
+                "leave the option out",
+            )
+        if layout is None:
+            model = portable.carried(model, keras_zip.archive_of(model))
+        with hdf5_file.create_file(path) as new:
+            if isinstance(layout, HDF5Layout) and layout.groups is None:
+                stored, encodings = store.write(model, layout.file, new, options)
+            else:
+                stored, encodings = _write_legacy(model, layout, new, options)
+                hdf5_file.put_encodings(new, encodings)
+            history = _short(options.provenance())
+            hdf5_file.room(new, len(history))
+            new.attrs[_PROVENANCE] = history
+            dropped = () if options.keep_optimizer else model.origin.dropped
+        return Written(stored, encodings, tuple(dropped))
+
+    def strip(self, model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+        """See `Format`: a file without values, as a tree."""
+        assert options.hollow is not None
+        try:
+            written = self.write(model, scratch, options)
+            with h5py.File(scratch, "r") as file:
+                return tree.to_data(file, options.hollow.places, leave=(_PROVENANCE,)), written
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def restore(self, data: Any, path: Path) -> tuple[Model, dict[str, int]]:
+        """See `Format`."""
+        with opening() as opened:
+            file, numbers = tree.to_file(data, str(path))
+            opened.enter_context(file)
+            return self._damaged_or(file, path, opened), numbers
 
 
 def _provenance(file: h5py.File, where: str) -> dict[str, object]:
@@ -154,7 +224,7 @@ Groups = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
 def _read_legacy(
-    root: h5py.Group, architecture: Architecture | None, where: str
+    root: h5py.Group, architecture: Architecture | None, stripped: tfmot.Stripped, where: str
 ) -> tuple[Groups, list[Layer]]:
     names = hdf5_file.text_list(root, "layer_names", where)
     if names is None:
@@ -174,6 +244,8 @@ def _read_legacy(
             raise InputError(f"{where}: layer {printable(name)!r} has no weight_names")
         parts = []
         for weight in weight_names:
+            if not stripped.weight(weight):
+                continue
             found = hdf5_file.dataset(group, weight, where)
             key = "/".join(part for part in (prefix, name, weight) if part)
             dtype = hdf5_values.dtype_of(found)
@@ -181,13 +253,13 @@ def _read_legacy(
                 weight, key, found.shape, dtype, hdf5_values.source(found, where)
             )
             parts.append(one)
-        stored[name] = parts
+        own = stripped.names.get(name, name)
+        if own or parts:
+            stored[own or name] = parts
         groups.append((name, tuple((one.name, one.key) for one in parts)))
     if architecture is None:
         layers = [
-            formats_weights.make_layer(
-                (name,), "", None, [(formats_weights.guess(one), one) for one in parts]
-            )
+            formats_weights.make_layer((name,), "", None, formats_weights.guessed(name, parts))
             for name, parts in stored.items()
         ]
         return tuple(groups), layers
@@ -212,57 +284,6 @@ def _join(
     return [layers[node.path] for node in architecture.nodes if node.path in layers]
 
 
-def refusal(model: Model) -> str:
-    """Why `.h5` cannot hold this model."""
-    if model.origin.format == NAME:
-        return ""
-    if model.origin.configuration:
-        return "the model's class is its author's own, which an .h5 cannot hold; name it .keras"
-    if model.architecture is None:
-        return base.NO_LAYERS
-    return portable.into_h5(model, keras_zip.archive_of(model))
-
-
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Writes a file; see `Format`."""
-    layout = model.origin.layout if model.origin.format == NAME else None
-    if layout is None and options.keep_optimizer and model.origin.dropped:
-        raise UsageError(
-            f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to .h5",
-            "leave the option out",
-        )
-    if layout is None:
-        model = portable.carried(model, keras_zip.archive_of(model))
-    with hdf5_file.create_file(path) as new:
-        if isinstance(layout, Layout) and layout.groups is None:
-            stored, encodings = store.write(model, layout.file, new, options)
-        else:
-            stored, encodings = _write_legacy(model, layout, new, options)
-            hdf5_file.put_encodings(new, encodings)
-        history = _short(options.provenance())
-        hdf5_file.room(new, len(history))
-        new.attrs[_PROVENANCE] = history
-        dropped = () if options.keep_optimizer else model.origin.dropped
-    return Written(stored, encodings, tuple(dropped))
-
-
-def strip(model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
-    """See `Packable`: a file without values, as a tree."""
-    assert options.hollow is not None
-    try:
-        written = write(model, scratch, options)
-        with h5py.File(scratch, "r") as file:
-            return tree.to_data(file, options.hollow.places, leave=(_PROVENANCE,)), written
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
-    """See `Packable`."""
-    file, numbers = tree.to_file(data, str(path))
-    return _damaged_or(file, path), numbers
-
-
 def _short(provenance: object) -> str:
     """JSON that fits an attribute: of a long history, the latest entries."""
     value = json.loads(json.dumps(provenance))
@@ -274,7 +295,7 @@ def _short(provenance: object) -> str:
 
 
 def _write_legacy(
-    model: Model, layout: Layout | None, new: h5py.File, options: WriteOptions
+    model: Model, layout: HDF5Layout | None, new: h5py.File, options: WriteOptions
 ) -> tuple[dict[str, int], dict[str, Encoding]]:
     architecture = model.architecture
     edited = layout is None or architecture is not layout.architecture
@@ -315,14 +336,16 @@ def _write_legacy(
     return stored, encodings
 
 
-def _old_group(layout: Layout | None, name: str) -> h5py.Group | None:
+def _old_group(layout: HDF5Layout | None, name: str) -> h5py.Group | None:
     if layout is None:
         return None
     root = layout.file[layout.weights]
     return root.get(name)
 
 
-def _copy_beside(layout: Layout, new: h5py.File, root: h5py.Group, *, keep_optimizer: bool) -> None:
+def _copy_beside(
+    layout: HDF5Layout, new: h5py.File, root: h5py.Group, *, keep_optimizer: bool
+) -> None:
     """Copies what other tools keep in the file, and what Keras keeps beside the layers."""
     names = {name for name, _ in layout.groups or ()}
     tops = {name.split("/")[0] for name in names}
@@ -337,14 +360,16 @@ def _copy_beside(layout: Layout, new: h5py.File, root: h5py.Group, *, keep_optim
                 hdf5_file.copy(weights, item, root)
 
 
-def _as_read(model: Model, layout: Layout | None) -> list[tuple[str, list[tuple[str, Tensor]]]]:
+def _as_read(model: Model, layout: HDF5Layout | None) -> list[tuple[str, list[tuple[str, Tensor]]]]:
     assert layout is not None
     assert layout.groups is not None
     by_key = {tensor.key: tensor for tensor in model.tensors}
     return [(name, [(w, by_key[key]) for w, key in parts]) for name, parts in layout.groups]
 
 
-def _plan(model: Model, layout: Layout | None) -> Iterator[tuple[str, list[tuple[str, Tensor]]]]:
+def _plan(
+    model: Model, layout: HDF5Layout | None
+) -> Iterator[tuple[str, list[tuple[str, Tensor]]]]:
     """Groups and weight names in the order in which Keras will load the edited architecture."""
     architecture = model.architecture
     assert architecture is not None
@@ -375,9 +400,18 @@ def _positional(leaves: list[Layer]) -> list[Tensor]:
     still: list[Tensor] = []
     for layer in leaves:
         frozen = layer.config.get("trainable") is False
+        untrained = _untrained(layer)
         for tensor in layer.tensors:
-            (still if frozen or tensor.kind == "state" else trained).append(tensor)
+            (still if frozen or tensor.role in untrained else trained).append(tensor)
     return [*trained, *still]
+
+
+def _untrained(layer: Layer) -> set[str]:
+    """Roles that Keras does not train: states, and what its quantization or LoRA froze."""
+    if layer.node and any(isinstance(tensor.encoding, Fixed) for tensor in layer.tensors):
+        roles = [tensor.role for tensor in layer.tensors]
+        return {slot.spec.role for slot in fitting(layer.node, roles) if slot.frozen}
+    return {tensor.role for tensor in layer.tensors if tensor.kind == "state"}
 
 
 def _fresh_root(model: Model, new: h5py.File) -> h5py.Group:

@@ -100,6 +100,8 @@ def _read_side_by_side(found: h5py.Dataset, values: np.ndarray) -> bool:
     plain = found.file.driver == "sec2" and found.dtype.isnative and values.flags.c_contiguous
     if offset is None or not plain or values.nbytes < _LARGE_BYTES:
         return False
+    if not hasattr(os, "preadv"):  # macOS before 11
+        return False
     handle = found.file.id.get_vfd_handle()
     target = values.reshape(-1).view(np.uint8).data
 

@@ -1,10 +1,11 @@
-"""Keras `.keras`: a zip of config.json, metadata.json and model.weights.h5.
+"""Keras `.keras`: a zip of config.json, metadata.json and model.weights.h5; or these in a folder.
 
 Written by Keras 3, and by Keras 2 from 2.12 on, with the weights in a store (`_store`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tempfile
@@ -20,16 +21,16 @@ import h5py
 from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
-from modelcut.formats.base import WriteOptions, Written
-from modelcut.formats.keras import compiled, hdf5_file, portable, store
+from modelcut.formats.base import Format, WriteOptions, Written, opening
+from modelcut.formats.keras import compiled, hdf5_file, portable, store, tfmot
 from modelcut.formats.keras import tree as keras_tree
+from modelcut.formats.keras.keras_folder import Folder
 from modelcut.graph.architecture import Architecture, Dialect, dialect_of, is_own_class
+from modelcut.graph.keras import operations
 from modelcut.graph.keras.calls import is_functional
 from modelcut.graph.node import Node
 from modelcut.model.model import Model, Origin, Tensor
 from modelcut.safety import MAX_JSON_BYTES, load_json, printable
-
-NAME = "keras_zip"
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -39,81 +40,189 @@ _MODELS = ("Sequential", "Functional", "Model")
 
 
 @dataclass(frozen=True)
-class Layout:
+class KerasArchiveLayout:
     """What the writer must know of the archive that was read.
 
     Attributes:
         archive: open for reading.
-        file: its weights, open for reading.
+        file: its weights, open for reading; None where wrappers were taken off, so that they are
+            written anew.
         metadata: parsed metadata.json.
         architecture, tensors: as read; there is no architecture of a class of the author's own.
     """
 
-    archive: zipfile.ZipFile
-    file: h5py.File
+    archive: zipfile.ZipFile | Folder
+    file: h5py.File | None
     metadata: dict[str, Any]
     architecture: Architecture | None
     tensors: tuple[Tensor, ...]
 
 
-def sniff(path: Path) -> bool:
-    """A zip with a config.json; a folder is none."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(4)
-    return head == b"PK\x03\x04" or (path.suffix == ".keras" and zipfile.is_zipfile(path))
+class KerasArchive(Format):
+    """A `.keras` file, or its members in a folder."""
 
+    packable = True
 
-def read(path: Path) -> Model:
-    """Reads an archive; see `Format`."""
-    where = str(path)
-    try:
-        archive = zipfile.ZipFile(path)
-        _check_members(archive, where)
-        file = hdf5_file.open_file(_seekable(archive, where), f"{where}: {_WEIGHTS}")
-        return _read(archive, file, path)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+    def sniff(self, path: Path) -> bool:
+        """A zip, or a folder with config.json and the weights."""
+        if path.is_dir():
+            return all((path / name).is_file() for name in (_CONFIG, _WEIGHTS))
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(4)
+        return head == b"PK\x03\x04" or (path.suffix == ".keras" and zipfile.is_zipfile(path))
 
+    def read(self, path: Path) -> Model:
+        """Reads an archive; see `Format`."""
+        where = str(path)
+        try:
+            with opening() as opened:
+                if path.is_dir():
+                    return self._read_folder(path, opened)
+                archive = opened.enter_context(zipfile.ZipFile(path))
+                _check_members(archive, where)
+                weights = opened.enter_context(_seekable(archive, where))
+                file = hdf5_file.open_file(weights, f"{where}: {_WEIGHTS}")
+                return self._read(archive, opened.enter_context(file), path, opened)
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, ValueError) as error:
+            raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
+        except (OSError, RuntimeError, KeyError) as error:
+            raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
 
-def _read(archive: zipfile.ZipFile, file: h5py.File, path: Path) -> Model:
-    where = str(path)
-    config = _text(archive, _CONFIG, where)
-    metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
-    metadata = metadata if isinstance(metadata, dict) else {}
-    version = metadata.get("keras_version")
-    version = version if isinstance(version, str) else None
-    architecture = None
-    if own := is_own_class(load_json(config, where=where, what="model configuration")):
-        layers = store.of_own_class(file, where)
-        dialect = dialect_of(version)
-    else:
-        architecture = Architecture.parse(config, version, where)
-        layers = store.read(file, architecture, where)
-        dialect = architecture.dialect
-    encodings, warnings = hdf5_file.get_encodings(file, where)
-    found, more = formats_weights.with_encodings(layers, encodings)
-    optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER)
-    provenance = metadata.get("modelcut")
-    return Model(
-        found,
-        architecture,
-        Origin(
-            path=path,
-            format=NAME,
-            dialect=dialect.value,
-            writer=f"Keras {architecture.keras_version if architecture else version or 3}",
-            configuration=config if own else "",
-            dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
-            optimizer_bytes=stored,
-            warnings=(*warnings, *more),
-            provenance=provenance if isinstance(provenance, dict) else {},
-            layout=Layout(archive, file, metadata, architecture, store.tensors_of(layers)),
-        ),
-    )
+    def _read_folder(self, path: Path, opened: contextlib.ExitStack) -> Model:
+        folder = Folder(path)
+        if not (path / _METADATA).is_file():
+            raise InputError(
+                f"{path}: has no {_METADATA}", "it is no .keras model, or is cut short"
+            )
+        file = hdf5_file.open_file(str(path / _WEIGHTS), f"{path}: {_WEIGHTS}")
+        return self._read(folder, opened.enter_context(file), path, opened)
+
+    def _read(
+        self,
+        archive: zipfile.ZipFile | Folder,
+        file: h5py.File,
+        path: Path,
+        opened: contextlib.ExitStack,
+    ) -> Model:
+        where = str(path)
+        config = _text(archive, _CONFIG, where)
+        metadata = load_json(_text(archive, _METADATA, where), where=where, what=_METADATA)
+        metadata = metadata if isinstance(metadata, dict) else {}
+        version = metadata.get("keras_version")
+        version = version if isinstance(version, str) else None
+        stripped = tfmot.strip(config, where)
+        architecture = None
+        if own := is_own_class(load_json(config, where=where, what="model configuration")):
+            layers = store.of_own_class(file, where)
+            dialect = dialect_of(version or "3")
+        else:
+            rename = tfmot.store_names(config, stripped, version, where)
+            architecture = Architecture.parse(stripped.text, version, where)
+            layers = store.read(file, architecture, where, rename)
+            dialect = architecture.dialect
+        encodings, warnings = hdf5_file.get_encodings(file, where)
+        found, more = formats_weights.with_encodings(layers, encodings)
+        optimizer, stored = store.optimizer_bytes(file, store.OPTIMIZER)
+        provenance = metadata.get("modelcut")
+        return Model(
+            found,
+            architecture,
+            Origin(
+                path=path,
+                format=self.name,
+                dialect=dialect.value,
+                writer=f"Keras {architecture.keras_version if architecture else version or 3}",
+                configuration=config if own else "",
+                dropped=(f"optimizer state, {optimizer:,} bytes",) if optimizer else (),
+                optimizer_bytes=stored,
+                warnings=(
+                    *stripped.warnings,
+                    *warnings,
+                    *more,
+                    *formats_weights.unloadable(layers),
+                ),
+                provenance=provenance if isinstance(provenance, dict) else {},
+                layout=KerasArchiveLayout(
+                    archive,
+                    None if stripped.names else file,
+                    metadata,
+                    architecture,
+                    store.tensors_of(layers),
+                ),
+                rewritten=bool(stripped.names),
+                close=opened.close,
+            ),
+        )
+
+    def refusal(self, model: Model) -> str:
+        """Why `.keras` cannot hold this model."""
+        if model.origin.format == self.name:
+            return ""
+        if model.architecture is None and model.origin.format == "saved_model":
+            return base.NO_LAYERS
+        if model.architecture is None:
+            return "bare weights have no architecture to put into a .keras file; name it .h5"
+        dialect = model.architecture.dialect
+        if dialect is Dialect.KERAS1:
+            return (
+                f"written by {model.origin.writer}, which has no .keras files; name the output .h5"
+            )
+        if model.architecture.root["class_name"] not in _MODELS:
+            own = printable(str(model.architecture.root["class_name"]))
+            return f"the model's class {own} is its author's own; name the output .h5"
+        for layer in model.layers:
+            cuda = [name for name in _classes(layer.node) if name.startswith("CuDNN")]
+            if cuda and dialect is Dialect.KERAS2:
+                return f"Keras 2 loads no {cuda[0]} from a .keras file; name the output .h5"
+            if layer.tensors and layer.node and store.places(layer.node, dialect) is None:
+                return (
+                    f"modelcut does not know where a .keras file keeps the weights of a "
+                    f"{printable(layer.class_name)} ({printable(layer.name)}); name the output .h5"
+                )
+        return portable.into_keras(model)
+
+    def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
+        """Writes an archive; see `Format`."""
+        weights = path.with_name(path.name + ".weights")
+        try:
+            written = _write_weights(model, weights, options)
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, data in _members(model, options.provenance()):
+                    if data is None:
+                        _put_file(archive, name, weights)
+                    else:
+                        _put(archive, name, data)
+        finally:
+            weights.unlink(missing_ok=True)
+        return written
+
+    def strip(self, model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+        """See `Format`: the members, and the weights without values as a tree."""
+        assert options.hollow is not None
+        try:
+            written = _write_weights(model, scratch, options)
+            with h5py.File(scratch, "r") as file:
+                tree = keras_tree.to_data(file, options.hollow.places)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return [[[name, data] for name, data in _members(model, {})], tree], written
+
+    def restore(self, data: Any, path: Path) -> tuple[Model, dict[str, int]]:
+        """See `Format`."""
+        where = str(path)
+        try:
+            members, tree = data
+            archive = zipfile.ZipFile(io.BytesIO(), "w")
+            for name, content in members:
+                archive.writestr(_info(name, 0), content or b"")
+            with opening() as opened:
+                file, numbers = keras_tree.to_file(tree, where)
+                opened.enter_context(file)
+                return self._read(archive, file, path, opened), numbers
+        except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
 
 
 def _check_members(archive: zipfile.ZipFile, where: str) -> None:
@@ -138,7 +247,7 @@ def _check_members(archive: zipfile.ZipFile, where: str) -> None:
             raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is cut short")
 
 
-def _text(archive: zipfile.ZipFile, name: str, where: str) -> str:
+def _text(archive: zipfile.ZipFile | Folder, name: str, where: str) -> str:
     if archive.getinfo(name).file_size > MAX_JSON_BYTES:
         raise InputError(f"{where}: {name} is larger than {MAX_JSON_BYTES >> 20} MiB")
     with archive.open(name) as file:
@@ -150,20 +259,25 @@ def _seekable(archive: zipfile.ZipFile, where: str) -> IO[bytes]:
     """The weights as a file that HDF5 can seek in."""
     info = archive.getinfo(_WEIGHTS)
     if info.compress_type == zipfile.ZIP_STORED:
-        file = archive.open(info)
-        if file.seekable():
-            return io.BufferedReader(_Member(str(archive.filename), info), 1 << 16)
+        with archive.open(info) as member:
+            seekable = member.seekable()
+        if seekable:
+            return io.BufferedReader(_StoredMember(str(archive.filename), info), 1 << 16)
     if info.file_size > 64 << 30:
         raise InputError(f"{where}: {_WEIGHTS} declares {info.file_size:.3g} bytes")
     spool: IO[bytes] = tempfile.TemporaryFile(prefix="modelcut-")  # noqa: SIM115
-    with archive.open(info) as file:
-        while piece := file.read(1 << 20):
-            spool.write(piece)
-    spool.seek(0)
+    try:
+        with archive.open(info) as file:
+            while piece := file.read(1 << 20):
+                spool.write(piece)
+        spool.seek(0)
+    except BaseException:
+        spool.close()
+        raise
     return spool
 
 
-class _Member(io.RawIOBase):
+class _StoredMember(io.RawIOBase):
     """A stored member of a zip, read in place: no copy, and seeking costs nothing."""
 
     def __init__(self, path: str, info: zipfile.ZipInfo) -> None:
@@ -171,6 +285,7 @@ class _Member(io.RawIOBase):
         self._file.seek(info.header_offset)
         header = self._file.read(30)
         if header[:4] != b"PK\x03\x04":
+            self._file.close()
             raise zipfile.BadZipFile("a member does not begin where the directory says")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         self._start = info.header_offset + 30 + lengths
@@ -202,35 +317,11 @@ class _Member(io.RawIOBase):
         super().close()
 
 
-def refusal(model: Model) -> str:
-    """Why `.keras` cannot hold this model."""
-    if model.origin.format == NAME:
-        return ""
-    if model.architecture is None and model.origin.format == "saved_model":
-        return base.NO_LAYERS
-    if model.architecture is None:
-        return "bare weights have no architecture to put into a .keras file; name it .h5"
-    dialect = model.architecture.dialect
-    if dialect is Dialect.KERAS1:
-        return f"written by {model.origin.writer}, which has no .keras files; name the output .h5"
-    if model.architecture.root["class_name"] not in _MODELS:
-        own = printable(str(model.architecture.root["class_name"]))
-        return f"the model's class {own} is its author's own; name the output .h5"
-    for layer in model.layers:
-        cuda = [name for name in _classes(layer.node) if name.startswith("CuDNN")]
-        if cuda and dialect is Dialect.KERAS2:
-            return f"Keras 2 loads no {cuda[0]} from a .keras file; name the output .h5"
-        if layer.tensors and layer.node and store.places(layer.node, dialect) is None:
-            return (
-                f"modelcut does not know where a .keras file keeps the weights of a "
-                f"{printable(layer.class_name)} ({printable(layer.name)}); name the output .h5"
-            )
-    return portable.into_keras(model)
-
-
-def archive_of(model: Model) -> zipfile.ZipFile | None:
+def archive_of(model: Model) -> zipfile.ZipFile | Folder | None:
     """The archive that a model was read from, with what lies in it beside the weights, or None."""
-    return model.origin.layout.archive if isinstance(model.origin.layout, Layout) else None
+    return (
+        model.origin.layout.archive if isinstance(model.origin.layout, KerasArchiveLayout) else None
+    )
 
 
 def _classes(node: Node | None) -> Iterator[str]:
@@ -241,38 +332,23 @@ def _classes(node: Node | None) -> Iterator[str]:
             yield from _classes(inner)
 
 
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Writes an archive; see `Format`."""
-    weights = path.with_name(path.name + ".weights")
-    try:
-        written = _write_weights(model, weights, options)
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in _members(model, options.provenance()):
-                if data is None:
-                    _put_file(archive, name, weights)
-                else:
-                    _put(archive, name, data)
-    finally:
-        weights.unlink(missing_ok=True)
-    return written
-
-
 def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Written:
-    layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
-    if layout is None and options.keep_optimizer and model.origin.dropped:
+    layout = model.origin.layout if isinstance(model.origin.layout, KerasArchiveLayout) else None
+    old = layout.file if layout else None
+    if old is None and options.keep_optimizer and model.origin.dropped:
         raise UsageError(
-            f"--keep-optimizer: the optimizer's state cannot go from {model.origin.format} to "
-            ".keras",
+            "--keep-optimizer: the optimizer's state cannot be written from "
+            f"{model.origin.format} to .keras",
             "leave the option out",
         )
     with hdf5_file.create_file(weights) as new:
-        stored, encodings = store.write(model, layout.file if layout else None, new, options)
+        stored, encodings = store.write(model, old, new, options)
     return Written(stored, encodings, () if options.keep_optimizer else model.origin.dropped)
 
 
 def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes | None]]:
     """The archive's members in order; None for the weights."""
-    layout = model.origin.layout if isinstance(model.origin.layout, Layout) else None
+    layout = model.origin.layout if isinstance(model.origin.layout, KerasArchiveLayout) else None
     if layout is not None:
         metadata = dict(layout.metadata)
     else:
@@ -293,40 +369,14 @@ def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str,
             yield name, layout.archive.read(name)
 
 
-def strip(model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
-    """See `Packable`: the members, and the weights without values as a tree."""
-    assert options.hollow is not None
-    try:
-        written = _write_weights(model, scratch, options)
-        with h5py.File(scratch, "r") as file:
-            tree = keras_tree.to_data(file, options.hollow.places)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return [[[name, data] for name, data in _members(model, {})], tree], written
-
-
-def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
-    """See `Packable`."""
-    where = str(path)
-    try:
-        members, tree = data
-        archive = zipfile.ZipFile(io.BytesIO(), "w")
-        for name, content in members:
-            archive.writestr(_info(name, 0), content or b"")
-        file, numbers = keras_tree.to_file(tree, where)
-        return _read(archive, file, path), numbers
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
-
-
-def _config_text(model: Model, layout: Layout | None) -> str:
+def _config_text(model: Model, layout: KerasArchiveLayout | None) -> str:
     if layout is not None and model.architecture is None:
         return model.origin.configuration
     assert model.architecture is not None
     if layout is not None:
         return model.architecture.text
     # A legacy .h5 says less of the model as a whole, and keeps how to train it elsewhere.
-    root = dict(model.architecture.root)
+    root = operations.with_modules(dict(model.architecture.root))
     if "module" not in root and model.architecture.dialect is Dialect.KERAS3:
         functional = is_functional(root)
         root["module"] = "keras.src.models.functional" if functional else "keras"

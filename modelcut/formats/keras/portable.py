@@ -13,18 +13,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from modelcut.formats.keras.keras_folder import Folder
 from modelcut.graph.architecture import Dialect, Path
-from modelcut.graph.keras.saved_order import is_known, specs
+from modelcut.graph.keras import quantized
+from modelcut.graph.keras.saved_order import fitting, is_known
 from modelcut.graph.node import Node
 from modelcut.model.model import Layer, Model
 from modelcut.safety import printable
 
+Archive = zipfile.ZipFile | Folder
 _LOOKUPS = frozenset("TextVectorization StringLookup IntegerLookup".split())
 _MOST_VOCABULARY = 16 << 20
 """Bytes of a vocabulary; it becomes a part of the architecture."""
 
 
-def into_h5(model: Model, archive: zipfile.ZipFile | None) -> str:
+def into_h5(model: Model, archive: Archive | None) -> str:
     """Why a legacy `.h5` cannot hold a model of another format; "" where it can.
 
     Args:
@@ -78,7 +81,8 @@ def into_keras(model: Model) -> str:
 
 
 def _holds_others(layer: Layer, node: Node) -> bool:
-    return bool(layer.tensors) and is_known(node) and len(layer.tensors) != len(specs(node))
+    roles = [tensor.role for tensor in layer.tensors]
+    return bool(roles) and is_known(node) and len(roles) != len(fitting(node, roles))
 
 
 def _shown(node: Node) -> str:
@@ -95,14 +99,11 @@ def _all_of(node: Node) -> Iterator[Node]:
 def _in_another_form(layer: Node) -> str:
     """Why the weights of a layer are not the same ones in both formats."""
     for node in _all_of(layer):
-        if node.config.get("lora_rank"):
+        if quantized.lora_rank(node.class_name, node.config):
             return (
                 "has LoRA enabled, of which .keras files keep the merged kernel and .h5 files the "
-                "parts; keep the format"
+                "factors; keep the format it has, or have Keras save it in the other one"
             )
-        dtype = node.config.get("dtype")
-        if isinstance(dtype, dict) and str(dtype.get("class_name")).startswith("Quantized"):
-            return "is quantized by Keras, which .keras and .h5 files write in ways of their own"
         if node.class_name in _LOOKUPS and node.config.get("output_mode") in ("tf_idf", "tf-idf"):
             return "keeps inverse document frequencies in a form that only .keras files have"
     return ""
@@ -126,7 +127,7 @@ def _order_unknown(layer: Layer, node: Node, *, alone: bool, place: str) -> str:
         return ""
     return (
         "is of a class that modelcut does not know: its code alone tells in which order an .h5 "
-        "lists its weights; keep the format it has"
+        f"lists its weights; {'name the output .keras' if place else 'keep the format it has'}"
     )
 
 
@@ -137,12 +138,12 @@ def _not_finished(layer: Node) -> str:
         if node.class_name == "Normalization" and nested and node.config.get("mean") is None:
             return (
                 "is adapted and lies inside another layer, where Keras 3 does not take its mean "
-                "and variance from an .h5; keep the .keras"
+                "and variance from an .h5; name the output .keras"
             )
     return ""
 
 
-def _left_behind(model: Model, archive: zipfile.ZipFile | None) -> str:
+def _left_behind(model: Model, archive: Archive | None) -> str:
     """Which state beside the weights would be lost."""
     texts = _vocabularies(model, archive)
     for layer in model.layers:
@@ -159,7 +160,7 @@ def _left_behind(model: Model, archive: zipfile.ZipFile | None) -> str:
     return ""
 
 
-def _vocabularies(model: Model, archive: zipfile.ZipFile | None) -> dict[Path, tuple[str, ...]]:
+def _vocabularies(model: Model, archive: Archive | None) -> dict[Path, tuple[str, ...]]:
     """Members of the archive that hold the vocabulary of each layer; the first one is read."""
     if archive is None or model.architecture is None:
         return {}
@@ -175,7 +176,7 @@ def _vocabularies(model: Model, archive: zipfile.ZipFile | None) -> dict[Path, t
     return found
 
 
-def carried(model: Model, archive: zipfile.ZipFile | None) -> Model:
+def carried(model: Model, archive: Archive | None) -> Model:
     """A model whose vocabularies are in its architecture, as Keras itself writes given ones.
 
     Args:

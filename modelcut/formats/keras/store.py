@@ -6,7 +6,8 @@ the weights by number (keras/src/saving/saving_lib.py, `_save_container_state`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -16,7 +17,7 @@ from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions
 from modelcut.formats.keras import hdf5_file, hdf5_values, unknown
 from modelcut.graph.architecture import Architecture, Dialect, Path
-from modelcut.graph.keras.saved_order import is_known, slots
+from modelcut.graph.keras.saved_order import FORMS, Slot, fitting, is_known, slots
 from modelcut.graph.node import Node
 from modelcut.model.encoding import Encoding
 from modelcut.model.model import Layer, Model, Tensor
@@ -35,14 +36,37 @@ def is_store(file: h5py.File) -> bool:
     )
 
 
-def read(file: h5py.File, architecture: Architecture | None, where: str) -> list[Layer]:
+def writer(file: h5py.File) -> str:
+    """The version of Keras that wrote a store of bare weights: it says none, but each its way."""
+    if "_layer_checkpoint_dependencies" in file:
+        return "2"
+    return "3" if any("name" in file[key].attrs for key in _var_groups(file)) else "2 or 3"
+
+
+def read(
+    file: h5py.File,
+    architecture: Architecture | None,
+    where: str,
+    rename: Callable[[str], str | None] | None = None,
+) -> list[Layer]:
     """The layers of a store, with their tensors.
+
+    Args:
+        file: the store.
+        architecture: of the model; None: there is none.
+        where: the file, for messages.
+        rename: where the architecture has each weight, or None for one that is left out.
 
     Raises:
         InputError: weights that the architecture does not have, or that are missing.
         UnsafeError: values that lie outside the file.
     """
     stored = list(_weights(file, where))
+    if rename is not None:
+        moved = [(rename(one.key), one) for one in stored]
+        stored = [
+            replace(one, key=key, name=key.replace("/vars/", "/")) for key, one in moved if key
+        ]
     if architecture is None:
         return _without_architecture(stored)
     places = architecture.store_paths()
@@ -82,12 +106,25 @@ def _in_order(
     node: Node, base: str, stored: list[formats_weights.Stored]
 ) -> list[formats_weights.Stored]:
     """A layer's weights in the order of its specs, also where a wrapper files them by class."""
-    found = slots(node)
+    found = _form(node, base, stored)
     rank = {f"{base}/{place}": i for i, slot in enumerate(found) for place in slot.places}
     if node.class_name == "SpectralNormalization":
         # It files the wrapped kernel a second time, which Keras overwrites when it loads.
         stored = [one for one in stored if one.key in rank]
     return sorted(stored, key=lambda one: rank.get(one.key, len(found)))
+
+
+def _form(node: Node, base: str, stored: list[formats_weights.Stored]) -> list[Slot]:
+    """The slots of a layer in the form that the file has, where Keras' quantization leaves open."""
+    keys = {one.key for one in stored}
+    first = slots(node)
+    for form in range(FORMS):
+        found = slots(node, form) if form else first
+        own = [slot for slot in found if slot.places]
+        filed = {f"{base}/{place}" for slot in own for place in slot.places}
+        if len(own) == len(stored) and keys <= filed:
+            return found
+    return first
 
 
 def _prefix(file: h5py.File) -> str:
@@ -280,22 +317,29 @@ def _fresh_key(model: Model, layer: Layer, index: int, old: h5py.File | None) ->
     base = model.architecture.store_paths()[layer.path]
     base = base.replace("layers/", _prefix(old)) if old is not None else base
     assert layer.node is not None
-    known = places(layer.node, model.architecture.dialect) or []
+    roles = [tensor.role for tensor in layer.tensors]
+    known = places(layer.node, model.architecture.dialect, roles) or []
     return f"{base}/{known[index] if index < len(known) else f'vars/{index}'}"
 
 
-def places(node: Node, dialect: Dialect) -> list[str] | None:
+def places(node: Node, dialect: Dialect, roles: Sequence[str] = ()) -> list[str] | None:
     """Where the weights of a layer lie below its group; None where that is not known.
 
     It is not for classes that are not Keras's own, nor where a weight is filed twice.
+
+    Args:
+        node: of the layer.
+        dialect: of the Keras that will read the file.
+        roles: of its weights, where Keras' quantization leaves open which there are.
     """
     try:
-        found = slots(node)
+        found = fitting(node, roles)
     except KeyError:
         return None
     if node.class_name == "SpectralNormalization":
         return None
-    return [slot.places[0 if dialect is Dialect.KERAS3 else -1] for slot in found]
+    at = 0 if dialect is Dialect.KERAS3 else -1
+    return [slot.places[at] for slot in found if slot.places]
 
 
 def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer: bool) -> None:

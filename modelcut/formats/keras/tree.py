@@ -151,6 +151,7 @@ def to_file(data: Any, where: str) -> tuple[h5py.File, dict[str, int]]:
         TypeError,
         ValueError,
     ) as error:
+        file.close()
         what = printable(f"{type(error).__name__}: {error}", 160)
         raise InputError(f"{where}: damaged: its structure does not hold ({what})") from None
     return file, places

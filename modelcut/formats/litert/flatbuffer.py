@@ -43,11 +43,11 @@ class Buffer:
             raise self.broken(f"an offset leads to byte {at}, outside the file")
         return struct.unpack_from(form, self._view, at)[0]
 
-    def root(self) -> Table:
+    def root(self) -> BufferTable:
         """The table that the file begins with."""
         return self.table_at(self.unpack("<I", 0))
 
-    def table_at(self, at: int) -> Table:
+    def table_at(self, at: int) -> BufferTable:
         """The table at a place, its vtable checked."""
         self._left -= 1
         if self._left < 0:
@@ -56,7 +56,7 @@ class Buffer:
         size, extent = self.unpack("<H", vtable), self.unpack("<H", vtable + 2)
         if size < 4 or size % 2 or vtable + size > len(self.data) or at + extent > len(self.data):
             raise self.broken(f"the table at byte {at} is cut short")
-        return Table(self, at, vtable, size, extent)
+        return BufferTable(self, at, vtable, size, extent)
 
     def broken(self, why: str) -> InputError:
         """The error for this file."""
@@ -64,7 +64,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Table:
+class BufferTable:
     """One table; fields are asked for by their number in the schema."""
 
     buffer: Buffer
@@ -95,7 +95,7 @@ class Table:
         place = self._place(field)
         return None if place is None else place + self.buffer.unpack("<I", place)
 
-    def table(self, field: int) -> Table | None:
+    def table(self, field: int) -> BufferTable | None:
         """A table, or None."""
         target = self._target(field)
         return None if target is None else self.buffer.table_at(target)
@@ -112,7 +112,7 @@ class Table:
             raise self.buffer.broken(f"{count:,} values at byte {start} reach beyond its end")
         return self.buffer.data[start : start + count * kind.itemsize].view(kind)
 
-    def tables(self, field: int) -> list[Table]:
+    def tables(self, field: int) -> list[BufferTable]:
         """A vector of tables."""
         target = self._target(field)
         if target is None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.formats.litert import schema
-from modelcut.formats.litert.schema import File, Operation, Value
+from modelcut.formats.litert.schema import File, LiteRTTensor, Operation
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Model, Tensor
@@ -43,7 +43,7 @@ _FOLDED = 2.0**-20
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantizedKernel:
     """A kernel as LiteRT could hold it.
 
     Attributes:
@@ -86,14 +86,16 @@ class Kept:
         }
 
 
-def find(model: Model, encodings: Mapping[str, Encoding]) -> tuple[dict[str, Grid], dict[str, str]]:
+def find(
+    model: Model, encodings: Mapping[str, Encoding]
+) -> tuple[dict[str, QuantizedKernel], dict[str, str]]:
     """The kernels that lie on a grid which LiteRT can hold, and why others with codes do not.
 
     Args:
         model: as it will be converted.
         encodings: tensor name -> what is known of its values; others are looked at.
     """
-    grids: dict[str, Grid] = {}
+    grids: dict[str, QuantizedKernel] = {}
     lost: dict[str, str] = {}
     for tensor in model.tensors:
         encoding = encodings.get(tensor.name, tensor.encoding)
@@ -131,7 +133,7 @@ def _rows(tensor: Tensor, values: np.ndarray) -> np.ndarray:
     return moved.reshape(len(moved), -1)
 
 
-def _known(tensor: Tensor, values: np.ndarray, encoding: Affine) -> Grid | None:
+def _known(tensor: Tensor, values: np.ndarray, encoding: Affine) -> QuantizedKernel | None:
     """The grid of an encoding, if LiteRT can hold it and the values are on it."""
     if encoding.group or values.dtype != np.float32:
         return None
@@ -141,16 +143,16 @@ def _known(tensor: Tensor, values: np.ndarray, encoding: Affine) -> Grid | None:
     return _exactly(_rows(tensor, values), np.ascontiguousarray(scale[:, 0], np.float32))
 
 
-def _exactly(rows: np.ndarray, scale: np.ndarray) -> Grid | None:
+def _exactly(rows: np.ndarray, scale: np.ndarray) -> QuantizedKernel | None:
     """The grid of these scales, if each value is `scale * code` to the last bit."""
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.where(scale[:, None] > 0, np.rint(rows / scale[:, None]), np.float32(0))
     if not (np.abs(steps) <= 127).all() or not np.array_equal(steps * scale[:, None], rows):
         return None
-    return Grid(steps.astype(np.int8), scale)
+    return QuantizedKernel(steps.astype(np.int8), scale)
 
 
-def on_grid(rows: np.ndarray) -> Grid | None:
+def on_grid(rows: np.ndarray) -> QuantizedKernel | None:
     """The coarsest grid around zero, of at most 127 steps a side, that all values lie on exactly.
 
     Args:
@@ -205,7 +207,9 @@ def _scale(values: np.ndarray, guess: float) -> np.float32 | None:
     return None
 
 
-def keep(path: Path, twin: Path, grids: Mapping[str, Grid], lost: Mapping[str, str]) -> Kept:
+def keep(
+    path: Path, twin: Path, grids: Mapping[str, QuantizedKernel], lost: Mapping[str, str]
+) -> Kept:
     """Puts the grids into a quantized file, in place, and reads them back from it.
 
     Args:
@@ -216,7 +220,7 @@ def keep(path: Path, twin: Path, grids: Mapping[str, Grid], lost: Mapping[str, s
     """
     floats = schema.parse(twin)
     kept = Kept(lost=dict(lost))
-    places: dict[str, tuple[tuple[int, str], Grid, bool]] = {}
+    places: dict[str, tuple[tuple[int, str], QuantizedKernel, bool]] = {}
     left = dict(grids)
     for place, (operation, kernel) in _kernels(floats).items():
         rows = _channels(operation, kernel, kernel.raw.view("<f4").reshape(kernel.shape))
@@ -237,9 +241,9 @@ def keep(path: Path, twin: Path, grids: Mapping[str, Grid], lost: Mapping[str, s
     return kept
 
 
-def _kernels(file: File) -> dict[tuple[int, str], tuple[Operation, Value]]:
+def _kernels(file: File) -> dict[tuple[int, str], tuple[Operation, LiteRTTensor]]:
     """(number of the subgraph, name) -> the operator and its kernel, floats or 8 or 4 bits."""
-    found: dict[tuple[int, str], tuple[Operation, Value]] = {}
+    found: dict[tuple[int, str], tuple[Operation, LiteRTTensor]] = {}
     for number, graph in enumerate(file.graphs):
         for operation in graph.operations:
             if operation.name not in _AXIS or len(operation.inputs) < 2 or operation.inputs[1] < 0:
@@ -251,12 +255,12 @@ def _kernels(file: File) -> dict[tuple[int, str], tuple[Operation, Value]]:
     return found
 
 
-def _channels(operation: Operation, kernel: Value, values: np.ndarray) -> np.ndarray:
+def _channels(operation: Operation, kernel: LiteRTTensor, values: np.ndarray) -> np.ndarray:
     moved = np.moveaxis(values, _AXIS[operation.name], 0)
     return moved.reshape(kernel.shape[_AXIS[operation.name]], -1)
 
 
-def _as_stored(rows: np.ndarray, grid: Grid) -> Grid | None:
+def _as_stored(rows: np.ndarray, grid: QuantizedKernel) -> QuantizedKernel | None:
     """The grid as the converter's kernel needs it, or None where that is another kernel.
 
     Returns:
@@ -275,10 +279,10 @@ def _as_stored(rows: np.ndarray, grid: Grid) -> Grid | None:
     if not (off <= _FOLDED * np.abs(rows).max(axis=1, keepdims=True)).all():
         return None
     signs = np.where(factor < 0, np.int8(-1), np.int8(1))
-    return Grid(grid.codes * signs[:, None], np.abs(factor))
+    return QuantizedKernel(grid.codes * signs[:, None], np.abs(factor))
 
 
-def _put(file: File, floats: File, place: tuple[int, str], grid: Grid) -> str:
+def _put(file: File, floats: File, place: tuple[int, str], grid: QuantizedKernel) -> str:
     """Writes codes, scales and the bias that goes with them; or says why that cannot be."""
     found = _kernels(file).get(place)
     if found is None:
@@ -352,7 +356,7 @@ def pack4(codes: np.ndarray) -> np.ndarray:
 def _read_back(
     file: File,
     floats: File,
-    places: Mapping[str, tuple[tuple[int, str], Grid, bool]],
+    places: Mapping[str, tuple[tuple[int, str], QuantizedKernel, bool]],
     kept: Kept,
 ) -> None:
     """Holds what stands in the file against the grids: nothing is claimed that is not there."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats.litert.flatbuffer import Buffer, Table
+from modelcut.formats.litert.flatbuffer import Buffer, BufferTable
 from modelcut.safety import printable
 
 IDENTIFIER = b"TFL3"
@@ -67,6 +67,8 @@ TYPES: dict[int, tuple[str, int]] = {
 }
 """Type number -> name, and bits a value (0: of no fixed size)."""
 
+_MAPPED_BYTES = 64 << 20
+
 MAX_VALUES = 1 << 30
 """Values that one tensor may declare; 4 GiB of float32."""
 
@@ -81,7 +83,7 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class Value:
+class LiteRTTensor:
     """One tensor of one subgraph.
 
     Attributes:
@@ -113,11 +115,11 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Subgraph:
     """One subgraph."""
 
     name: str
-    values: tuple[Value, ...]
+    values: tuple[LiteRTTensor, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     operations: tuple[Operation, ...]
@@ -135,7 +137,7 @@ class File:
         inputs, outputs: of the first graph by the names of its signature (or of its tensors).
     """
 
-    graphs: tuple[Graph, ...]
+    graphs: tuple[Subgraph, ...]
     custom: tuple[str, ...]
     description: str
     metadata: dict[str, np.ndarray] = field(default_factory=dict)
@@ -144,7 +146,10 @@ class File:
 
 
 def parse(path: Path, *, writable: bool = False) -> File:
-    """Reads a file by a map of it: constants stay on the disk until asked for.
+    """Reads a file; constants of a large one stay on the disk until they are used.
+
+    A file of up to 64 MiB is read into memory, so that nothing stays open; a larger one, and one
+    that is written to, is mapped for as long as its constants are in use.
 
     Args:
         path: of the file.
@@ -157,7 +162,12 @@ def parse(path: Path, *, writable: bool = False) -> File:
     where = str(path)
     if path.stat().st_size < 8:
         raise InputError(f"{where}: damaged: too short for a .tflite file")
-    data = np.memmap(path, np.uint8, "r+" if writable else "r")
+    mapped = writable or path.stat().st_size > _MAPPED_BYTES
+    data = (
+        np.memmap(path, np.uint8, "r+" if writable else "r")
+        if mapped
+        else np.frombuffer(path.read_bytes(), np.uint8)
+    )
     buffer = Buffer(data, where)
     model = buffer.root()
     if model.scalar(0, "I") != 3:
@@ -187,7 +197,7 @@ def parse(path: Path, *, writable: bool = False) -> File:
     return File(graphs, custom, model.text(3), metadata, inputs, outputs)
 
 
-def codes(value: Value) -> np.ndarray:
+def codes(value: LiteRTTensor) -> np.ndarray:
     """The values of a constant as they are stored, those of 4 bits unpacked."""
     if value.dtype != "int4":
         return value.raw.view(np.dtype(value.dtype).newbyteorder("<")).reshape(value.shape)
@@ -196,7 +206,7 @@ def codes(value: Value) -> np.ndarray:
     return (pairs[:count].view(np.int8) >> 4).reshape(value.shape)
 
 
-def _operator(table: Table, where: str) -> str:
+def _operator(table: BufferTable, where: str) -> str:
     code = max(table.scalar(0, "b"), table.scalar(3, "i"))
     if code < 0 or code > 1000:
         raise InputError(f"{where}: damaged: an operator of number {code}")
@@ -206,7 +216,7 @@ def _operator(table: Table, where: str) -> str:
     return OPERATORS[code] if code < len(OPERATORS) else f"STABLEHLO_{code}"
 
 
-def _bytes(table: Table) -> np.ndarray:
+def _bytes(table: BufferTable) -> np.ndarray:
     offset, count = table.scalar(1, "Q"), table.scalar(2, "Q")
     if offset <= 1 and not count:
         return table.vector(0, "u1")
@@ -222,11 +232,11 @@ def _at(items: Sequence[np.ndarray], index: int, where: str, what: str) -> np.nd
     return items[index]
 
 
-def _names(maps: Sequence[Table]) -> dict[str, int]:
+def _names(maps: Sequence[BufferTable]) -> dict[str, int]:
     return {table.text(0): table.scalar(1, "I") for table in maps}
 
 
-def _graph(table: Table, buffers: list[np.ndarray], codes: list[str], where: str) -> Graph:
+def _graph(table: BufferTable, buffers: list[np.ndarray], codes: list[str], where: str) -> Subgraph:
     values = tuple(_value(entry, buffers, where) for entry in table.tables(0))
     operations = []
     for entry in table.tables(3):
@@ -237,17 +247,19 @@ def _graph(table: Table, buffers: list[np.ndarray], codes: list[str], where: str
         operations.append(Operation(codes[index], numbers[0], numbers[1]))
     inputs = _indices(table, 1, len(values), where)
     outputs = _indices(table, 2, len(values), where)
-    return Graph(table.text(4), values, inputs, outputs, tuple(operations))
+    return Subgraph(table.text(4), values, inputs, outputs, tuple(operations))
 
 
-def _indices(table: Table, number: int, count: int, where: str, least: int = 0) -> tuple[int, ...]:
+def _indices(
+    table: BufferTable, number: int, count: int, where: str, least: int = 0
+) -> tuple[int, ...]:
     found = table.vector(number, "i4")
     if found.size and (int(found.min()) < least or int(found.max()) >= count):
         raise InputError(f"{where}: damaged: a tensor's number is none of {count}")
     return tuple(int(n) for n in found)
 
 
-def _value(table: Table, buffers: list[np.ndarray], where: str) -> Value:
+def _value(table: BufferTable, buffers: list[np.ndarray], where: str) -> LiteRTTensor:
     number = table.scalar(1, "b")
     if number not in TYPES:
         raise InputError(f"{where}: a tensor of the unknown type {number}")
@@ -265,10 +277,12 @@ def _value(table: Table, buffers: list[np.ndarray], where: str) -> Value:
         )
     signature = tuple(int(n) for n in table.vector(7, "i4"))
     grid = _quantization(table.table(4), shape, f"{where}: tensor {printable(name, 60)!r}")
-    return Value(name, shape, signature, dtype, raw, grid, sparse)
+    return LiteRTTensor(name, shape, signature, dtype, raw, grid, sparse)
 
 
-def _quantization(table: Table | None, shape: tuple[int, ...], where: str) -> Quantization | None:
+def _quantization(
+    table: BufferTable | None, shape: tuple[int, ...], where: str
+) -> Quantization | None:
     if table is None:
         return None
     scale = table.vector(2, "f4")

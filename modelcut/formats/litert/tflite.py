@@ -19,18 +19,15 @@ from typing import Any
 import numpy as np
 
 from modelcut.errors import ModelcutError, UnsafeError
-from modelcut.formats import base, registry
-from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats import registry
+from modelcut.formats.base import Format, WriteOptions, Written
 from modelcut.formats.litert import kept_scales, schema
-from modelcut.formats.litert.schema import File, Graph, Value
+from modelcut.formats.litert.schema import File, LiteRTTensor, Subgraph
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Layer, Model, Origin, Source, Tensor
 from modelcut.safety import printable
 
-NAME = "litert"
-FINAL = "a .tflite cannot be edited; start from the Keras file that it was made of"
-OWN_CODING = "LiteRT maps its file into memory as it is"
 METADATA = "modelcut"
 """The name of the entry that says how the file was made."""
 
@@ -49,51 +46,125 @@ _PLAIN = frozenset("float32 float16 float64 int32 uint8 int64 bool int16 int8 ui
 
 
 @dataclass(frozen=True)
-class Layout:
+class LiteRTLayout:
     """The parsed file."""
 
     file: File
 
 
-def sniff(path: Path) -> bool:
-    """By the identifier at byte 4, or the name of a file that is cut shorter than that."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(8)
-    return head[4:] == schema.IDENTIFIER
+class LiteRT(Format):
+    """A `.tflite` file: read as constants, written by LiteRT's converter."""
 
+    converted = True
+    own_coding = "LiteRT maps its file into memory as it is"
+    final = "a .tflite cannot be edited; start from the Keras file that it was made of"
+    facts_key = "litert"
 
-def read(path: Path) -> Model:
-    """Reads a file; see `Format`. Constants are its tensors, as the floats they stand for."""
-    file = schema.parse(path)
-    provenance = _provenance(file)
-    return Model(
-        tuple(_layers(file)),
-        None,
-        Origin(
-            path=path,
-            format=NAME,
-            dialect="litert",
-            writer=printable(file.description or "an unnamed converter", 80),
-            warnings=(*(f"needs {line}" for line in _foreign(file)), *_unread(file)),
-            provenance=provenance,
-            layout=Layout(file),
-        ),
-    )
+    def sniff(self, path: Path) -> bool:
+        """By the identifier at byte 4, or the name of a file that is cut shorter than that."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(8)
+        return head[4:] == schema.IDENTIFIER
 
-
-def check_runnable(model: Model, *, trust: bool) -> None:
-    """See `formats.check_runnable`.
-
-    Raises:
-        UnsafeError: an operator of it is none of LiteRT's own.
-    """
-    foreign = _foreign(model.origin.layout.file)
-    if foreign and not trust:
-        raise UnsafeError(
-            f"{model.origin.path}: needs {foreign[0]}", "--trust runs it all the same"
+    def read(self, path: Path) -> Model:
+        """Reads a file; see `Format`. Constants are its tensors, as the floats they stand for."""
+        file = schema.parse(path)
+        provenance = _provenance(file)
+        return Model(
+            tuple(_layers(file)),
+            None,
+            Origin(
+                path=path,
+                format=self.name,
+                dialect="litert",
+                writer=printable(file.description or "an unnamed converter", 80),
+                warnings=(*(f"needs {line}" for line in _foreign(file)), *_unread(file)),
+                provenance=provenance,
+                layout=LiteRTLayout(file),
+            ),
         )
+
+    def refusal(self, model: Model) -> str:
+        """Why no `.tflite` can be made of this model."""
+        own = bool(model.origin.configuration)
+        if model.architecture is None and not own and model.origin.format != "saved_model":
+            return "bare weights are no network that LiteRT could run; start from the whole model"
+        if _scratch_format(model) is None:
+            return (
+                f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
+            )
+        return ""
+
+    def needs_engine(self, model: Model) -> bool:
+        """Always: LiteRT's converter."""
+        del model
+        return True
+
+    def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
+        """Has a `.tflite` made of the model; see `Format`.
+
+        Raises:
+            ModelcutError: no engine was handed in, or it cannot convert the model.
+        """
+        if options.convert is None:
+            raise ModelcutError(f"{path}: a .tflite needs an engine that converts")
+        own = _scratch_format(model)
+        assert own is not None  # `refusal` has asked
+        with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
+            scratch = Path(folder) / f"model{own.engine_suffix}"
+            if own.folder:
+                scratch.mkdir()
+            written = own.write(model, scratch, changed(options, compression="none"))
+            with registry.open_model(scratch) as plain:
+                found, lost = (
+                    kept_scales.find(plain, written.encodings)
+                    if options.convert.quantizes
+                    else ({}, {})
+                )
+                twin = Path(folder) / "twin.tflite" if found else None
+                facts = dict(options.convert.convert(plain, path, twin))
+            if twin:
+                facts["grids"] = kept_scales.keep(path, twin, found, lost).to_dict()
+            elif lost:
+                facts["grids"] = kept_scales.Kept(lost=lost).to_dict()
+        file = schema.parse(path)
+        facts.update(describe(file))
+        held = facts["constants"]
+        return Written(
+            # Layers are merged and split by the converter: only their sum can be told.
+            {"": sum(held.values())},
+            written.encodings,
+            model.origin.dropped,
+            facts=facts,
+        )
+
+    def check_runnable(self, model: Model, *, trust: bool) -> bool:
+        """See `Format`: an operator that is not LiteRT's own is refused."""
+        foreign = _foreign(model.origin.layout.file)
+        if foreign and not trust:
+            raise UnsafeError(
+                f"{model.origin.path}: needs {foreign[0]}", "--trust runs it all the same"
+            )
+        return True
+
+    def facts(self, model: Model) -> dict[str, Any]:
+        """Of a file that was read, for the report."""
+        return describe(model.origin.layout.file)
+
+    def warnings(self, output: Any) -> Iterator[str]:
+        """What did not come out as was meant; see `Format`."""
+        made, header = output.facts["litert"], output.header
+        yield from made.get("calibration_notes", ())
+        for policy in made.get("instead_of", ()):
+            yield f"the network computes in {policy}, which LiteRT lacks: the .tflite uses float32"
+        for name, reason in made.get("grids", {}).get("lost", {}).items():
+            yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
+        if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):
+            yield "no kernel is sparse enough for LiteRT's sparse form: --sparse had no effect"
+        if header and header["arena"]["bytes"] is None:
+            yield f"{header['path']}: says no arena size: {header['arena']['why']}"
 
 
 def _foreign(file: File) -> list[str]:
@@ -148,7 +219,7 @@ def _layers(file: File) -> Iterator[Layer]:
             yield Layer((unique,), operation.name, {}, tuple(tensors.values()))
 
 
-def _tensor(graph: Graph, index: int, layer: str, role: str) -> Tensor | None:
+def _tensor(graph: Subgraph, index: int, layer: str, role: str) -> Tensor | None:
     value = graph.values[index]
     encoding = _encoding(value)
     if value.sparse or (value.dtype not in _PLAIN and value.dtype != "int4"):
@@ -166,7 +237,7 @@ def _tensor(graph: Graph, index: int, layer: str, role: str) -> Tensor | None:
     )
 
 
-def _encoding(value: Value) -> Encoding:
+def _encoding(value: LiteRTTensor) -> Encoding:
     """The grid of 8 and 4 bit constants; anything else stands for itself."""
     grid = value.quantization
     if grid is None or value.dtype not in ("int8", "int4") or not (grid.scale > 0).all():
@@ -181,7 +252,7 @@ def _encoding(value: Value) -> Encoding:
     return Affine(width, np.array(grid.scale, np.float32).reshape(shape), zero)
 
 
-def values(value: Value) -> np.ndarray:
+def values(value: LiteRTTensor) -> np.ndarray:
     """The values of a constant: floats where it has a grid that `Affine` can hold, else raw."""
     codes, grid = schema.codes(value), value.quantization
     if grid is None or isinstance(_encoding(value), Dense):
@@ -193,68 +264,15 @@ def values(value: Value) -> np.ndarray:
     return steps * grid.scale.reshape(shape) + np.float32(0)
 
 
-def refusal(model: Model) -> str:
-    """Why no `.tflite` can be made of this model."""
-    own = bool(model.origin.configuration)
-    if model.architecture is None and not own and model.origin.format != "saved_model":
-        return "bare weights are no network that LiteRT could run; start from the whole model"
-    if _scratch_format(model) is None:
-        return f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
-    return ""
-
-
-def needs_engine(model: Model) -> bool:
-    """Always: LiteRT's converter."""
-    del model
-    return True
-
-
-def _scratch_format(model: Model) -> base.Format | None:
+def _scratch_format(model: Model) -> Format | None:
     """A format that Keras opens and that can hold the model; its own, where it is one."""
     names = sorted(
         ("hdf5", "keras_zip", "saved_model"), key=lambda name: name != model.origin.format
     )
     if model.origin.format != "saved_model":
         names.remove("saved_model")
-    able = (registry.module(name) for name in names)
+    able = (registry.by_name(name) for name in names)
     return next((one for one in able if not one.refusal(model)), None)
-
-
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Has a `.tflite` made of the model; see `Format`.
-
-    Raises:
-        ModelcutError: no engine was handed in, or it cannot convert the model.
-    """
-    if options.convert is None:
-        raise ModelcutError(f"{path}: a .tflite needs an engine that converts")
-    own = _scratch_format(model)
-    assert own is not None  # `refusal` has asked
-    with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        scratch = Path(folder) / f"model{registry.engine_suffix(own)}"
-        if registry.is_folder(own):
-            scratch.mkdir()
-        written = own.write(model, scratch, changed(options, compression="none"))
-        plain = registry.open_model(scratch)
-        found, lost = (
-            kept_scales.find(plain, written.encodings) if options.convert.quantizes else ({}, {})
-        )
-        twin = Path(folder) / "twin.tflite" if found else None
-        facts = dict(options.convert.run(plain, path, NAME, twin))
-        if twin:
-            facts["grids"] = kept_scales.keep(path, twin, found, lost).to_dict()
-        elif lost:
-            facts["grids"] = kept_scales.Kept(lost=lost).to_dict()
-    file = schema.parse(path)
-    facts.update(describe(file))
-    held = facts["constants"]
-    return Written(
-        # Layers are merged and split by the converter: only their sum can be told.
-        {"": sum(held.values())},
-        written.encodings,
-        model.origin.dropped,
-        facts=facts,
-    )
 
 
 def describe(file: File) -> dict[str, Any]:
@@ -280,25 +298,6 @@ def _interface(file: File, name: str, index: int) -> dict[str, Any]:
         "scale": float(grid.scale[0]) if grid is not None else None,
         "zero_point": int(grid.zero_point[0]) if grid is not None else None,
     }
-
-
-def warnings(output: Any) -> Iterator[str]:
-    """What did not come out as was meant; see `formats.warnings`."""
-    made, header = output.facts["litert"], output.header
-    yield from made.get("calibration_notes", ())
-    for policy in made.get("instead_of", ()):
-        yield f"the network computes in {policy}, which LiteRT has not: the .tflite does in float32"
-    for name, reason in made.get("grids", {}).get("lost", {}).items():
-        yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
-    if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):
-        yield "no kernel has zeros enough for LiteRT's sparse form: the file is as without --sparse"
-    if header and header["arena"]["bytes"] is None:
-        yield f"{header['path']}: says no arena size: {header['arena']['why']}"
-
-
-def facts(model: Model) -> dict[str, Any]:
-    """Of a file that was read, for the report."""
-    return describe(model.origin.layout.file)
 
 
 def constants(file: File) -> dict[str, int]:

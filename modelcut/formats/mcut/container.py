@@ -13,11 +13,11 @@ Version 2, in order; numbers are varints (LEB128) unless a width is said, all li
     CRC-32, 4 bytes      of everything before it
     payloads             one behind the other, to the end of the file
 
-The head is msgpack: [format, structure, provenance, records]. `format` names the module that takes
-`structure` (all of the original file but the values; `Packable`) and makes it a model again, whose
-tensors have the numbers 0 .. count - 1; it fixes shape and dtype of each. `records` has, for each
-number, the record of its encoding (`encoding.py`), arrays replaced by their place in the payload,
-or nil for none.
+The head is msgpack: [format, structure, provenance, records]. `format` names the format (in the
+registry) that makes a model of `structure`: all of the original file but the values (see
+`Format.strip`). The model's tensors have the numbers 0 .. count - 1; it fixes shape and dtype of
+each. `records` has, for each number, the record of its encoding (`encoding.py`), arrays replaced by
+their index in the payload, or nil for none.
 
 A payload begins with the encoding's arrays, each as (dtype, rank, lengths, bytes). Then follow a
 byte that says how the values are written, and a block (length, bytes) for each 2^22 values, cut
@@ -40,6 +40,7 @@ each tensor is of a size that so many bytes can stand for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -56,16 +57,12 @@ from isal import isal_zlib
 
 from modelcut.errors import InputError, ModelcutError
 from modelcut.formats import registry
-from modelcut.formats.base import Hollow, Packable, WriteOptions, Written
+from modelcut.formats.base import Format, Hollow, WriteOptions, Written, opening
 from modelcut.formats.mcut import payload as mcut_payload
 from modelcut.formats.mcut.coding import CodingError, raw
-from modelcut.formats.mcut.coding.bits import Reader, varint
-from modelcut.model.encoding import Dense, Encoding
+from modelcut.formats.mcut.coding.bits import ByteReader, varint
+from modelcut.model.encoding import Dense, Encoding, Fixed
 from modelcut.model.model import Model, Source, Tensor
-
-NAME = "mcut"
-PACKED = True
-OWN_CODING = "a packed file has coders of its own (--coder)"
 
 _MAGIC = b"\x89MCUT"
 _VERSION = 2
@@ -81,66 +78,112 @@ _FREE_HEAD = 2 << 20
 _HEAD_RATIO = 30
 
 
-def sniff(path: Path) -> bool:
-    """A file that begins with the magic bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+class Packed(Format):
+    """A packed file of a model of any packable format."""
 
+    packed = True
+    entropy_coded = True
+    own_coding = "a packed file has coders of its own (--coder)"
+    from_modelcut = True
 
-def refusal(model: Model) -> str:
-    """Why this model cannot be packed: only where its format does not offer it."""
-    inner = registry.module(model.origin.format)
-    if not isinstance(inner, Packable):
-        return f"a {model.origin.format} model cannot be packed"
-    # Known where the layers are edited; `fixed_graph` tells it before.
-    return fixed_graph(model) if registry.needs_engine(inner, model) else ""
+    def sniff(self, path: Path) -> bool:
+        """A file that begins with the magic bytes."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
 
+    def refusal(self, model: Model) -> str:
+        """Why this model cannot be packed: only where its format does not offer it."""
+        inner = registry.of_model(model)
+        if not inner.packable:
+            return f"a {model.origin.format} model cannot be packed"
+        # Known where the layers are edited; `fixed_graph` tells it before.
+        return self.fixed_graph(model) if inner.needs_engine(model) else ""
 
-def fixed_graph(model: Model) -> str:
-    """Why the layers cannot be edited on the way into a packed file; "" where they can."""
-    if model.origin.format == "saved_model":
-        return "a SavedModel cannot be packed while its layers change; write it, and pack that"
-    return ""
+    def fixed_graph(self, model: Model) -> str:
+        """Why the layers cannot be edited on the way into a packed file; "" where they can."""
+        if model.origin.format == "saved_model":
+            return "a SavedModel cannot be packed while its layers change; write it, and pack that"
+        return ""
 
+    def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
+        """Packs a model; see `Format`."""
+        inner = registry.of_model(model)
+        assert inner.packable
+        values_path = path.with_name(path.name + ".values")
+        directory, records = [], []
+        stored: dict[str, int] = {}
+        encodings: dict[str, Encoding] = {}
+        coders: dict[str, str] = {}
+        kept: dict[str, tuple[int, np.dtype]] = {}
+        try:
+            with values_path.open("wb") as file:
+                for number, tensor in enumerate(model.tensors):
+                    values, encoding = tensor.pull(options.meter(tensor))
+                    known = encoding if encoding.fits(values.shape) else Dense()
+                    packed = mcut_payload.pack(values, known, options.coder)
+                    payload = _cushioned(packed.payload, values.nbytes)
+                    file.write(payload)
+                    directory.append((len(payload), isal_zlib.crc32(payload)))
+                    records.append(packed.record)
+                    kept[tensor.name] = number, values.dtype
+                    encodings[tensor.name] = encoding
+                    stored[tensor.name], coders[tensor.name] = len(payload), packed.coder
+                    del values
+            structure, shell = inner.strip(
+                model,
+                path.with_name(path.name + ".structure"),
+                replace(options, hollow=Hollow(kept), provenance=dict),
+            )
+            head = [model.origin.format, structure, _plain(options.provenance()), records]
+            with path.open("wb") as file, values_path.open("rb") as source:
+                file.write(_header(head, directory))
+                shutil.copyfileobj(source, file, 1 << 20)
+        finally:
+            values_path.unlink(missing_ok=True)
+        return Written(stored, encodings, shell.dropped, coders)
 
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Packs a model; see `Format`."""
-    inner = registry.module(model.origin.format)
-    assert isinstance(inner, Packable)
-    values_path = path.with_name(path.name + ".values")
-    directory, records = [], []
-    stored: dict[str, int] = {}
-    encodings: dict[str, Encoding] = {}
-    coders: dict[str, str] = {}
-    kept: dict[str, tuple[int, np.dtype]] = {}
-    try:
-        with values_path.open("wb") as file:
-            for number, tensor in enumerate(model.tensors):
-                values, encoding = tensor.pull(options.meter(tensor))
-                known = encoding if encoding.fits(values.shape) else Dense()
-                packed = mcut_payload.pack(values, known, options.coder)
-                payload = _cushioned(packed.payload, values.nbytes)
-                file.write(payload)
-                directory.append((len(payload), isal_zlib.crc32(payload)))
-                records.append(packed.record)
-                kept[tensor.name] = number, values.dtype
-                encodings[tensor.name] = encoding
-                stored[tensor.name], coders[tensor.name] = len(payload), packed.coder
-                del values
-        structure, shell = inner.strip(
-            model,
-            path.with_name(path.name + ".structure"),
-            replace(options, hollow=Hollow(kept), provenance=dict),
+    def read(self, path: Path) -> Model:
+        """Reads a packed file; see `Format`. Every checksum is proven at once."""
+        with opening() as opened:
+            try:
+                head, payloads = _open(opened.enter_context(path.open("rb")), str(path))
+                return self._model(head, payloads, path, opened)
+            except CodingError as error:
+                raise InputError(f"{path}: damaged: {error}", _HINT) from None
+
+    def _model(
+        self, head: Any, payloads: _Payloads, path: Path, opened: contextlib.ExitStack
+    ) -> Model:
+        where = str(path)
+        count = len(payloads.lengths)
+        if not (isinstance(head, list) and len(head) == 4):
+            raise CodingError("its head has not four parts")
+        name, structure, provenance, records = head
+        inner = registry.by_name(name) if name in registry.names() else None
+        if inner is None or not inner.packable:
+            raise InputError(f"{where}: holds a file of an unknown format", _ODD)
+        if not (
+            isinstance(records, list) and len(records) == count and isinstance(provenance, dict)
+        ):
+            raise CodingError("its head does not match its tensors")
+        model, numbers = inner.restore(structure, path)
+        opened.callback(model.close)
+        tensors = list(model.tensors)
+        if sorted(map(str, numbers.values())) != sorted(map(str, range(count))):
+            raise CodingError("its structure does not match its tensors")
+        if len(tensors) != count or any(tensor.key not in numbers for tensor in tensors):
+            raise CodingError("its structure does not match its tensors")
+        joined = {t.name: _joined(t, numbers[t.key], records, payloads) for t in tensors}
+        origin = replace(
+            model.origin,
+            container=self.name,
+            provenance=_hex(provenance),
+            path=path,
+            close=opened.close,
         )
-        head = [model.origin.format, structure, _plain(options.provenance()), records]
-        with path.open("wb") as file, values_path.open("rb") as source:
-            file.write(_header(head, directory))
-            shutil.copyfileobj(source, file, 1 << 20)
-    finally:
-        values_path.unlink(missing_ok=True)
-    return Written(stored, encodings, shell.dropped, coders)
+        return replace(model.with_tensors(joined), origin=origin)
 
 
 def _cushioned(payload: bytes, nbytes: int) -> bytes:
@@ -217,23 +260,9 @@ class _Payloads:
         return data
 
 
-def read(path: Path) -> Model:
-    """Reads a packed file; see `Format`. Every checksum is proven at once."""
-    where = str(path)
-    file = path.open("rb")
-    try:
-        head, payloads = _open(file, where)
-        return _model(head, payloads, path)
-    except BaseException as error:
-        file.close()
-        if isinstance(error, CodingError):
-            raise InputError(f"{where}: damaged: {error}", _HINT) from None
-        raise
-
-
 def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     size = os.fstat(file.fileno()).st_size
-    start = Reader(file.read(32))
+    start = ByteReader(file.read(32))
     if bytes(start.take(len(_MAGIC))) != _MAGIC:
         raise InputError(f"{where}: not a packed file")
     version = start.byte()
@@ -250,7 +279,7 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     whole = file.read(start.at + length)
     if int.from_bytes(file.read(4), "little") != isal_zlib.crc32(whole):
         raise InputError(f"{where}: its head is damaged: the checksum does not hold", _HINT)
-    reader = Reader(memoryview(whole)[start.at :])
+    reader = ByteReader(memoryview(whole)[start.at :])
     lengths, checksums, starts = [], [], []
     at = len(whole) + 4
     for _ in range(reader.varint(reader.left // 5)):
@@ -269,29 +298,6 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
         return msgpack.unpackb(data, strict_map_key=True), payloads
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CodingError(f"its head is no msgpack ({type(error).__name__})") from None
-
-
-def _model(head: Any, payloads: _Payloads, path: Path) -> Model:
-    where = str(path)
-    count = len(payloads.lengths)
-    if not (isinstance(head, list) and len(head) == 4):
-        raise CodingError("its head has not four parts")
-    name, structure, provenance, records = head
-    known = [n for n in registry.names() if n != NAME]
-    inner = registry.module(name) if name in known else None
-    if not isinstance(inner, Packable):
-        raise InputError(f"{where}: holds a file of an unknown format", _ODD)
-    if not (isinstance(records, list) and len(records) == count and isinstance(provenance, dict)):
-        raise CodingError("its head does not match its tensors")
-    model, numbers = inner.restore(structure, path)
-    tensors = list(model.tensors)
-    if sorted(map(str, numbers.values())) != sorted(map(str, range(count))):
-        raise CodingError("its structure does not match its tensors")
-    if len(tensors) != count or any(tensor.key not in numbers for tensor in tensors):
-        raise CodingError("its structure does not match its tensors")
-    joined = {t.name: _joined(t, numbers[t.key], records, payloads) for t in tensors}
-    origin = replace(model.origin, container=NAME, provenance=_hex(provenance), path=path)
-    return replace(model.with_tensors(joined), origin=origin)
 
 
 def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads) -> Tensor:
@@ -324,4 +330,6 @@ def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads
         encoding = sound(mcut_payload.encoding_of(record, payload, tensor.size))
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
         raise told(error) from None
+    if isinstance(tensor.encoding, Fixed) and encoding.kinds == ("dense",):
+        encoding = tensor.encoding
     return replace(tensor, source=Source(read), encoding=encoding)

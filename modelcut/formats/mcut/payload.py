@@ -17,7 +17,7 @@ import numpy as np
 from modelcut.arrays.blocks import ALL, in_threads
 from modelcut.formats.base import Coder
 from modelcut.formats.mcut.coding import CodingError, raw, symbols
-from modelcut.formats.mcut.coding.bits import Reader, block, varint
+from modelcut.formats.mcut.coding.bits import ByteReader, block, varint
 from modelcut.formats.mcut.coding.symbols import Symbols
 from modelcut.model.encoding import Encoding, from_record
 
@@ -98,7 +98,7 @@ def unpack(
     Raises:
         CodingError: it was not `pack` that wrote this.
     """
-    reader = Reader(payload)
+    reader = ByteReader(payload)
     encoding = _encoding(record, reader, _size(shape))
     way = reader.byte()
     palette = _read_palette(reader, dtype) if way == _PALETTE else None
@@ -112,11 +112,11 @@ def unpack(
         rows, data = part
         target = _part(values, rows)
         if way == _RAW:
-            own = Reader(data)
+            own = ByteReader(data)
             target.reshape(-1)[:] = raw.decode(own, target.size, dtype)
             own.end()
         elif way == _KEPT:
-            own = Reader(data)
+            own = ByteReader(data)
             found = symbols.decode(own.block(), target.size, 2, width)
             where = np.flatnonzero(found.dense(np.uint8)) if found.common else found.places
             flat = target.reshape(-1)
@@ -144,7 +144,7 @@ def encoding_of(record: Any, payload: bytes, size: int) -> Encoding:
     Raises:
         CodingError: it was not `pack` that wrote this.
     """
-    return _encoding(record, Reader(payload), size)
+    return _encoding(record, ByteReader(payload), size)
 
 
 def row_blocks(shape: tuple[int, ...]) -> list[slice]:
@@ -290,7 +290,7 @@ def _with_palette(values: np.ndarray, coder: Coder) -> bytes:
     return head + _blocks(values, one)
 
 
-def _read_palette(reader: Reader, dtype: np.dtype) -> np.ndarray:
+def _read_palette(reader: ByteReader, dtype: np.dtype) -> np.ndarray:
     size = reader.varint(_MOST_PALETTE)
     return raw.decode(reader, size, np.dtype(f"u{dtype.itemsize}")).view(dtype)
 
@@ -313,7 +313,7 @@ def _coder(data: bytes, itemsize: int) -> str:
     """The coder of the first block, which stands for all."""
     if data[0] == _RAW or len(data) < 3:
         return "zstd"
-    reader = Reader(data)
+    reader = ByteReader(data)
     way = reader.byte()
     if way == _PALETTE:
         size = reader.varint(_MOST_PALETTE)
@@ -321,7 +321,7 @@ def _coder(data: bytes, itemsize: int) -> str:
     first = reader.block()
     if way != _KEPT:
         return symbols.name_of(first)
-    places = symbols.name_of(Reader(first).block())
+    places = symbols.name_of(ByteReader(first).block())
     return places if places == "constant" else "zstd"
 
 
@@ -345,7 +345,7 @@ def _array(array: np.ndarray) -> bytes:
     return head + b"".join(map(varint, array.shape)) + raw.encode(array)
 
 
-def _read_array(reader: Reader, most: int) -> np.ndarray:
+def _read_array(reader: ByteReader, most: int) -> np.ndarray:
     number, rank = reader.byte(), reader.varint(32)
     shape = tuple(reader.varint(most) for _ in range(rank))
     if number >= len(_DTYPES) or _size(shape) > most:
@@ -353,7 +353,7 @@ def _read_array(reader: Reader, most: int) -> np.ndarray:
     return raw.decode(reader, _size(shape), np.dtype(_DTYPES[number])).reshape(shape)
 
 
-def _encoding(record: Any, reader: Reader, size: int) -> Encoding:
+def _encoding(record: Any, reader: ByteReader, size: int) -> Encoding:
     """Takes an encoding's arrays from the beginning of a payload."""
     if record is None:
         return from_record({"kind": "dense"})

@@ -7,10 +7,12 @@ owners or modes of this machine.
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,10 @@ from typing import Any
 from isal import isal_zlib
 
 from modelcut.errors import InputError
-from modelcut.formats.base import Compression, WriteOptions, Written
+from modelcut.formats.base import Compression, WriteOptions, Written, opening
 from modelcut.formats.files import Names, OnDisk
-from modelcut.formats.saved_model import folder as saved_model_folder
 from modelcut.formats.saved_model.bundle import Bundle
+from modelcut.formats.saved_model.folder import GRAPH, MODEL, TEXT_GRAPH, SavedModel, read_folder
 from modelcut.model.model import Model
 from modelcut.safety import printable
 
@@ -35,15 +37,17 @@ _HINT = "unpack it yourself, and give the folder"
 class Unpacking:
     """A private folder that members are put into, as long as they keep the rules."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, opened: contextlib.ExitStack) -> None:
         """Makes the folder.
 
         Args:
             path: of the archive.
+            opened: removes the folder when it is closed.
         """
         self.where = str(path)
-        self.kept = tempfile.TemporaryDirectory(prefix="modelcut-")
-        self.folder = Path(self.kept.name)
+        self._opened = opened
+        scratch = tempfile.TemporaryDirectory(prefix="modelcut-")
+        self.folder = Path(opened.enter_context(scratch))
         self.files: list[str] = []
         self._names = Names(self.where)
         self._most = max(_FREE_BYTES, _MOST_RATIO * path.stat().st_size)
@@ -108,30 +112,26 @@ class Unpacking:
         depth = min((name.count("/") for name in tops), default=0)
         roots = sorted({name.rpartition("/")[0] for name in tops if name.count("/") == depth})
         if not roots:
-            raise InputError(f"{self.where}: holds no SavedModel (no {saved_model_folder.GRAPH})")
+            raise InputError(f"{self.where}: holds no SavedModel (no {GRAPH})")
         if len(roots) > 1:
             names = printable(", ".join(roots), 200)
             raise InputError(f"{self.where}: holds several SavedModels: {names}", _HINT)
         root = roots[0]
-        files = OnDisk(self.folder / root, self.where, self.kept)
-        model = saved_model_folder.read_folder(files, Path(self.where))
+        files = OnDisk(self.folder / root, self.where)
+        model = read_folder(files, Path(self.where))
         beside = [n for n in self.files if root and not n.startswith(f"{root}/")]
         beside = [n for n in beside if not n.rpartition("/")[2].startswith("._")]  # of macOS
         warnings = model.origin.warnings
         if beside:
             names = printable(", ".join(beside), 120)
             warnings = (*warnings, f"{len(beside)} files beside the model are left out: {names}")
-        return replace(model, origin=replace(model.origin, container=container, warnings=warnings))
+        origin = replace(
+            model.origin, container=container, warnings=warnings, close=self._opened.close
+        )
+        return replace(model, origin=origin)
 
 
-_GRAPHS = (saved_model_folder.GRAPH, saved_model_folder.TEXT_GRAPH)
-
-
-def unpacked(model: Model) -> Path:
-    """The private folder that an archive was read from."""
-    files = model.origin.layout.files
-    assert isinstance(files, OnDisk)
-    return files.folder
+_GRAPHS = (GRAPH, TEXT_GRAPH)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Part:
                     yield piece, name
 
 
-class Deflater:
+class SectionDeflater:
     """Deflates a stream and tells what each section of it took.
 
     Attributes:
@@ -198,41 +198,62 @@ class Deflater:
         return result
 
 
-def write(
-    model: Model,
-    path: Path,
-    options: WriteOptions,
-    pack: Callable[[Path, list[str], list[Part]], Mapping[str, int]],
-) -> Written:
-    """Writes a model as a folder, and that as an archive.
+class Archive(SavedModel):
+    """A SavedModel in one file. A subclass recognises, unpacks and packs its kind of archive."""
 
-    Args:
-        model: which.
-        path: of the archive.
-        options: how.
-        pack: makes the archive of folders and files; gives what each section took.
-    """
-    scratch = path.with_name(f"{path.name}.folder")
-    scratch.mkdir()
-    try:
-        written = saved_model_folder.write(model, scratch, options)
-        inside = (
-            model
-            if model.origin.format == saved_model_folder.NAME
-            else saved_model_folder.read(scratch)
-        )
-        names = OnDisk(scratch, str(path)).names()
-        parts = [
-            Part(name, scratch / name, sections)
-            for name in names
-            if not name.endswith("/")
-            for sections in [_sections(scratch, name, inside, written)]
-        ]
-        taken = pack(path, [name for name in names if name.endswith("/")], parts)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    stored = {name: taken.get(name, 0) for name in written.stored}
-    return replace(written, stored=stored)
+    folder = False
+    packed = True
+    packable = False
+    own_coding = ""
+
+    @abc.abstractmethod
+    def unpack(self, path: Path, target: Unpacking) -> None:
+        """Unpacks the archive at `path`, member by member.
+
+        Raises:
+            InputError: it is damaged, or is no such archive.
+            UnsafeError: a member leads out of it.
+        """
+
+    @abc.abstractmethod
+    def pack(
+        self, path: Path, folders: list[str], parts: list[Part], compression: Compression
+    ) -> Mapping[str, int]:
+        """Makes an archive of folders and files; returns the bytes that each section took."""
+
+    def read(self, path: Path) -> Model:
+        """Reads an archive from a private copy of its members; see `Format`."""
+        with opening() as opened:
+            target = Unpacking(path, opened)
+            self.unpack(path, target)
+            return target.model(self.name)
+
+    def unpacked(self, model: Model) -> Path:
+        """The private folder that the archive was unpacked into."""
+        files = model.origin.layout.files
+        assert isinstance(files, OnDisk)
+        return files.folder
+
+    def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
+        """Writes the model as a folder, and that as an archive; see `Format`."""
+        scratch = path.with_name(f"{path.name}.folder")
+        scratch.mkdir()
+        try:
+            written = super().write(model, scratch, options)
+            inside = model if model.origin.format == MODEL else super().read(scratch)
+            names = OnDisk(scratch, str(path)).names()
+            parts = [
+                Part(name, scratch / name, sections)
+                for name in names
+                if not name.endswith("/")
+                for sections in [_sections(scratch, name, inside, written)]
+            ]
+            folders = [name for name in names if name.endswith("/")]
+            taken = self.pack(path, folders, parts, options.compression)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        stored = {name: taken.get(name, 0) for name in written.stored}
+        return replace(written, stored=stored)
 
 
 def _sections(

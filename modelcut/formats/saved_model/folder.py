@@ -18,7 +18,7 @@ import numpy as np
 
 from modelcut.errors import InputError, ModelcutError, UnsafeError
 from modelcut.formats import registry, weights
-from modelcut.formats.base import WriteOptions, Written
+from modelcut.formats.base import Format, WriteOptions, Written
 from modelcut.formats.files import Files, OnDisk, bounded, leads_out
 from modelcut.formats.records import arrays, jsonable
 from modelcut.formats.saved_model import fingerprint, keras_metadata, shell, variables
@@ -32,9 +32,8 @@ from modelcut.model.encoding import Encoding, from_record
 from modelcut.model.model import Model, Origin
 from modelcut.safety import load_json, printable
 
-NAME = "saved_model"
-FOLDER = True
-OWN_CODING = "TensorFlow reads no compressed checkpoint"
+MODEL = "saved_model"
+"""The format of the models that this module reads, from folders and from archives of them."""
 
 GRAPH, TEXT_GRAPH = "saved_model.pb", "saved_model.pbtxt"
 _METADATA, _FINGERPRINT, _NOTES = (
@@ -49,7 +48,7 @@ _KERAS_SIGNATURES = frozenset(("serving_default", "__saved_model_init_op"))
 
 
 @dataclass(frozen=True)
-class Layout:
+class SavedModelLayout:
     """What the writer must know of the folder that was read.
 
     Attributes:
@@ -67,16 +66,113 @@ class Layout:
     architecture: Architecture | None
 
 
-def sniff(path: Path) -> bool:
-    """A folder with a graph or a checkpoint in it."""
-    return path.is_dir() and any(
-        (path / name).exists() for name in (GRAPH, TEXT_GRAPH, "variables")
-    )
+class SavedModel(Format):
+    """A folder with a graph and a checkpoint; the archives of one inherit from it."""
 
+    folder = True
+    packable = True
+    signatures = True
+    own_coding = "TensorFlow reads no compressed checkpoint"
 
-def read(path: Path) -> Model:
-    """Reads a folder; see `Format`."""
-    return read_folder(OnDisk(path, str(path)), path)
+    def sniff(self, path: Path) -> bool:
+        """A folder with a graph or a checkpoint in it."""
+        return path.is_dir() and any(
+            (path / name).exists() for name in (GRAPH, TEXT_GRAPH, "variables")
+        )
+
+    def read(self, path: Path) -> Model:
+        """Reads a folder; see `Format`."""
+        return read_folder(OnDisk(path, str(path)), path)
+
+    def holds_all_of(self, model: Model) -> bool:
+        """A SavedModel and its archives hold the same."""
+        return model.origin.format == MODEL
+
+    def refusal(self, model: Model) -> str:
+        """Why this model cannot be a SavedModel: its graph would have to be made anew."""
+        if (
+            self.needs_engine(model)
+            and model.architecture is None
+            and not model.origin.configuration
+        ):
+            return (
+                f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
+                "to make one of; start from a whole .h5 or .keras file"
+            )
+        # Its layers go to Keras in an .h5.
+        anew = self.needs_engine(model) and model.origin.format == MODEL
+        return registry.by_name("hdf5").refusal(model) if anew else ""
+
+    def fixed_graph(self, model: Model) -> str:
+        """Why the layers cannot be edited on the way into a SavedModel; "" where they can."""
+        if model.origin.format != MODEL or model.architecture is None:
+            return ""
+        return registry.by_name("hdf5").refusal(model)
+
+    def needs_engine(self, model: Model) -> bool:
+        """Whether Keras must make the graph: there is none, or its layers were edited."""
+        return model.origin.format != MODEL or model.architecture is not _layout(model).architecture
+
+    def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
+        """Writes into an empty folder; see `Format`."""
+        if self.needs_engine(model):
+            return _export(model, path, options)
+        return _write_graph(model, path, options)
+
+    def untrainable(self, model: Model) -> tuple[str, str]:
+        """A graph is run as it is."""
+        name = model.origin.path.name
+        known = f"`modelcut pack {name} -o x.mcut` and `modelcut unpack x.mcut -o x.h5` make one"
+        return (
+            "a SavedModel runs as a finished graph, whose weights can be neither trained nor tried "
+            "out",
+            "give the .h5 or .keras that it was made from"
+            + (f"; {known}" if model.architecture is not None else ""),
+        )
+
+    def strip(self, model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
+        """See `Format`: the files, and the checkpoint without the tensors' values."""
+        del scratch
+        assert options.hollow is not None
+        layout = model.origin.layout
+        assert isinstance(layout, SavedModelLayout)
+        files = [
+            [name, None if name.endswith("/") else layout.files.read(name)]
+            for name in layout.files.names()
+            if not _is_written_anew(name)
+        ]
+        keys = {tensor.key: options.hollow.tensors[tensor.name] for tensor in model.tensors}
+        states = frozenset() if options.keep_optimizer else layout.optimizer
+        checkpoint = None
+        if layout.bundle is not None:
+            checkpoint = shell.to_data(layout.bundle, keys, layout.copies, states)
+        dropped = () if options.keep_optimizer else model.origin.dropped
+        return [files, checkpoint], Written({}, {}, dropped)
+
+    def restore(self, data: Any, path: Path) -> tuple[Model, dict[str, int]]:
+        """See `Format`."""
+        where = str(path)
+        files, bundle, numbers, dtypes = shell.from_data(data, where)
+        return _read(files, path, serving_graph(files), bundle, dtypes), numbers
+
+    def check_runnable(self, model: Model, *, trust: bool) -> bool:
+        """See `Format.check_runnable`; the error names the first finding."""
+        if trust:
+            return True
+        files = model.origin.layout.files
+        where = files.where
+        graph = serving_graph(files)
+        saved_model_scan.check(graph, where)
+        metadata = keras_metadata.find(graph, bounded(files, _METADATA, _MAX_NOTES))
+        for node in metadata.texts:
+            for finding in scan.scan(keras_metadata.plain(metadata.parsed(node, where))):
+                # Classes of the author's own are not needed: the graph is what runs.
+                if finding.kind != "custom":
+                    raise UnsafeError(
+                        f"{where}: its Keras metadata: {finding}: would run code of the file",
+                        "--trust runs it, if you trust its author",
+                    )
+        return True
 
 
 def read_folder(files: OnDisk, path: Path) -> Model:
@@ -112,15 +208,17 @@ def _read(
         found.architecture,
         Origin(
             path=path,
-            format=NAME,
-            dialect=NAME,
+            format=MODEL,
+            dialect=MODEL,
             writer=f"TensorFlow {graph.version or '1'}{keras}",
             dropped=(f"optimizer state, {found.spent:,} bytes",) if found.spent else (),
             optimizer_bytes=found.spent,
             warnings=(*found.warnings, *more),
             training=keras_metadata.training(metadata, where),
             provenance=provenance if isinstance(provenance, dict) else {},
-            layout=Layout(files, bundle, found.copies, found.optimizer, found.architecture),
+            layout=SavedModelLayout(
+                files, bundle, found.copies, found.optimizer, found.architecture
+            ),
         ),
     )
 
@@ -180,41 +278,15 @@ def _encodings(notes: Mapping[str, Any]) -> dict[str, Encoding]:
         return {}
 
 
-def refusal(model: Model) -> str:
-    """Why this model cannot be a SavedModel: its graph would have to be made anew."""
-    if needs_engine(model) and model.architecture is None and not model.origin.configuration:
-        return (
-            f"a SavedModel holds a graph, and this {model.origin.format} file no architecture "
-            "to make one of; start from a whole .h5 or .keras file"
-        )
-    # Its layers go to Keras in an .h5.
-    anew = needs_engine(model) and model.origin.format == NAME
-    return registry.module("hdf5").refusal(model) if anew else ""
-
-
-def fixed_graph(model: Model) -> str:
-    """Why the layers cannot be edited on the way into a SavedModel; "" where they can."""
-    if model.origin.format != NAME or model.architecture is None:
-        return ""
-    return registry.module("hdf5").refusal(model)
-
-
-def needs_engine(model: Model) -> bool:
-    """Whether the graph must be made, for the first time or of other layers: Keras does that."""
-    return model.origin.format != NAME or model.architecture is not _layout(model).architecture
-
-
-def _layout(model: Model) -> Layout:
-    assert isinstance(model.origin.layout, Layout)
+def _layout(model: Model) -> SavedModelLayout:
+    assert isinstance(model.origin.layout, SavedModelLayout)
     return model.origin.layout
 
 
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Writes into an empty folder; see `Format`."""
-    if needs_engine(model):
-        return _export(model, path, options)
+def _write_graph(model: Model, path: Path, options: WriteOptions) -> Written:
+    """Writes a model whose graph is as it was read."""
     layout = model.origin.layout
-    assert isinstance(layout, Layout)
+    assert isinstance(layout, SavedModelLayout)
     _copy_beside(layout.files, path)
     stored: dict[str, int] = {}
     encodings: dict[str, Encoding] = {}
@@ -245,20 +317,21 @@ def _export(model: Model, path: Path, options: WriteOptions) -> Written:
     """Has Keras make a SavedModel of the model, and writes that as any other."""
     if options.convert is None:
         raise ModelcutError(f"{path}: a SavedModel of a {model.origin.format} file needs Keras")
-    from_graph = model.origin.format == NAME
-    own = registry.module("hdf5" if from_graph else model.origin.format)
+    from_graph = model.origin.format == MODEL
+    own = registry.by_name("hdf5" if from_graph else model.origin.format)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        scratch = Path(folder) / f"model{registry.engine_suffix(own)}"
+        scratch = Path(folder) / f"model{own.engine_suffix}"
         first = own.write(model, scratch, replace(options, compression="none"))
         made = Path(folder) / "made"
-        facts = options.convert.run(registry.open_model(scratch), made, NAME, None)
+        with registry.open_model(scratch) as copied:
+            facts = options.convert.export(copied, made)
         mark = made / _FINGERPRINT
         if mark.exists():
             mark.write_bytes(fingerprint.renamed(mark.read_bytes()))
         exported = _with_encodings(read_folder(OnDisk(made, str(path)), path), first.encodings)
         # The tensors were watched on their way into the scratch file.
         plain = replace(options, keep_optimizer=False, meter=lambda _: None)
-        written = write(exported, path, plain)
+        written = _write_graph(exported, path, plain)
     dropped = first.dropped + (_lost(model) if from_graph else ())
     return replace(written, encodings=first.encodings, dropped=dropped, facts=facts)
 
@@ -299,7 +372,7 @@ def _copy_beside(files: Files, new: Path) -> None:
 
 def _write_bundle(
     model: Model,
-    layout: Layout,
+    layout: SavedModelLayout,
     prefix: Path,
     options: WriteOptions,
     stored: dict[str, int],
@@ -326,53 +399,3 @@ def _write_bundle(
         writer.add_zeros([bundle.entries[key.encode()] for key in sorted(states)])
         writer.finish(bundle.header)
         return writer.index
-
-
-def strip(model: Model, scratch: Path, options: WriteOptions) -> tuple[Any, Written]:
-    """See `Packable`: the files, and the checkpoint without the tensors' values."""
-    del scratch
-    assert options.hollow is not None
-    layout = model.origin.layout
-    assert isinstance(layout, Layout)
-    files = [
-        [name, None if name.endswith("/") else layout.files.read(name)]
-        for name in layout.files.names()
-        if not _is_written_anew(name)
-    ]
-    keys = {tensor.key: options.hollow.tensors[tensor.name] for tensor in model.tensors}
-    states = frozenset() if options.keep_optimizer else layout.optimizer
-    checkpoint = None
-    if layout.bundle is not None:
-        checkpoint = shell.to_data(layout.bundle, keys, layout.copies, states)
-    dropped = () if options.keep_optimizer else model.origin.dropped
-    return [files, checkpoint], Written({}, {}, dropped)
-
-
-def restore(data: Any, path: Path) -> tuple[Model, dict[str, int]]:
-    """See `Packable`."""
-    where = str(path)
-    files, bundle, numbers, dtypes = shell.from_data(data, where)
-    return _read(files, path, serving_graph(files), bundle, dtypes), numbers
-
-
-def check_runnable(model: Model, *, trust: bool) -> None:
-    """Refuses a model that would do more than compute, before an engine is started.
-
-    Raises:
-        UnsafeError: names the first finding.
-    """
-    if trust:
-        return
-    files = model.origin.layout.files
-    where = files.where
-    graph = serving_graph(files)
-    saved_model_scan.check(graph, where)
-    metadata = keras_metadata.find(graph, bounded(files, _METADATA, _MAX_NOTES))
-    for node in metadata.texts:
-        for finding in scan.scan(keras_metadata.plain(metadata.parsed(node, where))):
-            # Classes of the author's own are not needed: the graph is what runs.
-            if finding.kind != "custom":
-                raise UnsafeError(
-                    f"{where}: its Keras metadata: {finding}: would run code of the file",
-                    "--trust runs it, if you trust its author",
-                )

@@ -19,7 +19,7 @@ _MAY_NAME = frozenset((10 << 3 | 2, 1 << 3 | 2))
 """Tags of a function and of a list in an AttrValue: without these bytes it names no function."""
 
 
-class Node:
+class GraphNode:
     """One operation of a graph or function."""
 
     __slots__ = ("_attributes", "_message", "inputs", "name", "op")
@@ -78,9 +78,9 @@ class Function:
         self._outputs = [part.text(1) for part in signature.messages(3)]
 
     @cached_property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[GraphNode]:
         """Its operations."""
-        return [Node(part) for part in self._message.blobs(3)]
+        return [GraphNode(part) for part in self._message.blobs(3)]
 
     @cached_property
     def returns(self) -> list[str]:
@@ -159,7 +159,7 @@ class MetaGraph:
         self.tags = info.texts(4)
         self.version = info.text(5)
         graph = message.message(2)
-        self.nodes = [Node(part) for part in graph.blobs(1)]
+        self.nodes = [GraphNode(part) for part in graph.blobs(1)]
         library = [Function(part) for part in graph.message(2).blobs(1)]
         self.functions = {function.name: function for function in library}
         self._message = message
@@ -169,7 +169,7 @@ class MetaGraph:
         self.bound = {name: Message(value).integers(2) for name, value in objects.map(2).items()}
 
     @cached_property
-    def by_name(self) -> dict[str, Node]:
+    def by_name(self) -> dict[str, GraphNode]:
         """The operations of the main graph by name."""
         return {node.name: node for node in self.nodes}
 

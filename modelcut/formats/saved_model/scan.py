@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from modelcut.errors import UnsafeError
 from modelcut.formats.saved_model import uses
 from modelcut.formats.saved_model.harmless_ops import HARMLESS
-from modelcut.formats.saved_model.meta_graph import MetaGraph, Node
-from modelcut.formats.saved_model.uses import Value
+from modelcut.formats.saved_model.meta_graph import GraphNode, MetaGraph
+from modelcut.formats.saved_model.uses import GraphValue
 from modelcut.safety import printable
 
 _RESTORES = frozenset("RestoreV2 Restore RestoreSlice".split())
@@ -38,7 +38,7 @@ def strangers(graph: MetaGraph) -> Iterator[str]:
                 yield f"operation {printable(node.op, 60)} ({printable(node.name, 60)!r}{inside})"
 
 
-def _known(node: Node, graph: MetaGraph) -> bool:
+def _known(node: GraphNode, graph: MetaGraph) -> bool:
     op = node.op
     if op in HARMLESS or op in _RESTORES | _SAVES | _NAMES | _TABLES or op in graph.functions:
         return True
@@ -109,11 +109,11 @@ def _from_main_graph(graph: MetaGraph) -> Iterator[str]:
     ]
     for roots, assets in ((outputs, False), ([restore], False), (graph.initializers, True)):
         nodes = _behind(roots, graph)
-        values: dict[str, Value | None] = {}
+        values: dict[str, GraphValue | None] = {}
         if path:
-            values[path.partition(":")[0]] = Value("prefix")
+            values[path.partition(":")[0]] = GraphValue("prefix")
         if assets:  # only then does the loader put their places into these tensors
-            values |= {name.partition(":")[0]: Value("asset") for name, _ in graph.assets}
+            values |= {name.partition(":")[0]: GraphValue("asset") for name, _ in graph.assets}
         looks = _Looks(assets=assets, prefix=roots == [restore])
         uses.Walk(graph, {}, looks.visit).nodes(uses.ordered(nodes), values)
         yield from looks.found
@@ -121,7 +121,7 @@ def _from_main_graph(graph: MetaGraph) -> Iterator[str]:
             yield from _loops(nodes, [], graph)
 
 
-def _behind(roots: Iterable[str], graph: MetaGraph) -> list[Node]:
+def _behind(roots: Iterable[str], graph: MetaGraph) -> list[GraphNode]:
     """The operations of the main graph that these need, by data or control."""
     waiting = [root.lstrip("^").partition(":")[0] for root in roots if root]
     seen: set[str] = set()
@@ -141,7 +141,7 @@ class _Looks:
         self._assets, self._prefix = assets, prefix
         self.found: list[str] = []
 
-    def visit(self, node: Node, given: Sequence[Value | None]) -> None:
+    def visit(self, node: GraphNode, given: Sequence[GraphValue | None]) -> None:
         """See `uses.Visit`."""
         kinds = [value.kind if value else "" for value in given]
         name = printable(node.name, 60)
@@ -153,10 +153,10 @@ class _Looks:
             self.found.append(f"{node.op} ({name!r}), which reads a file that is no asset")
 
 
-def _loops(nodes: Iterable[Node], names: Iterable[str], graph: MetaGraph) -> Iterator[str]:
+def _loops(nodes: Iterable[GraphNode], names: Iterable[str], graph: MetaGraph) -> Iterator[str]:
     """Loops in operations, and in functions and what they call."""
     waiting, seen = list(names), set()
-    groups: list[Iterable[Node]] = [nodes]
+    groups: list[Iterable[GraphNode]] = [nodes]
     while groups or waiting:
         if not groups:
             name = waiting.pop()

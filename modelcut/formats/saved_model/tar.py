@@ -9,24 +9,15 @@ from __future__ import annotations
 import gzip
 import tarfile
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from isal import igzip, isal_zlib
 
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats.base import Compression, WriteOptions, Written
-from modelcut.formats.saved_model import archive
-from modelcut.formats.saved_model.archive import PIECE, Deflater, Part, Unpacking, unpacked
-from modelcut.formats.saved_model.folder import needs_engine, refusal
-from modelcut.model.model import Model
+from modelcut.formats.base import Compression
+from modelcut.formats.saved_model.archive import PIECE, Archive, Part, SectionDeflater, Unpacking
 from modelcut.safety import printable
-
-__all__ = ["needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
-
-NAME = "saved_model_tar"
-PACKED = True
 
 _BLOCK = 512
 _MAX_EXTENSION = 1 << 16
@@ -38,27 +29,56 @@ _FILE, _FOLDER, _LINKS, _DEVICES = b"\x000", b"5", b"12", b"346"
 _NAME, _EXTENSION, _FOR_ALL = b"L", b"x", b"g"
 
 
-def sniff(path: Path) -> bool:
-    """A gzip stream, or the header of a tar archive."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(_BLOCK)
-    return head[:2] == _GZIP or (head[257:262] == b"ustar" and _sum_holds(head))
+class TarredSavedModel(Archive):
+    """A `.tar.gz`, or a `.tar` that is read."""
 
+    def sniff(self, path: Path) -> bool:
+        """A gzip stream, or the header of a tar archive."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(_BLOCK)
+        return head[:2] == _GZIP or (head[257:262] == b"ustar" and _sum_holds(head))
 
-def read(path: Path) -> Model:
-    """Reads an archive; see `Format`."""
-    target = Unpacking(path)
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    try:
-        with igzip.open(path, "rb") if packed else path.open("rb") as stream:
-            _unpack(stream, target)
-    except (EOFError, gzip.BadGzipFile, isal_zlib.IsalError) as error:  # type: ignore[misc]
-        what = printable(str(error) or type(error).__name__, 120)
-        raise InputError(f"{path}: damaged: {what}", "copy it again from where it came") from None
-    return target.model(NAME)
+    def unpack(self, path: Path, target: Unpacking) -> None:
+        """See `Archive`."""
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP
+        try:
+            with igzip.open(path, "rb") if packed else path.open("rb") as stream:
+                _unpack(stream, target)
+        except (EOFError, gzip.BadGzipFile, isal_zlib.IsalError) as error:  # type: ignore[misc]
+            what = printable(str(error) or type(error).__name__, 120)
+            raise InputError(
+                f"{path}: damaged: {what}", "copy it again from where it came"
+            ) from None
+
+    def pack(
+        self, path: Path, folders: list[str], parts: list[Part], compression: Compression
+    ) -> Mapping[str, int]:
+        """See `Archive`."""
+        coder = SectionDeflater(compression)
+        crc, length = 0, 0
+        with path.open("wb") as file:
+            file.write(_HEAD)
+
+            def put(data: bytes) -> None:
+                nonlocal crc, length
+                crc, length = isal_zlib.crc32(data, crc), length + len(data)
+                file.write(coder.compress(data))
+
+            for name in folders:
+                put(_header(name, 0))
+            for part in parts:
+                put(_header(part.name, part.size))
+                for piece, coder.section in part.pieces():
+                    put(piece)
+                coder.section = ""
+                put(bytes(-part.size % _BLOCK))
+            put(bytes(2 * _BLOCK))
+            file.write(coder.flush())
+            file.write(crc.to_bytes(4, "little") + (length & 0xFFFFFFFF).to_bytes(4, "little"))
+        return coder.taken
 
 
 def _unpack(stream: IO[bytes], target: Unpacking) -> None:
@@ -167,38 +187,6 @@ def _extended(data: bytes, name: str, size: int, where: str) -> tuple[str, int]:
             raise InputError(f"{where}: sparse files are not unpacked", "pack it without --sparse")
         at += length
     return name, size
-
-
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Writes an archive; see `Format`."""
-    return archive.write(model, path, options, partial(_pack, options.compression))
-
-
-def _pack(
-    compression: Compression, path: Path, folders: list[str], parts: list[Part]
-) -> Mapping[str, int]:
-    coder = Deflater(compression)
-    crc, length = 0, 0
-    with path.open("wb") as file:
-        file.write(_HEAD)
-
-        def put(data: bytes) -> None:
-            nonlocal crc, length
-            crc, length = isal_zlib.crc32(data, crc), length + len(data)
-            file.write(coder.compress(data))
-
-        for name in folders:
-            put(_header(name, 0))
-        for part in parts:
-            put(_header(part.name, part.size))
-            for piece, coder.section in part.pieces():
-                put(piece)
-            coder.section = ""
-            put(bytes(-part.size % _BLOCK))
-        put(bytes(2 * _BLOCK))
-        file.write(coder.flush())
-        file.write(crc.to_bytes(4, "little") + (length & 0xFFFFFFFF).to_bytes(4, "little"))
-    return coder.taken
 
 
 def _header(name: str, size: int) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelcut.formats.saved_model.meta_graph import Function, MetaGraph, Node
+from modelcut.formats.saved_model.meta_graph import Function, GraphNode, MetaGraph
 from modelcut.formats.saved_model.proto import Message
 
 MAX_CALLS = 20_000
@@ -21,7 +21,7 @@ MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
-class Value:
+class GraphValue:
     """What is known of a tensor in the graph.
 
     Attributes:
@@ -44,17 +44,17 @@ class Use:
     Attributes:
         op: the operation.
         operand: which of its inputs.
-        axes: see `Value`.
+        axes: see `GraphValue`.
         node: the operation itself.
     """
 
     op: str
     operand: int
     axes: tuple[int | None, ...] | None
-    node: Node
+    node: GraphNode
 
 
-Visit = Callable[[Node, Sequence["Value | None"]], None]
+Visit = Callable[[GraphNode, Sequence["GraphValue | None"]], None]
 
 
 class Tangled(Exception):  # noqa: N818 - not an error of the user's
@@ -79,16 +79,16 @@ class Walk:
             visit: called with each operation and what is known of its inputs, once a context.
         """
         self._graph, self._ranks, self._visit = graph, ranks, visit
-        self._known: dict[tuple[str, tuple[Value | None, ...]], list[Value | None]] = {}
+        self._known: dict[tuple[str, tuple[GraphValue | None, ...]], list[GraphValue | None]] = {}
         self.uses: dict[str, list[Use]] = {}
 
-    def function(self, name: str, given: Sequence[Value | None], depth: int = 0) -> None:
+    def function(self, name: str, given: Sequence[GraphValue | None], depth: int = 0) -> None:
         """Walks a function of the library; see `returned`."""
         self.returned(name, given, depth)
 
     def returned(
-        self, name: str, given: Sequence[Value | None], depth: int = 0
-    ) -> list[Value | None]:
+        self, name: str, given: Sequence[GraphValue | None], depth: int = 0
+    ) -> list[GraphValue | None]:
         """Walks a function of the library and tells what it gives back.
 
         Raises:
@@ -109,8 +109,8 @@ class Walk:
         return self._known[place]
 
     def nodes(
-        self, nodes: Iterable[Node], values: Mapping[str, Value | None], depth: int = 0
-    ) -> dict[str, Value | None]:
+        self, nodes: Iterable[GraphNode], values: Mapping[str, GraphValue | None], depth: int = 0
+    ) -> dict[str, GraphValue | None]:
         """Walks operations whose inputs come first; returns what is known of their outputs."""
         found = dict(values)
         for node in nodes:
@@ -122,9 +122,9 @@ class Walk:
 
     def _one(
         self,
-        node: Node,
-        given: list[Value | None],
-        found: dict[str, Value | None],
+        node: GraphNode,
+        given: list[GraphValue | None],
+        found: dict[str, GraphValue | None],
         depth: int,
     ) -> None:
         called = node.functions()
@@ -147,7 +147,7 @@ class Walk:
             first = given[0]
             if first.kind == "handle":
                 axes = tuple(range(self._ranks.get(first.key, 0)))
-                found[node.name] = Value("value", first.key, axes)
+                found[node.name] = GraphValue("value", first.key, axes)
             return
         if node.op == "IdentityN":
             found.update({f"{node.name}:{index}": value for index, value in enumerate(given)})
@@ -161,7 +161,7 @@ class Walk:
                 use = Use(node.op, operand, value.axes, node)
                 self.uses.setdefault(value.key, []).append(use)
 
-    def _carried(self, node: Node, given: list[Value | None]) -> Value | None:
+    def _carried(self, node: GraphNode, given: list[GraphValue | None]) -> GraphValue | None:
         """The same value behind an operation that only passes or rearranges it."""
         first = given[0]
         if first is None:
@@ -175,20 +175,20 @@ class Walk:
             moved = None
             if first.axes is not None and order is not None and len(order) == len(first.axes):
                 moved = tuple(first.axes[axis] for axis in order)
-            return Value("value", first.key, moved)
+            return GraphValue("value", first.key, moved)
         if node.op == "ExpandDims":
             where = self._constant(node, 1)
             if first.axes is None or where is None or len(where) != 1:
-                return Value("value", first.key)
+                return GraphValue("value", first.key)
             at = where[0] % (len(first.axes) + 1)
-            return Value("value", first.key, (*first.axes[:at], None, *first.axes[at:]))
+            return GraphValue("value", first.key, (*first.axes[:at], None, *first.axes[at:]))
         if node.op == "Squeeze":
-            return Value("value", first.key)
+            return GraphValue("value", first.key)
         if node.op == "Reshape":
-            return Value("value", first.key)
+            return GraphValue("value", first.key)
         return None
 
-    def _constant(self, node: Node, operand: int) -> list[int] | None:
+    def _constant(self, node: GraphNode, operand: int) -> list[int] | None:
         """The whole numbers of a constant input of the operation, looked up in its own graph."""
         scope = self._scopes.get(id(node))
         if scope is None:
@@ -202,9 +202,9 @@ class Walk:
         return integers(found.attribute("value").message(8))
 
     @property
-    def _scopes(self) -> dict[int, dict[str, Node]]:
+    def _scopes(self) -> dict[int, dict[str, GraphNode]]:
         if not hasattr(self, "_made"):
-            self._made: dict[int, dict[str, Node]] = {}
+            self._made: dict[int, dict[str, GraphNode]] = {}
             groups = [self._graph.nodes, *(f.nodes for f in self._graph.functions.values())]
             for group in groups:
                 names = {node.name: node for node in group}
@@ -248,7 +248,7 @@ def integers(tensor: Message) -> list[int] | None:
     return [*listed, *[listed[-1]] * (size - len(listed))]
 
 
-def ordered(nodes: Sequence[Node]) -> list[Node]:
+def ordered(nodes: Sequence[GraphNode]) -> list[GraphNode]:
     """Operations behind those that feed them; what stands in a loop comes last, as written."""
     names = {node.name: index for index, node in enumerate(nodes)}
     waits = [0] * len(nodes)
@@ -273,7 +273,7 @@ def ordered(nodes: Sequence[Node]) -> list[Node]:
     return [nodes[index] for index in order]
 
 
-def _lookup(values: Mapping[str, Value | None], ref: str) -> Value | None:
+def _lookup(values: Mapping[str, GraphValue | None], ref: str) -> GraphValue | None:
     """What is known of a tensor: "node", "node:1" in a graph, "node:output:1" in a function."""
     if ref in values:
         return values[ref]
@@ -297,21 +297,21 @@ def in_objects(graph: MetaGraph, keys: Mapping[int, str], ranks: Mapping[str, in
     return walk
 
 
-def arguments(graph: MetaGraph, name: str, keys: Mapping[int, str]) -> list[Value | None]:
+def arguments(graph: MetaGraph, name: str, keys: Mapping[int, str]) -> list[GraphValue | None]:
     """What is known of the arguments of a concrete function: what it has captured."""
     function: Function | None = graph.functions.get(name)
     if function is None:
         return []
-    given: list[Value | None] = [None] * len(function.arguments)
+    given: list[GraphValue | None] = [None] * len(function.arguments)
     captured = graph.bound[name]
     start = len(given) - len(captured)
     for index, node in enumerate(captured):
         if start + index < 0 or not 0 <= node < len(graph.objects):
             continue
         if node in keys:
-            given[start + index] = Value("handle", keys[node])
+            given[start + index] = GraphValue("handle", keys[node])
         elif graph.objects[node].kind == "asset":
-            given[start + index] = Value("asset")
+            given[start + index] = GraphValue("asset")
     return given
 
 
@@ -324,7 +324,7 @@ def in_main_graph(graph: MetaGraph, keys: Mapping[str, str], ranks: Mapping[str,
         ranks: variable's key -> number of its axes.
     """
     walk = Walk(graph, ranks)
-    values: dict[str, Value | None] = {}
+    values: dict[str, GraphValue | None] = {}
     for name, key in keys.items():
         node = graph.by_name.get(name)
         if node is None:
@@ -332,6 +332,6 @@ def in_main_graph(graph: MetaGraph, keys: Mapping[str, str], ranks: Mapping[str,
         # A reference variable of TensorFlow 1 is its value.
         axes = tuple(range(ranks.get(key, 0)))
         handle = node.op == "VarHandleOp"
-        values[name] = Value("handle", key) if handle else Value("value", key, axes)
+        values[name] = GraphValue("handle", key) if handle else GraphValue("value", key, axes)
     walk.nodes(ordered(graph.nodes), values)
     return walk

@@ -70,10 +70,10 @@ def find(
         InputError: they do not hang together.
         ProtoError: something is no message.
     """
-    return _Reader(graph, bundle, metadata, where, dtypes).variables()
+    return _VariableReader(graph, bundle, metadata, where, dtypes).variables()
 
 
-class _Reader:
+class _VariableReader:
     """Joins what the parts of a SavedModel say about its variables."""
 
     def __init__(

@@ -6,70 +6,86 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelcut.errors import InputError, UnsafeError
-from modelcut.formats.base import Compression, WriteOptions, Written
-from modelcut.formats.saved_model import archive as saved_model_archive
+from modelcut.formats.base import Compression
 from modelcut.formats.saved_model import folder
-from modelcut.formats.saved_model.archive import PIECE, Deflater, Part, Unpacking, unpacked
-from modelcut.formats.saved_model.folder import needs_engine, refusal
-from modelcut.model.model import Model
+from modelcut.formats.saved_model.archive import PIECE, Archive, Part, SectionDeflater, Unpacking
 from modelcut.safety import printable
-
-__all__ = ["needs_engine", "read", "refusal", "sniff", "unpacked", "write"]
-
-NAME = "saved_model_zip"
-PACKED = True
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LARGE = 1 << 31
 
 
-def sniff(path: Path) -> bool:
-    """A zip with a SavedModel somewhere in it; one of Keras has a config.json at its top."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
+class ZippedSavedModel(Archive):
+    """A `.zip`."""
+
+    def sniff(self, path: Path) -> bool:
+        """A zip with a SavedModel somewhere in it; one of Keras has a config.json at its top."""
+        if not path.is_file():
             return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError):
-        return path.name.endswith(".zip")
-    return "config.json" not in names and (
-        any(name.rpartition("/")[2] in (folder.GRAPH, folder.TEXT_GRAPH)
-            for name in names)
-        or path.name.endswith(".zip")
-    )  # fmt: skip
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return False
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError):
+            return path.name.endswith(".zip")
+        return "config.json" not in names and (
+            any(name.rpartition("/")[2] in (folder.GRAPH, folder.TEXT_GRAPH)
+                for name in names)
+            or path.name.endswith(".zip")
+        )  # fmt: skip
 
+    def unpack(self, path: Path, target: Unpacking) -> None:
+        """See `Archive`."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = [(info, _declared(info, target)) for info in archive.infolist()]
+                for info, name in found:
+                    if name.endswith("/"):
+                        (target.folder / name).mkdir(parents=True, exist_ok=True)
+                    elif name:
+                        target.put(name, info.file_size, _pieces(archive, info))
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            EOFError,
+            zlib.error,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            what = printable(str(error) or type(error).__name__, 120)
+            raise InputError(
+                f"{path}: damaged: {what}", "copy it again from where it came"
+            ) from None
 
-def read(path: Path) -> Model:
-    """Reads an archive; see `Format`."""
-    target = Unpacking(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [(info, _declared(info, target)) for info in archive.infolist()]
-            for info, name in found:
-                if name.endswith("/"):
-                    (target.folder / name).mkdir(parents=True, exist_ok=True)
-                elif name:
-                    target.put(name, info.file_size, _pieces(archive, info))
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        EOFError,
-        zlib.error,
-        ValueError,
-        RuntimeError,
-    ) as error:
-        what = printable(str(error) or type(error).__name__, 120)
-        raise InputError(f"{path}: damaged: {what}", "copy it again from where it came") from None
-    return target.model(NAME)
+    def pack(
+        self, path: Path, folders: list[str], parts: list[Part], compression: Compression
+    ) -> Mapping[str, int]:
+        """See `Archive`."""
+        taken: dict[str, int] = {}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in folders:
+                info = zipfile.ZipInfo(name, _EPOCH)
+                info.create_system, info.external_attr = 3, (0o40755 << 16) | 0x10
+                archive.writestr(info, b"")
+            for part in parts:
+                info = zipfile.ZipInfo(part.name, _EPOCH)
+                info.create_system, info.external_attr = 3, 0o100644 << 16
+                info.compress_type = zipfile.ZIP_DEFLATED
+                coder = SectionDeflater(compression)
+                with archive.open(info, "w", force_zip64=part.size >= _LARGE) as file:
+                    member: Any = file
+                    member._compressor = coder  # ISA-L's, which tells what each tensor took
+                    for piece, coder.section in part.pieces():
+                        member.write(piece)
+                taken |= coder.taken
+        return taken
 
 
 def _declared(info: zipfile.ZipInfo, target: Unpacking) -> str:
@@ -93,31 +109,3 @@ def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     with archive.open(info) as file:
         while piece := file.read(PIECE):
             yield piece
-
-
-def write(model: Model, path: Path, options: WriteOptions) -> Written:
-    """Writes an archive; see `Format`."""
-    return saved_model_archive.write(model, path, options, partial(_pack, options.compression))
-
-
-def _pack(
-    compression: Compression, path: Path, folders: list[str], parts: list[Part]
-) -> Mapping[str, int]:
-    taken: dict[str, int] = {}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in folders:
-            info = zipfile.ZipInfo(name, _EPOCH)
-            info.create_system, info.external_attr = 3, (0o40755 << 16) | 0x10
-            archive.writestr(info, b"")
-        for part in parts:
-            info = zipfile.ZipInfo(part.name, _EPOCH)
-            info.create_system, info.external_attr = 3, 0o100644 << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
-            coder = Deflater(compression)
-            with archive.open(info, "w", force_zip64=part.size >= _LARGE) as file:
-                member: Any = file
-                member._compressor = coder  # ISA-L's, which tells what each tensor took
-                for piece, coder.section in part.pieces():
-                    member.write(piece)
-            taken |= coder.taken
-    return taken

@@ -50,8 +50,8 @@ def name_of(entry: Entry) -> str:
 def layer_list(entry: Entry) -> list[Any] | None:
     """The layers of a model's JSON object; None for a plain layer.
 
-    A class of its author's own may list layers too, and is a model where it says what a model says:
-    which layers feed which, or of what shape the input of the first one is.
+    A layer of its author's own may list layers too. What tells it from a model that was built: a
+    layer says that it is trainable, a model which layers feed which, or what shape goes in.
     """
     config = entry.get("config")
     if isinstance(config, list):
@@ -60,8 +60,9 @@ def layer_list(entry: Entry) -> list[Any] | None:
     if not isinstance(config, dict) or not isinstance(name, str):
         return None
     found = config.get("layers")
-    model = name in MODELS or "output_layers" in config or "build_input_shape" in config
-    return found if isinstance(found, list) and model else None
+    layer = name not in MODELS and "trainable" in config
+    model = "output_layers" in config or "build_input_shape" in config
+    return found if isinstance(found, list) and (model or not layer) else None
 
 
 def is_functional(model: Entry) -> bool:

@@ -536,8 +536,9 @@ _RULES: dict[str, Rule] = {
     "RepeatVector": _repeat,
     **dict.fromkeys(_GATES, _recurrent),
     **dict.fromkeys(
-        """ActivityRegularization AlphaDropout Dropout ELU GaussianDropout GaussianNoise
-        Identity LeakyReLU ReLU SpatialDropout1D SpatialDropout2D SpatialDropout3D ThresholdedReLU""".split(),
+        """ActivityRegularization AlphaDropout Dropout ELU GaussianDropout GaussianNoise Identity
+        LeakyReLU ReLU SpatialDropout1D SpatialDropout2D SpatialDropout3D
+        ThresholdedReLU""".split(),
         _same,
     ),
     **dict.fromkeys(

@@ -26,6 +26,7 @@ class WeightSpec:
         shape: None for an unknown axis; None instead of a tuple where even the rank is unknown.
         out_axis: the axis of output channels, for kernels.
         in_axis: the axis of inputs, for kernels.
+        held: how Keras itself holds the values, such as "int8"; "" for plain floats.
     """
 
     role: str
@@ -33,6 +34,7 @@ class WeightSpec:
     shape: Shape | None = None
     out_axis: int | None = None
     in_axis: int | None = None
+    held: str = ""
 
 
 def get(config: Config, *names: str, default: Any = None) -> Any:

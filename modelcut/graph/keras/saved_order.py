@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from modelcut.graph.keras import classes
+from modelcut.graph.keras import classes, quantized
 from modelcut.graph.keras.calls import (
     Entry,
     Graph,
@@ -62,7 +62,7 @@ class Slot:
     Attributes:
         spec: what it is; its role is prefixed where a wrapper holds several ("forward/kernel").
         places: its dataset in a `.keras` file below the layer's own group; Keras versions differ
-            in some names, one of these it is.
+            in some names, one of these it is. Empty: such a file does not keep it.
         frozen: it is not trained, or its layer is not.
     """
 
@@ -80,8 +80,12 @@ def specs(node: Node) -> list[classes.WeightSpec]:
     return [slot.spec for slot in slots(node)]
 
 
-def slots(node: Node) -> list[Slot]:
+def slots(node: Node, form: int = 0) -> list[Slot]:
     """The weights of a layer as legacy HDF5 lists them: what is trained, then what is not.
+
+    Args:
+        node: of the layer.
+        form: which of several, where Keras' quantization leaves open what there is; see `FORMS`.
 
     Raises:
         KeyError: a class is not known.
@@ -90,13 +94,12 @@ def slots(node: Node) -> list[Slot]:
         found = [
             slot
             for leaf, place in filed(node.entry, "a wrapped model")
-            for slot in _below(slots(leaf), f"{place}/", f"{'/'.join(leaf.path)}/")
+            for slot in _below(slots(leaf, form), f"{place}/", f"{'/'.join(leaf.path)}/")
         ]
     elif node.class_name in classes.WRAPPERS and node.wrapped:
-        found = _wrapped_slots(node)
+        found = _wrapped_slots(node, form)
     else:
-        own = classes.weights(node.class_name, node.config)
-        found = _own(node, own)
+        found = _own(node, classes.weights(node.class_name, node.config), form)
     return sorted(found, key=lambda slot: slot.frozen)
 
 
@@ -109,7 +112,14 @@ def is_known(node: Node) -> bool:
     return True
 
 
-def _own(node: Node, own: list[classes.WeightSpec]) -> list[Slot]:
+def _own(node: Node, own: list[classes.WeightSpec], form: int) -> list[Slot]:
+    known = quantized.forms(node.class_name, node.config)
+    attends = bool(known) and not quantized.is_changed(node.class_name, node.config)
+    chosen = known[min(form, len(known)) - 1] if attends and form else None
+    if known and not attends:
+        chosen = known[min(form, len(known) - 1)]
+    if chosen is not None:
+        return [_changed(node, part) for part in chosen]
     counts: dict[tuple[str, ...], int] = {}
     result = []
     for spec in own:
@@ -134,7 +144,7 @@ def _groups(class_name: str, role: str) -> tuple[str, ...]:
     return ("cell/",) if _WITH_CELL.match(class_name) else ("",)
 
 
-def _wrapped_slots(node: Node) -> list[Slot]:
+def _wrapped_slots(node: Node, form: int) -> list[Slot]:
     wrapped = node.wrapped
     result: list[Slot] = []
     used: dict[str, int] = {}
@@ -148,7 +158,7 @@ def _wrapped_slots(node: Node) -> list[Slot]:
         else:
             place = f"{role}/"
         # TimeDistributed and RNN own one layer: its weights need no prefix.
-        below = _below(slots(inner), place, "" if len(wrapped) == 1 else f"{role}/")
+        below = _below(slots(inner, form), place, "" if len(wrapped) == 1 else f"{role}/")
         still = node.config.get("trainable") is False
         result += [replace(slot, frozen=slot.frozen or still) for slot in below]
     if node.class_name == "SpectralNormalization":
@@ -167,3 +177,29 @@ def _below(found: list[Slot], place: str, prefix: str) -> list[Slot]:
         )
         for slot in found
     ]
+
+
+FORMS = 5
+"""How many `form`s of `slots` can differ; later ones are those before again."""
+
+
+def fitting(node: Node, roles: Sequence[str]) -> list[Slot]:
+    """The weights of a layer in the form that has those of these roles, else in its first one.
+
+    Args:
+        node: of the layer.
+        roles: of the weights that it has, in order.
+
+    Raises:
+        KeyError: a class is not known.
+    """
+    every = (slots(node, form) for form in range(FORMS))
+    found = next((one for one in every if [slot.spec.role for slot in one] == list(roles)), None)
+    return slots(node) if found is None else found
+
+
+def _changed(node: Node, part: quantized.Part) -> Slot:
+    """The slot of a weight of a layer that Keras has quantized, or given LoRA factors."""
+    groups = _groups(node.class_name, part.spec.role) if part.place is not None else ()
+    frozen = part.frozen or node.config.get("trainable") is False
+    return Slot(part.spec, tuple(f"{group}vars/{part.place}" for group in groups), frozen)

@@ -18,7 +18,7 @@ from modelcut.graph.architecture import Architecture, Refusal
 from modelcut.model.encoding import Dense
 from modelcut.model.measure import change, difference
 from modelcut.model.model import Layer, Model, Source, Tensor
-from modelcut.steps.base import CODED, Context, Outcome
+from modelcut.steps.base import CODED, Context, Need, Outcome
 from modelcut.steps.strength import Budgeted, Strength
 
 
@@ -28,7 +28,6 @@ class Svd(Budgeted):
     strength: ClassVar[Strength] = Strength(
         "energy", (0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5), instead=("rank", "ratio")
     )
-    needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     refuses: ClassVar[dict[str, str]] = {
         **CODED,
         "sparse": "the factors of a sparse matrix are not sparse",
@@ -43,6 +42,10 @@ class Svd(Budgeted):
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Maximum fraction of the layer's weights to keep (0.25)."
     )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"graph"}
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; the factors are computed here, once, and kept: they are the smaller part."""

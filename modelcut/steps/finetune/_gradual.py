@@ -15,8 +15,8 @@ from typing_extensions import Self
 
 from modelcut.errors import RecipeError
 from modelcut.model.model import Layer, Model, Tensor
-from modelcut.steps.base import TARGET_KINDS, optional
-from modelcut.steps.select import matches
+from modelcut.steps.base import TARGET_KINDS
+from modelcut.steps.select import matches, optional
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

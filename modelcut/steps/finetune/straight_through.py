@@ -19,7 +19,7 @@ from modelcut.model.encoding import Dense, Encoding, Sparse
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Constraint, Rows, Running, Runtime, Trainer, TrainingPlan, pinned
 from modelcut.steps import outlets
-from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
+from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
 from modelcut.steps.finetune._augment import Augment
 from modelcut.steps.finetune._gradual import Gradual, Target, largest
 from modelcut.steps.finetune._loop import Loop, Schedule, facts
@@ -60,7 +60,7 @@ class Regularize(BaseModel):
 class StraightThrough(Step):
     """Fine-tune; pruned weights stay zero, quantized weights stay quantized."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"train", "loop"})
+    resumable: ClassVar[bool] = True
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
     absent: ClassVar[dict[str, str]] = {
         "quantize": "put the step quantize before finetune, which keeps its grid, signs or shared "
@@ -172,6 +172,10 @@ class StraightThrough(Step):
         return self
 
     @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"train", "loop"}
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         return ("sparse",) if self.prune else ()
 
@@ -225,9 +229,8 @@ class StraightThrough(Step):
         encoding = _in_training(tensor)
         follow = self.mask == "dynamic" or pruned
         if pruned:
-            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-            encoding = Sparse(inner)
-        elif follow and isinstance(encoding, Sparse) and encoding.pattern:
+            encoding = Sparse(encoding.unmasked)
+        elif follow and encoding.pattern:
             follow = False
             warnings.append(
                 f"{self.title}: the mask of {tensor.name} stays: it has the pattern "
@@ -235,10 +238,10 @@ class StraightThrough(Step):
             )
         penalty = self.regularize or Regularize()
         kernel = tensor.kind in TARGET_KINDS
-        inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-        if self.regularize and kernel and not isinstance(inner, Dense):
+        dense = isinstance(encoding.unmasked, Dense)
+        if self.regularize and kernel and not dense:
             warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
-        kernel = kernel and isinstance(inner, Dense)
+        kernel = kernel and dense
         movement = pruned and self.prune is not None and self.prune.criterion == "movement"
         return Constraint(
             encoding,
@@ -368,7 +371,7 @@ class StraightThrough(Step):
             if self.mask == "dynamic"
             and constraint.follow
             and name not in targets
-            and isinstance(constraint.encoding, Sparse)
+            and constraint.encoding.masked
         ]
         names = [*targets, *following]
         if not names:
@@ -425,9 +428,7 @@ def _in_training(tensor: Tensor) -> Encoding:
     stored = values.dtype.name
     if stored not in ("float16", "bfloat16"):
         return encoding
-    if isinstance(encoding, Sparse) and encoding.inner == Dense():
-        return replace(encoding, inner=Dense(stored))
-    return Dense(stored) if encoding == Dense() else encoding
+    return encoding.recoded(Dense(stored)) if encoding.unmasked == Dense() else encoding
 
 
 def _settled(

@@ -23,11 +23,12 @@ Kind = Literal["mean", "magnitude", "square"]
 class Gradients(Scored):
     """Scores by the gradient of the mean loss of batches of training rows, in inference mode."""
 
-    global_fields: ClassVar[frozenset[str]] = frozenset({"batch"})
+    global_fields: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    aliases: ClassVar[dict[str, str]] = {"batch": "batch_size"}
     kind: ClassVar[Kind]
     """Summed over batches: the gradient itself, its magnitude, or its square."""
 
-    batch: Annotated[int, Field(ge=1)] = Field(
+    batch_size: Annotated[int, Field(ge=1)] = Field(
         default=32, description="Batch size of the gradients."
     )
 
@@ -41,7 +42,7 @@ class Gradients(Scored):
         trained = [name for name in names if name in running.trainable]
         sums = {t.name: np.zeros(t.shape) for t in targets if t.name in running.trainable}
         count = 0
-        for rows in some_rows(runtime, running, self.batch, self.rows, context):
+        for rows in some_rows(runtime, running, self.batch_size, self.rows, context):
             context.say(f"{self.title}: gradients, {count} of {self.rows} rows")
             for name, found in running.gradients(rows, trained).items():
                 gradient = found.astype(np.float64)

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from modelcut.errors.explain import explain
 from modelcut.model.model import Model
-from modelcut.steps.base import NOT_FINITE, Context, Outcome, Step, TensorStep
+from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, Step, TensorStep
 from modelcut.steps.strength import Budgeted
 
 Positive = Annotated[int, Field(ge=1)]
@@ -103,8 +103,8 @@ class Iterated(Budgeted, TensorStep):
         return super().searched and self.finetune is None
 
     @property
-    def wants(self) -> frozenset[str]:
-        return super().wants | (frozenset() if self.finetune is None else {"train", "loop"})
+    def needs(self) -> frozenset[Need]:
+        return super().needs if self.finetune is None else super().needs | {"train", "loop"}
 
     @property
     def set_aside(self) -> float:

@@ -141,8 +141,7 @@ class Norms(Iterated):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
-            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-            return Rewrite(Sparse(inner, self.of), block)
+            return Rewrite(Sparse(encoding.unmasked, self.of), block)
 
         return plan
 

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
-from modelcut.steps.base import Context
+from modelcut.steps.base import Context, Need
 from modelcut.steps.prune._groups import lowest, under
 from modelcut.steps.prune._iterated import Finetune, Iterated, Rounds, Until
 from modelcut.steps.strength import SPARSITIES, Strength
@@ -24,7 +24,6 @@ class Scored(Iterated):
 
     runs: ClassVar[bool] = True
 
-    needs: ClassVar[frozenset[str]] = frozenset({"train"})
     strength: ClassVar[Strength] = Strength(
         "sparsity", SPARSITIES, instead=("cutoff",), along={"scope": "layer"}
     )
@@ -48,6 +47,10 @@ class Scored(Iterated):
     until: Until = None
     finetune: Finetune = None
     rounds: Rounds = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"train"}
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -137,8 +140,7 @@ class Scored(Iterated):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
-            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-            return Rewrite(Sparse(inner), block)
+            return Rewrite(Sparse(encoding.unmasked), block)
 
         return plan
 

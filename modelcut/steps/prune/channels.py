@@ -20,7 +20,7 @@ from modelcut.graph.groups import Dependencies, Group
 from modelcut.graph.node import Path
 from modelcut.model import cost, edit
 from modelcut.model.model import Layer, Model
-from modelcut.steps.base import TARGET_KINDS, Context, LayerStep, Outcome
+from modelcut.steps.base import TARGET_KINDS, Context, LayerStep, Need, Outcome
 from modelcut.steps.prune import _channel_targets as targets
 from modelcut.steps.prune._channel_scores import Scores
 from modelcut.steps.prune._channel_targets import Candidate, Work
@@ -29,7 +29,6 @@ from modelcut.steps.prune._channel_targets import Candidate, Work
 class Channels(LayerStep):
     """Remove whole channels from all layers that share them; the network becomes faster."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "state"}
     global_fields: ClassVar[frozenset[str]] = frozenset({"criterion", "scope", "macs"})
     absent: ClassVar[dict[str, str]] = {
@@ -62,6 +61,10 @@ class Channels(LayerStep):
     minimum: Annotated[int, Field(ge=1)] = Field(
         default=1, description="Keep at least this many channels of each group of coupled layers."
     )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"graph"}
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -19,15 +19,18 @@ from modelcut.graph.channels import Reader
 from modelcut.graph.node import Path
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
-from modelcut.steps.base import TARGET_KINDS, Context, Outcome, Step
+from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
 
 
 class Dead(Step):
     """Prune the weights of dead units, which no weight reads or no weight feeds."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"graph"})
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias"}
     absent: ClassVar[dict[str, str]] = {"budget": "it needs none, for the outputs stay the same"}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"graph"}
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; kernels are read here, to see which units are joined."""
@@ -111,15 +114,12 @@ class _Joint:
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
-            pattern, inner = "", encoding
-            if isinstance(encoding, Sparse):
-                pattern, inner = encoding.pattern, encoding.inner
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 kept = stays[rows] if stays.shape[0] > 1 else stays
                 return floats.masked(part, (part != 0) & kept)
 
-            return Rewrite(Sparse(inner, pattern), block)
+            return Rewrite(Sparse(encoding.unmasked, encoding.pattern), block)
 
         return plan
 

@@ -23,7 +23,7 @@ class Fisher(Gradients):
     rows: Annotated[int, Field(ge=1)] = Field(
         default=1024, description="Maximum number of training samples to use."
     )
-    batch: Annotated[int, Field(ge=1)] = Field(
+    batch_size: Annotated[int, Field(ge=1)] = Field(
         default=1,
         description="Batch size of the gradients; 1 gives the empirical Fisher information, "
         "larger values are faster and approximate it.",

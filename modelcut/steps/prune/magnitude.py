@@ -194,7 +194,6 @@ class Magnitude(Iterated):
         shape = self.pattern or (f"block {self.block[0]}x{self.block[1]}" if self.block else "")
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
             if self.cutoff is not None and not finite(values):
                 return leave(encoding, NOT_FINITE)
             removed = self._removed(tensor, values, survey.get(tensor.name))
@@ -202,7 +201,7 @@ class Magnitude(Iterated):
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 return floats.masked(part, ~removed(part, rows))
 
-            return Rewrite(Sparse(inner, shape), block)
+            return Rewrite(Sparse(encoding.unmasked, shape), block)
 
         return plan
 

@@ -17,7 +17,7 @@ from typing_extensions import Self
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
-from modelcut.steps.base import CODED, Context, TensorStep
+from modelcut.steps.base import CODED, Context, Need, TensorStep
 from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._hessian import damped
 from modelcut.steps.prune._inputs import matrices, refusal
@@ -31,7 +31,6 @@ _MOST_INPUTS = 8192
 class Obs(Budgeted, TensorStep):
     """Prune by the layer's output error to second order, and refit the remaining weights."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"train"})
     refuses: ClassVar[dict[str, str]] = dict.fromkeys(CODED, "it moves the weights that stay")
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES)
     global_fields: ClassVar[frozenset[str]] = frozenset({"rows", "damp"})
@@ -49,6 +48,10 @@ class Obs(Budgeted, TensorStep):
         description="Damping: the fraction of the Hessian's mean diagonal that is added to its "
         "diagonal.",
     )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"train"}
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -110,8 +113,7 @@ class Obs(Budgeted, TensorStep):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
-            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
-            after = Sparse(inner)
+            after = Sparse(encoding.unmasked)
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 return after.project(found[rows].astype(part.dtype, copy=False), rows)

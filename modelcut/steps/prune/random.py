@@ -35,7 +35,6 @@ class Random(Budgeted, TensorStep):
         share = self.sparsity
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            inner = encoding.inner if isinstance(encoding, Sparse) else encoding
             lots = random_generator(context, tensor.name).random(values.shape, np.float32)
             lots += np.float32(1)
             lots[values == 0] = 0
@@ -47,7 +46,7 @@ class Random(Budgeted, TensorStep):
                 mask = gone(lots[rows], rows)
                 return floats.masked(part, ~(mask | (part == 0)))
 
-            return Rewrite(Sparse(inner), block)
+            return Rewrite(Sparse(encoding.unmasked), block)
 
         return plan
 

@@ -8,11 +8,15 @@ SUMMARY = "Quantize weights to fewer bits."
 DEFAULT = "linear"
 
 
+ALIASES = {"huffman": "cluster"}
+"""Former names of methods, which recipes and the command line still take."""
+
+
 TOO_LARGE = "holds values too large for a scale in float32"
 """Why a tensor is left alone whose values are finite, but not by much."""
 
 
 NOTHING_TO_SEARCH = {
-    "budget": "it has no setting to search; quantize: binary, huffman and linear have one"
+    "budget": "it has no setting to search; quantize: binary, cluster and linear have one"
 }
 """What a method lacks that is either applied to a layer or not."""

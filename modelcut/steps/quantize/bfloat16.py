@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modelcut.model.encoding import Dense, Encoding, with_inner
+from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.model import Edit, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
@@ -32,7 +32,7 @@ class Bfloat16(TensorStep):
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
-            after = with_inner(encoding, Dense("bfloat16"))
+            after = encoding.recoded(Dense("bfloat16"))
             return Rewrite(after)
 
         return plan

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.binary import Binary as Signs
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
@@ -48,10 +48,10 @@ class Binary(Budgeted, TensorStep):
         cells = Cells(tensor.shape, tensor.out_axis if self.per == "channel" else None)
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            scales = self._scales(values, cells, sparse=isinstance(encoding, Sparse))
+            scales = self._scales(values, cells, sparse=encoding.masked)
             if isinstance(scales, str):
                 return leave(encoding, scales)
-            after = with_inner(encoding, Signs(scales))
+            after = encoding.recoded(Signs(scales))
             return Rewrite(after)
 
         return plan

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelcut.arrays.blocks import map_rows
 from modelcut.errors import RecipeError
-from modelcut.model.encoding import Dense, Encoding, with_inner
+from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.model import Edit, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
@@ -39,7 +39,7 @@ class Float16(TensorStep):
                     f"{title}: values up to {peak:.3g} do not fit 16-bit floats",
                     f"exclude {tensor.name.rpartition('/')[0]!r}, or use bfloat16",
                 )
-            after = with_inner(encoding, Dense("float16"))
+            after = encoding.recoded(Dense("float16"))
             half = np.dtype(np.float16)
             return Rewrite(after, lambda part, _: _halved(part), half)
 

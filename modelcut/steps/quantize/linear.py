@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modelcut.arrays.blocks import row_blocks
-from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
@@ -135,7 +135,7 @@ class Linear(Budgeted, TensorStep):
             grid = self._grid_of(values, cells, encoding, bits)
             if isinstance(grid, str):
                 return leave(encoding, grid)
-            after = with_inner(encoding, grid)
+            after = encoding.recoded(grid)
             return Rewrite(after)
 
         return plan
@@ -176,7 +176,7 @@ class Linear(Budgeted, TensorStep):
         grid = self._grid_of(values, cells, encoding, bits, quick=True)
         if isinstance(grid, str):
             return None
-        after = with_inner(encoding, grid)
+        after = encoding.recoded(grid)
         signal, noise = 0.0, 0.0
         blocks = row_blocks(values.shape, values.dtype.itemsize, max(1, cells.group))
         for rows in blocks[:: max(1, len(blocks) // 4)]:
@@ -205,7 +205,7 @@ class Linear(Budgeted, TensorStep):
         if not fits(step if self.symmetric else np.maximum(-low, high) + step, values.dtype):
             return TOO_LARGE
         if self.range == "percentile":
-            low, high = self._clipped(values, cells, sparse=isinstance(encoding, Sparse))
+            low, high = self._clipped(values, cells, sparse=encoding.masked)
         if self.range == "mse":
             shrink = _best_shrink(values, cells, make, low, high, quick=quick)
             low, high = low * shrink, high * shrink

@@ -48,14 +48,13 @@ class Ternary(TensorStep):
                 return leave(encoding, found)
             limit, scale = found
             signs = Binary(scale[None])
-            pattern = encoding.pattern if isinstance(encoding, Sparse) else ""
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
                 sizes = np.abs(wide(part))
                 above = sizes > cells.rows_of(limit, rows).astype(sizes.dtype)
                 return floats.masked(signs.project(part, rows), above)
 
-            return Rewrite(Sparse(signs, pattern), block)
+            return Rewrite(Sparse(signs, encoding.pattern), block)
 
         return plan
 

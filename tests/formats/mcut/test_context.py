@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcut.formats.mcut.coding import CodingError, context, fixed, ranged, symbols
-from modelcut.formats.mcut.coding.bits import Reader
+from modelcut.formats.mcut.coding.bits import ByteReader
 from modelcut.formats.mcut.coding.symbols import Symbols
 
 
@@ -36,7 +36,7 @@ def image(side, width, seed=0):
 
 def there_and_back(values, alphabet, common=0):
     data = context.encode(values.reshape(-1), values.shape[1], alphabet, common)
-    found = context.decode(Reader(data), values.size, values.shape[1], alphabet)
+    found = context.decode(ByteReader(data), values.size, values.shape[1], alphabet)
     np.testing.assert_array_equal(found.reshape(values.shape), values)
     return data
 
@@ -74,7 +74,7 @@ def test_neighbours_in_an_image_are_used_and_their_values():
     values = image(16, 90)
     data = there_and_back(values, 9)
     assert len(data) < 0.55 * static(values)
-    assert Reader(data[1:]).varint(1000) == 16  # the lag
+    assert ByteReader(data[1:]).varint(1000) == 16  # the lag
 
 
 def test_signs_of_columns_are_used():
@@ -115,7 +115,7 @@ def test_a_flipped_byte_ends_in_symbols_or_in_a_coding_error():
             broken = bytearray(data)
             broken[at] ^= mask
             try:
-                found = context.decode(Reader(bytes(broken)), values.size, 25, 9)
+                found = context.decode(ByteReader(bytes(broken)), values.size, 25, 9)
             except CodingError:
                 continue
             assert found.max(initial=0) < 9
@@ -125,7 +125,7 @@ def test_a_cut_stream_ends_in_symbols_or_in_a_coding_error():
     data = there_and_back(matrix(12, 25), 9)
     for length in range(len(data)):
         try:
-            assert context.decode(Reader(data[:length]), 300, 25, 9).size == 300
+            assert context.decode(ByteReader(data[:length]), 300, 25, 9).size == 300
         except CodingError:
             continue
 
@@ -138,7 +138,7 @@ def test_other_shapes_are_refused(size, width, alphabet):
     data = there_and_back(matrix(12, 25), 9)
     data = bytes([data[0] & ~1]) + data[1:]
     with pytest.raises(CodingError, match="another shape"):
-        context.decode(Reader(data), size, width, alphabet)
+        context.decode(ByteReader(data), size, width, alphabet)
 
 
 def test_tables_are_right_and_the_same_everywhere():

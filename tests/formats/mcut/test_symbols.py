@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcut.formats.mcut.coding import CodingError, huffman, raw, symbols
-from modelcut.formats.mcut.coding.bits import Reader, pack, varint
+from modelcut.formats.mcut.coding.bits import ByteReader, pack, varint
 from modelcut.formats.mcut.coding.symbols import Symbols
 
 CODERS = ("huffman", "range", "best")
@@ -107,16 +107,16 @@ def test_a_cut_stream_ends_in_symbols_or_in_a_coding_error(coder):
 
 def test_a_table_that_is_no_full_set_is_refused():
     with pytest.raises(CodingError, match="no full set"):
-        huffman.decode(Reader(b"\0"), 5, np.array([2, 2, 2], np.uint8))
+        huffman.decode(ByteReader(b"\0"), 5, np.array([2, 2, 2], np.uint8))
 
 
 def test_numbers_have_a_limit():
-    assert Reader(varint(300)).varint(300) == 300
+    assert ByteReader(varint(300)).varint(300) == 300
     for data, limit in ((varint(300), 299), (b"\xff" * 20, 1 << 60), (b"\x80", 9)):
         with pytest.raises(CodingError):
-            Reader(data).varint(limit)
+            ByteReader(data).varint(limit)
     values = np.array([0, 5, 7, 2])
-    np.testing.assert_array_equal(Reader(pack(values, 3)).fields(4, 3), values)
+    np.testing.assert_array_equal(ByteReader(pack(values, 3)).fields(4, 3), values)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", "int64"])
@@ -124,7 +124,7 @@ def test_raw_bytes_come_back(dtype):
     rng = np.random.default_rng(0)
     for values in (rng.normal(size=999), np.zeros(7), np.zeros(0), np.full(3, 2.0)):
         values = values.astype(dtype)
-        reader = Reader(raw.encode(values) + b"rest")
+        reader = ByteReader(raw.encode(values) + b"rest")
         found = raw.decode(reader, values.size, values.dtype)
         assert found.tobytes() == values.tobytes()
         assert bytes(reader.rest()) == b"rest"

@@ -146,7 +146,7 @@ def test_rows_and_batch_are_what_is_looked_at(deep):
             return super().gradients(rows, names)
 
     runtime.open = Watching
-    _, outcome = gone(deep, "taylor", runtime, sparsity=0.5, rows=50, batch=20)
+    _, outcome = gone(deep, "taylor", runtime, sparsity=0.5, rows=50, batch_size=20)
     assert seen == [20, 20, 10]
     assert outcome.facts["rows"] == 50
     seen.clear()
@@ -226,7 +226,7 @@ def test_a_search_asks_the_network_once_for_each_layer(deep):
 
     runtime.open = Watching
     budget = {"max_accuracy_drop": 0.1, "candidates": [0.2, 0.5, 0.8]}
-    step = steps.find("prune", "taylor")(budget=budget, batch=96)
+    step = steps.find("prune", "taylor")(budget=budget, batch_size=96)
     plain, _ = search(step, deep, Context(runtime=runtime), Bench(deep, runtime))
     assert sorted(asked) == [("one/kernel",), ("three/kernel",), ("two/kernel",)]
     assert plain is not None

@@ -98,7 +98,7 @@ def test_bare_weights_are_refused():
 def test_encodings_hold(toy):
     recipe = [
         {"prune": "magnitude", "sparsity": 0.95},
-        {"quantize": "huffman", "bits": 2},
+        {"quantize": "cluster", "bits": 2},
         {"prune": "dead"},
     ]
     model = toy

@@ -71,7 +71,6 @@ ROUNDS = {"cutoff": 0.1, "until": "stable", "rounds": 1}
 def test_all_samples_are_looked_at_unless_something_is_judged_on_them(method, aside, toy):
     taught = WatchedLab.taught_by(toy, 200)
     runtime, seen = ToyRuntime(toy, taught.inputs, taught.labels), set()
-    runtime.accumulator = taught.accumulator
 
     class Watching(ToyNetwork):
         def gradients(self, rows, names):

@@ -36,7 +36,7 @@ def width_of(values: np.ndarray) -> int:
     return int(values.max()).bit_length() if values.size else 0
 
 
-class Reader:
+class ByteReader:
     """Takes apart what `varint`, `block` and `pack` put together.
 
     Every method raises `CodingError` where the bytes end too soon.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.formats.mcut.coding import CodingError, adaptive, fixed, places, ranged
-from modelcut.formats.mcut.coding.bits import Reader, varint
+from modelcut.formats.mcut.coding.bits import ByteReader, varint
 
 MOST_ALPHABET = 257
 MOST_ROWS = 1 << 14
@@ -153,7 +153,7 @@ def promises(others: np.ndarray, size: int, width: int) -> float:
     return saved * size / (rows * width) / (2 * float(np.log(2)))
 
 
-def decode(reader: Reader, size: int, width: int, alphabet: int) -> np.ndarray:
+def decode(reader: ByteReader, size: int, width: int, alphabet: int) -> np.ndarray:
     """The inverse of `encode`; reads to the end of the stream.
 
     Returns:

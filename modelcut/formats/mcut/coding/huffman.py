@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelcut.formats.mcut.coding import CodingError
-from modelcut.formats.mcut.coding.bits import Reader, pack, varint, width_of
+from modelcut.formats.mcut.coding.bits import ByteReader, pack, varint, width_of
 
 LIMIT = 12
 """Longest code: a table of 4,096 entries stays in the first cache."""
@@ -162,7 +162,7 @@ def _join(codes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.append(words, np.uint64(rest)) if len(words) * 64 < total else words
 
 
-def decode(reader: Reader, size: int, lengths: np.ndarray) -> np.ndarray:
+def decode(reader: ByteReader, size: int, lengths: np.ndarray) -> np.ndarray:
     """The inverse of `encode`; reads to the end of the stream.
 
     Args:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelcut.formats.mcut.coding import fixed
-from modelcut.formats.mcut.coding.bits import Reader
+from modelcut.formats.mcut.coding.bits import ByteReader
 
 BIAS, COLUMN, ROW, BEFORE, LAGGED, ABOVE, LAG, AROUND = range(8)
 """The exponents, in the order of the list above."""
@@ -54,7 +54,7 @@ class Odds:
         return bytes([self.step, mask]) + sent
 
     @classmethod
-    def read(cls, reader: Reader, lag: int) -> Odds:
+    def read(cls, reader: ByteReader, lag: int) -> Odds:
         step, mask = reader.byte(), reader.byte()
         exponents = [0] * 8
         for index in range(8):

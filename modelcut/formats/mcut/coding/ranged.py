@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.formats.mcut.coding import CodingError
-from modelcut.formats.mcut.coding.bits import Reader, pack, varint, width_of
+from modelcut.formats.mcut.coding.bits import ByteReader, pack, varint, width_of
 
 _PRECISIONS = (4, 5, 6, 7, 8, 10, 12, 14, 16)
 """Bits of the probabilities that are tried."""
@@ -40,7 +40,7 @@ def encode(parts: Iterable[np.ndarray], counts: np.ndarray) -> bytes:
     return table + written(coder)
 
 
-def decode(reader: Reader, size: int, alphabet: int) -> np.ndarray:
+def decode(reader: ByteReader, size: int, alphabet: int) -> np.ndarray:
     """The inverse of `encode`; reads to the end of the stream.
 
     Returns:
@@ -63,7 +63,7 @@ def written(coder: Any) -> bytes:
     return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
-def started(reader: Reader) -> Any:
+def started(reader: ByteReader) -> Any:
     """A coder that holds all that is left."""
     raw = bytes(reader.rest())
     words = np.frombuffer(raw + b"\0" * (-len(raw) % 4), "<u4").astype(np.uint32)
@@ -131,7 +131,7 @@ def _table(shares: np.ndarray, bits: int) -> bytes:
     return bytes([bits, width]) + varint(most) + pack(rest, width)
 
 
-def _read_table(reader: Reader, alphabet: int) -> np.ndarray:
+def _read_table(reader: ByteReader, alphabet: int) -> np.ndarray:
     bits, width = reader.byte(), reader.byte()
     if bits > _PRECISIONS[-1] or width > bits:
         raise CodingError("probabilities are out of range")

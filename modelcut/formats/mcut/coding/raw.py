@@ -11,7 +11,7 @@ import numpy as np
 import zstandard
 
 from modelcut.formats.mcut.coding import CodingError
-from modelcut.formats.mcut.coding.bits import Reader, block
+from modelcut.formats.mcut.coding.bits import ByteReader, block
 
 _SAME, _STORED, _ZSTD, _BARE_ZSTD = range(4)
 _LARGE = 1 << 18
@@ -36,7 +36,7 @@ def _plane(plane: np.ndarray) -> bytes:
     return bytes([_STORED]) + data
 
 
-def decode(reader: Reader, size: int, dtype: np.dtype) -> np.ndarray:
+def decode(reader: ByteReader, size: int, dtype: np.dtype) -> np.ndarray:
     """The inverse of `encode`; what follows stays in the reader.
 
     Returns:
@@ -61,7 +61,7 @@ def decode(reader: Reader, size: int, dtype: np.dtype) -> np.ndarray:
     return result
 
 
-def skip(reader: Reader, size: int, itemsize: int) -> None:
+def skip(reader: ByteReader, size: int, itemsize: int) -> None:
     """Goes past what `encode` wrote."""
     for _ in range(itemsize):
         kind = reader.byte()

@@ -16,7 +16,7 @@ import numpy as np
 from modelcut.arrays import floats
 from modelcut.formats.base import Coder
 from modelcut.formats.mcut.coding import CodingError, context, huffman, ranged
-from modelcut.formats.mcut.coding.bits import Reader, block, pack, varint
+from modelcut.formats.mcut.coding.bits import ByteReader, block, pack, varint
 
 MOST_SYMBOLS = huffman.MOST_SYMBOLS
 """Largest alphabet."""
@@ -194,7 +194,7 @@ def decode(data: bytes | memoryview, size: int, alphabet: int, width: int = 0) -
     Raises:
         CodingError: no encoder wrote this.
     """
-    reader = Reader(data)
+    reader = ByteReader(data)
     kind = reader.byte()
     if kind == _CONSTANT:
         common = reader.varint(alphabet - 1)
@@ -279,7 +279,7 @@ def _gaps(symbols: Symbols) -> tuple[np.ndarray, np.ndarray, int]:
     return found, low, shift
 
 
-def _read_runs(reader: Reader, size: int, alphabet: int) -> Symbols:
+def _read_runs(reader: ByteReader, size: int, alphabet: int) -> Symbols:
     common = reader.varint(alphabet - 1)
     count = reader.varint(size)
     escapes = reader.varint(size // _ESCAPE + 1)
@@ -290,7 +290,7 @@ def _read_runs(reader: Reader, size: int, alphabet: int) -> Symbols:
         lengths = _geometric(reader.varint(1 << 20))
     else:
         lengths = _read_lengths(reader, _ESCAPE + 1)
-    high = huffman.decode(Reader(reader.block()), count + escapes, lengths)
+    high = huffman.decode(ByteReader(reader.block()), count + escapes, lengths)
     low = reader.fields(count, shift)
     own = _read_lengths(reader, alphabet)
     values = huffman.decode(reader, count, own)
@@ -331,7 +331,7 @@ def _listed(lengths: np.ndarray) -> bytes:
     return varint(last) + pack(lengths[:last], 4)
 
 
-def _read_lengths(reader: Reader, alphabet: int) -> np.ndarray:
+def _read_lengths(reader: ByteReader, alphabet: int) -> np.ndarray:
     last = reader.varint(alphabet)
     lengths = np.zeros(alphabet, np.uint8)
     lengths[:last] = reader.fields(last, 4)

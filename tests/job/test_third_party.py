@@ -25,7 +25,7 @@ RECIPES = {
     ),
     "prune and share": lambda: (
         steps.find("prune", "magnitude")(sparsity=0.5),
-        steps.find("quantize", "huffman")(entropy_weight=0.01),
+        steps.find("quantize", "cluster")(entropy_weight=0.01),
     ),
     "binary": lambda: (steps.find("quantize", "binary")(bases=2),),
     "ternary": lambda: (steps.find("quantize", "ternary")(),),
@@ -116,7 +116,7 @@ def test_it_unpacks_to_what_a_plain_write_gives(spec, tmp_path):
         recipe = Recipe(
             (
                 steps.find("prune", "magnitude")(sparsity=0.9, scope="layer"),
-                steps.find("quantize", "huffman")(bits=4),
+                steps.find("quantize", "cluster")(bits=4),
             )
         )
         direct, back = (tmp_path / f"{name}{path.suffix}" for name in ("direct", "back"))
@@ -135,7 +135,7 @@ def test_it_unpacks_to_what_a_plain_write_gives(spec, tmp_path):
 def test_keras_2_gets_its_own_keras_file(spec, tmp_path):
     for path in models(spec):
         model, out = registry.open_model(path), tmp_path / f"{path.stem}.keras"
-        if reason := registry.module("keras_zip").refusal(model):
+        if reason := registry.by_name("keras_zip").refusal(model):
             known = model.origin.weights_only or model.origin.dialect == "keras1"
             assert known or "CuDNN" in reason, (path, reason)
             continue

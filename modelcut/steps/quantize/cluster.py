@@ -1,4 +1,4 @@
-"""Weight sharing by clustering, for a Huffman code (Han et al. 2016, section 3)."""
+"""Weight sharing: 1-D k-means over each tensor's weights (Han et al. 2016, section 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from modelcut.arrays import floats
-from modelcut.model.encoding import Encoding, Sparse, with_inner
+from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.codebook import Codebook
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep, random_generator
@@ -20,11 +20,12 @@ _FEW = 32
 _MANY = 1 << 12
 
 
-class Huffman(Budgeted, TensorStep):
+class Cluster(Budgeted, TensorStep):
     """Weight clustering (1-D k-means); indices are entropy-coded when written.
 
-    Zeros of a pruned tensor keep a code of their own, besides the shared values. In `.h5` and
-    `.keras` the codes are packed by deflate, whose own Huffman code does the rest.
+    Zeros of a pruned tensor keep an index of their own, besides those of the centroids. Entropy
+    coding happens when the model is written: by deflate in `.h5` and `.keras`, by Huffman or range
+    coding of the indices in `.mcut`.
     """
 
     strength: ClassVar[Strength] = Strength(
@@ -66,17 +67,17 @@ class Huffman(Budgeted, TensorStep):
         del survey
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            line, finite = _kmeans.line_of(values, zeros=not isinstance(encoding, Sparse))
+            line, finite = _kmeans.line_of(values, zeros=not encoding.masked)
             if not finite:
                 return leave(encoding, NOT_FINITE)
             if not line.points.size:  # wholly pruned
-                after = with_inner(encoding, _book(np.zeros(1), values.dtype))
+                after = encoding.recoded(_book(np.zeros(1), values.dtype))
                 return Rewrite(after)
             rng = random_generator(context, tensor.name)
             centres = _held(_kmeans.clusters(line, self._k, self.start, rng), line)
             if self.entropy_weight:
                 return self._traded(values, encoding, line, centres)
-            after = with_inner(encoding, _book(centres, values.dtype))
+            after = encoding.recoded(_book(centres, values.dtype))
             return Rewrite(after)
 
         return plan
@@ -85,13 +86,13 @@ class Huffman(Budgeted, TensorStep):
         self, values: np.ndarray, encoding: Encoding, line: _kmeans.Line, centres: np.ndarray
     ) -> Rewrite:
         """A weight goes not to the nearest shared value, but to the cheapest by error and bits."""
-        sparse = isinstance(encoding, Sparse)
+        sparse = encoding.masked
         zeros = values.size - float(line.weights.sum()) if sparse else 0.0
         centres, edges = _kmeans.weighted(line, centres, self.entropy_weight, zeros=zeros)
         centres = _held(centres, line)
         cuts = floats.Cuts.at(edges, centres + 0.0, values.dtype)
         kept = centres[centres != 0] if sparse and np.any(centres != 0) else centres
-        after = with_inner(encoding, _book(kept, values.dtype))
+        after = encoding.recoded(_book(kept, values.dtype))
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             del rows

@@ -17,14 +17,14 @@ from modelcut.steps import find
 from modelcut.steps.base import Context
 from modelcut.steps.quantize import _kmeans
 
-Huffman = find("quantize", "huffman")
+Cluster = find("quantize", "cluster")
 Magnitude = find("prune", "magnitude")
 RNG = np.random.default_rng(0)
 
 
 def shared(array, meter=None, **fields):
     model = toy_model({"a": (array, None)})
-    tensor = next(Huffman(**fields).apply(model, Context()).model.tensors)
+    tensor = next(Cluster(**fields).apply(model, Context()).model.tensors)
     return tensor.pull(meter)
 
 
@@ -122,7 +122,7 @@ def test_one_huge_weight_does_not_spoil_the_others():
 def test_zeros_keep_a_code_of_their_own():
     values = pruned(RNG.normal(size=(60, 50)).astype("float32"), 0.9)
     model = Magnitude(threshold=0).apply(toy_model({"a": (values, None)}), Context()).model
-    tensor = next(Huffman(bits=3).apply(model, Context(index=1)).model.tensors)
+    tensor = next(Cluster(bits=3).apply(model, Context(index=1)).model.tensors)
     got, encoding = tensor.pull()
     np.testing.assert_array_equal(got == 0, values == 0)
     assert len(np.unique(got)) == 9
@@ -151,7 +151,7 @@ def test_trading_error_for_bits_is_never_worse_than_not_to(weight, sparsity, siz
     values = next(model.tensors).pull()[0]
     costs = {}
     for lam in (0.0, weight):
-        step = Huffman(bits=4, entropy_weight=lam)
+        step = Cluster(bits=4, entropy_weight=lam)
         tensor = next(step.apply(model, Context(index=1)).model.tensors)
         got, encoding = tensor.pull()
         np.testing.assert_array_equal(encoding.project(got), got)
@@ -248,8 +248,8 @@ def test_what_is_not_finite_is_left_alone_with_a_reason(odd, size):
 
 def test_bits_or_values():
     with pytest.raises(ValueError, match="at most one of bits, values and budget"):
-        Huffman(bits=3, values=5)
-    step = Huffman(bits=3, overrides={"two": {"values": 5}})
+        Cluster(bits=3, values=5)
+    step = Cluster(bits=3, overrides={"two": {"values": 5}})
     two = toy_model({"two": (RNG.normal(size=(20, 20)).astype("f4"), None)})
     assert next(step.apply(two, Context()).model.tensors).pull()[1].symbols == 5
 
@@ -262,7 +262,7 @@ def test_few_values_of_a_large_layer_are_short_numbers(shape, sparsity):
     model = toy_model({"a": (values, None)})
     model = find("prune", "magnitude")(sparsity=sparsity).apply(model, Context()).model
     before = next(model.tensors).pull()[0]
-    tensor = next(find("quantize", "huffman")(values=16).apply(model, Context()).model.tensors)
+    tensor = next(find("quantize", "cluster")(values=16).apply(model, Context()).model.tensors)
     got, _ = tensor.pull()
     assert not np.any(got.view("u4") & 0xFFFF)
     assert np.unique(got[got != 0]).size == 16

@@ -18,7 +18,7 @@ from modelcut.graph.keras.calls import (
     layer_list,
     name_of,
 )
-from modelcut.graph.keras.channel_rules import Value
+from modelcut.graph.keras.channel_values import Value
 from modelcut.graph.node import Path
 
 Kept = Callable[[np.ndarray], np.ndarray]

@@ -27,7 +27,7 @@ from modelcut.graph.keras.calls import (
     layer_list,
     name_of,
 )
-from modelcut.graph.keras.channel_rules import Barrier, Value
+from modelcut.graph.keras.channel_values import Barrier, Value
 from modelcut.graph.node import Node, Path, node_of
 
 MAX_CALLS = 100_000
@@ -312,6 +312,8 @@ class _Walk:
                 raise Barrier("is shared with another part of the model")
             if rule is None:
                 raise Barrier("is of a class whose channels are not followed")
+            if len(sources) > 1 and not channel_rules.joins(rule):
+                raise Barrier("has several inputs")
             result = rule(self, node, sources)
             extra = self.roles(path) - self._known[path]
             if extra:

@@ -335,9 +335,9 @@ class ChannelGroup(Part):
     """Channels that are removed together.
 
     Attributes:
-        channels: how many there are.
-        made_by: the layers whose output channels they are.
-        weights: the tensors that have them on an axis.
+        channels: how many there are (if any).
+        made_by: the layers whose output channels they are (if any).
+        weights: the tensors that have them on an axis (if any).
     """
 
     channels: int
@@ -350,8 +350,8 @@ class ChannelGraph(Part):
     """Which channels `prune: channels` can remove.
 
     Attributes:
-        groups: the dependency groups.
-        kept: layer whose channels cannot be removed -> why.
+        groups: the dependency groups (if any).
+        kept: layer whose channels cannot be removed -> why (if any).
     """
 
     groups: tuple[ChannelGroup, ...]

@@ -193,9 +193,8 @@ def main(what, engine, folder, *names):
         one, other = (model.predict(given, verbose=0) for model in models)
         pairs = zip(one, other, strict=True) if isinstance(one, list) else [(one, other)]
         far = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
-        said = sizes(architecture(path))
-        meant = sizes(json.loads(models[1].to_json()))
-        stale = [[s, m] for s, m in zip(said, meant, strict=True) if s != m]
+        meant = list(sizes(json.loads(models[1].to_json())))
+        stale = [each for each in sizes(architecture(path)) if each not in meant]
         found[name] = {"far": far, "stale": stale}
     print(json.dumps(found))
 

@@ -145,7 +145,7 @@ class _Walk:
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._parent = [0]
-        self._why: dict[int, str] = {0: "it takes part in what is not followed"}
+        self._why: dict[int, str] = {0: "nothing tells what becomes of its channels"}
         self._slots: dict[tuple[Path, str, int], tuple[np.ndarray, str]] = {}
         self._sizes: dict[tuple[Path, str, int | None], np.ndarray] = {}
         self._known: dict[Path, set[str]] = defaultdict(set)
@@ -165,7 +165,7 @@ class _Walk:
         for one in np.unique(ids).tolist() if ids is not None else ():
             self._why.setdefault(self._find(one), why)
 
-    def join(self, one: np.ndarray, other: np.ndarray) -> None:
+    def join(self, one: np.ndarray, other: np.ndarray, why: str) -> None:
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             first, second = sorted((self._find(a), self._find(b)))
             if first == second:
@@ -175,7 +175,7 @@ class _Walk:
                 if first and first not in self._why:
                     self._why[first] = self._why[second]
             elif first == 0:
-                self._why.setdefault(second, self._why[0])
+                self._why.setdefault(second, why)
             if first:
                 self._parent[second] = first
 
@@ -201,7 +201,7 @@ class _Walk:
             raise Barrier(f"has a weight {role} of another shape")
         self._known[path].add(role)
         if (path, role, axis) in self._slots:
-            self.join(self._slots[path, role, axis][0], ids)
+            self.join(self._slots[path, role, axis][0], ids, _called_on_kept(path))
         else:
             self._slots[path, role, axis] = ids, use
 
@@ -214,7 +214,7 @@ class _Walk:
             self.pin(known, "one setting stands for two sizes")
             self.pin(ids, "one setting stands for two sizes")
         elif known is not ids:
-            self.join(known, ids)
+            self.join(known, ids, _called_on_kept(path))
 
     def outputs(self, values: Iterable[Value]) -> None:
         """Keeps what comes out of the network; that reason is told before any other."""
@@ -291,7 +291,7 @@ class _Walk:
             return
         both = one.ids is not None and other.ids is not None and one.axis == other.axis
         if both and len(one.ids) == len(other.ids):  # type: ignore[arg-type]
-            self.join(one.ids, other.ids)  # type: ignore[arg-type]
+            self.join(one.ids, other.ids, _called_on_kept(path))  # type: ignore[arg-type]
             return
         for ids in (one.ids, other.ids):
             self.pin(ids, f"{'/'.join(path)} is called with different inputs")
@@ -356,6 +356,10 @@ class _Walk:
             {key: _final(value, final) for key, value in self._values.items()},
             {path: [_final(v, final) for v in found] for path, found in self._given.items()},
         )
+
+
+def _called_on_kept(path: Path) -> str:
+    return f"{'/'.join(path)} is called again with channels that are kept"
 
 
 def _is_apart(model: Entry) -> bool:

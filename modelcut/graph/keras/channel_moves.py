@@ -104,7 +104,7 @@ def _joined(
         elif found is None:
             found = ids
         else:
-            channels.join(found, ids)
+            channels.join(found, ids, f"{title(node)} joins them with channels that are kept")
     if found is None:
         raise Barrier("has inputs that do not go together")
     return found

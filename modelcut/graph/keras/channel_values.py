@@ -48,8 +48,8 @@ class Channels(Protocol):
     def pin(self, ids: np.ndarray | None, why: str) -> None:
         """Keeps channels, for the reason given."""
 
-    def join(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Makes channels the same, index by index."""
+    def join(self, one: np.ndarray, other: np.ndarray, why: str) -> None:
+        """Makes channels the same, index by index; `why`: the reason, where that keeps them."""
 
     def weight(self, path: Path, role: str) -> tuple[int, ...]:
         """Shape of a weight; raises `Barrier` where the layer has none of this role."""

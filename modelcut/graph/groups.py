@@ -27,11 +27,14 @@ from modelcut.graph.keras.calls import (
     layer_list,
     name_of,
 )
-from modelcut.graph.keras.channel_values import Barrier, Value
+from modelcut.graph.keras.channel_values import MAX_VALUES, Barrier, Value
 from modelcut.graph.node import Node, Path, node_of
 
 MAX_CALLS = 100_000
 """So many calls of layers are followed."""
+
+MAX_INDICES = 1 << 27
+"""So many indices of channels are held for all tensors between layers together."""
 
 OUTPUT = "its channels are the network's outputs"
 
@@ -153,6 +156,7 @@ class _Walk:
         self._given: dict[Path, list[Value]] = {}
         self._reasons: dict[Path, str] = {}
         self._calls = 0
+        self._held = 0
 
     # What the rules ask.
 
@@ -283,6 +287,9 @@ class _Walk:
     def _keep(self, path: Path, call: Call, values: list[Value]) -> None:
         """Remembers what comes out of a call; so where a submodel is called again."""
         for index, value in enumerate(values):
+            self._held += 0 if value.ids is None else value.ids.size
+            if self._held > MAX_INDICES:
+                raise _TooManyError
             known = self._values.setdefault((path, call, index), value)
             self._meet((*path, call[0]), known, value)
 
@@ -319,7 +326,14 @@ class _Walk:
             if extra:
                 raise Barrier(f"has a weight {min(extra)} that is not followed")
             return [result]
-        except (Barrier, TypeError, ValueError, IndexError) as barrier:
+        except (
+            Barrier,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as barrier:
             why = str(barrier) if isinstance(barrier, Barrier) else "has an odd configuration"
             return [self._barrier(node, sources, why)]
 
@@ -387,6 +401,6 @@ def _final(value: Value, final: np.ndarray) -> Value:
 def _opaque(shape: classes.Shape | None) -> Value:
     """What comes from where channels are not followed: all of it is kept."""
     length = shape[-1] if shape else None
-    if shape is None or length is None:
+    if shape is None or length is None or length > MAX_VALUES:
         return Value(shape)
     return Value(shape, len(shape) - 1, np.zeros(length, np.int64))

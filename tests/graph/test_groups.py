@@ -146,3 +146,39 @@ def test_a_weight_of_another_shape_or_without_a_rule_is_a_barrier():
     told = found(functional(layers, ["c"]), a=(3, 4), b=(5, 4), c=(4, 2))
     assert groups_of(told) == []
     assert told.kept["b",] == "it reads 5 channels where 4 come in"
+
+
+def test_a_huge_declared_input_costs_no_memory():
+    wide = 1 << 40
+    layers = [
+        layer("InputLayer", "x", batch_input_shape=[None, 2, wide]),
+        layer("Flatten", "f", ["x"]),
+        layer("Dense", "a", ["f"], units=4),
+        layer("Concatenate", "c", ["x"] * 3, axis=-1),
+        layer("Dense", "b", ["a"], units=2),
+    ]
+    told = found(functional(layers, ["b", "c"]), a=(5, 4), b=(4, 2))
+    assert groups_of(told) == [(4, ["a"])]
+
+
+def test_odd_configurations_are_barriers():
+    odd = [
+        ("Reshape", {"target_shape": [1 << 70]}),
+        ("Reshape", {"target_shape": [-5]}),
+        ("Permute", {"dims": ["1"]}),
+        ("BatchNormalization", {"axis": [[1]]}),
+        ("Softmax", {"axis": 7}),
+        ("RepeatVector", {"n": -1}),
+        ("Activation", {"activation": ["relu"]}),
+        ("ZeroPadding1D", {"padding": {}}),
+        ("Conv1D", {"filters": "4"}),
+    ]
+    for kind, config in odd:
+        layers = [
+            layer("InputLayer", "x", batch_input_shape=[None, 3]),
+            layer("Dense", "a", ["x"], units=4),
+            layer(kind, "odd", ["a"], **config),
+            layer("Dense", "b", ["odd"], units=2),
+        ]
+        told = found(functional(layers, ["b"]), a=(3, 4), b=(4, 2))
+        assert kind == "RepeatVector" or groups_of(told) == [], kind

@@ -11,6 +11,7 @@ import numpy as np
 from modelcut.graph.keras import layer_shapes
 from modelcut.graph.keras.channel_values import (
     ELEMENTWISE,
+    MAX_VALUES,
     Barrier,
     Channels,
     Value,
@@ -23,9 +24,6 @@ from modelcut.graph.keras.channel_values import (
 )
 from modelcut.graph.keras.classes import get, integer
 from modelcut.graph.node import Node
-
-MAX_VALUES = 1 << 24
-"""Values of one tensor whose channels are followed through a Flatten or Reshape."""
 
 
 def same(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
@@ -130,6 +128,8 @@ def _concatenate(channels: Channels, node: Node, values: Sequence[Value]) -> Val
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         raise Barrier("has inputs of unknown shape")
+    if sum(part.size for part in known) > MAX_VALUES:
+        raise Barrier("has too many channels")
     return Value(shape, axis, np.concatenate(known))
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from modelcut.graph.keras.classes import Config, Shape
 from modelcut.graph.node import Node, Path
 
+MAX_VALUES = 1 << 22
+"""Indices along one axis, or values of one sample, whose channels are told apart."""
+
 ELEMENTWISE = frozenset(
     """linear relu relu6 leaky_relu elu selu gelu silu swish mish tanh softsign sigmoid hard_sigmoid
     softplus exponential hard_silu hard_swish celu hard_tanh""".split()
@@ -78,7 +81,7 @@ def at(channels: Channels, value: Value, axis: int, why: str) -> np.ndarray | No
     if value.shape is None:
         return None
     length = value.shape[axis] if axis < len(value.shape) else None
-    return None if length is None else np.zeros(length, np.int64)
+    return None if length is None or length > MAX_VALUES else np.zeros(length, np.int64)
 
 
 def activation(config: Config) -> str:

@@ -169,7 +169,7 @@ def reshape(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     """`Reshape`: channels that lie along one axis afterwards, too."""
     places = _places(values[0])
     target = node.config.get("target_shape")
-    if not isinstance(target, list) or not all(isinstance(n, int) for n in target):
+    if not isinstance(target, list) or not all(isinstance(n, int) and n >= -1 for n in target):
         raise Barrier("has no target shape")
     try:
         places = places.reshape(target)

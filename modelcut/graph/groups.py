@@ -401,6 +401,6 @@ def _final(value: Value, final: np.ndarray) -> Value:
 def _opaque(shape: classes.Shape | None) -> Value:
     """What comes from where channels are not followed: all of it is kept."""
     length = shape[-1] if shape else None
-    if shape is None or length is None or length > MAX_VALUES:
+    if shape is None or length is None or not 0 <= length <= MAX_VALUES:
         return Value(shape)
     return Value(shape, len(shape) - 1, np.zeros(length, np.int64))

@@ -81,7 +81,9 @@ def at(channels: Channels, value: Value, axis: int, why: str) -> np.ndarray | No
     if value.shape is None:
         return None
     length = value.shape[axis] if axis < len(value.shape) else None
-    return None if length is None or length > MAX_VALUES else np.zeros(length, np.int64)
+    if length is None or not 0 <= length <= MAX_VALUES:
+        return None
+    return np.zeros(length, np.int64)
 
 
 def activation(config: Config) -> str:

@@ -142,7 +142,7 @@ def evaluate(
 
     Args:
         model: the model to measure.
-        test: the CSV.
+        test: CSV of test data.
         against: the reference.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
@@ -214,7 +214,7 @@ def unpack(
     compression: str | None = None,
     report: bool = False,
 ) -> Report:
-    """Makes a packed file what it was before: .h5, .keras or a SavedModel; `modelcut unpack`.
+    """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
 
     Args:
         model: the packed file.
@@ -243,8 +243,8 @@ def load(
     """Loads a model file of any kind that modelcut reads, packed ones too, into Keras.
 
     Args:
-        path: of the file.
-        trust: let code in the file run.
+        path: path of the model file.
+        trust: whether code in the file may run.
         custom_objects: your own layers and functions, by name.
 
     Returns:

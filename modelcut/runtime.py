@@ -39,15 +39,15 @@ class Constraint:
     """How one tensor is trained.
 
     Attributes:
-        encoding: what its values are restricted to, and satisfy.
-        follow: the mask, and which shared value a weight has, follow the latent weights.
-        regrow: weights that such a mask removed learn on, so that they may come back.
+        encoding: the encoding that its values satisfy, and must satisfy after training.
+        follow: whether the mask and the cluster indices follow the latent weights.
+        regrow: whether weights pruned by such a mask are still trained, so that they may come back.
         l1, l2, group_lasso: strengths of penalties on its values.
-        axis: whose slices are the groups of `group_lasso`.
-        decay: adamw's weight decay applies.
-        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
-            is worth in squared error.
-        movement: what its weights are worth is how far training moved them away from zero.
+        axis: axis whose slices are the groups of `group_lasso`.
+        decay: whether AdamW's weight decay applies.
+        entropy_weight: with `follow`, the squared error that one bit of a cluster index is traded
+            for, as a fraction of the tensor's mean square.
+        movement: whether weights are scored by their accumulated movement, not by magnitude.
     """
 
     encoding: Encoding
@@ -67,16 +67,16 @@ class TrainingPlan:
     """What a training is told.
 
     Attributes:
-        constraints: by name, of the tensors that are trained; the others stay.
-        optimizer: adam, adamw or sgd.
-        momentum: of sgd.
-        weight_decay: of adamw.
-        batch: rows a step.
-        loss: cross_entropy, mse, mae or huber; "": what the output is for.
-        class_weights: of each class of the first output; None: all alike.
-        teacher: what the outputs are to be like, too.
-        distill: share of the loss that this likeness has, 0 to 1.
-        temperature: at which decisions are compared.
+        constraints: constraint of each trained tensor, by name; other tensors are not changed.
+        optimizer: name of the optimizer: adam, adamw or sgd.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of AdamW.
+        batch: batch size.
+        loss: loss function: cross_entropy, mse, mae or huber; "": the one of the output's task.
+        class_weights: weight of each class of the first output in the loss; None: all are 1.
+        teacher: the network whose outputs are distilled; None: none.
+        distill: weight of the distillation loss, 0 to 1.
+        temperature: temperature of the softmax of student and teacher.
     """
 
     constraints: Mapping[str, Constraint]
@@ -97,8 +97,9 @@ class Passed:
 
     Attributes:
         loss: mean over the steps, penalties included.
-        right: rows decided rightly, or the summed squared error of numbers; 0 without labels.
-        rows: seen.
+        right: number of samples classified correctly, or the summed squared error of a regression;
+            0 without labels.
+        rows: number of samples seen.
     """
 
     loss: float
@@ -198,8 +199,8 @@ class Saved:
     """The state of a training.
 
     Attributes:
-        arrays: by name.
-        facts: plain data.
+        arrays: arrays of the state, by name.
+        facts: the rest of the state, as plain JSON data.
     """
 
     arrays: dict[str, np.ndarray]
@@ -266,11 +267,11 @@ class Runtime(Protocol):
         """The training rows in batches.
 
         Args:
-            running: whose inputs and outputs they are for.
-            size: of a batch; the last may be smaller.
+            running: the running copy whose inputs and outputs the samples are for.
+            size: batch size; the last batch may be smaller.
             part: all rows, or without or only those set aside for validation: the same rows for
                 the same share, seed and CSV, whatever the order.
-            share: of the rows that are set aside.
+            share: fraction of the samples that is set aside.
             shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
 
         Raises:
@@ -288,7 +289,7 @@ class Runtime(Protocol):
             and of each one by name in `outputs` where there are several.
 
         Raises:
-            InputError: the CSV has no labels.
+            UsageError: the CSV has no labels.
         """
 
 
@@ -296,10 +297,10 @@ def pinned(tensor: Tensor, step: int, values: np.ndarray, encoding: Encoding | N
     """The tensor with its values replaced by ones that were computed at some cost.
 
     Args:
-        tensor: as it is before; its edits stay, so that the report sees every step.
-        step: number of the step.
+        tensor: the tensor before; its edits are kept, so that the report sees every step.
+        step: number of the step in the recipe, from 0.
         values: what they become, of the tensor's shape.
-        encoding: of the new values; None: what the tensor has then.
+        encoding: encoding of the new values; None: the one that the tensor has then.
     """
     return tensor.then(
         step, _pin(values, encoding), tensor.kinds if encoding is None else encoding.kinds

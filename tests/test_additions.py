@@ -97,7 +97,7 @@ DEFAULT = "eighths"
 STEP = '''
 """Rounds to multiples of an eighth."""
 
-from modelcut.model.encoding import with_inner
+from modelcut.model.encoding import Sparse
 from modelcut.model.encodings.eighths import Eighths
 from modelcut.model.model import Rewrite
 from modelcut.steps.base import TensorStep
@@ -111,7 +111,11 @@ class RoundToEighths(TensorStep):
         return ("eighths",)
 
     def edit(self, tensor, survey, context):
-        return lambda values, encoding: Rewrite(with_inner(encoding, Eighths()))
+        def plan(values, encoding):
+            masked = encoding.unmasked is not encoding
+            return Rewrite(Sparse(Eighths()) if masked else Eighths())
+
+        return plan
 
     def kinds_after(self, tensor):
         return (*(kind for kind in tensor.kinds if kind == "sparse"), "eighths")
@@ -183,7 +187,8 @@ made = json.loads(Path("b.report.json").read_text())
 found["counted"] = next(
     tensor["after"] for layer in made["layers"] for tensor in layer["tensors"] if tensor["changes"]
 )
-found["line"] = report.render(look(Path("c.h5"))[1], "line")
+with look(Path("c.h5")) as (_, whole):
+    found["line"] = report.render(whole, "line")
 print(json.dumps(found))
 """
 

@@ -307,6 +307,43 @@ def test_the_options_of_python_are_documented():
     assert package._options() - {"lossless", "say"} <= named | {"header"}
 
 
+def test_the_example_of_a_format_is_one_file_and_one_line(tmp_path):
+    """The page's module and line, put into a copy of the package, are a format like the others."""
+    copy = tmp_path / "modelcut"
+    source = Path(package.__file__).parent
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    code = example("developing", '"""NumPy\'s `.npz`')
+    (copy / "formats" / "npz.py").write_text(code, encoding="utf-8")
+    place = copy / "formats" / "registry.py"
+    text = place.read_text(encoding="utf-8")
+    table = "_FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {\n"
+    assert table in text
+    line = example("developing", '    "npz": ("npz"')
+    place.write_text(text.replace(table, f"{table}{line.rstrip()}\n"), encoding="utf-8")
+
+    def run(*arguments, code=0):
+        call = [sys.executable, "-m", "modelcut", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    model = MODELS / "keras3_sequential.h5"
+    run("prune", model, "--sparsity", "0.5", "-o", "a.npz")
+    run("prune", model, "--sparsity", "0.5", "-o", "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz") as arrays, registry.open_model(model) as whole:
+        assert set(arrays.files) == {tensor.name for tensor in whole.tensors}
+        kernels = [arrays[t.name] for t in whole.tensors if t.kind == "kernel"]
+    zeros = sum((kernel == 0).sum() for kernel in kernels) / sum(k.size for k in kernels)
+    assert abs(zeros - 0.5) < 0.02
+    assert json.loads(run("inspect", "a.npz", "--json"))["input"]["format"] == "npz"
+    run("quantize", "a.npz", "--bits", "4", "-o", "c.npz")
+    assert "no architecture" in run("quantize", "a.npz", "--bits", "4", "-o", "d.keras", code=2)
+    assert "cannot be packed" in run("pack", "a.npz", "-o", "d.mcut", code=2)
+    assert ".npz" in run("prune", model, "--sparsity", "0.5", "-o", "d.xyz", code=2)
+
+
 def test_the_example_of_an_encoding_keeps_the_contract():
     space = {"__name__": "example"}
     exec(

@@ -43,7 +43,8 @@ class Deflater:
         shuffle: shuffle the bytes of each chunk first, as HDF5's filter of that name does.
         noise: numbers of the planes of shuffled bytes that are kept as they are, but in chunks that
             hold many zeros: nothing is to be gained there.
-        share: of the bytes, what is left of the pieces that were tried; 1 where there were none.
+        share: compressed size of the pieces that were tried, as a fraction of their size; 1 where
+            there were none.
     """
 
     effort: Effort
@@ -109,8 +110,8 @@ def choose(values: np.ndarray, effort: Effort = "fast", looks: int = 4) -> Defla
 
     Args:
         values: the tensor; C-contiguous.
-        effort: of the way.
-        looks: how many pieces of 32,768 values.
+        effort: "fast" or "best", as of `Deflater`.
+        looks: number of pieces of 32,768 values that are tried.
     """
     if values.size == 0:
         return Deflater(effort)
@@ -143,8 +144,8 @@ def inflate(data: bytes, nbytes: int, itemsize: int, *, shuffled: bool) -> np.nd
     Args:
         data: a stream, perhaps a stranger's.
         nbytes: how many bytes it must hold.
-        itemsize: of the values.
-        shuffled: whether their bytes are.
+        itemsize: bytes of one value.
+        shuffled: whether the bytes of the values are shuffled.
 
     Raises:
         ValueError: it holds another number of bytes.

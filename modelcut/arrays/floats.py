@@ -41,7 +41,7 @@ def histogram(codes: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         codes: unsigned, each below `size`; any shape, C-contiguous.
-        size: of the alphabet.
+        size: number of symbols in the alphabet.
     """
     flat = codes.reshape(-1)
     if size == 2:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from modelcut.data.rows import with_labels
 from modelcut.errors import UsageError
 from modelcut.metrics import accumulators
 from modelcut.metrics.limits import Limits
@@ -29,11 +30,12 @@ class Measured:
     """What one variant did.
 
     Attributes:
-        metrics: as `Scores` gives them.
-        change: against the base, as `metrics.compare` gives it.
-        agreement: of its decisions with the base's, as `Agreement` gives it.
+        metrics: the metrics of the variant, as `Scores.result` returns them.
+        change: difference to the metrics of the base model, as `metrics.compare` returns it.
+        agreement: fraction of samples on which it decides as the base model does, as `Agreement`
+            returns it.
         shift: squared difference of the outputs to the base's, over the variance of the base's.
-        bits: of a plain fixed-length writing of all tensors.
+        bits: bits of all tensors in a plain fixed-length code.
     """
 
     metrics: Mapping[str, Any]
@@ -71,7 +73,7 @@ class Bench:
     """A base model, its running network, and the rows on which variants are measured.
 
     Attributes:
-        base: what the base model did.
+        base: the measurement of the base model.
         targets: the outputs that are measured.
         rows: how many rows there are; all are held in memory.
     """
@@ -80,9 +82,9 @@ class Bench:
         """Runs the base model over the rows.
 
         Args:
-            model: that variants are compared with.
+            model: the base model, which variants are compared with.
             runtime: runs models and has the rows.
-            part: of the runtime's rows.
+            part: which of the runtime's samples to measure on.
 
         Raises:
             UsageError: the rows have no labels, or do not fit into memory.
@@ -161,8 +163,7 @@ def _held(runtime: Runtime, running: Running, part: Part) -> Iterator[Rows]:
     taken = 0
     size = max(1, min(1024, _BATCH_VALUES // max(1, values)))
     for rows in runtime.rows(running, size, part=part, share=SET_ASIDE):
-        if rows.labels is None:
-            raise UsageError("the validation data has no label column", "add --label")
+        with_labels(rows.labels, "the validation data")
         taken += sum(array.nbytes for array in rows.inputs)
         if taken > _MOST_BYTES:
             raise UsageError(

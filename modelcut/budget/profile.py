@@ -24,9 +24,9 @@ class Trial:
     """One variant that was measured.
 
     Attributes:
-        settings: of the layers, those that are left alone left out.
-        measured: what it did.
-        held: whether it holds the limits; None where there are none.
+        settings: setting of each layer that is changed, by name.
+        measured: the measurement with these settings.
+        held: whether all limits are met; None where there are none.
         changed: whether the step does anything with these settings.
     """
 
@@ -47,15 +47,15 @@ class Trier:
     """Tries settings of one step on one model, and remembers what was tried.
 
     Attributes:
-        step: with the field `strength.name` to be set.
-        model: as the step receives it.
-        bench: measures; its base is `model`.
-        context: of the step.
-        limits: that are to hold; None: none.
-        trials: so far, in order.
+        step: the step whose field `strength.name` is varied.
+        model: the model as the step receives it.
+        bench: measures variants of its base, `model`.
+        context: the context that the step is applied with.
+        limits: the limits to meet; None: none.
+        trials: all trials so far, in the order in which they were made.
         skipped: tensor -> why the step is not aimed at it.
         unmoved: tensor -> why the step did nothing to it when it was tried.
-        layers: whose settings are free.
+        layers: the layers whose settings are searched.
         pinned: those that the step's overrides give a strength of their own.
     """
 
@@ -91,7 +91,7 @@ class Trier:
         """The step with numbers: each layer its own; None where no layer has any.
 
         Args:
-            settings: of the free layers.
+            settings: the setting of each layer that is searched, by name.
             pinned: keep the layers that the step's overrides give a strength; else leave them out.
         """
         given = {layer.name: settings.get(layer.name) for layer in self.layers}
@@ -153,7 +153,7 @@ def profile(
     """Tries each layer alone under each setting, from the weakest to the strongest.
 
     Args:
-        trier: of the step and the model.
+        trier: tries the step on the model.
         stop: leave out what is stronger than the first setting that breaks the limits.
         say: takes a line about progress.
 

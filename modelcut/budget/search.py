@@ -83,9 +83,9 @@ def search(
     """Finds numbers for a step that has a budget.
 
     Args:
-        step: with a budget.
-        model: as the step receives it.
-        context: of the step.
+        step: a step with a budget.
+        model: the model as the step receives it.
+        context: the context that the step is applied with.
         bench: measures variants of `model` on validation rows.
 
     Returns:
@@ -125,7 +125,7 @@ def chain(alone: dict[str, list[Trial]], bits: int) -> list[Move]:
 
     Args:
         alone: layer name -> trials from the weakest to the strongest.
-        bits: of the base.
+        bits: bits of the base model, as in `Measured`.
     """
     moves: list[Move] = []
     for layer, trials in alone.items():

@@ -25,7 +25,7 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def export(**values: Any) -> None:
-    """Make a .tflite for LiteRT on phones and microcontrollers, and measure it."""
+    """Convert a model to .tflite for LiteRT on phones and microcontrollers, and measure it."""
     output = values.get("output")
     if output and Path(output).suffix.lower() != ".tflite":
         raise UsageError(f"{output}: export makes a .tflite", "name it so")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 
 import typer
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticUndefined
 
 from modelcut.errors import UsageError
 from modelcut.metrics.each import ONE_OR_EACH
@@ -57,7 +58,7 @@ def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
         info = having[0].model_fields[name]
         meanings: dict[str, list[str]] = {}
         for cls in having:
-            text = cls.model_fields[name].description or ""
+            text = _described(cls.model_fields[name])
             meanings.setdefault(text, []).append(str(getattr(cls, "method", cls.__name__)))
         shared = len(meanings) == 1 and len(having) == len(classes)
         text = " ".join(
@@ -116,6 +117,17 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
             what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
             lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))
         raise UsageError("; ".join(lines), "--help lists the options") from None
+
+
+def _described(info: Any) -> str:
+    """The description of a field, with its default unless that is no value or told already."""
+    text = str(info.description or "")
+    default = info.default
+    if isinstance(default, bool):
+        default = str(default).lower() if default else None
+    if info.is_required() or default in (None, PydanticUndefined, "", 0) or "default" in text:
+        return text
+    return f"{text.removesuffix('.')} (default: {default})."
 
 
 def _former(cls: type[BaseModel], name: str) -> list[str]:

@@ -116,14 +116,16 @@ JOB = (
         "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
     ),
     *flags.of_models([ExportOptions]),
-    flags.option("seed", "Seed of all random numbers.", metavar="INT"),
+    flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
     flags.option(
         "distribute",
         "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
         metavar="auto|none|mirrored|multiworker",
     ),
     flags.option("checkpoint", "Folder for checkpoints of long trainings.", metavar="FOLDER"),
-    flags.option("checkpoint_every", "Seconds between two checkpoints (60).", metavar="SECONDS"),
+    flags.option(
+        "checkpoint_every", "Seconds between two checkpoints (default: 60).", metavar="SECONDS"
+    ),
     flags.option("resume", "Resume from the checkpoint if there is one.", kind=bool),
 )
 

@@ -26,8 +26,8 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def pack(**values: Any) -> None:
-    """Write a model as a small .mcut file: all bits of it come back with unpack.
+    """Pack a model losslessly into a small .mcut file; unpack restores every bit.
 
-    Only the optimizer's state is left out, unless --keep-optimizer packs that too.
+    The optimizer's state is left out unless --keep-optimizer is given.
     """
     container.convert(values, "pack", packed=True)

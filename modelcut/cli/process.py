@@ -26,7 +26,7 @@ def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: 
     Args:
         work: gives the exit code; what ends it otherwise is told here.
         say: prints one line, and gives the code that it was told.
-        arguments: of the command, where outputs are named.
+        arguments: command-line arguments, which name the outputs.
 
     Returns:
         The exit code; in the child too, which is to end with it.

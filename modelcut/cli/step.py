@@ -18,7 +18,9 @@ def register(app: typer.Typer, name: str) -> None:
     methods = sorted(steps.methods(name), key=lambda method: (method != default, method))
     parameters = [
         flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
-        flags.option("method", f"Which one (default: {default}).", metavar="|".join(methods)),
+        flags.option(
+            "method", f"Method of the step (default: {default}).", metavar="|".join(methods)
+        ),
         *flags.of_models(steps.find(name, method) for method in methods),
         *options.JOB,
         *options.MEASURE,

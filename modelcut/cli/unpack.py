@@ -23,8 +23,8 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def unpack(**values: Any) -> None:
-    """Make a packed file what it was before: .h5, .keras or a SavedModel folder.
+    """Unpack a .mcut file into .h5, .keras or a SavedModel folder, as it was before.
 
-    The optimizer's state is there again if it was packed: pack --keep-optimizer.
+    The optimizer's state is restored if it was packed (pack --keep-optimizer).
     """
     container.convert(values, "unpack", packed=False)

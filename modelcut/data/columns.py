@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.data.dialect import Dialect
+from modelcut.data.dialect import CsvDialect
 from modelcut.data.options import DataOptions, InputSpec
 from modelcut.errors import InputError, UsageError
 from modelcut.safety import printable
@@ -28,11 +28,11 @@ class Columns:
     """The columns of a CSV, joined to a model's inputs; see `join`.
 
     Attributes:
-        names: of all columns, each once; their numbers where there is no header.
+        names: unique names of all columns; their numbers where there is no header.
         dialect: how the file is written.
         ignored: numbers of columns that are neither labels nor features.
         reconstructs: the labels are the features themselves, as an autoencoder learns them.
-        specs: the inputs, by name.
+        specs: name, shape and dtype of each model input.
         labels: numbers of the label columns.
         features: numbers of the columns of each input, by its name.
         limits: the least and the largest number that a column can hold, by its number.
@@ -42,7 +42,7 @@ class Columns:
     path: Path
     options: DataOptions
     names: list[str]
-    dialect: Dialect
+    dialect: CsvDialect
     specs: dict[str, InputSpec]
     labels: list[int] = field(default_factory=list)
     ignored: list[int] = field(default_factory=list)
@@ -63,16 +63,16 @@ class Columns:
         """Looks at the first lines, and joins columns to inputs.
 
         Args:
-            path: of the CSV.
-            options: how it is read.
-            inputs: of the model.
-            labelled: labels are wanted; else their columns are left out, and may be missing.
+            path: path of the CSV file.
+            options: how the CSV is parsed.
+            inputs: name, shape and dtype of each model input.
+            labelled: whether labels are read; if not, their columns are ignored and may be missing.
 
         Raises:
             InputError: not a CSV, or one whose columns do not fit the model.
             UsageError: an option names a column or an input that is not there.
         """
-        dialect = Dialect.of(path, options)
+        dialect = CsvDialect.of(path, options)
         first = dialect.first
         names = list(first) if dialect.header else [str(i) for i in range(len(first))]
         if len(names) > 1 and names[-1] == "" and dialect.rows and dialect.rows[0][-1] == "":

@@ -22,7 +22,7 @@ class Batch:
     """Some rows.
 
     Attributes:
-        inputs: by input name, shape (rows, *input shape), in the input's dtype.
+        inputs: arrays by input name, shape (samples, *input shape), in the input's dtype.
         labels: float64 (rows, label columns), or text (rows, 1) as objects; None without labels.
     """
 

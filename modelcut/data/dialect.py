@@ -33,12 +33,12 @@ csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
 
 
 @dataclass(frozen=True)
-class Dialect:
+class CsvDialect:
     """How one CSV is written.
 
     Attributes:
-        delimiter: between cells.
-        decimal: "." or ",".
+        delimiter: character between two cells.
+        decimal: decimal separator, "." or ",".
         header: whether the first line holds the names.
         start: bytes before the first row of data.
         first: the cells of the first line, trimmed.
@@ -55,7 +55,7 @@ class Dialect:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, options: DataOptions) -> Dialect:
+    def of(cls, path: Path, options: DataOptions) -> CsvDialect:
         """Looks at the first lines.
 
         Raises:

@@ -158,7 +158,7 @@ class InputSpec:
     """One input of a model.
 
     Attributes:
-        name: of the input.
+        name: name of the model input.
         shape: without the batch axis; None for an axis of any length.
         dtype: such as float32, int32, string.
     """

@@ -5,14 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+
+from modelcut.errors import UsageError
 
 Part = Literal["all", "train", "validation"]
 
 
 _CHUNK_VALUES = 1 << 21
+
+T = TypeVar("T")
+
+
+def with_labels(labels: T | None, source: object) -> T:
+    """The labels of a CSV, for work that cannot be done without.
+
+    Args:
+        labels: the labels, or the label columns; None: the CSV has none.
+        source: the CSV as a message names it.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if labels is None:
+        raise UsageError(f"{source}: has no labels", "name the label column with --label")
+    return labels
 
 
 @dataclass(frozen=True)
@@ -68,10 +87,10 @@ def _mixed(
     Each row that comes takes the place of one that is drawn from the buffer and goes on.
 
     Args:
-        chunks: the rows.
-        memory: bytes of the buffer.
-        least: rows that it has at least.
-        rng: draws.
+        chunks: the samples, in chunks.
+        memory: maximum size of the buffer in bytes.
+        least: minimum number of samples in the buffer.
+        rng: random generator that the samples are drawn with.
     """
     buffer: Rows | None = None
     have = length = 0

@@ -11,9 +11,9 @@ class Statistics:
     """Mean and deviation of columns over blocks (Chan, Golub and LeVeque 1983).
 
     Attributes:
-        count: of values that are not NaN.
-        mean: of these; 0 where there is none.
-        deviation: likewise, once finished.
+        count: number of values that are not NaN.
+        mean: mean of these values; 0 where there are none.
+        deviation: standard deviation of these values, once finished.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class RowStore:
         Args:
             table: the CSV, bound to the network's inputs.
             decode: makes arrays and labels of a batch.
-            seed: which rows are set aside for validation.
+            seed: seed that selects the samples set aside for validation.
             memory: bytes of rows that may be kept, and of the buffer that shuffles beyond it.
         """
         self._table = table

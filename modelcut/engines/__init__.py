@@ -41,7 +41,7 @@ class OutputSpec:
     """One output of a network.
 
     Attributes:
-        name: of the output.
+        name: name of the output.
         shape: without the batch axis; None for an axis of any length.
         activation: the last one; "linear" where nothing follows the sums, None where it cannot be
             told.
@@ -61,8 +61,8 @@ class Network(Protocol):
 
     Attributes:
         engine: name and version of what runs it.
-        inputs, outputs: what goes in and comes out.
-        loss: that it was compiled with, as the file's configuration says it; None for none.
+        inputs, outputs: name, shape and dtype of each input, and the specification of each output.
+        loss: the loss that it was compiled with, as in the file's configuration; None for none.
         fixed_batch: the only batch size that it takes, or None.
     """
 
@@ -76,7 +76,7 @@ class Network(Protocol):
         """One batch through the network, in inference mode.
 
         Args:
-            inputs: by name, shape (rows, *shape).
+            inputs: arrays by input name, shape (samples, *shape).
             exact: run just these rows; else a small last batch may be padded to the size of the
                 ones before it, which spares a new trace.
         """
@@ -100,16 +100,16 @@ def open_network(
     """Loads a model into the engine of its dialect.
 
     Args:
-        path: of the file, whatever its name.
+        path: path of the model file, whatever its suffix.
         dialect: keras1, keras2, keras3, saved_model or litert.
-        suffix: by which the engine tells the format: .h5, .keras or "" for a folder.
-        loss: that the model was compiled with, as the file says.
-        trust: let code in the file run.
+        suffix: format of the file for the engine: .h5, .keras or "" for a folder.
+        loss: the loss that the model was compiled with, as in the file's configuration.
+        trust: whether code in the file may run.
         custom_objects: the user's own layers and functions, by name.
-        seed: of everything random in the engine; None: left as it is.
-        name: of the model in messages; "": its path.
+        seed: seed of the engine's random generators; None: not set.
+        name: name of the model in messages; "": its path.
         hint: what to do where the engine cannot load it.
-        signature: of a SavedModel, which one is run; None: the default one.
+        signature: signature of a SavedModel to run; None: the default one.
         apart: False: a SavedModel's graph is loaded into this process, which it may end.
         mixed: False: Keras computes in float32 where the file asks for mixed precision.
 
@@ -222,7 +222,7 @@ def load_custom_objects(spec: str) -> dict[str, Any]:
     What it merely imports from elsewhere is not the user's, but for classes made of Keras's.
 
     Args:
-        spec: a path of a .py file, or a dotted name.
+        spec: path of a .py file, or dotted name of a module.
 
     Raises:
         UsageError: it cannot be imported.

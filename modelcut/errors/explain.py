@@ -17,7 +17,7 @@ def explain(
 
     Args:
         problem: an entry of `ValidationError.errors()`.
-        known: keys that may stand at the top.
+        known: keys that are valid at the top level.
         cls: that was to be made. Its `absent`, if it has one, maps keys that it lacks on purpose to
             what to do instead.
 

@@ -55,7 +55,8 @@ def by_name(name: str) -> Format:
     place, own = _FORMATS[name]
     module = import_module(f"modelcut.formats.{place}")
     kinds = [kind for kind in vars(module).values() if isinstance(kind, type)]
-    own_kinds = [k for k in kinds if issubclass(k, Format) and k.__module__ == module.__name__]
+    # The module first: in Python 3.10 `list[int]` passes for a class, but not in issubclass.
+    own_kinds = [k for k in kinds if k.__module__ == module.__name__ and issubclass(k, Format)]
     (kind,) = own_kinds
     return kind(name, own)
 

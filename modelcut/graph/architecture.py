@@ -22,8 +22,8 @@ from modelcut.errors import InputError
 from modelcut.graph import shapes
 from modelcut.graph.keras import classes
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     config_of,
     ends,
     is_functional,
@@ -60,8 +60,8 @@ class Architecture:
 
     Attributes:
         text: JSON; as it was read unless it was edited.
-        dialect: which Keras can load it.
-        keras_version: as the file says, or "1".
+        dialect: the generation of Keras that can load it.
+        keras_version: version of Keras that wrote the file, as the file says, or "1".
         root: the parsed text; not to be changed.
         nodes: all layers that may own weights, submodels flattened, in the order of the file.
     """
@@ -77,9 +77,9 @@ class Architecture:
         """Reads a model configuration.
 
         Args:
-            text: JSON.
-            keras_version: as the file says.
-            where: the file, for messages.
+            text: the architecture as JSON.
+            keras_version: version of Keras that wrote the file.
+            where: name of the file in messages.
 
         Raises:
             InputError: broken JSON, or not a model that hangs together.
@@ -164,7 +164,7 @@ class Architecture:
         inbound calls of the old one.
 
         Args:
-            path: of the layer.
+            path: path of the layer: names from the outermost submodel down.
             first: name and configuration of the new layer, of the same class. What the old one said
                 of the model's input is added, if it was the first of its model.
             second: configuration of the one that stays; of a TimeDistributed, as of `first`, the
@@ -277,7 +277,7 @@ def _flatten(model: Mapping[str, Any], path: Path, where: str) -> Iterator[Node]
             raise InputError(f"{where}: two layers are called {printable(name)!r}")
         seen.add(name)
     if is_functional(model):
-        Graph(model, where).order()
+        CallGraph(model, where).order()
     for entry in entries:
         below = (*path, name_of(entry))
         if layer_list(entry) is not None:

@@ -8,8 +8,8 @@ from modelcut.graph import shapes
 from modelcut.graph.keras import layer_shapes
 from modelcut.graph.keras.calls import (
     Call,
+    CallGraph,
     Entry,
-    Graph,
     Ref,
     config_of,
     is_functional,
@@ -76,7 +76,7 @@ class _Counting:
     def _functional(
         self, model: Entry, path: Path, given: Sources, found: Calls
     ) -> list[Shape | None]:
-        graph = Graph(model, "shapes")
+        graph = CallGraph(model, "shapes")
         fed = dict(zip((ref.name for ref in graph.inputs), given, strict=False))
         said = {
             (graph.call_of(ref, ""), ref.tensor): shapes.without_batch(ref.shape)

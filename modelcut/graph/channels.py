@@ -16,8 +16,8 @@ from modelcut.errors import ModelcutError
 from modelcut.graph.architecture import Architecture
 from modelcut.graph.keras import classes
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     calls,
     config_of,
     is_functional,
@@ -40,11 +40,11 @@ _APART = re.compile(
 
 
 @dataclass(frozen=True)
-class Reader:
+class Consumer:
     """A layer whose kernel takes up the channels of another: input `i` is channel `i % channels`.
 
     Attributes:
-        path: of the layer.
+        path: path of the layer: names from the outermost submodel down.
         zeros: whether a channel that is zero throughout arrives as zeros, and nothing else does.
     """
 
@@ -78,7 +78,7 @@ def zero_at_zero(config: Mapping[str, Any]) -> bool:
     return activation(config) in _ELEMENTWISE - _NOT_ZERO_AT_ZERO
 
 
-def readers(architecture: Architecture) -> dict[Path, tuple[Reader, ...]]:
+def readers(architecture: Architecture) -> dict[Path, tuple[Consumer, ...]]:
     """Who reads the channels of each layer that `has_channels`.
 
     Returns:
@@ -94,7 +94,7 @@ def readers(architecture: Architecture) -> dict[Path, tuple[Reader, ...]]:
 
 def _readers(
     model: Entry, path: Path, shapes: Mapping[Path, classes.Shape | None]
-) -> Iterator[tuple[Path, tuple[Reader, ...]]]:
+) -> Iterator[tuple[Path, tuple[Consumer, ...]]]:
     entries = {name_of(entry): entry for entry in layer_list(model) or []}
     nexts = _nexts(model, entries)
     for name, entry in entries.items():
@@ -116,7 +116,7 @@ def _nexts(model: Entry, entries: Mapping[str, Entry]) -> dict[str, set[str] | N
         if names:
             found[names[-1]] = None
         return found
-    graph = Graph(model, "the model")
+    graph = CallGraph(model, "the model")
     for name, found_calls in graph.calls.items():
         for ref in (ref for call in found_calls for ref in call):
             taken = found[ref.name]
@@ -133,9 +133,9 @@ def _ahead(
     nexts: Mapping[str, set[str] | None],
     path: Path,
     shapes: Mapping[Path, classes.Shape | None],
-) -> tuple[Reader, ...] | None:
+) -> tuple[Consumer, ...] | None:
     """All kernels that read the channels of a layer; None if anything else does."""
-    found: dict[Path, Reader] = {}
+    found: dict[Path, Consumer] = {}
     waiting, seen = [(name, True)], set()
     while waiting:
         here, zeros = waiting.pop()
@@ -148,7 +148,7 @@ def _ahead(
             alone = zeros and len(calls(entry)) <= 1
             if layer_list(entry) is None and has_channels(entry):
                 known = found.get(place)
-                found[place] = Reader(place, alone and (known is None or known.zeros))
+                found[place] = Consumer(place, alone and (known is None or known.zeros))
             elif not _keeps_apart(entry, shapes.get(place)):
                 return None
             else:

@@ -28,8 +28,8 @@ class Node:
 
     Attributes:
         path: names from the outermost submodel down to the layer.
-        class_name: as written.
-        config: of the layer; not to be changed.
+        class_name: class name, as written in the file.
+        config: configuration of the layer; not to be changed.
         inbound: a call each: names of the layers, in the same submodel, that feed it.
         entry: the whole JSON object of the layer; not to be changed.
     """

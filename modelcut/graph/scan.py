@@ -20,8 +20,8 @@ class Finding:
     Attributes:
         kind: "code" (would run, or names what would), "file" (reads outside the model), "custom"
             (a class or function that only its author has).
-        layer: the nearest layer around it.
-        what: in a few words.
+        layer: name of the innermost layer that contains it.
+        what: description in a few words.
         name: of a class or function by which Keras looks for it among the user's own first; "" for
             what cannot be given.
     """
@@ -233,8 +233,8 @@ def check_runnable(
     Args:
         text: the architecture, JSON.
         training: the training configuration, JSON, or "".
-        where: the file, for messages.
-        trust: the user trusts the file.
+        where: name of the file in messages.
+        trust: whether the user trusts the file.
         custom: names of the classes and functions that the user gave, whose code is the user's; of
             what is still missing and has no code in the file, the engine will say.
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from modelcut.graph.keras import classes, layer_shapes
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     Ref,
     config_of,
     is_functional,
@@ -66,7 +66,7 @@ class _Walk:
     def _functional(
         self, model: Entry, path: Path, given: Sequence[Shape | None] | None
     ) -> list[Shape | None]:
-        graph = Graph(model, "shapes")
+        graph = CallGraph(model, "shapes")
         fed = dict(zip((ref.name for ref in graph.inputs), given or (), strict=False))
         said = {
             ref[:3]: without_batch(ref.shape)
@@ -210,7 +210,7 @@ def macs(
     """Multiply-accumulates of one sample in one call of a layer, wrapped ones too.
 
     Args:
-        node: of the layer.
+        node: node of the layer in the architecture.
         weights: the shapes of its weights, in the order of `specs`.
         given: shape of what goes into it first, without the batch axis, or None where unknown.
         others: of its other inputs: of an attention the value and, if another, the key.

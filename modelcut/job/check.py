@@ -23,9 +23,9 @@ class Checked:
     """A job that can be done, as far as that can be told before it is.
 
     Attributes:
-        job: what was asked for.
+        job: the job as it was requested.
         model: the input, opened.
-        writer: the format of the output.
+        writer: format that the output is written in.
     """
 
     job: Job
@@ -125,14 +125,16 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
     if job.compression is not None and writer.own_coding:
         raise UsageError(f"--compression: {job.output}: {writer.own_coding}", "leave it out")
     if engine and job.keep_optimizer:
-        raise UsageError(f"--keep-optimizer: {job.output} has no place for it", "leave it out")
+        raise UsageError(
+            f"--keep-optimizer: {job.output} cannot hold an optimizer state", "leave it out"
+        )
     if not writer.converted:
         return
     options = job.recipe.head.export
     if options.calibrated and job.calibrate is None:
         raise UsageError(
-            f"a .tflite of type {options.type} needs calibration rows",
-            "add --calibrate FILE.csv, with rows like those of the training",
+            f"a .tflite of type {options.type} needs a calibration set",
+            "add --calibrate FILE.csv, with samples like those of the training data",
         )
     if not options.calibrated and job.calibrate is not None:
         raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
@@ -155,8 +157,8 @@ def check_runnable(model: Model, trust: Trust, custom: Mapping[str, Any] | None 
     """Refuses a model that an engine must not be started on, or cannot run.
 
     Args:
-        model: to be run.
-        trust: what of its code may run.
+        model: the model that is to be run.
+        trust: which code of the file may run.
         custom: the user's own classes and functions; None: those of `trust`.
 
     Raises:
@@ -181,8 +183,8 @@ def check_trainable(
     """Refuses a model whose weights an engine can neither train nor try out.
 
     Args:
-        model: to be run.
-        trust: let code in the file run.
+        model: the model that is to be run.
+        trust: whether code in the file may run.
         custom: names of the user's own classes and functions.
         otherwise: what to do where the file has no network.
 

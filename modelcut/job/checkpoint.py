@@ -45,10 +45,10 @@ class Checkpoint:
         """Checks what is there, and makes the folder if nothing is.
 
         Args:
-            folder: its place.
+            folder: path of the checkpoint folder.
             of: what must be the same for a training to be the same, each by its name for messages.
-            resume: go on from what is there, if anything is.
-            every: seconds between two states.
+            resume: whether to resume from the checkpoint, if there is one.
+            every: seconds between two checkpoints.
             writes: this process saves; else it only reads.
 
         Raises:

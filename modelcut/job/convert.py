@@ -28,8 +28,8 @@ def _request(job: Job, scratch: Model, target: Path) -> dict[str, Any]:
     """What an engine is told that makes a file of another format.
 
     Args:
-        job: what was asked for.
-        scratch: the model, in a scratch file.
+        job: the job as it was requested.
+        scratch: scratch file that holds the model.
         target: the file or folder to make.
 
     Raises:
@@ -65,9 +65,9 @@ def _convert(
     """Has LiteRT's converter make a `.tflite`; see `_request`.
 
     Args:
-        job: what was asked for.
-        history: how the model was made.
-        scratch: the model, in a scratch file.
+        job: the job as it was requested.
+        history: returns the provenance of the model.
+        scratch: scratch file that holds the model.
         target: the file to make.
         twin: where to write one that is not quantized; None: nowhere.
     """
@@ -106,9 +106,9 @@ def write_header(job: Job, made: Path, draft: Path, facts: Mapping[str, Any]) ->
     """Writes a .tflite as a C array beside it, the arena measured; facts for the report.
 
     Args:
-        job: what was asked.
-        made: the .tflite.
-        draft: where to write to.
+        job: the job as it was requested.
+        made: path of the .tflite file.
+        draft: path to write to.
         facts: about the .tflite.
     """
     from modelcut.engines.litert import network as litert_network

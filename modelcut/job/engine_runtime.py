@@ -13,7 +13,7 @@ import numpy as np
 from modelcut import engines
 from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
-from modelcut.data.rows import Part, Rows
+from modelcut.data.rows import Part, Rows, with_labels
 from modelcut.data.store import RowStore
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
@@ -52,14 +52,14 @@ class EngineRuntime:
 
         Args:
             original: the model as it was read, before any step.
-            train: the CSV; None: there are rows for validation only.
-            options: how it is read.
-            validate: a CSV of its own for validation; None: a share of `train` is set aside.
-            wanted: what the user says of the outputs.
-            seed: of everything random in the engine, and of the rows set aside.
-            trust: let code in the file run.
+            train: CSV of training data; None: there is validation data only.
+            options: how the CSV is parsed.
+            validate: CSV of validation data; None: a fraction of `train` is set aside.
+            wanted: task and logits of the outputs, as set by the user.
+            seed: seed of the engine's random generators and of the choice of samples set aside.
+            trust: whether code in the file may run.
             custom_objects: the user's own layers and functions, by name.
-            team: who trains together; None: this process alone.
+            team: the processes that train together; None: this process alone.
         """
         self.original = original
         self._train = train
@@ -215,9 +215,8 @@ class EngineRuntime:
         for rows in self.rows(
             running, running.network.fixed_batch or _BATCH, part=part, share=share
         ):
-            if rows.labels is None:
-                raise InputError(f"{self._source(part)}: has no labels", "name the column: --label")
-            scores.update(rows.labels, running.predict(rows))
+            labels = with_labels(rows.labels, self._source(part))
+            scores.update(labels, running.predict(rows))
         return scores.result()
 
 

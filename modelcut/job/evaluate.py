@@ -31,13 +31,13 @@ def open_evaluator(
     """Opens a model's network on the test data, and refuses gates that nothing measures there.
 
     Args:
-        recipe: with the data and the gates.
-        test: the CSV.
-        path: of the model.
-        model: as it was read.
-        trust: what of its code may run.
+        recipe: recipe whose data options and gates apply.
+        test: CSV of test data.
+        path: path of the model file.
+        model: the model as it was read.
+        trust: which code of the file may run.
         beside: a SavedModel is measured as well: that may have the signature.
-        compared: whether it will be compared with another.
+        compared: whether it will be compared with another model.
 
     Raises:
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
@@ -60,9 +60,9 @@ def network_of(
 
     Args:
         recipe: names the signature.
-        path: of the file.
-        model: as it was read.
-        trust: what of its code may run.
+        path: path of the model file.
+        model: the model as it was read.
+        trust: which code of the file may run.
         beside: a SavedModel is measured as well: that may have the signature.
     """
     from modelcut import engines
@@ -101,11 +101,11 @@ def evaluate(
     """Runs one or two networks over a CSV.
 
     Args:
-        recipe: with the data.
-        evaluator: of the original, or of the only model.
+        recipe: recipe whose data options apply.
+        evaluator: evaluator of the original, or of the only model.
         other: the model that is compared with the original.
-        original: the evaluator's.
-        trust: what of the file's code may run.
+        original: the model of the evaluator.
+        trust: which code of the file may run.
 
     Returns:
         The report's `evaluation`: the only model stands as `after`.

@@ -20,8 +20,8 @@ class Folded:
     """A model with all steps applied, their edits deferred.
 
     Attributes:
-        models: the model as read, then after each step.
-        outcomes: one per step.
+        models: the model as read, and after each step.
+        outcomes: the outcome of each step.
         seconds: wall time of each step's own work, one per step.
     """
 
@@ -40,11 +40,11 @@ def fold(
     """Applies the steps in order; nothing but surveys and trainings is computed yet.
 
     Args:
-        model: as it was read.
-        recipe: the steps, and the seed.
+        model: the model as it was read.
+        recipe: the recipe whose steps and seed apply.
         say: takes a line about progress.
         runtime: runs the model, for steps that train or search.
-        kept: where the state of trainings is kept.
+        kept: checkpoint that holds the state of trainings.
     """
     models, outcomes, seconds = [model], [], []
     budgeted = [step for step in recipe.steps if isinstance(step, Budgeted)]

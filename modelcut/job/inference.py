@@ -15,8 +15,8 @@ import numpy as np
 from modelcut.arrays.blocks import ahead
 from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
+from modelcut.data.rows import with_labels
 from modelcut.engines import Network, quiet
-from modelcut.errors import UsageError
 from modelcut.job.targets import Targets, Wanted, paired, plan
 from modelcut.metrics.limits import Limits
 from modelcut.metrics.scores import Agreement, Scores, Target, check_limits
@@ -28,17 +28,18 @@ _LATENCY_SECONDS = 2.0
 
 
 @dataclass
-class Evaluation:
+class Measurement:
     """What one network did on the rows.
 
     Attributes:
-        engine: name and version.
-        task: of the first measured output.
-        metrics: of the first measured output, and of all by name where there are several.
-        outputs: what each output is for, and which labels it was measured against.
-        rows: evaluated.
-        seconds: in the engine, the first batch left out where there are more.
-        latency: of single rows, or None.
+        engine: name and version of the engine.
+        task: task of the first measured output.
+        metrics: metrics of the first measured output, and of all outputs by name where there are
+            several.
+        outputs: task and labels of each output.
+        rows: number of samples that were evaluated.
+        seconds: time spent in the engine; the first batch is left out where there are more.
+        latency: latency of single samples, or None.
     """
 
     engine: str
@@ -73,8 +74,8 @@ class Evaluator:
 
     Attributes:
         network: the one that decides what its outputs are for.
-        table: the rows.
-        options: how they are read.
+        table: the CSV that the samples are read from.
+        options: how the CSV is parsed.
         targets: the outputs.
     """
 
@@ -100,20 +101,17 @@ class Evaluator:
         """Refuses what cannot be measured.
 
         Args:
-            limits: that will be judged.
+            limits: the limits that will be checked.
             compared: whether there will be another network.
 
         Raises:
             UsageError: with what to do.
         """
-        if not self.table.labels and not compared:
-            raise UsageError(
-                f"{self.table.path}: has no label column, so nothing can be measured",
-                "add --label",
-            )
+        if not compared:
+            with_labels(self.table.labels or None, self.table.path)
         check_limits(limits, self.targets.outputs, compared=compared)
 
-    def run(self, other: Network | None = None) -> tuple[list[Evaluation], dict[str, Any] | None]:
+    def run(self, other: Network | None = None) -> tuple[list[Measurement], dict[str, Any] | None]:
         """Runs all rows.
 
         Args:
@@ -162,7 +160,7 @@ class Evaluator:
             lines = [*warnings, *scores[index].notes(), *_odd(merged)]
             measured = [target for target in targets if target.places]
             evaluations.append(
-                Evaluation(
+                Measurement(
                     engine=network.engine,
                     task=measured[0].task.kind if measured else None,
                     metrics=merged,
@@ -184,15 +182,15 @@ def evaluate(
     *,
     task: str | Mapping[str, str] | None = None,
     from_logits: bool | Mapping[str, bool] | None = None,
-) -> tuple[list[Evaluation], dict[str, Any] | None]:
+) -> tuple[list[Measurement], dict[str, Any] | None]:
     """Evaluates networks that take the same inputs.
 
     Args:
-        networks: one, or the original and the result.
+        networks: one network, or the original and the compressed one.
         path: the CSV.
-        options: how it is read.
-        task: of the outputs; None: the file tells.
-        from_logits: of the outputs; None: the file tells.
+        options: how the CSV is parsed.
+        task: task of the outputs; None: inferred from the file.
+        from_logits: whether outputs are logits; None: inferred from the file.
 
     Returns:
         One evaluation a network; and, of two, how far they agree.

@@ -72,7 +72,7 @@ class Outputs:
         """Checks that `place` may be written, and gives the hidden name to write to.
 
         Args:
-            place: of the result.
+            place: path of the result.
             folder: it is one; an empty folder waits at the hidden name.
 
         Raises:
@@ -184,10 +184,10 @@ def check_appended(
     """Refuses to append text to a file that is not for it; looks only.
 
     Args:
-        place: of a page of text, which need not be there.
+        place: path of a text file, which need not exist.
         inputs: files and folders that are read.
         outputs: files and folders that are written, which need not be there.
-        suffixes: of files of other kinds.
+        suffixes: suffixes of files of other kinds.
 
     Raises:
         UsageError: it is one of these, or no page of text by its name or by what it holds.

@@ -17,7 +17,7 @@ class Trust:
     """What of a file's code may run.
 
     Attributes:
-        all: run whatever is in the file.
+        all: whether any code in the file may run.
         custom_objects: a module of the user's own layers, as a path or dotted name; "" for none.
     """
 
@@ -35,20 +35,20 @@ class Job:
         output: the file to write.
         test: CSV to evaluate both models on; None: no evaluation.
         train: CSV for the steps that train; None: none given.
-        validate: CSV for the steps that search; None: a share of `train` is set aside.
+        validate: CSV for the steps that search; None: a fraction of `train` is set aside.
         calibrate: CSV with the rows that a .tflite is calibrated on; None: none given.
-        trust: what of the file's code may run.
+        trust: which code of the file may run.
         force: replace an output that modelcut did not write.
         in_place: the output may be the input.
         compression: none, fast or best; None: the default.
-        coder: of a packed file; None: the default.
+        coder: entropy coder of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state; None: where the output can hold it.
         report: write NAME.report.json and NAME.report.md beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
         distribute: on which devices and machines the steps that train do so.
-        checkpoint: folder in which the state of a training is kept; None: it is not.
-        resume: go on from what is there.
-        checkpoint_every: seconds between two states.
+        checkpoint: folder for the state of a training; None: the state is not saved.
+        resume: whether to resume from the checkpoint in the folder.
+        checkpoint_every: seconds between two checkpoints.
     """
 
     model: Path

@@ -37,7 +37,7 @@ def assess(
         path: the model.
         data: labelled CSV that the trials are measured on.
         recipe: its steps are tried one by one on the model as it is; they say which settings.
-        trust: what of the file's code may run.
+        trust: which code of the file may run.
         train: CSV for criteria that need training data.
         say: takes a line about progress.
 

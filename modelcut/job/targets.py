@@ -26,7 +26,7 @@ class Wanted:
 
     Attributes:
         task: auto, or one of `task.KINDS`.
-        from_logits: None: the file tells.
+        from_logits: whether outputs are logits; None: inferred from the file.
     """
 
     task: str | Mapping[str, str] = "auto"
@@ -38,7 +38,7 @@ class Targets:
     """The outputs of a network, in its order.
 
     Attributes:
-        outputs: with their tasks and labels.
+        outputs: the outputs, each with its task and labels.
         notes: what was assumed about them, for the report.
     """
 
@@ -50,10 +50,10 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
     """Decides the task of each output, and deals the label columns out to them.
 
     Args:
-        network: whose outputs they are.
-        table: with the labels.
+        network: the network whose outputs are measured.
+        table: the CSV that holds the labels.
         options: which columns are labels, and the names of the classes.
-        wanted: what the user says of the outputs.
+        wanted: task and logits of the outputs, as set by the user.
 
     Raises:
         UsageError: an output gets no labels or more than one a sample, or a name is no output's.

@@ -39,9 +39,9 @@ class Draft:
     """A model that is written and not published yet.
 
     Attributes:
-        path: where it is.
+        path: path of the written draft.
         written: what the writer says of it.
-        meters: of every tensor that the writer pulled.
+        meters: the meter of each tensor that the writer pulled.
     """
 
     path: Path
@@ -69,7 +69,7 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
     Args:
         checked: the job.
         folded: the models.
-        place: where to write to.
+        place: path to write to.
         history: how the model was made, for the file.
 
     Raises:

@@ -41,8 +41,8 @@ def accumulator(
 
     Args:
         task: one of `task.KINDS`.
-        units: width of the output.
-        classes: names, for the report.
+        units: number of values per sample of the output.
+        classes: names of the classes, for the report.
         logits: what the outputs are; None: the values tell, all of them, at the end.
         values: where logits is None: those that tell; None: the accumulator's own.
     """
@@ -81,7 +81,7 @@ class Undecided:
     """Outputs that may be probabilities or logits: summed up as both until all are seen.
 
     Attributes:
-        values: that tell at the end which of both it is.
+        values: statistics that tell at the end whether outputs are logits or probabilities.
     """
 
     def __init__(

@@ -22,12 +22,12 @@ def labels_for(
 
     Args:
         task: one of `task.KINDS`.
-        units: width of the output.
+        units: number of values per sample of the output.
         labels: (rows, columns), numbers or text.
         classes: class names in the order of the outputs. They map labels of every kind: text, and
             numbers by how they are written (10 is the class "10"). Only where no name is a number
             do numbers count the classes from 0.
-        where: the file, for messages.
+        where: name of the file in messages.
         columns: names of the columns: one-hot columns and those of several labels that have the
             names of `classes` are taken in their order.
 

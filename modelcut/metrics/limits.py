@@ -58,7 +58,7 @@ class Limit:
     """One limit that is set.
 
     Attributes:
-        name: of the gate.
+        name: name of the gate.
         limit: the number.
         path: where in the report its value stands.
         of: what outputs it is for: classes, numbers, agreement (of decisions); "" for any model.
@@ -216,7 +216,7 @@ class Gates(Limits):
     """What must hold for the exit code to be 0; see `Limits`."""
 
     max_bytes: Size | None = _gate(
-        "output.bytes", "Maximum size of the written file, in bytes or with a unit (250 kB)."
+        "output.bytes", "Maximum size of the written file, in bytes or with a unit, such as 250 kB."
     )
     min_ratio: Positive | None = _gate(
         "sizes.ratio",

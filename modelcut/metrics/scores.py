@@ -24,10 +24,10 @@ class Target:
     """One output and what it is measured against.
 
     Attributes:
-        name: of the output.
+        name: name of the output.
         task: what it is for.
         places: which of the label columns are its own, in order; none: it is not measured.
-        columns: their names.
+        columns: names of the label columns.
         classes: names of its classes, or None.
     """
 
@@ -60,8 +60,8 @@ class Scores:
 
         Args:
             targets: the outputs, in the network's order.
-            like: of the network that this one is compared with: where only values tell logits from
-                probabilities, its values do.
+            like: scores of the network that this one is compared with; where only the values tell
+                logits from probabilities, those of that network decide.
         """
         self.targets = tuple(targets)
         self._outside = [0] * len(self.targets)
@@ -211,7 +211,7 @@ def check_limits(limits: Limits, targets: Sequence[Target], *, compared: bool) -
     """Refuses limits that nothing measures on these outputs, before any work.
 
     Args:
-        limits: that are to be judged.
+        limits: the limits that will be checked.
         targets: the outputs.
         compared: whether there are two networks.
 

@@ -60,10 +60,10 @@ class Task:
 
     Attributes:
         kind: one of `KINDS`; "" where nothing tells.
-        units: width of the output.
+        units: number of values per sample of the output.
         logits: whether decisions are read from logits, with a threshold of 0, or from
             probabilities, with one of 0.5. None where only the values can tell, and for numbers.
-        loss: of the file, or None.
+        loss: loss that the file names, or None.
         assumed: what was assumed, and why; "" where file or user say it.
     """
 
@@ -101,13 +101,13 @@ def decide(
     """The task of an output.
 
     Args:
-        units: width of the output.
+        units: number of values per sample of the output.
         activation: the last one; "linear" for none, None where it cannot be told.
-        loss: of the file for this output, or None.
+        loss: loss that the file names for this output, or None.
         columns: how many columns hold its labels; 0 for none.
-        kind: as the user says, or None.
-        from_logits: as the user says, or None.
-        named: class names were given.
+        kind: task that the user set, or None.
+        from_logits: whether outputs are logits, as set by the user, or None.
+        named: whether class names were given.
     """
     found, assumed = (kind, "") if kind else _kind(units, activation, loss, columns, named)
     if found not in DECISIONS:
@@ -167,8 +167,8 @@ def decisions(kind: str, outputs: np.ndarray, *, logits: bool) -> np.ndarray | N
     """What the outputs decide.
 
     Args:
-        kind: of the task.
-        outputs: (rows, units).
+        kind: kind of the task, one of `KINDS`.
+        outputs: outputs of the network, shape (samples, units).
         logits: the threshold of a single decision is 0, not 0.5.
 
     Returns:

@@ -91,8 +91,8 @@ class Encoding(ABC):
         """The encoding of a tensor of which only some slices are kept.
 
         Args:
-            axis: along which, not negative.
-            indices: of the slices that are kept, int64, shape (n,).
+            axis: axis along which slices are kept, not negative.
+            indices: indices of the slices that are kept, int64, shape (n,).
         """
         del axis, indices
         return self
@@ -315,7 +315,7 @@ def broadcasts(
 
     Args:
         parameter: one for the whole tensor, or with as many axes as it has.
-        shape: of the tensor.
+        shape: shape of the tensor.
         group: values per entry along `group_axis`; 0: no groups.
         group_axis: the grouped axis.
     """

@@ -87,9 +87,9 @@ def count(
 
     Args:
         block: the values of some rows.
-        encoding: of the tensor.
+        encoding: encoding of the tensor.
         rows: which they are.
-        codes: of the block, where they are known already.
+        codes: codes of the block, where they are known already.
     """
     inexact = np.issubdtype(block.dtype, np.inexact) or block.dtype.kind == "V"
     if inexact and block.dtype.itemsize == 2:

@@ -31,7 +31,7 @@ class Rewrite:
         block: pure function from the values of some rows, and which rows of axis 0 they are, to
             the new values, of the same shape. Called from several threads. None: the nearest
             values that the encoding permits.
-        dtype: of the new values; None: unchanged.
+        dtype: dtype of the new values; None: unchanged.
         whole: call `block` once with all rows (an edit that must see them at once).
         left_alone: why the tensor stays as it is, where only its values could tell; `leave`
             makes such a rewrite.
@@ -88,9 +88,9 @@ class Tensor:
         role: the field's name for it, whatever the file calls it: kernel, bias, gamma …
         kind: what it is for: kernel, bias, norm, embedding, recurrent, state … (`layers.py`);
             kernels and recurrent kernels are what steps aim at by default.
-        shape: of the values.
-        dtype: of the values in the file.
-        source: where the values are.
+        shape: shape of the values.
+        dtype: dtype of the values in the file.
+        source: reads the values from the file.
         out_axis: the axis of output channels, or None.
         in_axis: the axis of inputs, or None.
         encoding: what the values in the source are restricted to.
@@ -152,7 +152,7 @@ class Tensor:
         changes the dtype or must see everything at once).
 
         Args:
-            meter: watches.
+            meter: measures the tensor before and after each edit.
             deflates: the caller will, and tells the meter that it is `done_with` the result.
 
         Raises:
@@ -270,7 +270,7 @@ class Layer:
 
     Attributes:
         path: names from the outermost submodel down to the layer.
-        class_name: as the file writes it; "" where the file has no architecture.
+        class_name: class name as in the file; "" where the file has no architecture.
         config: the layer's configuration, not to be changed.
         tensors: in the order in which Keras saves them.
         node: its place in the architecture; None where the file has none.

@@ -71,8 +71,8 @@ class Recipe:
     """An ordered list of steps, with the data, the evaluation and the gates.
 
     Attributes:
-        steps: in the order in which they are applied.
-        head: all the rest.
+        steps: the steps, in the order in which they are applied.
+        head: all settings besides the steps: data, task, gates, export, seed.
         name: the file, or the command that it stands for.
     """
 

@@ -16,7 +16,6 @@ from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
 from modelcut.report.schema import (
-    Change,
     LayerRow,
     LeftOut,
     Reason,
@@ -25,6 +24,7 @@ from modelcut.report.schema import (
     Sizes,
     Stage,
     StepRow,
+    TensorChange,
     TensorRow,
     Totals,
 )
@@ -44,11 +44,11 @@ class Passage:
     """All that was watched while a model went through its steps into a file.
 
     Attributes:
-        models: the model as read, then after each step.
+        models: the model as read, and after each step.
         steps: the steps.
-        outcomes: one a step.
+        outcomes: the outcome of each step.
         seconds: wall time of each step's own work (surveys, factors), before the writing.
-        meters: of every tensor that was pulled.
+        meters: the meter of each tensor that was pulled.
         stored: tensor name -> bytes of its values in the written file.
         encodings: tensor name -> the encoding it ended with.
         coders: tensor name -> the entropy coder that wrote it, in a packed file.
@@ -119,7 +119,7 @@ def sizes(passage: Passage, stages: Sequence[Stage], file_bytes: tuple[int, int 
     Args:
         passage: what was watched.
         stages: the ledger.
-        file_bytes: of the input and of the written file (None: nothing was written).
+        file_bytes: size of the input and of the written file (None: nothing was written).
     """
     first, last = stages[0].totals, stages[-1].totals
     macs = [_sum(counts.values()) for counts in passage.macs]
@@ -160,7 +160,7 @@ def with_left_out(sizes: Sizes, optimizer_bytes: int) -> Sizes:
     """The sizes with what of their change is the optimizer's state, which the output lacks.
 
     Args:
-        sizes: of a model that was written.
+        sizes: sizes of a model that was written.
         optimizer_bytes: what the original file spends on it.
     """
     before, after = sizes.before.file_bytes, sizes.after.file_bytes
@@ -226,7 +226,7 @@ def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> TensorRow:
     meter = passage.meters[identity(tensor)]
     assert meter.before is not None
     changes = tuple(
-        Change(
+        TensorChange(
             step + 1,
             passage.steps[step].title,
             change.error,

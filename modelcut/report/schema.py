@@ -57,13 +57,13 @@ class Input(Part):
     """The model that was read.
 
     Attributes:
-        path: as it was named.
+        path: path of the input, as given by the user.
         format: registry name of the format (hdf5, keras_zip, saved_model, litert …), or of the
             container around it (mcut).
         dialect: which Keras wrote it.
-        writer: version of that Keras.
+        writer: version of Keras that wrote the file.
         bytes: size of the file, or of all files of a folder.
-        sha256: its digest.
+        sha256: SHA-256 of the file, in hexadecimal.
         facts: what the format tells besides, under the format's name.
     """
 
@@ -82,9 +82,9 @@ class Output(Part):
 
     Attributes:
         path: where it was written.
-        format: registry name of its format.
-        bytes: its size.
-        sha256: its digest.
+        format: registry name of the output's format.
+        bytes: size of the output.
+        sha256: SHA-256 of the file, in hexadecimal.
         compression: none, fast or best; None where the format has a coding of its own.
         dropped: what was left out of the file, such as the optimizer's state, in words.
         facts: what an engine tells of a file that it made, under the engine's name.
@@ -131,7 +131,7 @@ class Stage(Part):
 
     Attributes:
         stage: "original", a step's number and title, or the entropy coder of a packed file.
-        totals: of the model at this stage.
+        totals: totals of the model at this stage.
     """
 
     stage: str
@@ -146,7 +146,7 @@ class Size(Part):
     """What a model weighs.
 
     Attributes:
-        totals: of its tensors.
+        totals: totals over its tensors.
         file_bytes: size of its file; None where nothing was written.
         macs: multiply-accumulates of one inference, a layer that is called twice counted twice;
             None where a layer's cannot be told.
@@ -200,13 +200,13 @@ class StepRow(Part):
     """What a step did.
 
     Attributes:
-        step: its number, from 1.
+        step: number of the step, from 1.
         title: such as "prune: magnitude".
         parameters: the fields that were set.
         facts: what it decided: thresholds, ranks, rounds, curves of a training, trials of a search.
         tensors_changed: how many tensors it changed.
         left_alone: tensor or layer that was skipped, and the reason.
-        seconds: wall time of its own computation, before the writing.
+        seconds: wall time of the step's own computation, before the writing.
     """
 
     step: int
@@ -232,7 +232,7 @@ class Reason(Part):
 
 
 @dataclass(frozen=True)
-class Change(Part):
+class TensorChange(Part):
     """What one step did to one tensor.
 
     Attributes:
@@ -284,7 +284,7 @@ class TensorRow(Part):
     encoding: str
     stored_bytes: int | None
     coder: str | None
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     left_alone: tuple[Reason, ...]
 
 
@@ -294,10 +294,10 @@ class LayerRow(Part):
 
     Attributes:
         name: name of the layer.
-        class_name: its class.
+        class_name: class name of the layer.
         tensors: in the order in which Keras saves them.
         macs_before: multiply-accumulates in the original.
-        macs_after: in the compressed model.
+        macs_after: multiply-accumulates in the compressed model.
         left_alone: each step that skipped the layer as a whole.
         replaced: whether a step replaced the layer by others.
     """
@@ -381,8 +381,8 @@ class Report(Part):
         warnings: what a user should know.
         notes: what a reader should know before the tables, which stands above them.
         against: with `eval --against`, the reference.
-        provenance: of `inspect`: what an earlier modelcut wrote into the file.
-        graph: of `inspect --graph`: which layers share channels, and which keep theirs and why.
+        provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
+        graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
     """
 
     schema: str
@@ -421,7 +421,7 @@ class Worker(Part):
     """What a worker that is not the chief of a distributed training gives in place of a report.
 
     Attributes:
-        worker: its index.
+        worker: index of the worker.
         workers: how many there are.
     """
 

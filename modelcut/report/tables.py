@@ -18,8 +18,8 @@ class Table:
     """Columns of text; the first is left-aligned, the others right-aligned unless named in `left`.
 
     Attributes:
-        title: of the table.
-        columns: their headings.
+        title: title of the table.
+        columns: headings of the columns.
         rows: cells as text, as many as columns.
         left: further columns that are aligned left.
         note: a line below the table; may be empty.

@@ -45,12 +45,13 @@ class Context:
 
     Attributes:
         index: number of the step in the recipe, from 0.
-        seed: for everything random.
+        seed: seed of all random numbers.
         say: takes a line about progress.
-        runtime: runs the model on the training data; there for steps that need "train", None else.
+        runtime: runs the model on the training data; None for steps that do not need "train".
         memo: for a step to keep what it will need again when it is tried on the same model at
             another strength; of one step of one run.
-        keeper: keeps the state of a training, for a run that is interrupted; None: nobody does.
+        keeper: saves the state of a training, so that an interrupted run can be resumed; None: it
+            is not saved.
         set_aside: fraction of the training samples that something is judged on, so that nothing
             else may look at them; 0: none are, and all can be used.
     """
@@ -78,7 +79,7 @@ def with_training_data(given: T | None, index: int, title: str) -> T:
     Args:
         given: the training data, or what runs the network on it; None: nothing.
         index: number of the step in the recipe, from 0.
-        title: of the step.
+        title: title of the step, such as "prune: magnitude".
 
     Raises:
         UsageError: nothing was given.
@@ -96,7 +97,7 @@ class Outcome:
         model: the model after the step.
         facts: what was decided, as plain JSON data (thresholds, ranks); nothing that `measure`
             counts.
-        skipped: tensor or layer name -> why it was left alone.
+        skipped: tensor or layer name -> why it was skipped.
         warnings: what a user should know, such as a setting that does nothing.
     """
 
@@ -197,8 +198,8 @@ class Step(BaseModel, ABC):
         """The architecture, for a step that needs the graph.
 
         Args:
-            model: that the step is applied to.
-            context: of the step.
+            model: the model that the step is applied to.
+            context: the context that the step is applied with.
             without: what cannot be done without it, for the message.
 
         Raises:
@@ -388,8 +389,8 @@ def random_generator(context: Context, name: str) -> np.random.Generator:
 
 
 CODED = {
-    "affine": "its values lie on a grid already",
-    "codebook": "its values are shared already",
-    "binary": "its values are signs already",
+    "affine": "its values are quantized already",
+    "codebook": "its values are clustered already",
+    "binary": "its values are binarized already",
 }
 """Encodings that a further quantizer would destroy."""

@@ -15,10 +15,10 @@ def of_outcome(step: Step, model: Model, outcome: Outcome, context: Context) -> 
     """What is to be said of a step that has just been applied.
 
     Args:
-        step: that was applied.
-        model: that it was given.
-        outcome: that it gave back.
-        context: that it had.
+        step: the step that was applied.
+        model: the model that the step received.
+        outcome: the outcome that the step returned.
+        context: the context that the step was applied with.
 
     Returns:
         Warnings; none where it changed something of everything that was named.
@@ -37,10 +37,10 @@ def of_reasons(
     """As `of_outcome`, by the reasons alone.
 
     Args:
-        step: that was applied.
-        model: that it was given.
-        left_alone: tensor name -> why the step left it alone.
-        context: that it had.
+        step: the step that was applied.
+        model: the model that the step received.
+        left_alone: tensor name -> why the step skipped it.
+        context: the context that the step was applied with.
     """
     owners = {tensor.name: layer for layer in model.layers for tensor in layer.tensors}
     chosen, _ = step.select(model, context)

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from modelcut.errors import ModelcutError
 from modelcut.graph.architecture import Architecture
-from modelcut.graph.keras.calls import Call, Entry, Graph, Ref, is_functional, layer_list, name_of
+from modelcut.graph.keras.calls import (
+    Call,
+    CallGraph,
+    Entry,
+    Ref,
+    is_functional,
+    layer_list,
+    name_of,
+)
 from modelcut.graph.node import Path
 from modelcut.model.model import Layer, Model
 from modelcut.steps.base import TARGET_KINDS
@@ -60,7 +68,7 @@ def spared(model: Model, *patterns: Iterable[str]) -> dict[str, str]:
     """The tensors of these layers, each with the reason to leave it alone.
 
     Args:
-        model: as a step receives it.
+        model: the model as a step receives it.
         patterns: of the step; a layer is not spared that one of them names, without wildcards.
     """
     names = [pattern for several in patterns for pattern in several]
@@ -93,7 +101,7 @@ def _walk(
         Whether an input of it is reached, whose channels are then outputs too.
     """
     if is_functional(model):
-        return _walk_graph(Graph(model, "the model"), path, outputs, own, found)
+        return _walk_graph(CallGraph(model, "the model"), path, outputs, own, found)
     return all(
         _passes(entry, (*path, name_of(entry)), None, own, found)
         for entry in reversed(layer_list(model) or [])
@@ -101,7 +109,7 @@ def _walk(
 
 
 def _walk_graph(
-    graph: Graph, path: Path, outputs: set[int] | None, own: set[Path], found: set[Path]
+    graph: CallGraph, path: Path, outputs: set[int] | None, own: set[Path], found: set[Path]
 ) -> bool:
     waiting = [
         (graph.call_of(ref, "", end=True), ref.tensor)

@@ -29,7 +29,7 @@ class Strength:
     """How a method is made stronger.
 
     Attributes:
-        name: of the field that does it.
+        name: name of the field that makes the method stronger.
         ladder: settings to try, from the weakest to the strongest.
         instead: fields that say the strength in other ways; only one of them can be given.
         needed: one of all these must be given, for the method has no default.

@@ -27,7 +27,7 @@ from materials import images
 from surgeon import error, greedy, magnitude, refitted
 
 from modelcut.steps.prune._hessian import choose, damped, refit
-from modelcut.steps.prune._subset import fit, select
+from modelcut.steps.prune._subset import pruned
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
@@ -74,9 +74,7 @@ def main() -> None:
                 before, old = timed(
                     lambda s=sparsity, w=weights, h=hessian: refit(w, h, choose(w, h, s))
                 )
-                now, new = timed(
-                    lambda s=sparsity, w=weights, h=hessian: fit(w, h, select(w, h, s))
-                )
+                now, new = timed(lambda s=sparsity, w=weights, h=hessian: pruned(w, h, s))
                 smallest = refitted(weights, hessian, magnitude(weights, sparsity))
                 plain = refitted(weights, hessian, mask)
                 errors = (error(inputs, weights, each) for each in (before, smallest, plain, now))

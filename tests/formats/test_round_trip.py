@@ -494,7 +494,7 @@ def test_a_weight_without_axes_goes_through_a_whole_run(tmp_path):
     legacy(tmp_path / "m.h5", weights, config)
     step = steps.find("quantize", "linear")(bits=8)
     report = pipeline.run(Job(tmp_path / "m.h5", Recipe((step,)), tmp_path / "o.h5"))
-    assert report["sizes"]["after"]["parameters"] == 24
+    assert report.sizes.after.totals.parameters == 24
     found = values_of(registry.open_model(tmp_path / "o.h5"))
     assert found["norm/count"] == 7
     assert found["norm/count"].shape == ()
@@ -507,4 +507,4 @@ def test_the_optimizer_is_missed_in_another_format_too(tmp_path, modelcut):
     assert json.loads(said.out)["output"]["dropped"]
     said = modelcut(*call, "--keep-optimizer")
     assert said.code == 2
-    assert "cannot go from hdf5 to .keras" in said.err
+    assert "cannot be written from hdf5 to .keras" in said.err

@@ -7,7 +7,6 @@ import pytest
 from modelcut.model.measure import Summary
 from modelcut.report.schema import (
     SCHEMA,
-    Change,
     Evaluation,
     Input,
     LayerRow,
@@ -18,6 +17,7 @@ from modelcut.report.schema import (
     Sizes,
     Stage,
     StepRow,
+    TensorChange,
     TensorRow,
     Totals,
 )
@@ -34,7 +34,7 @@ def made():
     pruned = TensorRow(
         "one/kernel", "kernel", "kernel", (8, 10), "float32", False,
         summary(80, 80, 2560), summary(80, 20, 720), "sparse", 90, None,
-        (Change(1, "prune: magnitude", 0.25, 12.04, 0.5, 20),), (),
+        (TensorChange(1, "prune: magnitude", 0.25, 12.04, 0.5, 20),), (),
     )  # fmt: skip
     other = TensorRow(
         "<b>|`two/kernel", "kernel", "kernel", (10, 2), "float32", False,

@@ -129,7 +129,7 @@ NEUTRAL = {
     "prune: obs": [{"sparsity": 0}],
     "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"}],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 2}],
-    "quantize: huffman": [{}, {"bits": 1}],
+    "quantize: cluster": [{}, {"bits": 1}],
     "quantize: ternary": [{}, {"per": "tensor"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],

@@ -19,7 +19,7 @@ _JOBS = ("chief", "worker")
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Workers:
     """The machines of a training.
 
     Attributes:
@@ -38,7 +38,7 @@ class Cluster:
         return self.index == 0
 
 
-def from_environment() -> Cluster | None:
+def from_environment() -> Workers | None:
     """What `TF_CONFIG` says; None where it names no cluster of several processes.
 
     Raises:
@@ -74,7 +74,7 @@ def from_environment() -> Cluster | None:
     if len(addresses) < 2:
         return None
     before = len(jobs["chief"]) if kind == "worker" else 0
-    return Cluster(tuple(addresses), index + before, bool(jobs["chief"]))
+    return Workers(tuple(addresses), index + before, bool(jobs["chief"]))
 
 
 def _check(cluster: Any) -> None:

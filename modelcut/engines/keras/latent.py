@@ -63,12 +63,12 @@ def latent(
     """The latent form of a tensor.
 
     Args:
-        encoding: that the values satisfy.
-        values: of the tensor.
-        follow: masks, and which shared value a weight has, follow the latent weights.
-        regrow: of masks that follow: removed weights learn on, so that they may come back.
-        entropy_weight: of shared values that follow: what share of the tensor's mean square a bit
-            is worth in squared error.
+        encoding: the encoding that the values satisfy.
+        values: the tensor's values.
+        follow: whether masks and cluster indices follow the latent weights.
+        regrow: with `follow`, whether pruned weights are still trained, so that they may come back.
+        entropy_weight: with `follow`, the squared error that one bit of a cluster index is traded
+            for, as a fraction of the tensor's mean square.
     """
     if isinstance(encoding, Sparse):
         inner = latent(encoding.inner, values, follow=follow, entropy_weight=entropy_weight)
@@ -147,7 +147,7 @@ class Projected:
         return self._encoding.project(self.weights.numpy()), self._encoding
 
 
-class Grid:
+class Uniform:
     """A fixed grid (quantization-aware training: Jacob et al. 2018, section 3)."""
 
     def __init__(self, encoding: Affine, values: np.ndarray) -> None:
@@ -431,7 +431,7 @@ class Masked:
 
 _LATENT: dict[type[Encoding], Any] = {
     Dense: Plain,
-    Affine: Grid,
+    Affine: Uniform,
     Binary: Signs,
     Codebook: Shared,
 }
@@ -460,7 +460,7 @@ def _edges(centres: Any, prices: Any) -> Any:
 
     Args:
         centres: ascending, shape (k,).
-        prices: shape (k,).
+        prices: cost of each centroid's index, shape (k,).
 
     Returns:
         Shape (k - 1,), ascending; a value that is nowhere the cheapest has equal edges.

@@ -16,10 +16,10 @@ class Goal:
     """What one output is trained for.
 
     Attributes:
-        task: binary, multiclass, multilabel or regression.
-        units: width of the output.
-        loss: cross_entropy, mse, mae or huber.
-        probabilities: the output is what a softmax or sigmoid gives.
+        task: task of the output: binary, multiclass, multilabel or regression.
+        units: number of values per sample of the output.
+        loss: loss function: cross_entropy, mse, mae or huber.
+        probabilities: whether the output is that of a softmax or sigmoid, not logits.
     """
 
     task: str

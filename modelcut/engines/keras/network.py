@@ -18,8 +18,8 @@ class KerasNetwork:
     """A Keras model behind a `tf.function`; see `Network`.
 
     Attributes:
-        model: what runs.
-        loaded: what Keras loaded, the same one mostly.
+        model: the Keras model that runs.
+        loaded: the model as Keras loaded it; mostly the same object.
         replaced: policies of mixed precision that the file asks for, and that were left out.
     """
 

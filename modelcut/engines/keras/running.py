@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.data.rows import Rows
+from modelcut.data.rows import Rows, with_labels
 from modelcut.engines import Network, quiet
 from modelcut.engines.keras import losses
 from modelcut.engines.keras import variables as keras_variables
@@ -18,7 +18,6 @@ from modelcut.engines.keras.team import Team
 from modelcut.engines.keras.tf_errors import translated, value_of
 from modelcut.engines.keras.trainer import KerasTrainer
 from modelcut.engines.keras.variables import Place
-from modelcut.errors import InputError
 from modelcut.runtime import TrainingPlan
 
 __all__ = ["Goal", "KerasRunning", "Place", "start"]
@@ -34,11 +33,11 @@ def start(
     """Makes a loaded network trainable.
 
     Args:
-        network: as `engines.open_network` gives it.
+        network: the network, as `engines.open_network` returns it.
         places: the layers and their tensors.
-        goals: what each output is for.
-        where: the file, for messages.
-        team: in whose scope the network was loaded; None: this process alone.
+        goals: task and loss of each output.
+        where: name of the file in messages.
+        team: the processes in whose scope the network was loaded; None: this process alone.
 
     Raises:
         InputError: a tensor cannot be found again among the engine's variables.
@@ -140,11 +139,10 @@ class KerasRunning:
         """The labels as the losses take them.
 
         Raises:
-            InputError: there are none.
+            UsageError: there are none.
         """
-        if rows.labels is None:
-            raise InputError("the training CSV has no labels", "name the column: --label")
-        arrays = losses.as_tensors(self.goals, rows.labels)
+        labels = with_labels(rows.labels, "the training data")
+        arrays = losses.as_tensors(self.goals, labels)
         return [self._tf.convert_to_tensor(part) for part in arrays]
 
     def _loss(self, inputs: list[Any], labels: list[Any]) -> Any:

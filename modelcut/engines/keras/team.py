@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.engines import imported, quiet
-from modelcut.engines.keras.cluster import Cluster, Distribute, from_environment
+from modelcut.engines.keras.cluster import Distribute, Workers, from_environment
 from modelcut.errors import PeerError, UsageError
 from modelcut.safety import printable
 
@@ -33,9 +33,9 @@ class Team:
     """See the module; this one is a process with one device.
 
     Attributes:
-        workers: how many processes take part.
-        worker: which of them this is; the chief is 0.
-        replicas: how many shares a batch has.
+        workers: number of processes that train together.
+        worker: index of this process; the chief is 0.
+        replicas: number of replicas that a batch is divided among.
     """
 
     workers = 1
@@ -89,7 +89,7 @@ class Team:
 class _Several(Team):
     """Several replicas, by a strategy of TensorFlow."""
 
-    def __init__(self, strategy: Any, cluster: Cluster | None = None) -> None:
+    def __init__(self, strategy: Any, cluster: Workers | None = None) -> None:
         import tensorflow as tf
 
         self._tf = tf
@@ -253,7 +253,7 @@ def _may_have_gpus() -> bool:
     return any(os.path.exists(path) for path in ("/dev/nvidia0", "/dev/dxg", "/dev/kfd"))
 
 
-def _join(cluster: Cluster) -> Team:
+def _join(cluster: Workers) -> Team:
     with quiet():
         tf = imported("tensorflow")
         _be_patient(cluster)
@@ -274,7 +274,7 @@ def _join(cluster: Cluster) -> Team:
     return _Several(strategy, cluster)
 
 
-def _be_patient(cluster: Cluster) -> None:
+def _be_patient(cluster: Workers) -> None:
     """How long a start may take, and how soon a lost worker is missed.
 
     TensorFlow has no public call for it, and would wait for hours.

@@ -20,7 +20,7 @@ def translated(hint: str = "") -> Iterator[None]:
     """TensorFlow's errors as ours.
 
     Args:
-        hint: what rows the network takes.
+        hint: what samples the network takes.
 
     Raises:
         ResourceError: out of memory.

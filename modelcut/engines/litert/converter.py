@@ -128,8 +128,8 @@ def spread(batches: Iterable[tuple[int, Callable[[int], Item]]], count: int) -> 
     """At most `count` items, evenly spread over a stream of unknown length, in one pass.
 
     Args:
-        batches: how many items each has, and what gives one of them.
-        count: of items to give.
+        batches: number of items of each batch, and a function that returns one of them.
+        count: number of items to return.
     """
     kept: list[Item] = []
     stride, seen = 1, 0

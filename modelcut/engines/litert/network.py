@@ -61,8 +61,8 @@ def arena(path: Path, inputs: int) -> dict[str, Any]:
     """The tensor arena that a file takes on a microcontroller, as measured here.
 
     Args:
-        path: of the `.tflite`.
-        inputs: how many it has.
+        path: path of the `.tflite` file.
+        inputs: number of inputs of the network.
 
     Returns:
         "bytes", "engine" and "pointer_bytes"; or "bytes" None and "why".

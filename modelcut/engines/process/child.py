@@ -23,10 +23,10 @@ def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dic
     """Runs a module below `modelcut.engines` on a request.
 
     Args:
-        module: its name; it calls `answer`.
+        module: name of the child's module, which calls `answer`.
         request: plain JSON data; `source` is a scratch file, `shown` what messages call it.
         what: who it is that may crash, and on what, in words with one gap for how it ended.
-        hint: what to do then.
+        hint: what the user can do about a crash.
 
     Raises:
         ModelcutError: as the child says, or because it crashed, or ran out of the time that it
@@ -93,7 +93,7 @@ def ended(code: int, what: str, hint: str, *, spent: str = "") -> ModelcutError:
     """What to tell of a process that is no more.
 
     Args:
-        code: that it ended with; minus the number of a signal.
+        code: exit code of the process; minus the number of a signal.
         what: who, and on what, with one gap for how it ended.
         hint: what to do where it crashed.
         spent: what was too much, where that was it: "after 9 s of CPU".

@@ -30,16 +30,16 @@ class Host:
     """A process that holds networks, and is asked for one thing at a time.
 
     Attributes:
-        who: the engine, for messages.
+        who: name of the engine in messages.
     """
 
     def __init__(self, who: str, module: str, *arguments: str) -> None:
         """Starts it.
 
         Args:
-            who: the engine, for messages.
+            who: name of the engine in messages.
             module: below `modelcut.engines`; it calls `serve.serve`.
-            arguments: of that process.
+            arguments: command-line arguments of the child process.
         """
         self.who = who
         self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class Host:
 
         Args:
             request: plain JSON data.
-            arrays: that go with it.
+            arrays: arrays that are sent along with the request.
             limit: seconds of CPU that it may take; None: the other side sees to that.
             doing: what it is, for messages: load, run.
             spent: what was too much, where `limit` is None.
@@ -107,7 +107,7 @@ class NetworkApart:
     """A network of a `Host`; see `Network`.
 
     Attributes:
-        seconds: of the last call of `predict`, without the way there and back.
+        seconds: duration of the last call of `predict`, without the transfer.
     """
 
     loss: Any = None
@@ -116,9 +116,9 @@ class NetworkApart:
         """Has it loaded.
 
         Args:
-            host: by whom.
-            request: what to load, as its module takes it.
-            shown: what messages call the file.
+            host: the process that runs the network.
+            request: the network to load, in the form that the child's module expects.
+            shown: name of the file in messages.
         """
         self.shown = shown
         self._host = host

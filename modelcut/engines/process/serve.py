@@ -21,7 +21,7 @@ _PATIENCE = 5
 """Seconds on the wall for each second of CPU that is allowed: one may wait for nothing as well."""
 
 
-class Runner(Protocol):
+class Served(Protocol):
     """A network in this process."""
 
     def about(self) -> dict[str, Any]:
@@ -31,11 +31,11 @@ class Runner(Protocol):
         """Rows through the network: the seconds that it took, and what came out."""
 
 
-def serve(load: Callable[[dict[str, Any]], Runner]) -> None:
+def serve(load: Callable[[dict[str, Any]], Served]) -> None:
     """Answers requests until stdin ends: loads networks, and runs rows through them.
 
     Args:
-        load: makes a network as a request says it.
+        load: function that makes the network that a request describes.
     """
     out = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_WRONLY)
@@ -43,7 +43,7 @@ def serve(load: Callable[[dict[str, Any]], Runner]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is told too, and ends this process
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    runners: list[Runner] = []
+    runners: list[Served] = []
     outputs: list[np.ndarray] = []
     while True:
         try:
@@ -75,7 +75,8 @@ def wind(seconds: float) -> None:
     """Has the kernel end this process (SIGXCPU, SIGALRM) if it does not come back in time.
 
     Args:
-        seconds: of CPU, from now on, all threads together; on the wall, some times as many.
+        seconds: CPU time allowed from now on, over all threads; the wall time allowed is a multiple
+            of it.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1

@@ -22,9 +22,9 @@ def send(out: IO[bytes], message: Mapping[str, Any], arrays: Sequence[np.ndarray
     """Writes a message.
 
     Args:
-        out: where to.
+        out: binary stream that is written to.
         message: plain JSON data.
-        arrays: of numbers, or of text (objects: `str` or `bytes`).
+        arrays: arrays of numbers, or of text (objects: `str` or `bytes`).
     """
     entries: list[dict[str, Any]] = []
     blocks: list[Any] = []

@@ -32,10 +32,10 @@ class SavedModelNetwork(NetworkApart):
         """Loads it.
 
         Args:
-            path: of the folder.
-            signature: its name; "" for the default one.
-            loss: that the model was compiled with, or None.
-            shown: what messages call it.
+            path: path of the SavedModel folder.
+            signature: name of the signature; "" for the default one.
+            loss: the loss that the model was compiled with, or None.
+            shown: name of the model in messages.
 
         Raises:
             UsageError: there is no such signature.

@@ -17,7 +17,7 @@ from modelcut.engines.saved_model.signature import SignatureNetwork
 
 
 class Runner:
-    """See `serve.Runner`."""
+    """See `serve.Served`."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         """Loads what the request names: `path`, and `signature` of it."""

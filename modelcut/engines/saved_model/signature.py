@@ -44,10 +44,10 @@ class SignatureNetwork:
         """Loads the model.
 
         Args:
-            path: of the folder.
+            path: path of the SavedModel folder.
             name: of the signature, and of one of its outputs after a colon if only that is wanted;
                 "" for the default one. Text among the outputs is left out: nothing measures it.
-            loss: that the model was compiled with, or None.
+            loss: the loss that the model was compiled with, or None.
 
         Raises:
             UsageError: there is no such signature, or output.

@@ -23,8 +23,8 @@ class Ref(NamedTuple):
     """A tensor: which output of which call of which layer.
 
     Attributes:
-        name: of the layer.
-        call: as written in the file; see `Graph.call_of`.
+        name: name of the layer.
+        call: index of the call, as written in the file; see `CallGraph.call_of`.
         tensor: index of the output.
         shape: with the batch axis, where the file says it (Keras 3).
     """
@@ -150,15 +150,15 @@ def _histories(node: Mapping[str, Any]) -> Iterator[Ref]:
 Call = tuple[str, int]
 
 
-class Graph:
+class CallGraph:
     """The calls of one functional model.
 
     Attributes:
         entries: the layers by name.
         calls: per layer, per call, the tensors that go in; a layer without calls (an input) has
             one that takes nothing.
-        outputs: the tensors that come out of the model.
-        inputs: those that go in.
+        outputs: the output tensors of the model.
+        inputs: the input tensors of the model.
     """
 
     def __init__(self, model: Entry, where: str) -> None:

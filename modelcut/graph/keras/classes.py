@@ -358,7 +358,7 @@ def weights(class_name: str, config: Config) -> list[WeightSpec]:
     """The weights a layer owns itself, in the order in which Keras saves them.
 
     Args:
-        class_name: as the file writes it.
+        class_name: class name, as written in the file.
         config: the layer's configuration; fields of a wrong type count as unknown.
 
     Returns:

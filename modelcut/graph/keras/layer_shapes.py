@@ -36,10 +36,10 @@ def macs(
 
     Args:
         class_name: of the layer; wrappers are in `modelcut.shapes.macs`.
-        config: its configuration.
-        shapes: of its weights, in order.
-        output: of its output without the batch axis, or None where unknown.
-        given: of its (first) input, likewise.
+        config: configuration of the layer.
+        shapes: shapes of its weights, in order.
+        output: shape of its output without the batch axis, or None where unknown.
+        given: shape of its first input without the batch axis, or None where unknown.
         others: of its other inputs: of an attention the value and, if another, the key; where there
             is none it attends to itself.
 
@@ -199,8 +199,8 @@ def output_shape(class_name: str, config: Config, inputs: Sequence[Shape | None]
     """Shape of a layer's output without the batch axis, as far as the configuration tells.
 
     Args:
-        class_name: of the layer.
-        config: its configuration.
+        class_name: class name of the layer.
+        config: configuration of the layer.
         inputs: the shapes that go in, without the batch axis; None where unknown.
 
     Returns:

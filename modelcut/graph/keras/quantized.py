@@ -185,8 +185,8 @@ def plain_shape(class_name: str, config: Config, stored: Sequence[int], held: st
     """The shape of a kernel before Keras packed or turned it; None where that is not known.
 
     Args:
-        class_name: of the layer that owns it.
-        config: of that layer.
+        class_name: class name of the layer that owns it.
+        config: configuration of that layer.
         stored: the shape in the file.
         held: how Keras holds it (`WeightSpec.held`).
     """

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from modelcut.graph.keras import classes, quantized
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     is_functional,
     layer_list,
     name_of,
@@ -26,7 +26,7 @@ def snake_case(name: str) -> str:
 def layer_order(model: Entry, where: str) -> list[str]:
     """Names of the layers of a model in the order in which Keras's `model.layers` has them."""
     if is_functional(model):
-        return Graph(model, where).order()
+        return CallGraph(model, where).order()
     entries = layer_list(model) or []
     return [name_of(e) for e in entries if e.get("class_name") != "InputLayer"]
 
@@ -84,7 +84,7 @@ def slots(node: Node, form: int = 0) -> list[Slot]:
     """The weights of a layer as legacy HDF5 lists them: what is trained, then what is not.
 
     Args:
-        node: of the layer.
+        node: node of the layer in the architecture.
         form: which of several, where Keras' quantization leaves open what there is; see `FORMS`.
 
     Raises:
@@ -187,8 +187,8 @@ def fitting(node: Node, roles: Sequence[str]) -> list[Slot]:
     """The weights of a layer in the form that has those of these roles, else in its first one.
 
     Args:
-        node: of the layer.
-        roles: of the weights that it has, in order.
+        node: node of the layer in the architecture.
+        roles: roles of the weights that it has, in order.
 
     Raises:
         KeyError: a class is not known.

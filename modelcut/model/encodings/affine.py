@@ -16,10 +16,10 @@ class Affine(Encoding):
     """Uniform quantization: `scale * (code - zero_point)` (Jacob et al. 2018, eq. 1).
 
     Attributes:
-        width: bits a code, 2 to 8.
+        width: bits per code, 2 to 8.
         scale: float32, broadcasts against the tensor (see the module); positive.
         zero_point: int32, like `scale`; None: symmetric, codes centred on zero.
-        group: values a group along `group_axis`; 0: no groups.
+        group: number of values per group along `group_axis`; 0: no groups.
         group_axis: the axis cut into groups.
     """
 

@@ -37,10 +37,11 @@ class Svd(Budgeted):
         default=None, description="Rank of the factors: the width between the two layers."
     )
     energy: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="Fraction of the sum of squared singular values to keep (0.95)."
+        default=None,
+        description="Fraction of the sum of squared singular values to keep, such as 0.95.",
     )
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Maximum fraction of the layer's weights to keep (0.25)."
+        default=None, description="Maximum fraction of the layer's weights to keep, such as 0.25."
     )
 
     @property

@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
-class Target:
+class SparsityTarget:
     """The sparsity that one tensor is led to, and whether it is one of its own."""
 
     share: float
@@ -83,21 +83,23 @@ class Gradual(BaseModel):
         left = 1 - (progress - self.begin) / (self.end - self.begin)
         return end + (start - end) * (left**3 if self.schedule == "cubic" else left)
 
-    def targets(self, model: Model, trained: Mapping[str, Tensor], where: str) -> dict[str, Target]:
+    def targets(
+        self, model: Model, trained: Mapping[str, Tensor], where: str
+    ) -> dict[str, SparsityTarget]:
         """The final sparsity of each tensor that is pruned.
 
         Raises:
             RecipeError: a pattern matches nothing, or nothing is left to prune.
         """
-        found: dict[str, Target] = {}
+        found: dict[str, SparsityTarget] = {}
         matched: set[str] = set()
         for layer in model.layers:
             for tensor in layer.tensors:
                 if self._is_aimed_at(layer, tensor, matched) and tensor.name in trained:
-                    target = Target(self.sparsity)
+                    target = SparsityTarget(self.sparsity)
                     for pattern, share in self.overrides.items():
                         if matches(pattern, layer, tensor):
-                            target = Target(share, own=True)
+                            target = SparsityTarget(share, own=True)
                     found[tensor.name] = target
         for pattern in (*self.include, *self.exclude, *self.overrides):
             if not optional(pattern) and not any(matches(pattern, one) for one in model.layers):
@@ -121,17 +123,17 @@ class Gradual(BaseModel):
     def masks(
         self,
         worth: Mapping[str, np.ndarray],
-        targets: Mapping[str, Target],
+        targets: Mapping[str, SparsityTarget],
         start: Mapping[str, float],
         progress: float,
     ) -> dict[str, np.ndarray]:
         """Which weights are kept after a share of the steps.
 
         Args:
-            worth: of each weight by name, also of those that are zero now.
-            targets: as `targets` gives them.
+            worth: scores of all weights by tensor name, also of those that are zero now.
+            targets: final sparsities, as `targets` returns them.
             start: the sparsity of each before the training.
-            progress: share of the steps that are done.
+            progress: fraction of the training steps that are done.
         """
         common = [name for name in targets if self.scope == "global" and not targets[name].own]
         masks = {

@@ -27,14 +27,15 @@ class Schedule:
     """How long, and how fast.
 
     Attributes:
-        steps: in all.
-        batch: rows a step.
+        steps: total number of training steps.
+        batch: batch size.
         rate: the largest learning rate.
-        cosine: it falls along a cosine to zero (Loshchilov and Hutter 2017, eq. 5); else it stays.
-        warmup: share of the steps over which it rises from zero.
-        hold: share of the steps after which it begins to fall.
+        cosine: whether the rate decays along a cosine to zero (Loshchilov and Hutter 2017, eq. 5);
+            otherwise it is constant.
+        warmup: fraction of the steps over which the rate increases from zero.
+        hold: fraction of the steps after which the rate begins to decay.
         refresh: steps between two looks at the masks.
-        settled: share of the steps after which the result may be kept or the training stopped.
+        settled: fraction of the steps after which the result may be kept or the training stopped.
     """
 
     steps: int
@@ -62,10 +63,10 @@ class Course:
     """What happened, as facts.
 
     Attributes:
-        steps: done.
-        rows: seen in an epoch.
-        loss, right: of the training part, an entry an epoch.
-        judged: metrics of the validation part, an entry an epoch.
+        steps: number of training steps done.
+        rows: number of samples per epoch.
+        loss, right: loss and correct samples of the training part, one entry per epoch.
+        judged: metrics of the validation part, one entry per epoch.
         best: number of the epoch whose state was kept, from 1; 0: the last one's.
         ended: why it ended.
     """
@@ -84,9 +85,9 @@ class Position:
     """Where a training is.
 
     Attributes:
-        epoch: that is under way, from 0.
-        waited: epochs without a better validation.
-        blocks, steps, rows: done in this epoch.
+        epoch: number of the current epoch, from 0.
+        waited: number of epochs without improvement on the validation samples.
+        blocks, steps, rows: how many of each are done in this epoch.
         loss, right: summed up in this epoch.
     """
 
@@ -106,8 +107,8 @@ class Loop:
     Attributes:
         runtime, running, trainer: what it is done with.
         schedule: how long and how fast.
-        share: of the rows set aside for validation; 0: none.
-        patience: epochs without a better validation after which it ends; None: never.
+        share: fraction of the samples that is set aside for validation; 0: none.
+        patience: number of epochs without improvement after which training stops; None: never.
         vary: changes the rows of an epoch at random; None: not.
         masks: the masks after a share of the steps, from the weights' worth; None: they stay.
         masked: names of the tensors that `masks` is about.

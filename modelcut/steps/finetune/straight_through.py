@@ -21,7 +21,7 @@ from modelcut.runtime import Constraint, Rows, Running, Runtime, Trainer, Traini
 from modelcut.steps import outlets
 from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
 from modelcut.steps.finetune._augment import Augment
-from modelcut.steps.finetune._gradual import Gradual, Target, largest
+from modelcut.steps.finetune._gradual import Gradual, SparsityTarget, largest
 from modelcut.steps.finetune._loop import Loop, Schedule, facts
 
 _COUNTING = 4096
@@ -69,18 +69,18 @@ class StraightThrough(Step):
     }
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Number of passes over the training samples (5)."
+        default=None, description="Number of passes over the training samples (default: 5)."
     )
     steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Number of training batches, instead of epochs."
     )
-    batch_size: int = Field(default=128, ge=1, description="Batch size.")
+    batch_size: int = Field(default=128, ge=1, description="Batch size: samples per training step.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
         default="adam",
         description="Optimizer: Adam, Adam with decoupled weight decay, or SGD with momentum.",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        default=1e-3, description="Peak learning rate."
+        default=1e-3, description="Peak learning rate, reached after warmup."
     )
     schedule: Literal["constant", "cosine"] = Field(
         default="cosine",
@@ -97,10 +97,10 @@ class StraightThrough(Step):
         "decay; with prune, its end is a good value.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Momentum of SGD (0.9)."
+        default=None, description="Momentum of SGD (default: 0.9)."
     )
     weight_decay: Strength | None = Field(
-        default=None, description="Weight decay of AdamW, applied to kernels (0.01)."
+        default=None, description="Weight decay of AdamW, applied to kernels (default: 0.01)."
     )
     loss: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = Field(
         default="auto",
@@ -168,7 +168,7 @@ class StraightThrough(Step):
         if self.entropy_weight and self.mask != "dynamic":
             raise ValueError("entropy_weight needs mask: dynamic: else each keeps its shared value")
         if self.patience is not None and (self.validation == 0 or self.keep == "last"):
-            raise ValueError("patience needs a validation share, and keep: best")
+            raise ValueError("patience needs a validation fraction, and keep: best")
         return self
 
     @property
@@ -262,7 +262,7 @@ class StraightThrough(Step):
         model: Model,
         running: Running,
         constraints: Mapping[str, Constraint],
-        targets: Mapping[str, Target],
+        targets: Mapping[str, SparsityTarget],
         context: Context,
     ) -> tuple[dict[str, tuple[np.ndarray, Encoding | None]], dict[str, Any]]:
         context.say("reading the training data")
@@ -362,7 +362,10 @@ class StraightThrough(Step):
         return vary
 
     def _masks(
-        self, constraints: Mapping[str, Constraint], targets: Mapping[str, Target], trainer: Trainer
+        self,
+        constraints: Mapping[str, Constraint],
+        targets: Mapping[str, SparsityTarget],
+        trainer: Trainer,
     ) -> tuple[Any, list[str]]:
         """What says where the zeros are as the training goes on, and for which tensors."""
         following = [

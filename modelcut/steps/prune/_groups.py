@@ -17,7 +17,7 @@ def lowest(
 
     Args:
         scores: tensor name -> scores, any shape.
-        share: of the groups that go, 0 to 1.
+        share: fraction of the groups to prune, 0 to 1.
         together: rank the groups of all tensors together, else each tensor's alone.
 
     Returns:
@@ -59,7 +59,7 @@ def evenly(scores: np.ndarray, fraction: float) -> np.ndarray:
 
     Args:
         scores: shape (..., outputs); negative where a weight is zero already.
-        fraction: of all weights, 0 to 1.
+        fraction: fraction of all weights to prune, 0 to 1.
 
     Returns:
         A boolean mask of the shape of the scores, true where the weight goes.
@@ -90,7 +90,7 @@ def under(scores: np.ndarray, cutoff: float, most: int = 0) -> np.ndarray:
 
     Args:
         scores: any shape; negative where there is nothing left to remove.
-        cutoff: in units of the mean, 0 or more.
+        cutoff: threshold as a multiple of the mean score, 0 or more.
         most: rounds, each with the mean of what the one before it left; 0: until nothing changes.
 
     Returns:

@@ -21,7 +21,7 @@ def damped(gram: np.ndarray, share: float) -> np.ndarray:
 
     Args:
         gram: X^T X, shape (d, d), symmetric; an input that is never on has a zero diagonal.
-        share: about 0.01.
+        share: fraction of the mean diagonal that is added to the diagonal; 0.01 is usual.
     """
     hessian = gram.astype(np.float64)
     diagonal = np.diag(hessian)
@@ -38,9 +38,9 @@ def choose(weights: np.ndarray, hessian: np.ndarray, share: float) -> np.ndarray
     before them are gone and made up for.
 
     Args:
-        weights: shape (d, outputs).
+        weights: kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
-        share: 0 to 1.
+        share: fraction of the weights to prune, 0 to 1.
 
     Returns:
         Booleans of the shape of the weights.
@@ -79,7 +79,7 @@ def refit(weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray) -> np.ndar
     """The kept weights for which the layer's outputs change least.
 
     Args:
-        weights: as trained, shape (d, outputs).
+        weights: trained kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
         gone: the mask of what must be zero.
 

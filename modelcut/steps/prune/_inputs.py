@@ -35,8 +35,8 @@ def matrices(layer: Layer, kernel: Tensor, given: np.ndarray) -> Iterator[np.nda
     """The inputs of a layer's call, as matrices of some MB.
 
     Args:
-        layer: for which `refusal` has no reason.
-        kernel: its kernel.
+        layer: a layer for which `refusal` returns "".
+        kernel: the layer's kernel.
         given: what goes into the layer, (rows, …).
 
     Yields:

@@ -80,7 +80,7 @@ class Iterated(Budgeted, TensorStep):
                 "budget: min_agreement and candidates are for a search, not for rounds"
             )
         if self.budget and not _validation(tune):
-            raise ValueError("finetune: validation: 0 leaves no rows to hold the budget against")
+            raise ValueError("finetune: validation: 0 leaves no samples to measure the budget on")
 
     @staticmethod
     def _tuning(fields: dict[str, Any]) -> Step:

@@ -64,14 +64,14 @@ def until_stable(
     """Does the rounds.
 
     Args:
-        cut: one round's cut.
+        cut: prunes once, for one round.
         tune: the fine-tuning after each cut; None: there is none.
-        model: as the step receives it.
-        context: of the step, with a runtime.
+        model: the model as the step receives it.
+        context: the context of the step, with a runtime.
         budget: what may be lost on the rows set aside, against `model`; None: anything.
-        most: rounds at most.
-        share: of the rows that are set aside where they come out of the training data.
-        title: of the step.
+        most: maximum number of rounds.
+        share: fraction of the training samples that is set aside where there is no validation data.
+        title: title of the step, such as "prune: magnitude".
 
     Returns:
         The model after the last round that held, facts, and warnings.

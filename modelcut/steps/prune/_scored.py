@@ -63,7 +63,7 @@ class Scored(Iterated):
         """What the score needs besides the weights, by running the network.
 
         Args:
-            model: as the step receives it.
+            model: the model as the step receives it.
             targets: the tensors that are scored.
             context: with the runtime.
 

@@ -23,7 +23,7 @@ class Threshold:
     """Which values go: all with a smaller magnitude, and some of those that equal it.
 
     Attributes:
-        magnitude: of the largest value that goes.
+        magnitude: magnitude of the largest value that is pruned.
         ties: how many values of just this magnitude go, the first ones in order; one number an
             array of the pass.
     """

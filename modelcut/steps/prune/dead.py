@@ -15,7 +15,7 @@ import numpy as np
 
 from modelcut.arrays import floats
 from modelcut.graph import channels
-from modelcut.graph.channels import Reader
+from modelcut.graph.channels import Consumer
 from modelcut.graph.node import Path
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
@@ -66,7 +66,7 @@ class _Joint:
     Attributes:
         links: bool (inputs, units): which input has a weight to which unit.
         bias: (units,), or None.
-        activation: name of it.
+        activation: name of the layer's activation.
         zeros: whether it makes zero of zero.
         heard: bool (inputs,): those that are not known to be zero.
         read: bool (units,): those that something reads.
@@ -172,7 +172,7 @@ def _joint(layer: Layer, kernel: Tensor) -> _Joint:
     )
 
 
-def _silence(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader, ...]]) -> None:
+def _silence(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Consumer, ...]]) -> None:
     """Forwards: what a silent unit sends is not heard, which may make others silent."""
     waiting = list(joints)
     while waiting:
@@ -189,7 +189,7 @@ def _silence(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader,
                 waiting.append(reader.path)
 
 
-def _cut(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader, ...]]) -> None:
+def _cut(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Consumer, ...]]) -> None:
     """Backwards: a unit is read if a unit that does something has a weight for it."""
     waiting = list(joints)[::-1]
     while waiting:
@@ -210,5 +210,5 @@ def _cut(joints: Mapping[Path, _Joint], readers: Mapping[Path, tuple[Reader, ...
 
 
 def _fit(joint: _Joint, reader: _Joint) -> bool:
-    """Whether the inputs of a reader are the channels over and over, as `Reader` says."""
+    """Whether the inputs of a reader are the channels over and over, as `Consumer` says."""
     return bool(joint.read.size) and reader.heard.size % joint.read.size == 0

@@ -21,7 +21,7 @@ from modelcut.steps.base import CODED, Context, Need, TensorStep
 from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._hessian import damped
 from modelcut.steps.prune._inputs import matrices, refusal
-from modelcut.steps.prune._subset import fit, select
+from modelcut.steps.prune._subset import pruned
 from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 _MOST_INPUTS = 8192
@@ -97,8 +97,7 @@ class Obs(Budgeted, TensorStep):
                 "check the data's scale, or exclude that layer",
             )
         hessian = damped(gram, self.damp)
-        gone = select(matrix, hessian, self.sparsity)
-        found = fit(matrix, hessian, gone)
+        found = pruned(matrix, hessian, self.sparsity)
         signal = float(np.sum(matrix * (gram @ matrix)))
         delta = found - matrix
         noise = max(0.0, float(np.sum(delta * (gram @ delta))))

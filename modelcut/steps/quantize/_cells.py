@@ -23,7 +23,7 @@ class Cells:
     """How a tensor is cut.
 
     Attributes:
-        shape: of the tensor.
+        shape: shape of the tensor.
         axis: the axis of channels; None: the whole tensor is one cell.
         group: length of a group along `group_axis`; 0: no groups.
         group_axis: the axis that is cut into groups.
@@ -146,9 +146,9 @@ def short(scale: np.ndarray, rounding: np.ufunc | None = None, bits: int = 8) ->
     channel has a scale of its own, the weights deflate better by half.
 
     Args:
-        scale: any shape.
+        scale: scales, any shape.
         rounding: `np.ceil` or `np.floor`; None: to the nearest.
-        bits: significant ones, 1 to 24.
+        bits: number of significant bits, 1 to 24.
     """
     mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
     whole = (rounding or np.rint)(mantissa * (1 << bits))

@@ -85,7 +85,7 @@ def line_of(values: np.ndarray, *, zeros: bool) -> tuple[Line, bool]:
     """The finite values as points on a line.
 
     Args:
-        values: of any shape and float dtype.
+        values: array of any shape and float dtype.
         zeros: count zeros too; else they are left out.
 
     Returns:
@@ -306,8 +306,9 @@ def weighted(
 
     Args:
         line: the values.
-        centres: to begin with, ascending.
-        share: of the mean square of the values, the squared error that one bit is worth.
+        centres: initial centroids, ascending.
+        share: squared error that one bit is traded for, as a fraction of the mean square of the
+            values.
         zeros: how many exact zeros there are besides; with any, a centre of 0 stays in place for
             them, and other values may join it.
 

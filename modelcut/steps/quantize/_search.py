@@ -23,8 +23,8 @@ def least(loss: Loss, looks: np.ndarray, shape: tuple[int, ...], rounds: int) ->
     Args:
         loss: evaluated for all cells at once.
         looks: at least two points, ascending, float64.
-        shape: of the cells.
-        rounds: of the golden section; each is one evaluation.
+        shape: shape of the array of cells.
+        rounds: number of golden-section steps; each is one evaluation.
     """
     found = np.stack([loss(np.full(shape, point)) for point in looks])
     best = np.argmin(found, axis=0)

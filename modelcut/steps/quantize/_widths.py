@@ -20,7 +20,7 @@ def deal(
     Args:
         sizes: weights of each layer.
         errors: at each width; of any unit that may be added up over layers.
-        widths: to choose from, ascending.
+        widths: bit widths to choose from, ascending.
         average: bits a weight, at least the smallest width.
     """
     budget = average * sum(sizes.values())

@@ -19,7 +19,7 @@ from modelcut.steps.strength import Budgeted, Strength
 _SAMPLE = 1 << 21
 
 
-class Binary(Budgeted, TensorStep):
+class Binarize(Budgeted, TensorStep):
     """Binary weights: a sign and a scale, or a sum of several such bases.
 
     The scale is the mean magnitude, which leaves the least squared error. Pruned zeros stay zero.

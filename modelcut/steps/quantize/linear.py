@@ -70,7 +70,7 @@ class Linear(Budgeted, TensorStep):
     percentile: Annotated[float, Field(gt=50, le=100)] | None = Field(
         default=None,
         description="With range: percentile, the percentile above which magnitudes "
-        "are clipped (99.9).",
+        "are clipped (default: 99.9).",
     )
     scales: Literal["rounded", "exact"] = Field(
         default="rounded",

@@ -10,7 +10,7 @@ from surgeon import error, greedy, magnitude, refitted
 
 from modelcut.steps.prune import _subset
 from modelcut.steps.prune._hessian import choose, damped, refit
-from modelcut.steps.prune._subset import fit, select
+from modelcut.steps.prune._subset import fit, pruned, select
 
 
 def layer(rows, d, outputs, seed=0):
@@ -103,6 +103,17 @@ def test_fit_is_least_squares_directly_and_by_conjugate_gradients(share):
     np.testing.assert_allclose(fit(weights, hessian, gone), best, atol=1e-9)
     np.testing.assert_allclose(refit(weights, hessian, gone), best, rtol=1e-3, atol=1e-4)
     assert not fit(weights, hessian, np.ones_like(gone)).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("first", [0, 1e12])
+def test_what_is_solved_for_once_is_the_choice_with_a_refit(share, first, monkeypatch):
+    """With exchanges, which give the weights too, and without."""
+    monkeypatch.setattr(_subset, "_FIRST", first)
+    inputs, weights = layer(300, 40, 9, seed=8)
+    hessian = damped(inputs.T @ inputs, 0.01)
+    best = fit(weights, hessian, select(weights, hessian, share))
+    np.testing.assert_allclose(pruned(weights, hessian, share), best, atol=1e-9)
 
 
 @pytest.mark.parametrize("width", [1, 5, 31, 32, 33, 100])

@@ -10,8 +10,8 @@ import numpy as np
 from modelcut.graph.architecture import Architecture
 from modelcut.graph.groups import Dependencies
 from modelcut.graph.keras.calls import (
+    CallGraph,
     Entry,
-    Graph,
     Ref,
     config_of,
     is_functional,
@@ -69,13 +69,13 @@ class _Edit:
 
     def model(self, model: Entry, path: Path) -> dict[str, Any]:
         entries = layer_list(model) or []
-        graph = Graph(model, "the model") if is_functional(model) else None
+        graph = CallGraph(model, "the model") if is_functional(model) else None
         layers = [self._entry(entry, (*path, name_of(entry)), graph) for entry in entries]
         config = model["config"]
         config = layers if isinstance(config, list) else {**config, "layers": layers}
         return {**model, "config": config}
 
-    def _entry(self, entry: Entry, path: Path, graph: Graph | None) -> dict[str, Any]:
+    def _entry(self, entry: Entry, path: Path, graph: CallGraph | None) -> dict[str, Any]:
         new = dict(entry) if layer_list(entry) is None else self.model(entry, path)
         given = self._found.given.get(path, ())
         if isinstance(new["config"], dict):
@@ -135,7 +135,7 @@ class _Edit:
         count = int(self._kept(value.ids).sum())
         return [count if i == axis else n for i, n in enumerate(said)]
 
-    def _tensors(self, item: Any, path: Path, graph: Graph) -> Any:
+    def _tensors(self, item: Any, path: Path, graph: CallGraph) -> Any:
         """The calls of a layer; Keras 3 writes the shape of each tensor into them."""
         if isinstance(item, list):
             return [self._tensors(each, path, graph) for each in item]

@@ -19,8 +19,8 @@ from modelcut.graph.architecture import Architecture
 from modelcut.graph.keras import channel_rules, classes
 from modelcut.graph.keras.calls import (
     Call,
+    CallGraph,
     Entry,
-    Graph,
     Ref,
     config_of,
     is_functional,
@@ -246,7 +246,7 @@ class _Walk:
         return [value]
 
     def _functional(self, model: Entry, path: Path, given: Sequence[Value] | None) -> list[Value]:
-        graph = Graph(model, "the model")
+        graph = CallGraph(model, "the model")
         fed = dict(zip((ref.name for ref in graph.inputs), given or (), strict=False))
         made: dict[Call, list[Value]] = {}
 

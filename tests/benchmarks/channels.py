@@ -1,10 +1,10 @@
 """Throughput of networks at half their multiply-accumulates, beside the original: a Markdown table.
 
-    python tests/benchmarks/channels.py [--size 96] [--rounds 7] [NAME …]
+    python tests/benchmarks/channels.py [NAME …] [--size 96] [--rounds 7] [--engines Keras LiteRT]
 
 Networks of keras.applications with random weights are pruned by the command line (`channels`,
 `macs: 0.5`, `round_to: 8`), and original and result take turns on the same 32 samples: in Keras
-(`predict_on_batch`) and in LiteRT (float32, all cores, a batch at a time). Times are medians; the
+(`predict_on_batch`) and in LiteRT (float32, all cores, a sample at a time). Times are medians; the
 spread beside them is that of the middle half of the ratios of neighbouring turns.
 """
 
@@ -41,7 +41,7 @@ def keras_turns(paths, samples):
 
 
 def litert_turns(paths, samples, folder):
-    """A function a model that runs the batch in LiteRT, on a float32 `.tflite`."""
+    """A function a model that runs the samples one by one in LiteRT, on a float32 `.tflite`."""
     from ai_edge_litert.interpreter import Interpreter
 
     turns = []
@@ -49,11 +49,16 @@ def litert_turns(paths, samples, folder):
         target = folder / f"{path.stem}.tflite"
         modelcut("export", path, "--type", "float32", "-o", target, "--force")
         runner = Interpreter(str(target), num_threads=os.cpu_count())
-        place = runner.get_input_details()[0]["index"]
-        runner.resize_tensor_input(place, samples.shape)
         runner.allocate_tensors()
-        turns.append(lambda r=runner, p=place: (r.set_tensor(p, samples), r.invoke()))
+        turns.append(lambda r=runner: one_by_one(r, samples))
     return turns
+
+
+def one_by_one(runner, samples):
+    place = runner.get_input_details()[0]["index"]
+    for sample in samples:
+        runner.set_tensor(place, sample[None])
+        runner.invoke()
 
 
 def modelcut(*arguments):
@@ -77,6 +82,7 @@ def measured(turns, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--engines", nargs="*", default=("Keras", "LiteRT"))
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
@@ -95,7 +101,7 @@ def main():
             spent = time.perf_counter() - start
             shape = (BATCH, given.size, given.size, 3)
             samples = np.random.default_rng(0).normal(size=shape).astype("float32")
-            for engine in ("Keras", "LiteRT"):
+            for engine in given.engines:
                 if engine == "Keras":
                     turns = keras_turns(paths, samples)
                 else:

@@ -44,10 +44,10 @@ def channels(model: Model) -> ChannelGraph:
         slots = [found.slots[number] for number, _ in group.slots]
         weights = dict.fromkeys(names[slot.path, slot.role] for slot in slots)
         made_by = tuple("/".join(path) for path in found.made_by(group))
-        groups.append(ChannelGroup(int(group.ids.size), made_by, tuple(weights)))
-    return ChannelGraph(
-        tuple(groups), {"/".join(path): reason for path, reason in found.kept.items()}
-    )
+        count = int(group.ids.size)
+        groups.append(ChannelGroup(channels=count, made_by=made_by, weights=tuple(weights)))
+    kept = {"/".join(path): reason for path, reason in found.kept.items()}
+    return ChannelGraph(groups=tuple(groups), kept=kept)
 
 
 @contextlib.contextmanager

@@ -330,12 +330,12 @@ class Evaluation(Part):
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelGroup(Part):
     """Channels that are removed together.
 
     Attributes:
-        channels: how many there are (if any).
+        channels: number of channels (if any).
         made_by: the layers whose output channels they are (if any).
         weights: the tensors that have them on an axis (if any).
     """
@@ -345,7 +345,7 @@ class ChannelGroup(Part):
     weights: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelGraph(Part):
     """Which channels `prune: channels` can remove.
 
@@ -358,13 +358,14 @@ class ChannelGraph(Part):
     kept: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
 
     Attributes:
         schema: `modelcut-report/1`; within a version the layout grows only by new keys.
         modelcut: version of modelcut.
+        notes: what a reader should know before the tables, which stands above them.
         versions: versions of Python, NumPy, h5py, isal, TensorFlow, Keras and tf_keras, as far as
             they are installed.
         host: processor architecture and operating system.
@@ -379,7 +380,6 @@ class Report(Part):
         evaluation: metrics on the test data; None without test data.
         gates: each gate that was set, and whether it passed.
         warnings: what a user should know.
-        notes: what a reader should know before the tables, which stands above them.
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
@@ -387,6 +387,7 @@ class Report(Part):
 
     schema: str
     modelcut: str
+    notes: tuple[str, ...] = ()
     versions: Mapping[str, str]
     host: Mapping[str, str]
     input: Input
@@ -400,7 +401,6 @@ class Report(Part):
     evaluation: Evaluation | None = None
     gates: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)

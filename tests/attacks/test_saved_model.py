@@ -8,9 +8,10 @@ import pytest
 from toys import saved_model
 
 from modelcut.errors import ModelcutError
+from modelcut.formats import registry
 from modelcut.formats.files import OnDisk
 from modelcut.formats.saved_model import bundle as saved_model_bundle
-from modelcut.formats.saved_model import folder as format_module
+from modelcut.formats.saved_model import folder as saved_model_folder
 from modelcut.formats.saved_model import sstable
 from modelcut.formats.saved_model.meta_graph import MetaGraph
 from modelcut.formats.saved_model.proto import Message, put_blob, put_integer, read_varint, varint
@@ -74,7 +75,7 @@ def in_function(folder, made, wanted):
 
 def named(folder, child):
     """Name of the first function that an object has under this name."""
-    graph = format_module.serving_graph(OnDisk(folder, str(folder)))
+    graph = saved_model_folder.serving_graph(OnDisk(folder, str(folder)))
     numbers = [n for item in graph.objects for name, n in item.children if name == child]
     return graph.objects[numbers[0]].functions[0]
 
@@ -142,7 +143,7 @@ def test_checkpoints_in_what_is_run(op, tmp_path, refused):
 @pytest.mark.parametrize("op", ["SaveV2", "RestoreV2"])
 def test_a_restore_op_that_goes_elsewhere(op, tmp_path, refused):
     folder = saved_model("v1", tmp_path)
-    restore = format_module.serving_graph(OnDisk(folder, str(folder))).saver[2]
+    restore = saved_model_folder.serving_graph(OnDisk(folder, str(folder))).saver[2]
     in_main_graph(folder, node("path", "Const"))
     in_main_graph(folder, node("c", op, "path"))
 
@@ -178,8 +179,8 @@ def test_a_loop_at_loading(loop, tmp_path, refused):
 
 def test_trust_lets_it_through(tmp_path):
     folder = in_main_graph(saved_model("module", tmp_path), node("evil", "WriteFile"))
-    model = format_module.read(folder)
-    format_module.check_runnable(model, trust=True)
+    model = registry.by_name("saved_model").read(folder)
+    registry.by_name("saved_model").check_runnable(model, trust=True)
 
 
 def test_code_in_the_metadata_of_keras(tmp_path, refused):
@@ -319,7 +320,7 @@ def test_an_index_that_repeats_a_place_without_end(tmp_path):
         rows.append((one.key, saved_model_bundle.packed(one)))
     prefix.with_name("variables.index").write_bytes(sstable.write(rows))
     with pytest.raises(ModelcutError, match="far more than"):
-        format_module.read(folder)
+        registry.by_name("saved_model").read(folder)
 
 
 @pytest.mark.parametrize("kind", ["keras3", "module", "v1"])
@@ -339,12 +340,12 @@ def test_flipped_bits_give_one_line_or_a_result(kind, name, tmp_path, modelcut):
 
 def test_functions_that_call_each_other_endlessly(tmp_path, refused):
     folder = saved_model("keras3", tmp_path)
-    graph = format_module.serving_graph(OnDisk(folder, str(folder)))
+    graph = saved_model_folder.serving_graph(OnDisk(folder, str(folder)))
     assert isinstance(graph, MetaGraph)
     name = next(iter(graph.bound))
     made = node("again", "PartitionedCall") + put_blob(
         5, put_blob(1, b"f") + put_blob(2, put_blob(10, put_blob(1, name.encode())))
     )
     in_function(folder, made, name)
-    model = format_module.read(folder)  # it ends
+    model = registry.by_name("saved_model").read(folder)  # it ends
     assert len(list(model.tensors)) == 10

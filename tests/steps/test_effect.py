@@ -11,7 +11,7 @@ from toys import MODELS
 
 from modelcut.errors import RecipeError
 from modelcut.formats import registry
-from modelcut.job import pipeline
+from modelcut.job import inspect
 from modelcut.recipe.recipe import parse
 from modelcut.recipe.yaml_text import loads
 from modelcut.steps import effect
@@ -93,8 +93,9 @@ def test_what_the_values_say_counts_too(tmp_path, modelcut):
     assert "nothing was changed" in said.err
     assert not (tmp_path / "o.h5").exists()
     recipe = parse(loads("steps:\n  - quantize: linear\n    bits: 4\n", "r"))
-    _, report = pipeline.look(path, recipe)
-    assert not any("was changed" in line for line in report["warnings"])
+    with inspect.look(path, recipe) as (_, report):
+        pass
+    assert not any("was changed" in line for line in report.warnings)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import numpy as np
 
 _BLOCK = 128
 _ROUNDS = 60
+_FEW = 20
+"""Rounds from values that are near the optimum."""
 _TOLERANCE = 1e-6
 
 
@@ -75,13 +77,16 @@ def _least(scores: np.ndarray, count: int) -> np.ndarray:
     return gone.reshape(scores.shape)
 
 
-def refit(weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray) -> np.ndarray:
+def refit(
+    weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray, near: np.ndarray | None = None
+) -> np.ndarray:
     """The kept weights for which the layer's outputs change least.
 
     Args:
         weights: trained kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
         gone: the mask of what must be zero.
+        near: weights to start from, which are near the optimum.
 
     Returns:
         Float64, of the shape of the weights.
@@ -89,13 +94,13 @@ def refit(weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray) -> np.ndar
     target = weights.astype(np.float64)
     kept = ~gone
     scale = np.diag(hessian)[:, None]
-    found = np.where(kept, target, 0.0)
+    found = np.where(kept, target if near is None else near, 0.0)
     rest = np.where(kept, hessian @ (target - found), 0.0)
     goal = _TOLERANCE * np.linalg.norm(rest, axis=0)
     step = rest / scale
     descent = np.sum(rest * step, axis=0)
     direction = step
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if near is None else _FEW):
         if np.all(np.linalg.norm(rest, axis=0) <= goal):
             break
         ahead = np.where(kept, hessian @ direction, 0.0)

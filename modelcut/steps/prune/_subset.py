@@ -13,10 +13,11 @@ known heuristics for it are put together, each where it is strong:
    of each output, and one selection over all of them). Repeated while the loss falls. An inverse
    is of an output's own few weights, not of the whole layer: that makes it affordable.
 
-What it costs is bounded: where outputs keep so many weights that one round would take longer than
-a few seconds (784 × 300 at a sparsity below 0.6, 4096 × 1000 below 0.94), there are none, and
-layers of more than 1024 inputs start from the masks of SparseGPT (`_hessian.choose`). Small
-layers also try the plain greedy surgeon from the full set, and the better mask is taken.
+What it costs is bounded by what SparseGPT's choice and a refit by conjugate gradients cost: where
+outputs keep so many weights that one round would take longer (784 × 300 at a sparsity below 0.9),
+the start is all. Layers of more than 1024 inputs start from the masks of SparseGPT
+(`_hessian.choose`), and one round may take some seconds (4096 × 1000 from 0.94 on). Small layers
+also try the plain greedy surgeon from the full set, and the better mask is taken.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ _EXCHANGED = 0.12
 _ROUNDS = 3
 _GAIN = 0.003
 """The relative fall of the loss below which another round is not worth its time."""
-_CHEAP = 2e9
-"""Multiply-adds that are done in any case; some tenths of a second."""
+_CHEAP = 3e8
+"""Multiply-adds that are done in any case; a tenth of a second."""
+_ONE = 7e8
+"""Multiply-adds of a first round that is done in any case."""
 _SMALL = 1e9
 """Outputs times cubed inputs, up to which the plain greedy surgeon is tried too."""
 _FIRST = 2.5e10
-"""Most multiply-adds of the first round; a few seconds."""
+"""Most multiply-adds of the first round of a wide layer; a few seconds."""
 _LEAF = 16
 """Triangular matrices of less than twice as many rows are inverted directly."""
 _CHUNK = 1 << 22
@@ -97,12 +100,14 @@ def _chosen(
     scale = np.sqrt(np.diag(hessian))
     target *= scale[:, None]
     hessian = hessian / np.outer(scale, scale)
+    curvature = 1 / np.diag(np.linalg.inv(hessian))
     if len(target) > _WIDEST_START:
-        curvature = 1 / np.diag(np.linalg.inv(hessian))
         found = _exchange(target, hessian, ~choose(target, hessian, share), curvature)
     else:
-        mask, curvature = _start(target, hessian, kept)
+        mask, near = _start(target, hessian, curvature, kept)
         found = _exchange(target, hessian, mask, curvature)
+        if found.values is None:
+            found = _Found(mask, fit(target, hessian, ~mask, near))
         if target.shape[1] * len(target) ** 3 <= _SMALL:
             sets = [np.flatnonzero(column) for column in free.T]
             sets = _narrowed(hessian, hessian @ target, sets, int(free.sum()) - kept, len(target))
@@ -120,20 +125,32 @@ class _Found:
     loss: float = np.inf
 
 
-def _start(target: np.ndarray, hessian: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
+def _start(
+    target: np.ndarray, hessian: np.ndarray, curvature: np.ndarray, kept: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The mask of what is kept, by ADMM in float32, for the exchanges put it right.
 
+    Args:
+        target: the weights, shape (d, outputs).
+        hessian: of a unit diagonal, shape (d, d).
+        curvature: of each input where all others follow it, shape (d,).
+        kept: how many weights.
+
     Returns:
-        The mask, and the curvature of each input where all others follow it: one over the
-        diagonal of the inverse Hessian.
+        The mask, and weights with zeros elsewhere that are near their least squares optimum.
     """
+    # The largest weights are kept: of a unit curvature they would be those of the largest
+    # saliency where all others are there to follow, of a unit diagonal where none is.
+    scale = curvature**0.25
+    target = target * scale[:, None]
+    hessian = hessian / np.outer(scale, scale)
+    middle = float(np.median(np.diag(hessian))) ** 0.5
     values, basis = np.linalg.eigh(hessian)
-    curvature = 1 / np.sum(basis**2 / values, axis=1)
     scaled = target.astype(np.float32)
     goal = (hessian @ target).astype(np.float32)
     values, basis = values.astype(np.float32), basis.astype(np.float32)
     free = target != 0
-    penalties = np.geomspace(*_PENALTY, _ITERATIONS // _EACH)
+    penalties = middle * np.geomspace(*_PENALTY, _ITERATIONS // _EACH)
     sparse, dual = scaled, np.zeros_like(scaled)
     mask = free
     for penalty in penalties.astype(np.float32):
@@ -145,7 +162,7 @@ def _start(target: np.ndarray, hessian: np.ndarray, kept: int) -> tuple[np.ndarr
             mask = _largest(np.where(free, np.abs(wanted), -1), kept)
             sparse = np.where(mask, wanted, 0)
             dual += penalty * (found - sparse)
-    return mask, curvature
+    return mask, sparse / scale[:, None]
 
 
 def _largest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -172,8 +189,8 @@ def _exchange(
     sets = [np.flatnonzero(column) for column in mask.T]
     total = sum(map(len, sets))
     many = min(d, max(4, round(_EXCHANGED * total / outputs)))
-    work, most = _work(sets, many), max(_CHEAP, 20.0 * d * d * outputs)
-    if work > _FIRST:
+    work, most = _work(sets, many), max(_CHEAP, 2.0 * d * d * outputs)
+    if work > (_FIRST if d > _WIDEST_START else min(_FIRST, max(_ONE, most))):
         return _Found(mask)
     goal = hessian @ target
     values = solve(hessian, goal, sets)
@@ -365,10 +382,12 @@ def solve(hessian: np.ndarray, goal: np.ndarray, sets: Sets) -> np.ndarray:
     return found
 
 
-def fit(weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray) -> np.ndarray:
+def fit(
+    weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray, near: np.ndarray | None = None
+) -> np.ndarray:
     """As `refit`: directly where that is less work, else by conjugate gradients."""
     d, outputs = weights.shape
     sets = [np.flatnonzero(column) for column in ~gone.T]
-    if sum(len(each) ** 3 for each in sets) > 120 * d * d * outputs:
-        return refit(weights, hessian, gone)
+    if sum(len(each) ** 3 for each in sets) > (120 if near is None else 60) * d * d * outputs:
+        return refit(weights, hessian, gone, near)
     return solve(hessian, hessian @ weights.astype(np.float64), sets)

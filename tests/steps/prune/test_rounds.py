@@ -261,7 +261,10 @@ def test_the_same_is_refused_of_every_criterion(method):
         ({"finetune": {"epoch": 3}}, "finetune: unknown key 'epoch'"),
         ({"finetune": {"prune": {"sparsity": 0.5}}}, "the rounds prune already"),
         ({"budget": {"min_agreement": 0.9}}, "for a search, not for rounds"),
-        ({"budget": {"max_accuracy_drop": 0.1}, "finetune": {"validation": 0}}, "leaves no rows"),
+        (
+            {"budget": {"max_accuracy_drop": 0.1}, "finetune": {"validation": 0}},
+            "leaves no samples",
+        ),
         ({"finetune": None, "until": None, "rounds": 3}, "rounds needs until"),
         ({"finetune": None, "budget": {"max_accuracy_drop": 0.1}}, "exactly one of"),
     ],

@@ -53,6 +53,21 @@ def test_exchanges_alone_beat_the_greedy_surgeon(monkeypatch):
         assert error(inputs, weights, ours) < error(inputs, weights, other)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.9])
+def test_the_start_alone_is_near_the_greedy_surgeon(share, monkeypatch):
+    """As it is for layers whose exchanges would take long."""
+    monkeypatch.setattr(_subset, "_SMALL", 0)
+    monkeypatch.setattr(_subset, "_FIRST", 0)
+    inputs, weights = layer(400, 150, 30, seed=7)
+    hessian = damped(inputs.T @ inputs, 0.01)
+    ours = error(inputs, weights, fit(weights, hessian, select(weights, hessian, share)))
+    (mask,) = greedy(weights, hessian, share)
+    fast = error(inputs, weights, refit(weights, hessian, choose(weights, hessian, share)))
+    assert ours < 1.02 * error(inputs, weights, refitted(weights, hessian, mask))
+    assert ours < 0.85 * fast
+    assert error(inputs, weights, pruned(weights, hessian, share)) < ours * 1.001
+
+
 def test_the_fast_variant_for_wide_layers_improves_on_its_start(monkeypatch):
     inputs, weights = layer(400, 150, 30, seed=6)
     hessian = damped(inputs.T @ inputs, 0.01)

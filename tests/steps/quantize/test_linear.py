@@ -329,7 +329,7 @@ def test_constant_and_empty_channels():
 
 def test_coded_values_are_not_quantized_again(toy):
     model = Linear().apply(toy, Context()).model
-    with pytest.raises(RecipeError, match="grid already"):
+    with pytest.raises(RecipeError, match="quantized already"):
         Linear(bits=4).apply(model, Context(index=1))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modelcut.report.schema import Report
     from modelcut.steps.base import Step
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "evaluate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelcut.errors import InputError, ModelcutError
+from modelcut.errors import InputError, InternalError
 from modelcut.formats import registry
 from modelcut.job.check import Checked
 from modelcut.job.fold import Folded
@@ -67,7 +67,7 @@ def check_same(model: Model, again: Model, output: Path) -> None:
     found = {(tensor.name, tensor.shape) for tensor in again.tensors}
     if meant != found:
         odd = sorted(name for name, _ in meant ^ found)[:3]
-        raise ModelcutError(
+        raise InternalError(
             f"{output}: what was written does not read back the same ({', '.join(odd)})",
             "internal error of modelcut: please report it with the input",
         )

@@ -179,19 +179,21 @@ def notes(report: Report, gates: Gates) -> list[str]:
     line = f"optimizer state, {spent:,} of the original's {before:,} bytes, is left out"
     if before > after:
         line += f": {min(1.0, spent / (before - after)):.0%} of what the file became smaller by"
-    lines = [f"{line}; the other {before - spent:,} bytes became {after:,}"]
+    line += f"; the other {before - spent:,} bytes became {after:,}"
     # As if the output had it too, or the original had been saved without it.
     other = {"output": {"bytes": after + spent}, "sizes": {"file_ratio": ratio}}
     kept = {verdict["name"]: verdict["held"] for verdict in gates.judge(other)}
-    for gate in report.gates:
-        if gate["name"] in _FILE_GATES and gate["held"] and not kept[gate["name"]]:
-            lines.append(
-                f"the gate {gate['name']} {gate['limit']:g} passed only because the optimizer "
-                "state is left out"
-            )
-    return lines
+    held = [
+        f"the gate {gate['name']} {gate['limit']:g} passed only because the optimizer state is "
+        "left out"
+        for gate in report.gates
+        if gate["name"] in _FILE_GATES and gate["held"] and not kept[gate["name"]]
+    ]
+    return [line, *held] if held or spent >= _WORTH_A_LINE * before else []
 
 
+_WORTH_A_LINE = 0.01
+"""Less optimizer state, as a fraction of the file, is a counter or two."""
 _FILE_GATES = ("max_bytes", "min_file_ratio")
 
 

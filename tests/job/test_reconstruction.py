@@ -10,7 +10,8 @@ import pytest
 from modelcut.data import DataOptions, InputSpec
 from modelcut.data.csv import Csv
 from modelcut.errors import UsageError
-from modelcut.job.inference import deal_labels
+from modelcut.job.inference import Evaluator
+from modelcut.job.targets import Wanted, plan
 
 NAMES = "abcdef"
 
@@ -49,10 +50,9 @@ def test_the_inputs_are_the_labels(table):
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3), (None, 2)])
 def test_the_error_is_that_of_the_reconstruction(shape, table):
-    from modelcut.job.inference import evaluate
-
     path, _ = table
-    [found], _ = evaluate([Mirror(shape)], path, DataOptions(label="input"))
+    evaluator = Evaluator.open(Mirror(shape), path, DataOptions(label="input"))
+    [found], _ = evaluator.run()
     assert found.task == "regression"
     assert found.metrics["rmse"] == pytest.approx(0.5, rel=1e-5)
     assert found.metrics["mae"] == pytest.approx(0.5, rel=1e-5)
@@ -84,12 +84,12 @@ def test_outputs_that_are_not_like_the_inputs(table):
     path, _ = table
     options = DataOptions(label="input")
     for network, task, words in (
-        (Mirror(out=(3,)), None, "cannot be compared"),
+        (Mirror(out=(3,)), "auto", "cannot be compared"),
         (Mirror(), "multiclass", "is a regression"),
     ):
         csv = Csv.open(path, options, network.inputs)
         with pytest.raises(UsageError, match=words):
-            deal_labels(network, csv, task)
+            plan(network, csv, options, Wanted(task))
 
 
 @pytest.mark.slow

@@ -110,8 +110,8 @@ def test_gates_passed_failed_and_not_measured(made):
 def test_json_has_the_keys_of_the_schema_in_their_order(made):
     found = json.loads(render(made, "json"))
     assert list(found) == [
-        "schema", "modelcut", "versions", "host", "input", "output", "recipe", "seed", "sizes",
-        "ledger", "steps", "layers", "evaluation", "gates", "warnings", "notes",
+        "schema", "modelcut", "notes", "versions", "host", "input", "output", "recipe", "seed",
+        "sizes", "ledger", "steps", "layers", "evaluation", "gates", "warnings",
     ]  # fmt: skip
     assert found["schema"] == "modelcut-report/1"
     assert found["sizes"]["before"]["parameters"] == 100

@@ -11,7 +11,7 @@ from toys import MODELS
 
 from modelcut.errors import RecipeError
 from modelcut.formats import registry
-from modelcut.job import inspect
+from modelcut.job.inspect import look
 from modelcut.recipe.recipe import parse
 from modelcut.recipe.yaml_text import loads
 from modelcut.steps import effect
@@ -93,9 +93,8 @@ def test_what_the_values_say_counts_too(tmp_path, modelcut):
     assert "nothing was changed" in said.err
     assert not (tmp_path / "o.h5").exists()
     recipe = parse(loads("steps:\n  - quantize: linear\n    bits: 4\n", "r"))
-    with inspect.look(path, recipe) as (_, report):
-        pass
-    assert not any("was changed" in line for line in report.warnings)
+    with look(path, recipe) as (_, report):
+        assert not any("was changed" in line for line in report.warnings)
 
 
 @pytest.fixture
@@ -140,6 +139,22 @@ def test_nothing_is_said_where_the_state_is_kept_or_there_is_none(trained, tmp_p
     assert modelcut(*call).code == 0
     assert modelcut("quantize", tmp_path / "p.h5", "--bits", "4", "-o", tmp_path / "q.h5").code == 0
     assert reports(tmp_path / "q.h5")[0]["notes"] == []
+
+
+def test_a_counter_or_two_are_not_pointed_out(trained, tmp_path, modelcut):
+    """As of SGD without momentum; but a gate that passed only because of it is."""
+    with h5py.File(trained, "r+") as file:
+        del file["optimizer_weights"]["moments"]
+        file["model_weights"].create_dataset("padding", data=np.zeros(100_000))
+    call = ("prune", trained, "--threshold", "0", "-q")
+    assert modelcut(*call, "-o", tmp_path / "o.h5").code == 0
+    report, page = reports(tmp_path / "o.h5")
+    assert 0 < report["sizes"]["optimizer"]["bytes"] < 0.01 * trained.stat().st_size
+    assert report["notes"] == []
+    assert "optimizer state" not in page.split("## ")[0]
+    size = (tmp_path / "o.h5").stat().st_size
+    assert modelcut(*call, "--max-bytes", size + 1, "-o", tmp_path / "p.h5").code == 0
+    assert len(reports(tmp_path / "p.h5")[0]["notes"]) == 2
 
 
 def test_a_gate_that_holds_by_the_weights_too_is_not_pointed_out(trained, tmp_path, modelcut):

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from modelcut.errors import ModelcutError, RecipeError
+from modelcut.errors import InternalError, RecipeError
 from modelcut.model.encoding import Dense, Encoding, Sparse
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Constraint, Rows, Running, Runtime, Trainer, TrainingPlan, pinned
@@ -446,7 +446,7 @@ def _settled(
     after = own if encoding is None else encoding
     stored = after.project(values.astype(before.dtype))
     if not np.array_equal(after.project(stored), stored, equal_nan=True):
-        raise ModelcutError(
+        raise InternalError(
             f"step {context.index + 1}, {tensor.name}: training broke its {after.label} encoding",
             "internal error of modelcut: please report it with the input",
         )

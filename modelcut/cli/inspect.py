@@ -15,6 +15,11 @@ def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
         flags.argument("model", "Model file or SavedModel folder to read."),
+        flags.option(
+            "graph",
+            "Show which layers share channels, and why layers keep theirs (prune: channels).",
+            kind=bool,
+        ),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
     app.command(name)(flags.command(parameters, inspect))
@@ -28,7 +33,8 @@ def inspect(**values: Any) -> None:
 
     with job_inspect.look(Path(values["model"])) as (model, report):
         origin = model.origin
-    report = replace(report, provenance=dict(origin.provenance))
+        graph = job_inspect.channels(model) if values.get("graph") else None
+    report = replace(report, graph=graph, provenance=dict(origin.provenance))
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
         return
@@ -42,3 +48,11 @@ def inspect(**values: Any) -> None:
         names = printable(names, 300) or "packed or copied, nothing changed"
         typer.echo(f"made by modelcut {entry.get('modelcut')}: {names}")
     terminal.show(report)
+    if report.graph is None:
+        return
+    typer.echo("groups of channels that are removed together")
+    for group in report.graph.groups:
+        made_by = ", ".join(printable(name) for name in group.made_by)
+        typer.echo(f"  {group.channels} channels of {made_by} ({len(group.weights)} tensors)")
+    for name, reason in report.graph.kept.items():
+        typer.echo(f"{printable(name)} keeps its channels: {printable(reason, 300)}")

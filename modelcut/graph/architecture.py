@@ -186,14 +186,15 @@ class Architecture:
         Args:
             changes: path of a layer -> keys and their new values.
         """
-        root = _configured(self.root, (), changes)
+        return self.with_root(_configured(self.root, (), changes))
+
+    def with_root(self, root: Mapping[str, Any]) -> Architecture:
+        """This architecture with another JSON object in its place."""
         nodes = tuple(_flatten(root, (), "edited"))
         return replace(self, text=json.dumps(root), root=root, nodes=nodes)
 
     def _with_model(self, path: Path, entries: list[Any]) -> Architecture:
-        root = _replaced(self.root, path, entries)
-        nodes = tuple(_flatten(root, (), "edited"))
-        return replace(self, text=json.dumps(root), root=root, nodes=nodes)
+        return self.with_root(_replaced(self.root, path, entries))
 
     def names(self, path: Path = ()) -> set[str]:
         """Names of the layers of a (sub)model."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import start
 from modelcut.job.check import check_needs
@@ -16,11 +17,37 @@ from modelcut.job.digest import Digest
 from modelcut.job.fold import Folded, fold
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import measure_rest
+from modelcut.model import edit
 from modelcut.model.measure import Meter
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report.build import Identity
-from modelcut.report.schema import Report
+from modelcut.report.schema import ChannelGraph, ChannelGroup, Report
+
+
+def channels(model: Model) -> ChannelGraph:
+    """The dependency groups of a model's channels, and why layers keep theirs.
+
+    Raises:
+        InputError: the file has no architecture.
+    """
+    if model.architecture is None:
+        raise InputError(
+            f"{model.origin.path}: the file has no architecture, so that nothing tells which "
+            "layers share channels",
+            "give the whole model as Keras saved it, .h5 or .keras",
+        )
+    found = edit.dependencies(model)
+    names = {(layer.path, t.role): t.name for layer in model.layers for t in layer.tensors}
+    groups = []
+    for group in found.groups:
+        slots = [found.slots[number] for number, _ in group.slots]
+        weights = dict.fromkeys(names[slot.path, slot.role] for slot in slots)
+        made_by = tuple("/".join(path) for path in found.made_by(group))
+        count = int(group.ids.size)
+        groups.append(ChannelGroup(channels=count, made_by=made_by, weights=tuple(weights)))
+    kept = {"/".join(path): reason for path, reason in found.kept.items()}
+    return ChannelGraph(groups=tuple(groups), kept=kept)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,8 @@ class Rewrite:
         whole: call `block` once with all rows (an edit that must see them at once).
         left_alone: why the tensor stays as it is, where only its values could tell; `leave`
             makes such a rewrite.
+        take: (axis, indices) pairs: the slices that are kept, the others being removed; instead of
+            a `block`. The measured error is that of the removed values set to zero.
     """
 
     encoding: Encoding
@@ -42,6 +44,7 @@ class Rewrite:
     dtype: np.dtype | None = None
     whole: bool = False
     left_alone: str = ""
+    take: tuple[tuple[int, np.ndarray], ...] = ()
 
 
 def leave(encoding: Encoding, reason: str) -> Rewrite:
@@ -122,9 +125,23 @@ class Tensor:
         """Kinds of the encoding that the tensor will have after its edits."""
         return self.edits[-1].kinds if self.edits else self.encoding.kinds
 
-    def then(self, step: int, edit: Edit, kinds: tuple[str, ...]) -> Tensor:
-        """This tensor with one more deferred edit; nothing is read."""
-        return replace(self, edits=(*self.edits, Deferred(step, edit, kinds)))
+    def then(
+        self,
+        step: int,
+        edit: Edit,
+        kinds: tuple[str, ...],
+        shape: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """This tensor with one more deferred edit; nothing is read.
+
+        Args:
+            step: number of the step, from 0.
+            edit: what is to be done.
+            kinds: of the encoding that it leads to.
+            shape: of the values afterwards, where the edit takes slices; None: unchanged.
+        """
+        edits = (*self.edits, Deferred(step, edit, kinds))
+        return replace(self, edits=edits, shape=self.shape if shape is None else shape)
 
     def pull(
         self, meter: Meter | None = None, *, deflates: bool = False
@@ -195,6 +212,8 @@ def _apply(
     rewrite: Rewrite, values: np.ndarray, *, measured: bool
 ) -> tuple[np.ndarray, list[tuple[Difference, Count]]]:
     """The new values, and what was measured of each block while it was at hand."""
+    if rewrite.take:
+        return _taken(rewrite, values, measured=measured)
     retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
     result = np.empty(values.shape, rewrite.dtype) if retyped else values
     values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
@@ -216,6 +235,33 @@ def _apply(
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
     return result, [part for part in parts if part is not None]
+
+
+def _taken(
+    rewrite: Rewrite, values: np.ndarray, *, measured: bool
+) -> tuple[np.ndarray, list[tuple[Difference, Count]]]:
+    """Some slices of the values; what is measured is the loss of the others."""
+    result = values
+    for axis, indices in rewrite.take:
+        result = result.take(indices, axis=axis)
+    result = np.ascontiguousarray(result)
+    if not measured:
+        return result, []
+    kept = np.ones((1,) * values.ndim, bool)
+    for axis, indices in rewrite.take:
+        mask = np.zeros(values.shape[axis], bool)
+        mask[indices] = True
+        kept = kept & mask.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+
+    def lost(rows: slice) -> Difference:
+        here = kept[rows] if kept.shape[0] > 1 else kept
+        return difference(values[rows], np.where(here, values[rows], np.zeros((), values.dtype)))
+
+    parts = map_rows(lost, values)
+    counts = map_rows(lambda rows: count(result[rows], rewrite.encoding, rows), result)
+    # There are at most as many blocks of what is kept as of the whole.
+    nothing: list[Count] = [(0, 0, 0.0, None)] * (len(parts) - len(counts))
+    return result, list(zip(parts, counts + nothing, strict=True))
 
 
 @dataclass(frozen=True)

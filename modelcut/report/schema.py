@@ -331,6 +331,34 @@ class Evaluation(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChannelGroup(Part):
+    """Channels that are removed together.
+
+    Attributes:
+        channels: number of channels (if any).
+        made_by: the layers whose output channels they are (if any).
+        weights: the tensors that have them on an axis (if any).
+    """
+
+    channels: int
+    made_by: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGraph(Part):
+    """Which channels `prune: channels` can remove.
+
+    Attributes:
+        groups: the dependency groups (if any).
+        kept: layer whose channels cannot be removed -> why (if any).
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    kept: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
 
@@ -354,6 +382,7 @@ class Report(Part):
         warnings: what a user should know.
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
+        graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
     """
 
     schema: str
@@ -374,6 +403,7 @@ class Report(Part):
     warnings: tuple[str, ...] = ()
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
 
     @property
     def passed(self) -> bool:

@@ -50,6 +50,12 @@ SETTINGS = {
     ],
     "prune: random": [{"sparsity": 0.5}],
     "prune: dead": [{}],
+    "prune: channels": [
+        {"ratio": 0.5},
+        {"ratio": 0.5, "scope": "layer", "criterion": "fpgm", "round_to": 4},
+        {"ratio": 0.4, "criterion": "l1", "minimum": 3},
+        {"ratio": 0.3, "criterion": "random"},
+    ],
     "prune: gradient": [
         {"sparsity": 0.6},
         {"sparsity": 0.6, "scope": "layer"},
@@ -114,6 +120,7 @@ NEUTRAL = {
     "prune: l1": [{"sparsity": 0}, {"sparsity": 0, "of": "inputs"}],
     "prune: l2": [{"sparsity": 0}, {"threshold": 0}],
     "prune: random": [{"sparsity": 0}],
+    "prune: channels": [{"ratio": 0}, {"ratio": 0.5, "minimum": 100}],
     "prune: dead": [{}],  # nothing of these networks is dead
     "prune: gradient": [{"sparsity": 0}],
     "prune: taylor": [{"sparsity": 0}],
@@ -181,6 +188,7 @@ def test_every_method_can_be_searched_or_says_why_not(family, method):
 
 NEEDS = {
     **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
+    "channels": {"graph"},
     "dead": {"graph"},
     "svd": {"graph"},
     "straight_through": {"train", "loop"},

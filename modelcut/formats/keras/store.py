@@ -248,7 +248,10 @@ def write(
     """
     moved = _new_keys(model, old)
     if old is not None:
-        if options.keep_optimizer and any(t.name for t in model.tensors if t.key not in moved):
+        if options.keep_optimizer and any(
+            t.key not in moved or (t.key in old and old[t.key].shape != t.shape)
+            for t in model.tensors
+        ):
             raise UsageError(
                 "--keep-optimizer: a layer changed its shape, so the optimizer's state no longer "
                 "fits", "leave the option out"

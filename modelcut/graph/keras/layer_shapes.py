@@ -235,7 +235,7 @@ def output_shape(class_name: str, config: Config, inputs: Sequence[Shape | None]
         return (integer(get(config, "n")), *first)
     if class_name == "Permute":
         dims = get(config, "dims", default=[])
-        return tuple(first[d - 1] for d in dims) if _permutes(dims, len(first)) else None
+        return tuple(first[d - 1] for d in dims) if permutes(dims, len(first)) else None
     return _spatial(class_name, config, first)
 
 
@@ -249,7 +249,8 @@ def _einsum_shape(config: Config, shape: Shape) -> Shape | None:
     return tuple(integer(n) if n is not None else sizes.get(label) for label, n in wanted)
 
 
-def _permutes(dims: Any, rank: int) -> bool:
+def permutes(dims: Any, rank: int) -> bool:
+    """Whether `dims` of a Permute names each of the axes from 1 to `rank` once."""
     return isinstance(dims, list) and sorted(map(str, dims)) == sorted(
         str(i + 1) for i in range(rank)
     )

@@ -1,0 +1,79 @@
+"""Models of another shape: channels removed from the architecture and from the tensors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+
+from modelcut.graph import edit, groups
+from modelcut.graph.groups import Dependencies
+from modelcut.model.encoding import Encoding, Fixed
+from modelcut.model.model import Model, Rewrite, Tensor
+
+Takes = tuple[tuple[int, np.ndarray], ...]
+"""(axis, indices) pairs: what is kept of a tensor."""
+
+
+def dependencies(model: Model) -> Dependencies:
+    """The dependency groups of a model that has an architecture.
+
+    Raises:
+        InputError: the layers do not hang together.
+    """
+    assert model.architecture is not None
+    # Of weights that Keras holds in a form of its own, no axis is told apart.
+    weights = {
+        layer.path: {
+            t.role: () if isinstance(t.encoding, Fixed) else t.shape for t in layer.tensors
+        }
+        for layer in model.layers
+    }
+    return groups.dependencies(model.architecture, weights)
+
+
+def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: int) -> Model:
+    """The model without some channels; the tensors' edits are deferred.
+
+    Args:
+        model: that `found` was found in.
+        found: its dependency groups.
+        gone: int64, shape (n,): numbers of the channels that are removed.
+        step: number of the step that removes them, from 0.
+    """
+    assert model.architecture is not None
+    kept = edit.keeping(gone)
+    takes: dict[tuple[tuple[str, ...], str], list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for slot in found.slots:
+        mask = kept(slot.ids)
+        if not mask.all():
+            takes[slot.path, slot.role].append((slot.axis, np.flatnonzero(mask)))
+    architecture = edit.without_channels(model.architecture, found, kept)
+    nodes = {node.path: node for node in architecture.nodes}
+    layers = []
+    for layer in model.layers:
+        node = nodes.get(layer.path)
+        tensors = tuple(
+            _taken(tensor, tuple(takes[layer.path, tensor.role]), step)
+            if (layer.path, tensor.role) in takes
+            else tensor
+            for tensor in layer.tensors
+        )
+        config = layer.config if node is None else node.config
+        layers.append(replace(layer, tensors=tensors, config=config, node=node))
+    return replace(model, layers=tuple(layers), architecture=architecture)
+
+
+def _taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+    shape = list(tensor.shape)
+    for axis, indices in takes:
+        shape[axis] = indices.size
+
+    def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+        del values
+        for axis, indices in takes:
+            encoding = encoding.take(axis, indices)
+        return Rewrite(encoding, take=takes)
+
+    return tensor.then(step, plan, tensor.kinds, tuple(shape))

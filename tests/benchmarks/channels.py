@@ -1,0 +1,123 @@
+"""Throughput of networks at half their multiply-accumulates, beside the original: a Markdown table.
+
+    python tests/benchmarks/channels.py [NAME …] [--size 96] [--rounds 7] [--engines Keras LiteRT]
+
+Networks of keras.applications with random weights are pruned by the command line (`channels`,
+`macs: 0.5`, `round_to: 8`), and original and result take turns on the same 32 samples: in Keras
+(`predict_on_batch`) and in LiteRT (float32, all cores, a sample at a time). Times are medians; the
+spread beside them is that of the middle half of the ratios of neighbouring turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+NAMES = ("VGG16", "ResNet50V2")
+BATCH = 32
+
+BUILD = """
+import sys, keras
+keras.utils.set_random_seed(0)
+size = int(sys.argv[2])
+model = getattr(keras.applications, sys.argv[1])(weights=None, input_shape=(size, size, 3))
+model.save(sys.argv[3])
+"""
+
+
+def keras_turns(paths, samples):
+    """A function a model that runs the batch in Keras."""
+    import keras
+
+    models = [keras.models.load_model(path, compile=False) for path in paths]
+    return [lambda m=model: m.predict_on_batch(samples) for model in models]
+
+
+def litert_turns(paths, samples, folder):
+    """A function a model that runs the samples one by one in LiteRT, on a float32 `.tflite`."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    turns = []
+    for path in paths:
+        target = folder / f"{path.stem}.tflite"
+        modelcut("export", path, "--type", "float32", "-o", target, "--force")
+        runner = Interpreter(str(target), num_threads=os.cpu_count())
+        runner.allocate_tensors()
+        turns.append(lambda r=runner: one_by_one(r, samples))
+    return turns
+
+
+def one_by_one(runner, samples):
+    place = runner.get_input_details()[0]["index"]
+    for sample in samples:
+        runner.set_tensor(place, sample[None])
+        runner.invoke()
+
+
+def modelcut(*arguments):
+    command = [sys.executable, "-m", "modelcut", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def measured(turns, rounds):
+    """Seconds of each turn, (rounds, 2); one round more warms up."""
+    seconds = []
+    for _ in range(rounds + 1):
+        row = []
+        for turn in turns:
+            start = time.perf_counter()
+            turn()
+            row.append(time.perf_counter() - start)
+        seconds.append(row)
+    return np.array(seconds[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--engines", nargs="*", default=("Keras", "LiteRT"))
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    print("| network | engine | original, samples/s | pruned, samples/s | faster | middle half |")
+    print("|---|---|---|---|---|---|")
+    for name in given.names:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            paths = [folder / "original.keras", folder / "pruned.keras"]
+            subprocess.run(
+                [sys.executable, "-c", BUILD, name, str(given.size), str(paths[0])], check=True
+            )
+            start = time.perf_counter()
+            modelcut("prune", paths[0], "--method", "channels", "--macs", "0.5",
+                     "--round-to", "8", "-o", paths[1])  # fmt: skip
+            spent = time.perf_counter() - start
+            shape = (BATCH, given.size, given.size, 3)
+            samples = np.random.default_rng(0).normal(size=shape).astype("float32")
+            for engine in given.engines:
+                if engine == "Keras":
+                    turns = keras_turns(paths, samples)
+                else:
+                    turns = litert_turns(paths, samples, folder)
+                seconds = measured(turns, given.rounds)
+                before, after = BATCH / np.median(seconds, axis=0)
+                ratios = np.sort(seconds[:, 0] / seconds[:, 1])
+                low, high = np.percentile(ratios, [25, 75])
+                print(
+                    f"| {name} | {engine} | {before:.1f} | {after:.1f} | {np.median(ratios):.2f} × "
+                    f"| {low:.2f} to {high:.2f} |",
+                    flush=True,
+                )
+            print(f"{name}: pruned and written in {spent:.1f} s", file=sys.stderr)
+    print(f"load average: {', '.join(f'{n:.1f}' for n in os.getloadavg())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,9 +12,7 @@ exit code of the command line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -72,6 +70,8 @@ def run(
         ModelcutError: with a message and a hint; nothing is written then.
         TypeError: an option is not known.
     """
+    from pathlib import Path
+
     from modelcut.errors import PeerError, UsageError
     from modelcut.job import inspect as job_inspect
     from modelcut.job import pipeline
@@ -149,6 +149,8 @@ def evaluate(
         say: takes a line about progress.
         options: `data`, `gates`, `task`, `from_logits`, as in a recipe.
     """
+    from pathlib import Path
+
     from modelcut.job import assess
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
@@ -164,6 +166,9 @@ def evaluate(
 
 def inspect(model: File) -> Report:
     """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing."""
+    from dataclasses import replace
+    from pathlib import Path
+
     from modelcut.job import inspect as job_inspect
 
     with job_inspect.look(Path(model)) as (found, report):
@@ -255,6 +260,8 @@ def load(
         InputError: the file is broken, holds weights only, or Keras cannot load it.
         UnsafeError: the file would run code of its own.
     """
+    from pathlib import Path
+
     from modelcut.job.load import load as load_model
 
     return load_model(Path(path), trust, custom_objects or {})
@@ -276,6 +283,9 @@ def _one_step(
 
 def _recipe(given: AnyRecipe, options: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """The recipe, with what the options say in place of its own; and the other options."""
+    from dataclasses import replace
+    from pathlib import Path
+
     from modelcut.recipe import recipe as recipes
     from modelcut.recipe.yaml_text import Document
     from modelcut.steps.base import Step
@@ -339,6 +349,8 @@ def _paths(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: one is not known.
     """
+    from pathlib import Path
+
     from modelcut.job.request import Trust
 
     if odd := sorted(set(options) - _options()):

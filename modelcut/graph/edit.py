@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from modelcut.graph.keras.calls import (
 from modelcut.graph.keras.channel_values import Value
 from modelcut.graph.node import Path
 
-Kept = Callable[[np.ndarray], np.ndarray]
+Kept: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 """From the channels at some indices to a boolean mask of those indices: which are kept."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from modelcut.graph.groups import Dependencies
 from modelcut.model.encoding import Encoding, Fixed
 from modelcut.model.model import Model, Rewrite, Tensor
 
-Takes = tuple[tuple[int, np.ndarray], ...]
+Takes: TypeAlias = "tuple[tuple[int, np.ndarray], ...]"
 """(axis, indices) pairs: what is kept of a tensor."""
 
 

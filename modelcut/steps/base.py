@@ -358,7 +358,8 @@ class TensorStep(LayerStep):
 
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
         """What a user should know of these settings on these tensors."""
-        return () if chosen else (f"{self.title}: the model has nothing that this step aims at",)
+        del chosen
+        return ()
 
     def survey_model(
         self, model: Model, targets: list[tuple[Tensor, Self]], context: Context

@@ -48,6 +48,8 @@ def of_reasons(
     where = f"step {context.index + 1}, {step.title}"
     overrides = tuple(step.overrides) if isinstance(step, LayerStep) else ()
     named = (*step.include, *overrides)
+    if not chosen:
+        return (f"{where}: the model has nothing that this step aims at",)
     if chosen and len(reasons) == len(chosen):
         line = f"{where}: nothing was changed: {_summary(reasons)}"
         if named:

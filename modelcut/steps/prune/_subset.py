@@ -23,13 +23,14 @@ also try the plain greedy surgeon from the full set, and the better mask is take
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from modelcut.arrays.blocks import in_threads
 from modelcut.steps.prune._hessian import choose, refit
 
-Sets = list[np.ndarray]
+Sets: TypeAlias = "list[np.ndarray]"
 """Of each output, the indices of its kept weights."""
 
 _WIDEST_START = 1024

@@ -16,6 +16,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
     from modelcut.report.schema import Report
     from modelcut.steps.base import Step
@@ -68,11 +69,12 @@ def run(
 
     Raises:
         ModelcutError: with a message and a hint; nothing is written then.
+        WorkerDone: this process was a worker that is not the chief of a distributed training.
         TypeError: an option is not known.
     """
     from pathlib import Path
 
-    from modelcut.errors import PeerError, UsageError
+    from modelcut.errors import UsageError, WorkerDone
     from modelcut.job import inspect as job_inspect
     from modelcut.job import pipeline
     from modelcut.job.request import Job
@@ -89,7 +91,8 @@ def run(
         raise UsageError("no output named", "give output, or dry_run=True")
     done = pipeline.run(Job(Path(model), made, Path(output), **{"report": False, **options}), say)
     if isinstance(done, Worker):
-        raise PeerError(f"worker {done.worker}: has no report; the chief, worker 0, has it")
+        line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
+        raise WorkerDone(line)
     return done
 
 
@@ -164,15 +167,21 @@ def evaluate(
     )
 
 
-def inspect(model: File) -> Report:
-    """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing."""
+def inspect(model: File, *, graph: bool = False) -> Report:
+    """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing.
+
+    Args:
+        model: the file.
+        graph: also which layers share channels, and why layers keep theirs.
+    """
     from dataclasses import replace
     from pathlib import Path
 
     from modelcut.job import inspect as job_inspect
 
     with job_inspect.look(Path(model)) as (found, report):
-        return replace(report, provenance=dict(found.origin.provenance))
+        groups = job_inspect.channels(found) if graph else None
+        return replace(report, graph=groups, provenance=dict(found.origin.provenance))
 
 
 def pack(
@@ -183,7 +192,8 @@ def pack(
     coder: str | None = None,
     keep_optimizer: bool = False,
     report: bool = False,
-    gates: Mapping[str, Any] | None = None,
+    gates: Mapping[str, Any] | Gates | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Writes a model as a small `.mcut` file, without loss; `modelcut pack`.
 
@@ -195,6 +205,7 @@ def pack(
         keep_optimizer: pack the optimizer's state too.
         report: write NAME.report.json and .md beside the output.
         gates: limits on the result, as in a recipe.
+        say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
 
@@ -208,6 +219,7 @@ def pack(
         force=force,
         report=report,
         gates=gates,
+        say=say,
     )
 
 
@@ -218,6 +230,7 @@ def unpack(
     force: bool = False,
     compression: str | None = None,
     report: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
 
@@ -227,6 +240,8 @@ def unpack(
         force: replace a file that modelcut did not write.
         compression: none, fast or best.
         report: write NAME.report.json and .md beside the output.
+        say: takes a line about progress.
+        say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
 
@@ -239,6 +254,7 @@ def unpack(
         keep_optimizer=None,  # what was packed comes back, the optimizer's state too
         force=force,
         report=report,
+        say=say,
     )
 
 

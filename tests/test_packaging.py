@@ -16,7 +16,7 @@ from toys import MODELS
 import modelcut
 
 PACKAGE = Path(modelcut.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parents[1]
 
 BEFORE = """
 import ctypes, os, signal, subprocess, sys, tempfile, zoneinfo
@@ -124,7 +124,9 @@ def test_the_wheel_holds_the_package_and_the_recipes():
     wheel = pytest.importorskip("hatchling.builders.wheel")
     builder = wheel.WheelBuilder(str(ROOT))
     found = {Path(each.distribution_path) for each in builder.recurse_included_files()}
-    source = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    source = [
+        path for path in (ROOT / "modelcut").rglob("*") if path.is_file() and path.suffix != ".pyc"
+    ]
     recipes = (ROOT / "recipes").glob("*.yaml")
     assert found == {path.relative_to(ROOT) for path in source} | {
         Path("modelcut/recipes", path.name) for path in recipes

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import typer
 
+import modelcut
 from modelcut.cli import flags, options
 from modelcut.errors import UsageError
-from modelcut.recipe.recipe import Recipe
 
 
 def register(app: typer.Typer, name: str) -> None:
@@ -30,15 +29,17 @@ def evaluate(**values: Any) -> None:
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
     options.check_summary(values)
-    from modelcut.job import assess
-    from modelcut.job.request import Trust
-
-    report = assess.assess(
-        Path(values["model"]),
-        options.path_of(values.get("against")),
-        Path(values["test"]),
-        Recipe((), options.head_from(values), "modelcut eval"),
-        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
-        options.progress(values),
+    head = options.head_from(values)
+    report = modelcut.evaluate(
+        values["model"],
+        values["test"],
+        against=values.get("against"),
+        trust=bool(values.get("trust")),
+        custom_objects=values.get("custom_objects") or "",
+        say=options.progress(values),
+        data=head.data,
+        gates=head.gates,
+        task=head.task,
+        from_logits=head.from_logits,
     )
     options.finish(report, values)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import typer
 
+import modelcut
 from modelcut.cli import flags
 
 
@@ -27,22 +26,19 @@ def register(app: typer.Typer, name: str) -> None:
 
 def inspect(**values: Any) -> None:
     """Show a file's layers, shapes, sparsity, encodings and provenance; runs nothing in it."""
-    from modelcut.job import inspect as job_inspect
     from modelcut.report import render, terminal
     from modelcut.safety import printable
 
-    with job_inspect.look(Path(values["model"])) as (model, report):
-        origin = model.origin
-        graph = job_inspect.channels(model) if values.get("graph") else None
-    report = replace(report, graph=graph, provenance=dict(origin.provenance))
+    report = modelcut.inspect(values["model"], graph=bool(values.get("graph")))
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
         return
-    kind = f"{origin.container}, packed {origin.format}" if origin.container else origin.format
-    typer.echo(f"{printable(str(origin.path))}: {kind}, written by {origin.writer}")
-    for line in origin.dropped:
+    found = report.input
+    kind = f"{found.format}, packed {found.packed}" if found.packed else found.format
+    typer.echo(f"{printable(found.path)}: {kind}, written by {found.writer}")
+    for line in found.left_out:
         typer.echo(f"a rewrite leaves out: {printable(line)}")
-    for entry in origin.provenance.get("history", []):
+    for entry in (report.provenance or {}).get("history", []):
         recipe = entry.get("recipe", {}).get("steps", [])
         names = ", ".join(f"{key}: {value}" for step in recipe for key, value in step.items())
         names = printable(names, 300) or "packed or copied, nothing changed"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
+import modelcut
 from modelcut.cli import flags
 from modelcut.data import DataOptions
 from modelcut.engines.keras.cluster import Distribute
-from modelcut.errors import ExitCode, ResourceError, UsageError
+from modelcut.errors import ExitCode, ResourceError, UsageError, WorkerDone
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.export import ExportOptions
 from modelcut.recipe.recipe import Head, Recipe
@@ -203,64 +204,61 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut.formats.base import Coder, Compression
-    from modelcut.job import inspect, pipeline
-    from modelcut.job.request import Job, Trust
-    from modelcut.report.schema import Worker
 
     every = _seconds(values)
     distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
-    trust = Trust(bool(values.get("trust")), values.get("custom_objects") or "")
     say = progress(values)
-    model = Path(values["model"])
-    output = path_of(values.get("output")) or (model if values.get("in_place") else None)
+    output = path_of(values.get("output")) or (
+        path_of(values["model"]) if values.get("in_place") else None
+    )
     check_summary(values, None if values.get("dry_run") else output)
+    read: dict[str, Any] = {
+        name: path_of(values.get(name)) for name in ("test", "train", "validate", "calibrate")
+    }
+    trust: dict[str, Any] = {
+        "trust": bool(values.get("trust")),
+        "custom_objects": values.get("custom_objects") or "",
+    }
     if values.get("dry_run"):
         if distribute in ("mirrored", "multiworker"):
             raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
         if values.get("checkpoint"):
             raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
-        train, validate, test = (path_of(values.get(n)) for n in ("train", "validate", "test"))
-        with inspect.look(model, recipe, say, train, validate, trust, test) as (_, found):
-            report = found
-    else:
-        if output is None:
-            raise UsageError("no output named", "add -o FILE, or --in-place")
-        if output.suffix.lower() != ".tflite":
-            for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
-                if values.get(name) is not None:
-                    raise UsageError(
-                        f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
-                    )
-        done = pipeline.run(
-            Job(
-                model,
-                recipe,
-                output,
-                test=path_of(values.get("test")),
-                train=path_of(values.get("train")),
-                calibrate=path_of(values.get("calibrate")),
-                validate=path_of(values.get("validate")),
-                trust=trust,
-                force=bool(values.get("force")),
-                in_place=bool(values.get("in_place")),
-                compression=choice(values, "compression", Compression),
-                coder=choice(values, "coder", Coder),
-                keep_optimizer=bool(values.get("keep_optimizer")),
-                report=values.get("report") is not False,
-                distribute=distribute,
-                checkpoint=path_of(values.get("checkpoint")),
-                resume=bool(values.get("resume")),
-                checkpoint_every=every,
-            ),
-            say,
+        report = modelcut.run(recipe, values["model"], dry_run=True, say=say, **read, **trust)
+        finish(report, values)
+        return
+    if output is None:
+        raise UsageError("no output named", "add -o FILE, or --in-place")
+    if output.suffix.lower() != ".tflite":
+        for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
+            if values.get(name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
+                )
+    try:
+        report = modelcut.run(
+            recipe,
+            values["model"],
+            output,
+            say=say,
+            force=bool(values.get("force")),
+            in_place=bool(values.get("in_place")),
+            compression=choice(values, "compression", Compression),
+            coder=choice(values, "coder", Coder),
+            keep_optimizer=bool(values.get("keep_optimizer")),
+            report=values.get("report") is not False,
+            distribute=distribute,
+            checkpoint=path_of(values.get("checkpoint")),
+            resume=bool(values.get("resume")),
+            checkpoint_every=every,
+            **read,
+            **trust,
         )
-        if isinstance(done, Worker):
-            say("")
-            if not values.get("quiet"):
-                line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
-                typer.echo(f"modelcut: {line}", err=True)
+    except WorkerDone:
+        say("")
+        if values.get("quiet"):
             return
-        report = done
+        raise
     finish(report, values)
 
 

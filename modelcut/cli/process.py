@@ -6,6 +6,7 @@ that is one line and an exit code, and what the process had begun to write is re
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import resource
@@ -43,6 +44,8 @@ def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: 
         code = work()
         with contextlib.suppress(OSError):
             os.write(tell, bytes([code]))
+        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            _leave(code)
         return code
     os.close(tell)
     sent = _forward(child)
@@ -56,6 +59,19 @@ def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: 
         return code
     _remove_scratch(child, arguments)
     return say(*_ending(code))
+
+
+def _leave(code: int) -> None:
+    """Ends this process without waiting for its threads.
+
+    A signal may come between the start of a thread of a pool and its entry among those that
+    `concurrent.futures` tells to end: Python would wait for it for ever.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _forward(child: int) -> list[int]:

@@ -84,6 +84,12 @@ class PeerError(ModelcutError):
     exit_code = ExitCode.PEER
 
 
+class WorkerDone(ModelcutError):  # noqa: N818 - nothing went wrong
+    """Not an error: this process was a worker of a distributed training, and has no report."""
+
+    exit_code = ExitCode.OK
+
+
 class Stopped(BaseException):
     """SIGINT or SIGTERM: nothing but the clean-up comes between it and the end."""
 

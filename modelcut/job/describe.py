@@ -45,6 +45,8 @@ def describe(
             file_bytes[0],
             digest.hex(),
             registry.facts(model),
+            model.origin.format if model.origin.container else None,
+            tuple(model.origin.dropped),
         ),
         output=None,
         recipe=recipe.to_dict() if recipe else None,

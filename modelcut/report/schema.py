@@ -65,6 +65,8 @@ class Input(Part):
         bytes: size of the file, or of all files of a folder.
         sha256: SHA-256 of the file, in hexadecimal.
         facts: what the format tells besides, under the format's name.
+        packed: registry name of the format inside a container; absent without a container.
+        left_out: what a rewrite leaves out by default, such as the optimizer's state, in words.
     """
 
     path: str
@@ -74,6 +76,8 @@ class Input(Part):
     bytes: int
     sha256: str
     facts: Mapping[str, Any] = field(default_factory=dict, metadata=_FLAT)
+    packed: str | None = field(default=None, metadata=_PRESENT)
+    left_out: tuple[str, ...] = field(default=(), metadata=_PRESENT)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def test_a_limit_on_memory_is_no_failed_gate(tmp_path):
 
 CRASH = """
 import os, signal, sys
-from modelcut import cli, pipeline
+from modelcut.cli import main as cli
+from modelcut.job import pipeline
 def crash(*_): os.kill(os.getpid(), signal.{name})
 pipeline.fold = crash
 cli.main()

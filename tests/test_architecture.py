@@ -17,7 +17,7 @@ ENGINES = {"tensorflow", "keras", "tf_keras", "ai_edge_litert"}
 
 
 def modules_after(*arguments):
-    """Names of the top-level packages that a command imports, in a process of its own."""
+    """Names of the packages that a command imports, and of what is right below them."""
     code = (
         "import sys, io, contextlib\n"
         "from modelcut.cli.main import main\n"
@@ -25,7 +25,7 @@ def modules_after(*arguments):
         "    with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
-        "print(*sorted({name.split('.')[0] for name in sys.modules}))\n"
+        "print(*sorted({'.'.join(name.split('.')[:n]) for name in sys.modules for n in (1, 2)}))\n"
     )
     call = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)

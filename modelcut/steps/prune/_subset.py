@@ -123,7 +123,7 @@ class _Found:
 
     mask: np.ndarray
     values: np.ndarray | None = None
-    loss: float = np.inf
+    loss: float = float("inf")
 
 
 def _start(

@@ -56,7 +56,8 @@ def run(
             `modelcut.steps.find("prune", "magnitude")(sparsity=0.8)`.
         model: the file or folder to read.
         output: the file to write; None only for a dry run.
-        dry_run: apply the steps and count; write and evaluate nothing.
+        dry_run: apply the steps and count; write and evaluate nothing. Options of the written
+            file then have no effect.
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False

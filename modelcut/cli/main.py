@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"modelcut {__version__}")
         sys.exit(ExitCode.OK)
     _settle_streams()
-    works = not {"--help", "-h"} & set(arguments[:2]) and len(arguments) > 1
+    works = bool(arguments) and not {"--help", "-h"} & set(arguments[:2])
     forks = hasattr(os, "fork") and not os.environ.get("MODELCUT_TRACEBACK")
     if argv is None and works and forks:  # help needs nobody to wait for it
         from modelcut.cli import process

@@ -24,7 +24,7 @@ def verify(checked: Checked, folded: Folded, draft: Draft) -> Model:
         The written model, open.
 
     Raises:
-        ModelcutError: layers or shapes differ.
+        InternalError: layers or shapes differ.
     """
     measure_rest(folded.models, draft.meters)
     again = registry.open_model(draft.path)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from modelcut.errors import RecipeError
 from modelcut.model.model import Model
 from modelcut.steps.base import Context, LayerStep, Outcome, Step
-from modelcut.steps.select import matches
+from modelcut.steps.select import matches, optional
 
 
 def of_outcome(step: Step, model: Model, outcome: Outcome, context: Context) -> tuple[str, ...]:
@@ -47,7 +47,8 @@ def of_reasons(
     reasons = {t.name: left_alone[t.name] for t in chosen if t.name in left_alone}
     where = f"step {context.index + 1}, {step.title}"
     overrides = tuple(step.overrides) if isinstance(step, LayerStep) else ()
-    named = (*step.include, *overrides)
+    # A pattern that may match nothing asks for nothing either.
+    named = [pattern for pattern in (*step.include, *overrides) if not optional(pattern)]
     if not chosen:
         return (f"{where}: the model has nothing that this step aims at",)
     if chosen and len(reasons) == len(chosen):

@@ -162,3 +162,12 @@ def test_a_gate_that_holds_by_the_weights_too_is_not_pointed_out(trained, tmp_pa
     call = ("prune", trained, "--sparsity", "0.5", *gates, "-o", tmp_path / "o.h5")
     assert modelcut(*call).code == 0
     assert len(reports(tmp_path / "o.h5")[0]["notes"]) == 1
+
+
+def test_an_optional_pattern_asks_for_nothing(modelcut, tmp_path):
+    """So that a recipe for any network warns where its step finds nothing to gain."""
+    call = ("factorize", MODELS / "keras3_sequential.h5", "--energy", "0.999")
+    said = modelcut(*call, "--include", "class:Dense?", "-o", tmp_path / "o.h5", "--json")
+    assert said.code == 0, said
+    assert any("nothing was changed" in line for line in json.loads(said.out)["warnings"])
+    assert modelcut(*call, "--include", "class:Dense", "-o", tmp_path / "p.h5").code == 2

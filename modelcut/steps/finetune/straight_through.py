@@ -440,7 +440,7 @@ def _settled(
     """The tensor with its trained values, which satisfy the encoding exactly.
 
     Raises:
-        ModelcutError: they do not.
+        InternalError: they do not.
     """
     before, own = tensor.pull()
     after = own if encoding is None else encoding

@@ -16,6 +16,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
     from modelcut.report.schema import Report
@@ -56,8 +59,8 @@ def run(
             `modelcut.steps.find("prune", "magnitude")(sparsity=0.8)`.
         model: the file or folder to read.
         output: the file to write; None only for a dry run.
-        dry_run: apply the steps and count; write and evaluate nothing. Options of the written
-            file then have no effect.
+        dry_run: apply the steps and count; write and evaluate nothing. With an output, it and its
+            options are checked as for a run; without one, options of the written file are refused.
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
@@ -85,8 +88,9 @@ def run(
     options = _paths(options)
     if dry_run:
         wanted = ("train", "validate", "trust", "test")
-        known = {name: options.pop(name) for name in wanted if name in options}
-        with job_inspect.look(Path(model), made, say, **known) as (_, report):
+        known = {name: options[name] for name in wanted if name in options}
+        job = _dry(Path(model), made, output, options)
+        with job_inspect.look(Path(model), made, say, job=job, **known) as (_, report):
             return report
     if output is None:
         raise UsageError("no output named", "give output, or dry_run=True")
@@ -242,7 +246,6 @@ def unpack(
         compression: none, fast or best.
         report: write NAME.report.json and .md beside the output.
         say: takes a line about progress.
-        say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
 
@@ -317,6 +320,7 @@ def _recipe(given: AnyRecipe, options: dict[str, Any]) -> tuple[Recipe, dict[str
         made = recipes.load(Path(given))
     else:
         made = recipes.Recipe(tuple(given))
+    made.check()
     names = set(recipes.Head.model_fields) - {"version"}
     mine = {name: options[name] for name in names & set(options) if options[name] is not None}
     rest = {name: value for name, value in options.items() if name not in names}
@@ -358,6 +362,32 @@ def _options() -> set[str]:
 
     own = {each.name for each in fields(Job)} - {"model", "recipe", "output"}
     return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
+
+
+def _dry(model: Path, recipe: Recipe, output: File | None, options: dict[str, Any]) -> Job | None:
+    """The job that a dry run stands for; None where no output is named.
+
+    Raises:
+        UsageError: an option that a dry run has no use for.
+    """
+    from dataclasses import fields
+    from pathlib import Path
+
+    from modelcut.errors import UsageError
+    from modelcut.job.request import Job
+
+    defaults = {"report": False, **{each.name: each.default for each in fields(Job)}}
+    stated = [name for name in options if name not in ("train", "validate", "trust", "test")]
+    stated = [name for name in stated if options[name] not in (None, False, defaults[name])]
+    for name in ("checkpoint", "resume", "checkpoint_every", "distribute"):
+        if name in stated and options[name] != "auto":
+            line = f"{name}: a dry run is a single process and saves no state"
+            raise UsageError(line, "leave it out")
+    if output is not None:
+        return Job(model, recipe, Path(output), **{"report": False, **options})
+    if stated := [name for name in stated if name != "distribute"]:
+        raise UsageError(f"{stated[0]}: this option needs an output file", "give output")
+    return None
 
 
 def _paths(options: dict[str, Any]) -> dict[str, Any]:

@@ -189,6 +189,7 @@ def test_html(made):
     expected = [cell for each in tables(made, full=True) for row in each.rows for cell in row]
     assert set(expected) <= set(cells.found)
     assert "Warnings" in made._repr_html_()
+    assert "<html" not in made._repr_html_()
 
 
 def test_the_terminal_is_aligned_text_in_a_pipe(made):

@@ -63,7 +63,8 @@ def run(
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
             here unless given), `trust`, `custom_objects`, `compression`, `coder`,
             `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
-            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
+            `seed`, which replace those of the recipe.
 
     Returns:
         The report; `passed` tells whether all gates passed.

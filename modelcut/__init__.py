@@ -65,8 +65,9 @@ def run(
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
             here unless given), `trust`, `custom_objects`, `compression`, `coder`,
-            `keep_optimizer`, `distribute`, `checkpoint`, `resume`, `checkpoint_every`; and `data`,
-            `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+            `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
+            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
+            `seed`, which replace those of the recipe.
 
     Returns:
         The report; `passed` tells whether all gates passed.
@@ -172,19 +173,20 @@ def evaluate(
     )
 
 
-def inspect(model: File, *, graph: bool = False) -> Report:
+def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
     """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing.
 
     Args:
         model: the file.
         graph: also which layers share channels, and why layers keep theirs.
+        sha256: report the SHA-256 of the file too.
     """
     from dataclasses import replace
     from pathlib import Path
 
     from modelcut.job import inspect as job_inspect
 
-    with job_inspect.look(Path(model)) as (found, report):
+    with job_inspect.look(Path(model), sha256=sha256) as (found, report):
         groups = job_inspect.channels(found) if graph else None
         return replace(report, graph=groups, provenance=dict(found.origin.provenance))
 
@@ -197,6 +199,7 @@ def pack(
     coder: str | None = None,
     keep_optimizer: bool = False,
     report: bool = False,
+    sha256: bool = False,
     gates: Mapping[str, Any] | Gates | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -209,6 +212,7 @@ def pack(
         coder: huffman, range or best.
         keep_optimizer: pack the optimizer's state too.
         report: write NAME.report.json and .md beside the output.
+        sha256: report the SHA-256 of both files too.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
     """
@@ -223,6 +227,7 @@ def pack(
         keep_optimizer=keep_optimizer,
         force=force,
         report=report,
+        sha256=sha256,
         gates=gates,
         say=say,
     )
@@ -235,6 +240,7 @@ def unpack(
     force: bool = False,
     compression: str | None = None,
     report: bool = False,
+    sha256: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
@@ -245,6 +251,7 @@ def unpack(
         force: replace a file that modelcut did not write.
         compression: none, fast or best.
         report: write NAME.report.json and .md beside the output.
+        sha256: report the SHA-256 of both files too.
         say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
@@ -258,6 +265,7 @@ def unpack(
         keep_optimizer=None,  # what was packed comes back, the optimizer's state too
         force=force,
         report=report,
+        sha256=sha256,
         say=say,
     )
 

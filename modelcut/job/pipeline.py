@@ -42,7 +42,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
         ModelcutError: with the exit code; nothing is left behind.
     """
     check_request(job)
-    with Digest(job.model) as digest, contextlib.ExitStack() as opened:
+    with Digest(job.model, sha256=job.sha256) as digest, contextlib.ExitStack() as opened:
         checked = check(job)
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
@@ -68,7 +68,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             say("writing")
             draft = write(checked, folded, places.model, partial(provenance.of, job, model, digest))
             outputs.flush(places.model)
-            with Digest(places.model) as printed:
+            with Digest(places.model, sha256=job.sha256) as printed:
                 again = opened.enter_context(verify(checked, folded, draft))
                 passage = passage_of(folded, job.recipe, draft.meters, draft.written)
                 report = _described(checked, passage, draft, digest, printed)

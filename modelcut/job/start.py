@@ -118,5 +118,6 @@ def open_runtime(
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,
+        custom_module=trust.custom_objects,
         team=team,
     )

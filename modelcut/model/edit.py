@@ -56,7 +56,7 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
     for layer in model.layers:
         node = nodes.get(layer.path)
         tensors = tuple(
-            _taken(tensor, tuple(takes[layer.path, tensor.role]), step)
+            taken(tensor, tuple(takes[layer.path, tensor.role]), step)
             if (layer.path, tensor.role) in takes
             else tensor
             for tensor in layer.tensors
@@ -66,7 +66,14 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
     return replace(model, layers=tuple(layers), architecture=architecture)
 
 
-def _taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+def taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+    """The tensor with only some slices; nothing is read.
+
+    Args:
+        tensor: which.
+        takes: axes, and the indices that are kept of each.
+        step: number of the step, from 0.
+    """
     shape = list(tensor.shape)
     for axis, indices in takes:
         shape[axis] = indices.size

@@ -88,7 +88,7 @@ def run(
     made, options = _recipe(recipe, options)
     options = _paths(options)
     if dry_run:
-        wanted = ("train", "validate", "trust", "test")
+        wanted = ("train", "validate", "trust", "test", "sha256")
         known = {name: options[name] for name in wanted if name in options}
         job = _dry(Path(model), made, output, options)
         with job_inspect.look(Path(model), made, say, job=job, **known) as (_, report):

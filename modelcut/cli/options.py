@@ -244,7 +244,6 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         "force": bool(values.get("force")),
         "in_place": bool(values.get("in_place")),
         "report": output is not None and values.get("report") is not False,
-        "sha256": bool(values.get("sha256")),
     }
     if output is None:
         for name in ("calibrate", *written):
@@ -257,6 +256,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             values["model"],
             output,
             dry_run=bool(values.get("dry_run")),
+            sha256=bool(values.get("sha256")),
             say=say,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),

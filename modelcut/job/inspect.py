@@ -61,11 +61,8 @@ def look(
     validate: Path | None = None,
     trust: Trust | None = None,
     test: Path | None = None,
-<<<<<<< HEAD
     job: Job | None = None,
-=======
     sha256: bool = False,
->>>>>>> p-speed
 ) -> Iterator[tuple[Model, Report]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -77,11 +74,8 @@ def look(
         validate: CSV for the steps that search.
         trust: what of the file's code may run for them.
         test: CSV that the recipe would be judged on; a warning says that it is not.
-<<<<<<< HEAD
         job: the job that the dry run stands for: what it would refuse is refused here too.
-=======
         sha256: report the SHA-256 of the file too.
->>>>>>> p-speed
 
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.

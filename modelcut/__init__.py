@@ -36,6 +36,7 @@ __all__ = [
     "prune",
     "quantize",
     "run",
+    "search",
     "unpack",
 ]
 
@@ -293,6 +294,118 @@ def load(
     from modelcut.job.load import load as load_model
 
     return load_model(Path(path), trust, custom_objects or {})
+
+
+def search(
+    model: File,
+    output: File,
+    *,
+    recipe: File | None = None,
+    minimize: Sequence[str] = (),
+    maximize: Sequence[str] = (),
+    gates: Mapping[str, Any] | Gates | None = None,
+    train: File | None = None,
+    validate: File | None = None,
+    test: File | None = None,
+    calibrate: File | None = None,
+    trials: int = 40,
+    seconds: float | None = None,
+    validation_fraction: float = 0.2,
+    confidence: float = 0.9,
+    workers: int = 1,
+    scheduler: str = "",
+    keep_best: bool = False,
+    restart: bool = False,
+    trust: bool = False,
+    custom_objects: str = "",
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Report:
+    """Searches for the best model within limits, and writes it; `modelcut search`.
+
+    Args:
+        model: the file to read.
+        output: the file to write; NAME.recipe.yaml, NAME.search.json and the report are written
+            beside it.
+        recipe: a recipe with open values; None: one is made for the model.
+        minimize: numbers to minimize, by the gates' names without max_, such as "bytes".
+        maximize: numbers to maximize, by the gates' names without min_, such as "accuracy".
+        gates: limits that the result must meet, as in a recipe.
+        train: CSV of training data; None: no step trains.
+        validate: CSV that candidates are measured on; None: a part of `train`.
+        test: CSV that the chosen model is measured on, once.
+        calibrate: CSV of calibration data for an int8 .tflite; None: `train`.
+        trials: number of candidates to try.
+        seconds: time after which no further candidate is begun; None: no limit.
+        validation_fraction: fraction of `train` that is set aside for validation.
+        confidence: probability with which the limit on the accuracy drop shall hold on other
+            samples, 0.5 to 1.
+        workers: number of local processes; more than one needs Dask.
+        scheduler: address of a Dask scheduler whose workers try the candidates.
+        keep_best: on an interrupt, write the best candidate so far.
+        restart: discard the trials of an interrupted search.
+        trust: run the code that the file carries.
+        custom_objects: your own layers: a .py file or a dotted module.
+        force: replace files that modelcut did not write.
+        say: takes a line about progress.
+        options: `data`, `task`, `from_logits`, `seed`, `export` as in a recipe; `compression`,
+            `coder`, `keep_optimizer` as in `run`.
+
+    Returns:
+        The report of the chosen model; its `search` says how it was chosen.
+
+    Raises:
+        InfeasibleError: no candidate meets the limits.
+        ModelcutError: with a message and a hint.
+    """
+    import shutil
+    from pathlib import Path
+
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Head, Recipe
+    from modelcut.tuner import request as requests
+    from modelcut.tuner import search as searches
+
+    head = options.pop("head", None) or Head()
+    if gates is not None:
+        options["gates"] = gates
+    made, rest = _recipe(Recipe((), head), options)
+    if odd := sorted(set(rest) - {"compression", "coder", "keep_optimizer"}):
+        raise TypeError(f"search() has no option {odd[0]!r}")
+    paths = {
+        name: None if path is None else Path(path)
+        for name, path in (("train", train), ("test", test), ("calibrate", calibrate))
+    }
+    place = None if recipe is None else Path(recipe)
+    goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
+    space, starts = requests.space_for(
+        place, Path(model), Path(output), goal, train=train is not None
+    )
+    space = requests.with_head(space, made.head)
+    goal = requests.goal_of(minimize, maximize, space.at({}).head.gates, confidence)
+    request = requests.Request(
+        Path(model),
+        space,
+        goal,
+        Path(output),
+        validation=None if validate is None else Path(validate),
+        fraction=validation_fraction,
+        trust=Trust(trust, custom_objects),
+        trials=trials,
+        seconds=seconds,
+        seed=made.head.seed,
+        workers=workers,
+        scheduler=scheduler,
+        keep_best=keep_best,
+        force=force,
+        starts=starts,
+        options={name: value for name, value in rest.items() if value is not None},
+        **paths,
+    )
+    if restart and request.folder.joinpath("search.json").is_file():
+        shutil.rmtree(request.folder)
+    return searches.search(request, say)
 
 
 def _one_step(

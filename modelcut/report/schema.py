@@ -392,6 +392,8 @@ class Report(Part):
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
+        search: where the recipe was chosen by `search`: the number of trials, the one that was
+            chosen, and what it gave on the validation samples.
     """
 
     shown_by: ClassVar[Callable[[Report], str] | None] = None
@@ -415,6 +417,7 @@ class Report(Part):
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
+    search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
     @property
     def passed(self) -> bool:

@@ -498,7 +498,9 @@ def _dry(model: Path, recipe: Recipe, output: File | None, options: dict[str, An
     from modelcut.job.request import Job
 
     defaults = {"report": False, **{each.name: each.default for each in fields(Job)}}
-    stated = [name for name in options if name not in ("train", "validate", "trust", "test")]
+    stated = [
+        name for name in options if name not in ("train", "validate", "trust", "test", "sha256")
+    ]
     stated = [name for name in stated if options[name] not in (None, False, defaults[name])]
     for name in ("checkpoint", "resume", "checkpoint_every", "distribute"):
         if name in stated and options[name] != "auto":

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import typer
 
 import modelcut
-from modelcut.cli import flags
+from modelcut.cli import complete, flags
+from modelcut.cli.flags import Parameter
 from modelcut.data import DataOptions
 from modelcut.engines.keras.cluster import Distribute
 from modelcut.errors import ExitCode, ResourceError, UsageError, WorkerDone
@@ -24,21 +25,31 @@ from modelcut.recipe.recipe import Head, Recipe
 if TYPE_CHECKING:
     from modelcut.report.schema import Report
 
+MODEL, DATA, OUT, GATES = "Model", "Data", "Output", "Gates"
+TRAINING, LITERT, SHOWN = "Training", "LiteRT", "Report"
+RECIPE, SPEED = "Recipe", "Speed"
+
 TRUST = (
     flags.option(
-        "trust", "Allow code in the file to run (Lambda layers, custom classes).", kind=bool
+        "trust",
+        "Allow code in the file to run (Lambda layers, custom classes).",
+        kind=bool,
+        panel=MODEL,
     ),
     flags.option(
         "custom_objects",
         "Python file or module that defines custom layers and functions.",
         metavar="MODULE",
+        panel=MODEL,
     ),
 )
 
 SHOW = (
-    flags.option("summary", "File that the report is appended to as Markdown.", metavar="FILE"),
-    flags.option("json", "Print the report as JSON on stdout.", kind=bool),
-    flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool),
+    flags.option(
+        "summary", "File that the report is appended to as Markdown.", metavar="FILE", panel=SHOWN
+    ),
+    flags.option("json", "Print the report as JSON on stdout.", kind=bool, panel=SHOWN),
+    flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool, panel=SHOWN),
 )
 
 TASK = (
@@ -46,20 +57,32 @@ TASK = (
         "task",
         "Task of the outputs: auto (inferred from the model and the labels), "
         "binary, multiclass, multilabel or regression; or {output: task}.",
+        panel=DATA,
+        complete=complete.among("auto", "binary", "multiclass", "multilabel", "regression"),
     ),
     flags.option(
         "from_logits",
         "Whether the outputs of a classifier are logits (true) or probabilities; by default the "
         "file's last activation and loss decide.",
         metavar="true|false|YAML",
+        panel=DATA,
     ),
 )
 
-MEASURE = (
-    *flags.of_models([DataOptions]),
-    *TASK,
-    *flags.of_models([Gates]),
-)
+DATA_OPTIONS = (*flags.of_models([DataOptions], DATA), *TASK)
+
+
+def gates(*without: str) -> list[Parameter]:
+    """The gates, without those whose number stands in a part of the report that is not made."""
+
+    def judged(name: str, info: Any) -> bool:
+        del name
+        return not str((info.json_schema_extra or {}).get("path", "")).startswith(without)
+
+    return flags.of_models([Gates], GATES, only=judged if without else lambda name, info: True)
+
+
+MEASURE = (*DATA_OPTIONS, *gates())
 
 OUTPUT = flags.option(
     "output",
@@ -67,73 +90,136 @@ OUTPUT = flags.option(
     "--output",
     "-o",
     metavar="FILE",
+    panel=OUT,
 )
-FORCE = flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool)
+IN_PLACE = flags.option(
+    "in_place", "Overwrite the input file with the result.", kind=bool, panel=OUT
+)
+FORCE = flags.option(
+    "force", "Overwrite an existing file that modelcut did not write.", kind=bool, panel=OUT
+)
 COMPRESSION = flags.option(
     "compression",
     "Compression of the written .h5 or .keras (default: fast).",
     metavar="none|fast|best",
+    panel=OUT,
 )
 CODER = flags.option(
     "coder",
     "Entropy coder of a packed file .mcut (default: best, the smaller one for each tensor).",
     metavar="huffman|range|best",
+    panel=OUT,
 )
 KEEP_OPTIMIZER = flags.option(
-    "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool
+    "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool, panel=OUT
 )
 REPORT = flags.option(
     "report",
     "Write the report beside the output, as NAME.report.json and NAME.report.md.",
     "--report/--no-report",
     kind=bool,
+    panel=SHOWN,
 )
-
 SHA256 = flags.option(
-    "sha256", "Report the SHA-256 of input and output beside their BLAKE3.", kind=bool
+    "sha256",
+    "Report the SHA-256 of input and output beside their BLAKE3.",
+    kind=bool,
+    panel=SHOWN,
 )
+DRY_RUN = flags.option(
+    "dry_run",
+    "Apply the steps and report the sizes; write and evaluate nothing.",
+    kind=bool,
+    panel=OUT,
+)
+PRINT_RECIPE = flags.option(
+    "print_recipe", "Print the equivalent recipe as YAML and exit.", kind=bool, panel=OUT
+)
+TEST = flags.option(
+    "test",
+    "CSV to evaluate the original and the compressed model on.",
+    metavar="CSV",
+    panel=DATA,
+)
+CALIBRATE = flags.option(
+    "calibrate",
+    "CSV of calibration data for an int8 or int16x8 .tflite.",
+    metavar="CSV",
+    panel=LITERT,
+)
+EXPORT = tuple(flags.of_models([ExportOptions], LITERT))
+SEED = flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT", panel=DATA)
 
-JOB = (
-    OUTPUT,
-    flags.option("in_place", "Overwrite the input file with the result.", kind=bool),
-    FORCE,
-    COMPRESSION,
-    CODER,
-    KEEP_OPTIMIZER,
-    REPORT,
-    SHA256,
-    flags.option(
-        "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
-    ),
-    flags.option("print_recipe", "Print the equivalent recipe as YAML and exit.", kind=bool),
-    flags.option(
-        "test", "CSV to evaluate the original and the compressed model on.", metavar="CSV"
-    ),
-    flags.option(
-        "train", "CSV of training data, for steps that train or run the network.", metavar="CSV"
-    ),
-    flags.option(
-        "validate",
-        "CSV of validation data, for steps that search; by default a tenth of --train is set "
-        "aside.",
-        metavar="CSV",
-    ),
-    flags.option(
-        "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
-    ),
-    *flags.of_models([ExportOptions]),
-    flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
-    flags.option(
-        "distribute",
-        "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
-        metavar="auto|none|mirrored|multiworker",
-    ),
-    flags.option("checkpoint", "Folder for checkpoints of long trainings.", metavar="FOLDER"),
-    flags.option(
-        "checkpoint_every", "Seconds between two checkpoints (default: 60).", metavar="SECONDS"
-    ),
-    flags.option("resume", "Resume from the checkpoint if there is one.", kind=bool),
-)
+
+def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tuple[Parameter, ...]:
+    """What a command has that applies steps and writes a file.
+
+    Options without effect are parsed all the same, for a message of their own, and not shown.
+
+    Args:
+        trains: a step may train.
+        runs: a step may run the network, on training or validation data.
+        resumes: a step's training can be kept in a checkpoint.
+    """
+    return (
+        OUTPUT,
+        IN_PLACE,
+        FORCE,
+        COMPRESSION,
+        CODER,
+        KEEP_OPTIMIZER,
+        REPORT,
+        SHA256,
+        DRY_RUN,
+        PRINT_RECIPE,
+        TEST,
+        flags.option(
+            "train",
+            "CSV of training data, for steps that train or run the network.",
+            metavar="CSV",
+            panel=DATA,
+            hidden=not runs,
+        ),
+        flags.option(
+            "validate",
+            "CSV of validation data, for steps that search; by default a tenth of --train is set "
+            "aside.",
+            metavar="CSV",
+            panel=DATA,
+            hidden=not runs,
+        ),
+        CALIBRATE,
+        *EXPORT,
+        SEED,
+        flags.option(
+            "distribute",
+            "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
+            metavar="auto|none|mirrored|multiworker",
+            panel=TRAINING,
+            hidden=not trains,
+        ),
+        flags.option(
+            "checkpoint",
+            "Folder for checkpoints of long trainings.",
+            metavar="FOLDER",
+            panel=TRAINING,
+            hidden=not resumes,
+        ),
+        flags.option(
+            "checkpoint_every",
+            "Seconds between two checkpoints (default: 60).",
+            metavar="SECONDS",
+            panel=TRAINING,
+            hidden=not resumes,
+        ),
+        flags.option(
+            "resume",
+            "Resume from the checkpoint if there is one.",
+            kind=bool,
+            panel=TRAINING,
+            hidden=not resumes,
+        ),
+    )
 
 
 def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
-from modelcut.graph.keras import quantized
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
@@ -36,7 +35,7 @@ TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 
 
 NOT_FINITE = "holds NaN or infinite values"
-"""Why a step leaves a tensor alone whose statistics mean nothing."""
+"""Why a step skips a tensor whose statistics mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +275,8 @@ class Step(BaseModel, ABC):
             parts, _, last = tensor.role.rpartition("/")
             return f"{tensor.kind} (role:{'*/' if parts else ''}{last} includes it)"
         if isinstance(tensor.encoding, Fixed):
+            from modelcut.graph.keras import quantized
+
             return quantized.why_fixed(tensor.encoding.held)
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"

@@ -1,4 +1,4 @@
-"""Steps whose strength can be searched: a budget in the place of a number.
+"""Steps whose strength can be searched: a budget instead of a number.
 
 A method names the field that makes it stronger and an ordered ladder of settings; that is all a
 method needs to do to be searched and to be profiled by `modelcut sensitivity`. The search itself
@@ -60,7 +60,7 @@ class Budget(Limits):
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if not any(True for _ in self.items()):
-            raise ValueError("name what may be lost, such as max_accuracy_drop")
+            raise ValueError("give at least one limit, such as max_accuracy_drop")
         return self
 
 

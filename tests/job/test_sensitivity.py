@@ -144,8 +144,11 @@ def test_a_criterion_on_a_real_network(modelcut, tmp_path):
     ("arguments", "words"),
     [
         (("sensitivity", MODEL), "--validate"),
-        (("sensitivity", MODEL, "--validate", TEST, "--method", "float16"), "no strength"),
-        (("sensitivity", MODEL, "--validate", TEST, "--settings", "[0.5]"), "of which method"),
+        (("sensitivity", MODEL, "--validate", TEST, "--method", "float16"), "no strength to vary"),
+        (
+            ("sensitivity", MODEL, "--validate", TEST, "--settings", "[0.5]"),
+            "--settings needs a method",
+        ),
         (
             ("sensitivity", MODEL, "--validate", TEST, "--method", "linear", "--settings", "[99]"),
             "99 is no bits",

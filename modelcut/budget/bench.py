@@ -167,8 +167,8 @@ def _held(runtime: Runtime, running: Running, part: Part) -> Iterator[Rows]:
         taken += sum(array.nbytes for array in rows.inputs)
         if taken > _MOST_BYTES:
             raise UsageError(
-                f"the validation rows take more than {_MOST_BYTES >> 30} GiB, and a search needs "
-                "them again and again",
+                f"the validation samples take more than {_MOST_BYTES >> 30} GiB, and a search "
+                "needs them repeatedly",
                 "read fewer with --limit, or give a smaller CSV",
             )
         yield rows

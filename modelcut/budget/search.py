@@ -101,9 +101,9 @@ def search(
     if start.held is False:
         broken = ", ".join(f"{name} {limit:g}" for name, limit, _ in step.budget.items())
         raise RecipeError(
-            f"step {context.index + 1}, {step.title}: the budget ({broken}) does not hold even "
-            "with the searched layers left alone",
-            "allow more, or look at the accuracy on the validation data with `modelcut eval`",
+            f"step {context.index + 1}, {step.title}: the budget ({broken}) is exceeded even "
+            "if no layer is changed",
+            "raise the limit, or check the accuracy on the validation data with `modelcut eval`",
         )
     alone = profile(trier, stop=True, say=context.say)
     chosen, best = _longest(trier, chain(alone, bench.base.bits), start)

@@ -77,10 +77,10 @@ def sensitivity(**values: Any) -> None:
     for name in wanted:
         if name not in known:
             raise UsageError(
-                f"--method {name}: has no strength to try", f"known: {', '.join(known)}"
+                f"--method {name}: has no strength to vary", f"known: {', '.join(known)}"
             )
     if values.get("settings") and len(wanted) > 1:
-        raise UsageError("--settings: of which method?", "name one with --method")
+        raise UsageError("--settings needs a method", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
     from modelcut.job import sensitivity
     from modelcut.job.request import Trust

@@ -89,6 +89,10 @@ REPORT = flags.option(
     kind=bool,
 )
 
+SHA256 = flags.option(
+    "sha256", "Report the SHA-256 of input and output beside their BLAKE3.", kind=bool
+)
+
 JOB = (
     OUTPUT,
     flags.option("in_place", "Overwrite the input file with the result.", kind=bool),
@@ -97,6 +101,7 @@ JOB = (
     CODER,
     KEEP_OPTIMIZER,
     REPORT,
+    SHA256,
     flags.option(
         "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
     ),
@@ -251,6 +256,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             values["model"],
             output,
             dry_run=bool(values.get("dry_run")),
+            sha256=bool(values.get("sha256")),
             say=say,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),

@@ -62,6 +62,7 @@ def look(
     trust: Trust | None = None,
     test: Path | None = None,
     job: Job | None = None,
+    sha256: bool = False,
 ) -> Iterator[tuple[Model, Report]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -74,6 +75,7 @@ def look(
         trust: what of the file's code may run for them.
         test: CSV that the recipe would be judged on; a warning says that it is not.
         job: the job that the dry run stands for: what it would refuse is refused here too.
+        sha256: report the SHA-256 of the file too.
 
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.
@@ -84,7 +86,7 @@ def look(
     if recipe:
         check_needs(recipe, train, validate, test, dry=True)
     with contextlib.ExitStack() as opened:
-        with Digest(path) as digest:
+        with Digest(path, sha256=sha256) as digest:
             model = opened.enter_context(registry.open_model(path))
             runtime = None
             if job:

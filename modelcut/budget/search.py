@@ -48,7 +48,11 @@ def apply(step: Budgeted, model: Model, context: Context) -> Outcome:
             f"step {context.index + 1}, {step.title}: a budget needs validation data",
             "add --validate FILE.csv or --train FILE.csv",
         )
-    bench = Bench(model, context.runtime)
+    reference = None
+    if step.budget is not None and step.budget.shared:
+        step = step.model_copy(update={"budget": step.budget.part(*context.shared)})
+        reference = Bench(context.runtime.original, context.runtime)
+    bench = Bench(model, context.runtime, reference=reference)
     if step.budget is not None:
         check_limits(step.budget, bench.targets, compared=True)
     plain, facts = search(step, model, context, bench)

@@ -53,6 +53,8 @@ class Context:
             is not saved.
         set_aside: fraction of the training samples that something is judged on, so that nothing
             else may look at them; 0: none are, and all can be used.
+        shared: of the steps of the recipe whose budgets share their limits, which one this is, from
+            1, and how many there are.
         coupled: of a training that another step asks for, channels with a group lasso over all
             tensors that share them.
     """
@@ -64,6 +66,7 @@ class Context:
     memo: dict[Any, Any] = field(default_factory=dict)
     keeper: Keeper | None = None
     set_aside: float = 0.0
+    shared: tuple[int, int] = (1, 1)
     coupled: tuple[Coupled, ...] = ()
 
     def required_runtime(self, title: str) -> Runtime:

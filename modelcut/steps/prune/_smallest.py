@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -32,8 +32,16 @@ class Threshold:
     ties: tuple[int, ...]
 
 
-Pass: TypeAlias = "Callable[[], Iterable[np.ndarray]]"
+Walk: TypeAlias = "Callable[[Callable[[np.ndarray], tuple[int, np.ndarray]]], list[Any]]"
+"""Calls a function with each block of one array, and returns what it gave, in order."""
+
+Pass: TypeAlias = "Callable[[], Iterable[Walk]]"
 """Yields all values, array by array, in the same order at every call."""
+
+
+def walk_of(values: np.ndarray) -> Walk:
+    """The walk over an array in memory."""
+    return lambda look: map_rows(lambda rows: look(values[rows]), values)
 
 
 def smallest(passes: Pass, sample: np.ndarray, total: int, k: int) -> Threshold:
@@ -89,17 +97,16 @@ def _count(passes: Pass, low: float, high: float) -> tuple[int, list[np.ndarray]
     below = 0
     inside: list[np.ndarray] = []
 
-    for values in passes():
+    def look(values: np.ndarray) -> tuple[int, np.ndarray]:
+        block = np.abs(values).ravel()
+        small = int(np.count_nonzero(block < low))
+        if high == np.inf:
+            kept = np.nan_to_num(block, nan=np.inf, posinf=np.inf)
+            return small, kept[kept >= low]
+        return small, block[(block >= low) & (block <= high)]
 
-        def look(rows: slice, values: np.ndarray = values) -> tuple[int, np.ndarray]:
-            block = np.abs(values[rows]).ravel()
-            small = int(np.count_nonzero(block < low))
-            if high == np.inf:
-                kept = np.nan_to_num(block, nan=np.inf, posinf=np.inf)
-                return small, kept[kept >= low]
-            return small, block[(block >= low) & (block <= high)]
-
-        found = map_rows(look, values)
+    for walk in passes():
+        found = walk(look)
         below += sum(small for small, _ in found)
         parts = [kept.astype(np.float64) for _, kept in found]
         inside.append(np.concatenate([np.zeros(0), *parts]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
 from modelcut.steps.base import NOT_FINITE, Context
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._iterated import Finetune, Iterated, Positive, Rounds, Until, finite
-from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
+from modelcut.steps.prune._smallest import Threshold, Walk, removal, sample_of, smallest, walk_of
 from modelcut.steps.strength import SPARSITIES, Strength
 
 _SAMPLES = 1 << 20
@@ -134,11 +133,10 @@ class Magnitude(Iterated):
             ]
         )
 
-        def passes() -> Iterator[np.ndarray]:
-            for tensor in common:
-                yield tensor.pull()[0]
+        def walks() -> list[Walk]:
+            return [tensor.map_rows for tensor in common]
 
-        found = smallest(passes, sample, total, round(self.sparsity * total))
+        found = smallest(walks, sample, total, round(self.sparsity * total))
         context.say(f"threshold {found.magnitude:.4g}")
         ties = found.ties or (0,) * len(common)
         shared = {
@@ -227,7 +225,7 @@ class Magnitude(Iterated):
         assert self.sparsity is not None
         if found is None:
             count = round(self.sparsity * values.size)
-            found = smallest(lambda: [values], sample_of(values), values.size, count)
+            found = smallest(lambda: [walk_of(values)], sample_of(values), values.size, count)
         return removal(values, found)
 
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from modelcut.arrays import floats
+from modelcut.graph.keras.channel_values import activation, zero_at_zero
+from modelcut.graph.node import Path
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
 from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
-
-if TYPE_CHECKING:
-    from modelcut.graph.channels import Consumer
-    from modelcut.graph.node import Path
+from modelcut.steps.prune import _readers
+from modelcut.steps.prune._readers import Consumer
 
 
 class Dead(Step):
@@ -35,11 +35,9 @@ class Dead(Step):
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `Step`; kernels are read here, to see which units are joined."""
-        from modelcut.graph import channels
-
         architecture = self.architecture_of(model, context, "nothing tells which layer reads which")
         chosen, skipped = self.select(model, context)
-        readers = channels.readers(architecture)
+        readers = _readers.readers(architecture)
         joints = _joints(model)
         _silence(joints, readers)
         _cut(joints, readers)
@@ -143,12 +141,10 @@ def _along(axis: int | None, keep: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 def _joints(model: Model) -> dict[Path, _Joint]:
     """The layers whose units can be told apart, in the order of the model."""
-    from modelcut.graph import channels
-
     found: dict[Path, _Joint] = {}
     for layer in model.layers:
         kernel = layer.by_role.get("kernel")
-        if layer.node is None or kernel is None or not channels.has_channels(layer.node.entry):
+        if layer.node is None or kernel is None or not _readers.has_channels(layer.node.entry):
             continue
         if not set(layer.by_role) <= {"kernel", "bias"} or kernel.in_axis is None:
             continue
@@ -157,7 +153,6 @@ def _joints(model: Model) -> dict[Path, _Joint]:
 
 
 def _joint(layer: Layer, kernel: Tensor) -> _Joint:
-    from modelcut.graph import channels
 
     values = kernel.pull()[0] != 0
     rest = tuple(a for a in range(values.ndim) if a not in (kernel.in_axis, kernel.out_axis))
@@ -171,8 +166,8 @@ def _joint(layer: Layer, kernel: Tensor) -> _Joint:
     return _Joint(
         links,
         None if bias is None else bias.pull()[0],
-        channels.activation(layer.config),
-        channels.zero_at_zero(layer.config),
+        activation(layer.config),
+        zero_at_zero(layer.config),
         np.ones(inputs, bool),
         np.ones(units, bool),
         np.zeros(units, bool),

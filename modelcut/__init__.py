@@ -84,7 +84,7 @@ def run(
     made, options = _recipe(recipe, options)
     options = _paths(options)
     if dry_run:
-        wanted = ("train", "validate", "trust", "test")
+        wanted = ("train", "validate", "calibrate", "trust", "test")
         known = {name: options.pop(name) for name in wanted if name in options}
         with job_inspect.look(Path(model), made, say, **known) as (_, report):
             return report

@@ -32,7 +32,7 @@ class ToyRuntime:
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
         aside = number < share * len(number)
-        chosen = {"all": number, "train": number[~aside], "validation": number[aside]}[part]
+        chosen = {"train": number[~aside], "validation": number[aside]}.get(part, number)
         if shuffle >= 0:
             chosen = np.random.default_rng(shuffle).permutation(chosen)
         for start in range(0, len(chosen), size):
@@ -153,6 +153,10 @@ class ToyRunning:
     def layer_inputs(self, rows, layers):
         seen, _ = self._forward(rows)
         found = {name: x for (name, _), (x, _) in zip(self.layers, seen, strict=True)}
+        for name, x in found.items():  # a Flatten before it is in no list
+            if name not in self.normalizations:
+                kernel = self.values[f"{name}/kernel"]
+                found[name] = x.reshape(len(x), -1) if kernel.ndim == 2 else x
         return {name: [found[name]] for name in layers}
 
     def trainer(self, plan):

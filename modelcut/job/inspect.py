@@ -59,6 +59,7 @@ def look(
     validate: Path | None = None,
     trust: Trust | None = None,
     test: Path | None = None,
+    calibrate: Path | None = None,
 ) -> Iterator[tuple[Model, Report]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -70,21 +71,24 @@ def look(
         validate: CSV for the steps that search.
         trust: what of the file's code may run for them.
         test: CSV that the recipe would be judged on; a warning says that it is not.
+        calibrate: CSV for the steps that look at outputs.
 
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.
     """
-    for each in (path, train, validate, test):
+    for each in (path, train, validate, test, calibrate):
         if each is not None:
             safety.check_path(each)
     if recipe:
-        check_needs(recipe, train, validate, test, dry=True)
+        check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
     with contextlib.ExitStack() as opened:
         with Digest(path) as digest:
             model = opened.enter_context(registry.open_model(path))
             runtime = None
             if recipe:
-                runtime = start.runtime_for(model, recipe, train, validate, trust or Trust())
+                runtime = start.runtime_for(
+                    model, recipe, train, validate, trust or Trust(), calibrate=calibrate
+                )
             folded = fold(model, recipe, say, runtime) if recipe else Folded((model,))
             meters: dict[Identity, Meter] = {}
             measure_rest(folded.models, meters)

@@ -46,7 +46,9 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
         checked = check(job)
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
-        runtime = start.runtime_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        runtime = start.runtime_for(
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+        )
         chief = team is None or team.chief
         kept = start.checkpoint_for(job, digest, writes=chief)
         if team is not None and not chief:

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from modelcut.errors.explain import explain
 from modelcut.model.model import Model
 from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, Step, TensorStep
+from modelcut.steps.correction import Corrected
 from modelcut.steps.strength import Budgeted
 
 Positive = Annotated[int, Field(ge=1)]
@@ -43,7 +44,7 @@ Rounds: TypeAlias = Annotated[
 _MOST = 20
 
 
-class Iterated(Budgeted, TensorStep):
+class Iterated(Corrected, Budgeted, TensorStep):
     """A step with the fields `cutoff`, `until`, `finetune` and `rounds`.
 
     Class attributes:
@@ -126,7 +127,9 @@ class Iterated(Budgeted, TensorStep):
                 targets.remove(tensor.name)
         tune = None if self.finetune is None else self._tuning(self.finetune)
         share = 0.0 if tune is None else _validation(tune)
-        once = self.model_copy(update={"rounds": 1, "finetune": None, "budget": None})
+        once = self.model_copy(
+            update={"rounds": 1, "finetune": None, "budget": None, "correct": None}
+        )
         # What is remembered of the model that came in is not true of what a round makes of it.
         inside = replace(context, memo={}, set_aside=max(context.set_aside, share))
         more: dict[str, Any] = {}
@@ -164,12 +167,9 @@ class Iterated(Budgeted, TensorStep):
         for tensor in after.tensors:  # training moves biases too
             if tensor is not old[tensor.name]:
                 skipped.pop(tensor.name, None)
-        return Outcome(
-            after,
-            {**more, **facts},
-            skipped,
-            (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings)),
-        )
+        said = (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings))
+        outcome = Outcome(after, {**more, **facts}, skipped, said)
+        return self.finished(model, outcome, context)
 
 
 def finite(values: np.ndarray) -> bool:

@@ -41,7 +41,7 @@ def deal(
     """A width for each target, and what was decided.
 
     Raises:
-        RecipeError: the parameters do not fit into `max_bytes`.
+        RecipeError: the parameters do not fit into `parameter_bytes`.
     """
     costs, errors = _by_outputs(step, model, targets, context) if step.looks else _alone(targets)
     sizes = {tensor.name: tensor.size for tensor, _ in targets if tensor.name in costs}
@@ -52,8 +52,8 @@ def deal(
         most = (step.output_error or OUTPUT_ERROR) ** 2
         options = _widths.choose(errors, costs, most)
         widths = {name: WIDTHS[option] for name, option in options.items()}
-    elif step.max_bytes is not None:
-        widths = _within(step, step.max_bytes, model, costs, errors)
+    elif step.parameter_bytes is not None:
+        widths = _within(step, step.parameter_bytes, model, costs, errors)
     else:
         assert step.average_bits is not None
         widths = _widths.deal(sizes, errors, WIDTHS, step.average_bits)
@@ -72,7 +72,7 @@ def _within(step: Linear, most: int, model: Model, costs: Table, errors: Table) 
     least = others + sum(cost[0] for cost in costs.values())
     if least > 8 * most:
         raise RecipeError(
-            f"{step.title}: max_bytes: {most}: at {WIDTHS[0]} bits the parameters take "
+            f"{step.title}: parameter_bytes: {most}: at {WIDTHS[0]} bits the parameters take "
             f"{int(-(-least // 8))} bytes",
             f"{int(-(-others // 8))} of them are of tensors whose bits are not dealt out",
         )

@@ -24,11 +24,11 @@ class Linear(Budgeted, Calibrated):
     """Uniform quantization of weights; zero is exactly representable."""
 
     strength: ClassVar[Strength] = Strength(
-        "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits", "max_bytes"), needed=False
+        "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits", "parameter_bytes"), needed=False
     )
     refuses: ClassVar[dict[str, str]] = CODED
     global_fields: ClassVar[frozenset[str]] = frozenset(
-        {"average_bits", "max_bytes", "output_error"}
+        {"average_bits", "parameter_bytes", "output_error"}
     )
 
     bits: Annotated[int, Field(ge=2, le=8)] | Literal["auto"] = Field(
@@ -44,7 +44,7 @@ class Linear(Budgeted, Calibrated):
         "effect on the network's outputs, measured over calibration samples. Layers whose bits "
         "are set by overrides are not counted.",
     )
-    max_bytes: Annotated[int, Field(ge=1)] | None = Field(
+    parameter_bytes: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="Most bytes of all parameters of the model, in a plain fixed-length code, "
         "instead of bits: allotted as with average_bits.",
@@ -158,7 +158,9 @@ class Linear(Budgeted, Calibrated):
     @property
     def dealt_out(self) -> bool:
         """Whether the widths of layers are dealt out."""
-        return self.bits == "auto" or self.average_bits is not None or self.max_bytes is not None
+        return (
+            self.bits == "auto" or self.average_bits is not None or self.parameter_bytes is not None
+        )
 
     def _scale_bits(self, bits: int) -> int:
         """Significant bits of the scales; the coarser the codes, the finer the scale."""

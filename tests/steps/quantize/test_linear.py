@@ -232,7 +232,7 @@ def test_bits_are_dealt_out_where_they_help_most():
     encodings = {t.name: t.pull()[1] for t in outcome.model.tensors}
     assert {name: encodings[name].width for name in bits} == bits
     assert encodings["fixed/kernel"].width == 7
-    with pytest.raises(ValueError, match="bits, average_bits, max_bytes and budget"):
+    with pytest.raises(ValueError, match="bits, average_bits, parameter_bytes and budget"):
         Linear(average_bits=4, bits=4)
 
 

@@ -227,12 +227,12 @@ def test_all_parameters_fit_into_the_bytes_that_were_given():
     model = toy_network()
     linear = steps.find("quantize", "linear")
     for most in (450, 600):
-        outcome = linear(max_bytes=most).apply(model, Context())
+        outcome = linear(parameter_bytes=most).apply(model, Context())
         bits = sum(summarize(*tensor.pull()).bits for tensor in outcome.model.tensors)
         assert most - 20 < bits / 8 <= most
     with pytest.raises(RecipeError, match="at 2 bits the parameters take"):
-        linear(max_bytes=100).apply(model, Context())
+        linear(parameter_bytes=100).apply(model, Context())
     with pytest.raises(ValueError, match="output_error is for bits: auto"):
         linear(bits=4, output_error=0.1)
-    with pytest.raises(ValueError, match="at most one of bits, average_bits, max_bytes"):
-        linear(bits="auto", max_bytes=500)
+    with pytest.raises(ValueError, match="at most one of bits, average_bits, parameter_bytes"):
+        linear(bits="auto", parameter_bytes=500)

@@ -40,7 +40,7 @@ class ToyRuntime:
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
         aside = number < share * len(number)
-        chosen = {"all": number, "train": number[~aside], "validation": number[aside]}[part]
+        chosen = {"train": number[~aside], "validation": number[aside]}.get(part, number)
         if shuffle >= 0:
             chosen = np.random.default_rng(shuffle).permutation(chosen)
         for start in range(0, len(chosen), size):

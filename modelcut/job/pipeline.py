@@ -55,7 +55,9 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
         checked = check(job)
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
-        runtime = start.runtime_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        runtime = start.runtime_for(
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+        )
         chief = team is None or team.chief
         kept: Checkpoint | States | None = start.checkpoint_for(job, digest, writes=chief)
         if kept is None and session is not None:

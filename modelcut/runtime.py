@@ -6,7 +6,7 @@ the tests with a network in NumPy. A step gets it as `context.runtime`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -20,6 +20,7 @@ from modelcut.model.model import Edit, Model, Rewrite, Tensor
 
 __all__ = [
     "Constraint",
+    "Coupled",
     "Part",
     "Passed",
     "Rows",
@@ -63,6 +64,22 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class Coupled:
+    """Channels that several tensors share, and that are shrunk together while these are trained.
+
+    Attributes:
+        strength: of the group lasso: the factor of the L2 norm of all weights of each channel.
+        channels: how many there are.
+        parts: names of tensors, each with an axis and the channel at each index of it, int64; -1
+            for none of these.
+    """
+
+    strength: float
+    channels: int
+    parts: tuple[tuple[str, int, np.ndarray], ...]
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """What a training is told.
 
@@ -77,6 +94,7 @@ class TrainingPlan:
         teacher: the network whose outputs are distilled; None: none.
         distill: weight of the distillation loss, 0 to 1.
         temperature: temperature of the softmax of student and teacher.
+        coupled: channels with a group lasso over all tensors that share them.
     """
 
     constraints: Mapping[str, Constraint]
@@ -89,6 +107,7 @@ class TrainingPlan:
     teacher: Running | None = None
     distill: float = 0.0
     temperature: float = 1.0
+    coupled: tuple[Coupled, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,6 +262,17 @@ class Runtime(Protocol):
 
     @property
     def workers(self) -> int: ...
+
+    def timer(self, model: Model, engine: str) -> AbstractContextManager[Callable[[], float]]:
+        """Something that runs one training sample through a model, and tells the seconds it took.
+
+        Args:
+            model: as it is after its deferred edits.
+            engine: "keras", or "litert" for a `.tflite` of float32 made of it.
+
+        Raises:
+            ModelcutError: the engine cannot run it.
+        """
 
     def agreed(self, numbers: Sequence[float]) -> list[float]:
         """The chief's numbers in every worker, where something is decided by them."""

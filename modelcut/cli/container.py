@@ -29,6 +29,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
     more: dict[str, Any] = {
         "force": bool(values.get("force")),
         "report": bool(values.get("report")),
+        "sha256": bool(values.get("sha256")),
         "say": options.progress(values),
     }
     if packed:

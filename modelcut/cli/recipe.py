@@ -34,14 +34,20 @@ def check(**values: Any) -> None:
     from modelcut import safety
     from modelcut.formats import registry
     from modelcut.job import fold
-    from modelcut.recipe.recipe import load
+    from modelcut.recipe.recipe import parse
+    from modelcut.recipe.space import Space
+    from modelcut.recipe.yaml_text import load_file
 
-    recipe = load(Path(values["recipe"]))
+    space = Space.of(load_file(Path(values["recipe"])))
+    if space.parameters:
+        space.check()
+    recipe = space.at({}) if space.parameters else parse(space.document)
     if values.get("model"):
         safety.check_path(Path(values["model"]))
         with registry.open_model(Path(values["model"])) as model:
             fold.fold(model, recipe, lambda _: None)
-    typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps, no errors")
+    left = f", {len(space.parameters)} values for a search to decide" if space.parameters else ""
+    typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps{left}, no errors")
 
 
 def schema() -> None:

@@ -60,7 +60,7 @@ def methods() -> dict[str, type[Budgeted]]:
     for family in steps.families():
         for method in steps.methods(family):
             cls = steps.find(family, method)
-            if issubclass(cls, Budgeted):
+            if issubclass(cls, Budgeted) and cls.by_layer:
                 found[method] = cls
     return found
 

@@ -9,12 +9,13 @@ of a channel, it is kept, and the layer that is the reason is named (cf. Fang et
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from modelcut.graph import shapes
+from modelcut.graph import call_counts, shapes
 from modelcut.graph.architecture import Architecture
 from modelcut.graph.keras import channel_rules, classes
 from modelcut.graph.keras.calls import (
@@ -29,11 +30,12 @@ from modelcut.graph.keras.calls import (
 )
 from modelcut.graph.keras.channel_values import MAX_VALUES, Barrier, Value
 from modelcut.graph.node import Node, Path, node_of
+from modelcut.graph.unions import Unions
 
-MAX_CALLS = 100_000
-"""So many calls of layers are followed."""
+MAX_CALLS = 50_000
+"""So many calls of layers are followed, those inside of submodels at each call of them."""
 
-MAX_INDICES = 1 << 27
+MAX_INDICES = 1 << 25
 """So many indices of channels are held for all tensors between layers together."""
 
 OUTPUT = "its channels are the network's outputs"
@@ -67,14 +69,31 @@ class Size:
 
     Attributes:
         path: of the layer.
-        key: in its configuration.
+        key: in its configuration; or of a keyword argument, in one of its calls.
         index: in the list that is there; None where a plain number is.
         ids: the channels that it counts.
+        call: number of the call; None for the configuration.
     """
 
     path: Path
     key: str
     index: int | None
+    ids: np.ndarray
+    call: int | None = None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A weight whose values are multiplied by √(channels that are kept / all of them).
+
+    Attributes:
+        path: of the layer.
+        role: of the weight.
+        ids: the channels.
+    """
+
+    path: Path
+    role: str
     ids: np.ndarray
 
 
@@ -102,6 +121,10 @@ class Dependencies:
         kept: layer that makes channels, none of which can be removed -> why.
         values: (path of a model, call, index of the output) -> what comes out of the call.
         given: path of a layer or submodel -> what goes into its first call.
+        scaled: the weights whose values follow the number of channels.
+        mixed: layer -> the channels of which it computes each from all of them, as a layer
+            normalization does: without some, it gives something else for the others.
+        shapes: (path of a layer, key in its configuration) -> the tensors whose shapes are there.
     """
 
     slots: tuple[Slot, ...] = ()
@@ -110,6 +133,9 @@ class Dependencies:
     kept: Mapping[Path, str] = field(default_factory=dict)
     values: Mapping[tuple[Path, Call, int], Value] = field(default_factory=dict, repr=False)
     given: Mapping[Path, Sequence[Value]] = field(default_factory=dict, repr=False)
+    scaled: tuple[Scaled, ...] = ()
+    mixed: Mapping[Path, np.ndarray] = field(default_factory=dict, repr=False)
+    shapes: Mapping[tuple[Path, str], Sequence[Value]] = field(default_factory=dict, repr=False)
 
     def made_by(self, group: Group) -> list[Path]:
         """The layers that make the channels of a group."""
@@ -117,24 +143,30 @@ class Dependencies:
         return list(dict.fromkeys(slot.path for slot in found if slot.use == "makes"))
 
 
-def dependencies(architecture: Architecture, weights: Weights) -> Dependencies:
+def dependencies(
+    architecture: Architecture,
+    weights: Weights,
+    fixed: Collection[tuple[Path, str]] = (),
+) -> Dependencies:
     """Follows the channels of a network from its inputs to its outputs.
 
     Args:
         architecture: of any dialect.
         weights: the shapes of the weights in the file.
+        fixed: path and role of the weights whose values cannot be multiplied by a number.
 
     Raises:
         InputError: the layers do not hang together.
     """
-    walk = _Walk(weights)
     if _is_apart(architecture.root):
         return Dependencies(kept=dict.fromkeys(weights, "the model is of a class of its author's"))
+    walk = _Walk(weights, fixed)
     try:
-        outputs = walk.model(architecture.root, (), None)
+        if call_counts.total(architecture.root) > MAX_CALLS:
+            raise _TooManyError
+        walk.outputs(walk.follow(architecture.root))
     except _TooManyError:
         return Dependencies(kept=dict.fromkeys(weights, "the network has too many calls of layers"))
-    walk.outputs(outputs)
     return walk.result()
 
 
@@ -143,93 +175,116 @@ class _TooManyError(Exception):
 
 
 class _Walk:
-    """The state of the walk: a union-find over channels, of which number 0 is always kept."""
+    """The state of the walk; see `Channels` for what the rules ask."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, fixed: Collection[tuple[Path, str]]) -> None:
         self._weights = weights
-        self._parent = [0]
-        self._why: dict[int, str] = {0: "nothing tells what becomes of its channels"}
+        self._fixed = frozenset(fixed)
+        self._unions = Unions("nothing tells what becomes of its channels")
         self._slots: dict[tuple[Path, str, int], tuple[np.ndarray, str]] = {}
-        self._sizes: dict[tuple[Path, str, int | None], np.ndarray] = {}
+        self._sizes: dict[tuple[Path, str, int | None, int | None], np.ndarray] = {}
+        self._scaled: dict[tuple[Path, str], np.ndarray] = {}
+        self._mixed: dict[Path, np.ndarray] = {}
+        self._shapes: dict[tuple[Path, str], Sequence[Value]] = {}
         self._known: dict[Path, set[str]] = defaultdict(set)
+        self._within: dict[Path, tuple[Path, str]] = {}
         self._values: dict[tuple[Path, Call, int], Value] = {}
         self._given: dict[Path, list[Value]] = {}
         self._reasons: dict[Path, str] = {}
-        self._calls = 0
-        self._held = 0
+        self._calls: list[tuple[Any, int]] = [(None, 0)]
+        self._held: set[int] = set()
+        self._indices = 0
+        self.new, self.pin, self.join = self._unions.new, self._unions.pin, self._unions.join
 
-    # What the rules ask.
+    @property
+    def call(self) -> Any:
+        return self._calls[-1][0]
 
-    def new(self, count: int) -> np.ndarray:
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
-
-    def pin(self, ids: np.ndarray | None, why: str) -> None:
-        for one in np.unique(ids).tolist() if ids is not None else ():
-            self._why.setdefault(self._find(one), why)
-
-    def join(self, one: np.ndarray, other: np.ndarray, why: str) -> None:
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
-            first, second = sorted((self._find(a), self._find(b)))
-            if first == second:
-                continue
-            # The reason that was found for a channel tells more than that of number 0.
-            if second in self._why:
-                if first and first not in self._why:
-                    self._why[first] = self._why[second]
-            elif first == 0:
-                self._why.setdefault(second, why)
-            if first:
-                self._parent[second] = first
-
-    def _find(self, one: int) -> int:
-        parent = self._parent
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
+    def _place(self, path: Path, role: str = "") -> tuple[Path, str]:
+        """The layer that has the weights of another inside of it, and their role there."""
+        for depth in range(len(path), 0, -1):
+            if path[:depth] in self._within:
+                outer, prefix = self._within[path[:depth]]
+                below = "".join(f"{name}/" for name in path[depth:])
+                return self._place(outer, prefix + below + role)
+        return path, role
 
     def weight(self, path: Path, role: str) -> tuple[int, ...]:
-        found = self._weights.get(path, {}).get(role)
+        place, full = self._place(path, role)
+        found = self._weights.get(place, {}).get(full)
         if found is None:
             raise Barrier(f"has no weight {role}")
         return found
 
     def roles(self, path: Path) -> frozenset[str]:
-        return frozenset(self._weights.get(path, {}))
+        place, prefix = self._place(path)
+        found = self._weights.get(place, {})
+        return frozenset(role[len(prefix) :] for role in found if role.startswith(prefix))
 
     def slot(self, path: Path, role: str, axis: int, ids: np.ndarray, use: str) -> None:
         shape = self.weight(path, role)
         if axis >= len(shape) or shape[axis] != ids.size:
             raise Barrier(f"has a weight {role} of another shape")
-        self._known[path].add(role)
-        if (path, role, axis) in self._slots:
-            self.join(self._slots[path, role, axis][0], ids, _called_on_kept(path))
+        place, full = self._place(path, role)
+        self._known[place].add(full)
+        if (place, full, axis) in self._slots:
+            self.join(self._slots[place, full, axis][0], ids, _called_on_kept(place))
         else:
-            self._slots[path, role, axis] = ids, use
+            self._slots[place, full, axis] = ids, use
 
     def free(self, path: Path, role: str) -> None:
-        self._known[path].add(role)
+        place, full = self._place(path, role)
+        self._known[place].add(full)
+
+    def scaled(self, path: Path, role: str, ids: np.ndarray) -> bool:
+        place = self._place(path, role)
+        known = self._scaled.setdefault(place, ids)
+        self.join(known, ids, _called_on_kept(place[0]))
+        return place not in self._fixed
 
     def size(self, path: Path, key: str, index: int | None, ids: np.ndarray) -> None:
-        known = self._sizes.setdefault((path, key, index), ids)
+        self._count((path, key, index, None), ids)
+
+    def argument(self, path: Path, key: str, index: int, ids: np.ndarray) -> None:
+        self._count((path, key, index, self._calls[-1][1]), ids)
+
+    def _count(self, where: tuple[Path, str, int | None, int | None], ids: np.ndarray) -> None:
+        known = self._sizes.setdefault(where, ids)
         if known.size != ids.size:
             self.pin(known, "one setting stands for two sizes")
             self.pin(ids, "one setting stands for two sizes")
         elif known is not ids:
-            self.join(known, ids, _called_on_kept(path))
+            self.join(known, ids, _called_on_kept(where[0]))
+
+    def shape(self, path: Path, key: str, *values: Value) -> None:
+        known = self._shapes.setdefault((path, key), values)
+        for one, other in zip(known, values, strict=False):
+            self._meet(path, one, other)
+
+    def mixes(self, path: Path, ids: np.ndarray | None) -> None:
+        if ids is not None:
+            self._mixed.setdefault(self._place(path)[0], ids)
+
+    def inner(self, path: Path, outer: Path, prefix: str, given: Sequence[Value]) -> None:
+        self._within[path] = outer, prefix
+        self._take(path, list(given))
+
+    def model(self, node: Node, given: Sequence[Value]) -> list[Value]:
+        return self._model(node.entry, node.path, given)
+
+    def follow(self, root: Entry) -> list[Value]:
+        """Follows the channels through the network; returns what comes out of it."""
+        return self._model(root, (), None)
 
     def outputs(self, values: Iterable[Value]) -> None:
         """Keeps what comes out of the network; that reason is told before any other."""
         for value in values:
-            for one in np.unique(value.ids).tolist() if value.ids is not None else ():
-                if one:
-                    self._why[self._find(one)] = OUTPUT
+            if value.ids is not None:
+                self._unions.put_first(value.ids, OUTPUT)
 
     # The walk.
 
-    def model(self, model: Entry, path: Path, given: Sequence[Value] | None) -> list[Value]:
+    def _model(self, model: Entry, path: Path, given: Sequence[Value] | None) -> list[Value]:
         """Follows the channels through a model; returns what comes out of it."""
         if is_functional(model):
             return self._functional(model, path, given)
@@ -241,7 +296,7 @@ class _Walk:
             else:
                 if value.shape is None and index == 0:
                     value = _opaque(shapes.built(entry))
-                value = self._call(entry, below, [value])[0]
+                value = self._call(entry, below, [value], None)[0]
             self._keep(path, (name_of(entry), 0), [value])
         return [value]
 
@@ -264,11 +319,10 @@ class _Walk:
                 made[name, index] = [self._input(entry, below, fed.get(name))]
             else:
                 sources = [value_of(ref) for ref in graph.calls[name][index]]
-                made[name, index] = self._call(entry, below, sources)
+                made[name, index] = self._call(entry, below, sources, index)
             self._keep(path, (name, index), made[name, index])
-        for call in {(n, i) for n, found in graph.calls.items() for i in range(len(found))} - set(
-            sequence
-        ):
+        every = {(name, i) for name, found in graph.calls.items() for i in range(len(found))}
+        for call in sorted(every - set(sequence)):
             for ref in graph.calls[call[0]][call[1]]:
                 self.pin(value_of(ref).ids, f"{'/'.join((*path, call[0]))} leads to no output")
         return [value_of(ref, end=True) for ref in graph.outputs]
@@ -287,8 +341,10 @@ class _Walk:
     def _keep(self, path: Path, call: Call, values: list[Value]) -> None:
         """Remembers what comes out of a call; so where a submodel is called again."""
         for index, value in enumerate(values):
-            self._held += 0 if value.ids is None else value.ids.size
-            if self._held > MAX_INDICES:
+            if value.ids is not None and id(value.ids) not in self._held:
+                self._held.add(id(value.ids))
+                self._indices += value.ids.size
+            if self._indices > MAX_INDICES:
                 raise _TooManyError
             known = self._values.setdefault((path, call, index), value)
             self._meet((*path, call[0]), known, value)
@@ -303,72 +359,78 @@ class _Walk:
         for ids in (one.ids, other.ids):
             self.pin(ids, f"{'/'.join(path)} is called with different inputs")
 
-    def _call(self, entry: Entry, path: Path, sources: list[Value]) -> list[Value]:
-        self._calls += 1
-        if self._calls > MAX_CALLS:
-            raise _TooManyError
+    def _call(
+        self, entry: Entry, path: Path, sources: list[Value], index: int | None
+    ) -> list[Value]:
         if not sources:
             sources = [Value(None)]
         self._take(path, sources)
         if layer_list(entry) is not None and not _is_apart(entry):
-            return self.model(entry, path, sources) or [Value(None)]
+            return self._model(entry, path, sources) or [Value(None)]
         node = node_of(entry, path)
-        rule = channel_rules.of(node)
+        call = None if index is None else shapes.call_at(entry, index)
+        self._calls.append((call, index or 0))
         try:
-            if "shared_object_id" in entry:
-                raise Barrier("is shared with another part of the model")
-            if rule is None:
-                raise Barrier("is of a class whose channels are not followed")
-            if len(sources) > 1 and not channel_rules.joins(rule):
-                raise Barrier("has several inputs")
-            result = rule(self, node, sources)
-            extra = self.roles(path) - self._known[path]
-            if extra:
-                raise Barrier(f"has a weight {min(extra)} that is not followed")
-            return [result]
-        except (
-            Barrier,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as barrier:
-            why = str(barrier) if isinstance(barrier, Barrier) else "has an odd configuration"
-            return [self._barrier(node, sources, why)]
+            return self._by_rule(node, sources)
+        except Barrier as barrier:
+            return [self._barrier(node, sources, str(barrier))]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            return [self._barrier(node, sources, "has an odd configuration")]
+        finally:
+            self._calls.pop()
+
+    def _by_rule(self, node: Node, sources: list[Value]) -> list[Value]:
+        rule = channel_rules.of(node)
+        if "shared_object_id" in node.entry:
+            raise Barrier("is shared with another part of the model")
+        if rule is None:
+            raise Barrier("is of a class whose channels are not followed")
+        if len(sources) > 1 and not channel_rules.joins(rule):
+            raise Barrier("has several inputs")
+        result = rule(self, node, sources)
+        place, prefix = self._place(node.path)
+        extra = {prefix + role for role in self.roles(node.path)} - self._known[place]
+        if extra:
+            raise Barrier(f"has a weight {min(extra)} that is not followed")
+        return result if isinstance(result, list) else [result]
 
     def _barrier(self, node: Node, sources: list[Value], why: str) -> Value:
         own = f"{'/'.join(node.path)} ({node.class_name}) {why}"
-        self._reasons[node.path] = why
+        place, prefix = self._place(node.path)
+        self._reasons.setdefault(place, why if place == node.path else f"holds {own}")
         for value in sources:
             self.pin(value.ids, own)
-        for role in self._known[node.path]:
-            for axis in range(len(self.weight(node.path, role))):
-                if (node.path, role, axis) in self._slots:
-                    self.pin(self._slots[node.path, role, axis][0], own)
-        return _opaque(shapes.of_layer(node, [value.shape for value in sources]))
+        for role in self._known[place]:
+            for axis in range(len(self.weight(place, role))):
+                if role.startswith(prefix) and (place, role, axis) in self._slots:
+                    self.pin(self._slots[place, role, axis][0], own)
+        return _opaque(shapes.of_call(node, [value.shape for value in sources], self.call)[0])
 
     # What was found.
 
     def result(self) -> Dependencies:
         """The channels of all slots under their final numbers, sorted into groups."""
-        roots = np.array([self._find(one) for one in range(len(self._parent))])
-        pinned = np.zeros(len(roots), bool)
-        pinned[list(self._why)] = True
-        final = np.where(pinned[roots], 0, roots)
+        final = self._unions.final()
         kept = {path: f"it {why}" for path, why in self._reasons.items() if self.roles(path)}
         slots = []
         for (path, role, axis), (ids, use) in self._slots.items():
             slots.append(Slot(path, role, axis, final[ids], use))
             if use == "makes" and ids.size and not slots[-1].ids.any():
-                kept.setdefault(path, self._why[self._find(int(ids[0]))])
+                kept.setdefault(path, self._unions.reason(int(ids[0])))
+
+        def finals(values: Sequence[Value]) -> list[Value]:
+            return [_final(value, final) for value in values]
+
         return Dependencies(
             tuple(slots),
-            tuple(Size(*key, final[ids]) for key, ids in self._sizes.items()),
+            tuple(Size(*key[:3], final[ids], key[3]) for key, ids in self._sizes.items()),
             tuple(_grouped(slots)),
             kept,
             {key: _final(value, final) for key, value in self._values.items()},
-            {path: [_final(v, final) for v in found] for path, found in self._given.items()},
+            {path: finals(found) for path, found in self._given.items()},
+            tuple(Scaled(*key, final[ids]) for key, ids in self._scaled.items()),
+            {path: final[ids] for path, ids in self._mixed.items()},
+            {key: finals(values) for key, values in self._shapes.items()},
         )
 
 

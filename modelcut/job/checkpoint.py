@@ -1,6 +1,6 @@
 """What an interrupted training needs to go on: a folder with a file for each step that trains.
 
-`checkpoint.json` says what the checkpoint is of: version, recipe, model and data by their SHA-256.
+`checkpoint.json` says what the checkpoint is of: version, recipe, model and data by their BLAKE3.
 `step-N.npz` holds the state of the training in step N: arrays, and one text of JSON. Steps that do
 not train are done again; they give the same bits. Each file is written beside its place and
 renamed, so that there is a whole one at any time.
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from modelcut.arrays.digest import of_text
 from modelcut.errors import InputError, UsageError
-from modelcut.job.digest import sha256_of
 from modelcut.runtime import Saved
 
 SCHEMA = "modelcut-checkpoint/1"
@@ -58,7 +58,7 @@ class Checkpoint:
         self.folder = folder
         self._every = every
         self._writes = writes
-        mine = {name: sha256_of(text).hex() for name, text in of.items()}
+        mine = {name: of_text(text) for name, text in of.items()}
         about = folder / _ABOUT
         if about.is_file():
             self._check(about, mine)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.request import Say
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
-from modelcut.runtime import Runtime
+from modelcut.runtime import Keeper, Runtime
 from modelcut.steps import effect
 from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budgeted
+
+
+class Keepers(Protocol):
+    """A keeper for each step that trains."""
+
+    def keeper(self, step: int) -> Keeper:
+        """That of one step, by its number from 0."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def fold(
     recipe: Recipe,
     say: Say,
     runtime: Runtime | None = None,
-    kept: Checkpoint | None = None,
+    kept: Keepers | None = None,
 ) -> Folded:
     """Applies the steps in order; nothing but surveys and trainings is computed yet.
 
@@ -44,7 +51,7 @@ def fold(
         recipe: the recipe whose steps and seed apply.
         say: takes a line about progress.
         runtime: runs the model, for steps that train or search.
-        kept: checkpoint that holds the state of trainings.
+        kept: gives each step that trains what keeps its state.
     """
     models, outcomes, seconds = [model], [], []
     budgeted = [step for step in recipe.steps if isinstance(step, Budgeted)]

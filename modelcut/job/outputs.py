@@ -79,7 +79,7 @@ class Outputs:
             UsageError: the place is an input, is taken, or has no folder.
             ResourceError: its folder cannot be written to.
         """
-        self._check(place, folder=folder)
+        self.check(place, folder=folder)
         here = _here()
         remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
         name = f".{place.name[:100]}.{os.getpid()}-{here}{secrets.token_hex(4)}.part"
@@ -138,7 +138,16 @@ class Outputs:
             self.published.append(place)
             self._files.pop(0)
 
-    def _check(self, place: Path, *, folder: bool) -> None:
+    def check(self, place: Path, *, folder: bool = False) -> None:
+        """Refuses a place that must not be written to; looks only.
+
+        Args:
+            place: path of the result.
+            folder: it is one.
+
+        Raises:
+            UsageError: the place is an input, is taken, or has no folder.
+        """
         if "://" in str(place):
             raise UsageError(f"{place}: only local files are written")
         if not place.parent.is_dir():

@@ -86,7 +86,12 @@ def assess(
             "schema": SCHEMA,
             "modelcut": __version__,
             "versions": provenance.versions(),
-            "input": {"path": str(path), "bytes": size(path), "sha256": digest.hex()},
+            "input": {
+                "path": str(path),
+                "bytes": size(path),
+                "sha256": None,
+                "blake3": digest.blake3,
+            },
             "data": {"path": str(data), "rows": bench.rows},
             "seed": recipe.head.seed,
             "profiles": profiles,

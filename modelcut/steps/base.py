@@ -23,7 +23,7 @@ from modelcut.model.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
-    from modelcut.runtime import Keeper, Runtime
+    from modelcut.runtime import Coupled, Keeper, Runtime
 from modelcut.steps.select import matches, matches_any, optional, suggest
 
 Need = Literal["graph", "train", "validation", "loop"]
@@ -54,6 +54,8 @@ class Context:
             is not saved.
         set_aside: fraction of the training samples that something is judged on, so that nothing
             else may look at them; 0: none are, and all can be used.
+        coupled: of a training that another step asks for, channels with a group lasso over all
+            tensors that share them.
     """
 
     index: int = 0
@@ -63,6 +65,7 @@ class Context:
     memo: dict[Any, Any] = field(default_factory=dict)
     keeper: Keeper | None = None
     set_aside: float = 0.0
+    coupled: tuple[Coupled, ...] = ()
 
     def required_runtime(self, title: str) -> Runtime:
         """The runtime, for a step that cannot do without.

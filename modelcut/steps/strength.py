@@ -65,9 +65,16 @@ class Budget(Limits):
 
 
 class Budgeted(LayerStep):
-    """A step with a strength, given by one of its fields or searched for each layer."""
+    """A step with a strength, given by one of its fields or searched for each layer.
+
+    Class attributes:
+        strength: how it is made stronger.
+        by_layer: whether each layer can have a strength of its own; else the step itself searches
+            one for all, and `modelcut sensitivity` has nothing to try.
+    """
 
     strength: ClassVar[Strength]
+    by_layer: ClassVar[bool] = True
     global_fields: ClassVar[frozenset[str]] = frozenset({"budget"})
 
     budget: Budget | None = Field(

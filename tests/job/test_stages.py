@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from toys import MODELS
 
 from modelcut import steps
@@ -202,10 +203,11 @@ def test_verify_measures_what_no_writer_pulled():
 def test_describe_tells_of_the_files(written):
     checked, folded, _, draft = written
     passage = describe.passage_of(folded, checked.job.recipe, draft.meters, draft.written)
-    with Digest(MODEL) as digest, Digest(draft.path) as printed:
+    with Digest(MODEL, sha256=True) as digest, Digest(draft.path) as printed:
         report = describe.describe(passage, MODEL, draft.path, digest, checked.job.recipe)
         output = describe.output_of(checked.job, checked.writer, draft, printed)
     assert report.input.sha256 == hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    assert report.input.blake3 == blake3(MODEL.read_bytes()).hexdigest()
     assert report.input.bytes == MODEL.stat().st_size
     assert report.sizes.before.file_bytes == MODEL.stat().st_size
     assert report.sizes.after.file_bytes == draft.path.stat().st_size
@@ -217,7 +219,8 @@ def test_describe_tells_of_the_files(written):
     }  # fmt: skip
     assert report.sizes.before.macs == 8 * 12 + 12 * 3
     assert output.path == str(checked.job.output)  # not the hidden name
-    assert output.sha256 == hashlib.sha256(draft.path.read_bytes()).hexdigest()
+    assert output.blake3 == blake3(draft.path.read_bytes()).hexdigest()
+    assert output.sha256 is None
     assert output.compression == "fast"
     assert report.output is None
 

@@ -20,7 +20,7 @@ from modelcut.engines.keras.losses import Goal
 from modelcut.engines.keras.network import stateful_layers
 from modelcut.errors import InputError
 from modelcut.model.encoding import Encoding
-from modelcut.runtime import Constraint, Passed, TrainingPlan
+from modelcut.runtime import Constraint, Coupled, Passed, TrainingPlan
 from modelcut.safety import printable
 
 if TYPE_CHECKING:
@@ -193,6 +193,9 @@ class KerasTrainer:
             for slot, part in zip(slots, one.gradients(slope), strict=True):
                 self._update(slot, part, rate)
             self._shrink(one, constraint, rate)
+        for group in self._plan.coupled:
+            self._shrink_together(group, rate)
+        for one in self._latents:
             one.settle()
         return total, right
 
@@ -286,6 +289,32 @@ class KerasTrainer:
             changed = True
         if changed:
             one.weights.assign(weights)
+
+    def _shrink_together(self, group: Coupled, rate: Any) -> None:
+        """The proximal step of a group lasso over the tensors that share some channels."""
+        tf = self._tf
+        latents = dict(zip(self._names, self._latents, strict=True))
+        squares, parts = tf.zeros(group.channels), []
+        count = 0.0
+        for name, axis, channels in group.parts:
+            weights = latents[name].weights if name in latents else None
+            if weights is None:
+                continue
+            others = [n for n in range(weights.shape.rank) if n != axis]
+            each = tf.reduce_sum(tf.square(tf.cast(weights, tf.float32)), axis=others)
+            # Those of other groups have a sum of their own, which nobody reads.
+            places = np.where(channels < 0, group.channels, channels)
+            squares += tf.math.unsorted_segment_sum(each, places, group.channels + 1)[:-1]
+            own = np.count_nonzero(channels >= 0) / group.channels
+            count += own * float(np.prod([weights.shape[n] for n in others]))
+            shape = [-1 if n == axis else 1 for n in range(weights.shape.rank)]
+            parts.append((weights, places, shape))
+        limit = rate * group.strength * np.sqrt(count)
+        factors = tf.maximum(1 - limit / tf.maximum(tf.sqrt(squares), 1e-30), 0)
+        factors = tf.concat([factors, [1.0]], axis=0)
+        for weights, places, shape in parts:
+            factor = tf.reshape(tf.gather(factors, places), shape)
+            weights.assign(weights * tf.cast(factor, weights.dtype))
 
     def latent(self, names: Any) -> dict[str, np.ndarray]:
         found = dict(zip(self._names, self._latents, strict=True))

@@ -282,6 +282,7 @@ class StraightThrough(Step):
             teacher=teacher,
             distill=self.distill.weight if self.distill else 0.0,
             temperature=self.distill.temperature if self.distill else 1.0,
+            coupled=context.coupled,
         )
         trainer = running.trainer(plan)
         masks, masked = self._masks(constraints, targets, trainer)

@@ -6,6 +6,7 @@ with `rounds: 1`); here is what happens between rounds, and when they end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -66,7 +67,7 @@ class Iterated(Budgeted, TensorStep):
         if self.rounds is not None and self.until is None:
             raise ValueError("rounds needs until: stable; without it, there is one")
         if self.finetune is not None:
-            self._check_tuning(self._tuning(self.finetune))
+            self._check_tuning(tuning(self.finetune))
         return self
 
     def _check_tuning(self, tune: Step) -> None:
@@ -79,24 +80,8 @@ class Iterated(Budgeted, TensorStep):
             raise ValueError(
                 "budget: min_agreement and candidates are for a search, not for rounds"
             )
-        if self.budget and not _validation(tune):
+        if self.budget and not validation_of(tune):
             raise ValueError("finetune: validation: 0 leaves no samples to measure the budget on")
-
-    @staticmethod
-    def _tuning(fields: dict[str, Any]) -> Step:
-        """The step that trains between rounds.
-
-        Raises:
-            ValueError: its fields are wrong.
-        """
-        from modelcut import steps
-
-        cls = steps.find("finetune", steps.default("finetune"))
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            what, hint = explain(error.errors(include_url=False)[0], cls.model_fields, cls)
-            raise ValueError(f"finetune: {what}" + (f" ({hint})" if hint else "")) from None
 
     @property
     def searched(self) -> bool:
@@ -110,7 +95,7 @@ class Iterated(Budgeted, TensorStep):
     def set_aside(self) -> float:
         if self.budget is None or self.finetune is None:
             return super().set_aside
-        return _validation(self._tuning(self.finetune))
+        return validation_of(tuning(self.finetune))
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `TensorStep`; rounds that need the network are taken here, the others by `edit`."""
@@ -124,8 +109,8 @@ class Iterated(Budgeted, TensorStep):
             if not finite(tensor.pull()[0]):
                 skipped[tensor.name] = NOT_FINITE
                 targets.remove(tensor.name)
-        tune = None if self.finetune is None else self._tuning(self.finetune)
-        share = 0.0 if tune is None else _validation(tune)
+        tune = None if self.finetune is None else tuning(self.finetune)
+        share = 0.0 if tune is None else validation_of(tune)
         once = self.model_copy(update={"rounds": 1, "finetune": None, "budget": None})
         # What is remembered of the model that came in is not true of what a round makes of it.
         inside = replace(context, memo={}, set_aside=max(context.set_aside, share))
@@ -177,6 +162,25 @@ def finite(values: np.ndarray) -> bool:
     return bool(values.size == 0 or np.isfinite([values.min(), values.max()]).all())
 
 
-def _validation(tune: Step) -> float:
+def tuning(fields: Mapping[str, Any]) -> Step:
+    """The step that trains between rounds.
+
+    Args:
+        fields: fields of finetune.
+
+    Raises:
+        ValueError: they are wrong.
+    """
+    from modelcut import steps
+
+    cls = steps.find("finetune", steps.default("finetune"))
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        what, hint = explain(error.errors(include_url=False)[0], cls.model_fields, cls)
+        raise ValueError(f"finetune: {what}" + (f" ({hint})" if hint else "")) from None
+
+
+def validation_of(tune: Step) -> float:
     """Fraction of the samples that a training sets aside."""
     return float(getattr(tune, "validation", 0.1))

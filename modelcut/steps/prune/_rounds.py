@@ -37,17 +37,22 @@ class Round:
 
     def to_dict(self, held: bool | None) -> dict[str, Any]:
         """As plain JSON data."""
-        shown = {name: self.metrics[name] for name in _SHOWN if name in self.metrics}
-        if "outputs" in self.metrics:
-            shown["outputs"] = {
-                output: {name: part[name] for name in _SHOWN if name in part}
-                for output, part in self.metrics["outputs"].items()
-            }
-        found = {"nonzeros": dict(self.left), **shown}
+        found = {"nonzeros": dict(self.left), **shown(self.metrics)}
         return found if held is None else {**found, "held": held}
 
 
 _SHOWN = ("accuracy", "log_loss", "mae", "rmse", "r2")
+
+
+def shown(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that a report of rounds has, of each output where there are several."""
+    found = {name: metrics[name] for name in _SHOWN if name in metrics}
+    if "outputs" in metrics:
+        found["outputs"] = {
+            output: {name: part[name] for name in _SHOWN if name in part}
+            for output, part in metrics["outputs"].items()
+        }
+    return found
 
 
 def until_stable(
@@ -80,7 +85,7 @@ def until_stable(
     stable = 0.0 if tune is None else STABLE
     if budget:
         check_limits(budget, runtime.scores(runtime.open(model)).targets, compared=True)
-    before = Round(model, {}, _judge(runtime, model, share) if budget else {})
+    before = Round(model, {}, judge(runtime, model, share) if budget else {})
     best, rows, ended = before, [], after(most)
     for number in range(1, most + 1):
         smaller, left = cut(best.model)
@@ -92,9 +97,9 @@ def until_stable(
         context.say(f"round {number}: {sum(left.values()):,} weights left")
         outcome = Outcome(smaller) if tune is None else tune.apply(smaller, context)
         tuned = _collapsed(model, outcome.model, context)
-        found = Round(tuned, left, _judge(runtime, tuned, share) if budget else {})
-        held = _holds(budget, before.metrics, found.metrics) if budget else None
-        rows.append({**found.to_dict(held), **_course(outcome.facts)})
+        found = Round(tuned, left, judge(runtime, tuned, share) if budget else {})
+        held = holds(budget, before.metrics, found.metrics) if budget else None
+        rows.append({**found.to_dict(held), **course(outcome.facts)})
         if held is False:
             ended = "the budget is spent"
             break
@@ -132,11 +137,13 @@ def _collapsed(model: Model, tuned: Model, context: Context) -> Model:
     )
 
 
-def _judge(runtime: Runtime, model: Model, share: float) -> dict[str, Any]:
+def judge(runtime: Runtime, model: Model, share: float) -> dict[str, Any]:
+    """The metrics of a model on the samples set aside."""
     return runtime.judge(runtime.open(model), part="validation", share=share)
 
 
-def _holds(budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def holds(budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether all limits of a budget are met."""
     report = {"evaluation": {"after": {"metrics": after}, "change": compare(before, after)}}
     return all(verdict["held"] for verdict in budget.judge(report))
 
@@ -146,7 +153,7 @@ def nonzeros(values: np.ndarray) -> int:
     return int(np.count_nonzero(values))
 
 
-def _course(facts: Mapping[str, Any]) -> dict[str, Any]:
+def course(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Of the training's facts, what tells how it went."""
     found = {name: facts[name] for name in ("epochs", "best_epoch") if facts.get(name) is not None}
     return {**found, "loss": facts["loss"][-1]} if facts.get("loss") else found

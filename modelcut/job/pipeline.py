@@ -24,6 +24,7 @@ from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
 from modelcut.job.verify import refuse_nan, verify
 from modelcut.job.write import Draft, Places, reserve, write
+from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
@@ -109,6 +110,10 @@ def _described(
     if set(origin.dropped) & set(draft.written.dropped):
         sizes = build.with_left_out(sizes, origin.optimizer_bytes)
     output = output_of(job, checked.writer, draft, printed)
+    plain = job.compression == "none" or (
+        bool(checked.writer.own_coding) and not checked.writer.entropy_coded
+    )
+    sizes = build.with_weights(sizes, "none" if plain else "deflate", output.facts)
     return replace(report, output=output, sizes=sizes)
 
 
@@ -146,15 +151,16 @@ def _measured(
 def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[str]) -> Report:
     """The report with its warnings, and each gate passed or failed."""
     assert report.output is not None
+    gates = checked.job.recipe.head.gates
     warnings = (
         *warnings_of(passage),
         *checked.writer.warnings(report.output),
-        *data_warnings(report, notes),
+        *data_warnings(report, gates, notes),
     )
-    gates = checked.job.recipe.head.gates
     chosen = checked.job.search
-    warnings += tuple((chosen or {}).get("warnings", ()))
-    report = replace(report, warnings=warnings, gates=tuple(gates.judge(report)), search=chosen)
+    verdicts = tuple(gates.judge(report))
+    warnings += (*(chosen or {}).get("warnings", ()), *uncertain(verdicts))
+    report = replace(report, warnings=warnings, gates=verdicts, search=chosen)
     return replace(report, notes=tuple(build.notes(report, gates)))
 
 

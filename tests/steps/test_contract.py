@@ -97,7 +97,22 @@ SETTINGS = {
     "quantize: ternary": [{}, {"per": "tensor"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
-    "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
+    "factorize: svd": [
+        {"rank": 2},
+        {"energy": 0.6},
+        {"ratio": 0.5},
+        {"rank": "vbmf"},
+        {"ratio": 0.5, "whiten": True, "rows": 50},
+    ],
+    "factorize: channel": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5, "whiten": True}],
+    "factorize: spatial": [{"rank": 2}, {}, {"rank": "vbmf"}, {"ratio": 0.5, "whiten": True}],
+    "factorize: tucker2": [{"rank": 1}, {"ratio": 0.6}, {"ratio": 0.6, "whiten": True}],
+    "factorize: cp": [{"rank": 2}, {"ratio": 0.5}, {"ratio": 0.5, "whiten": True}],
+    "factorize: auto": [
+        {"energy": 0.6},
+        {"params": 0.6, "whiten": True},
+        {"rank": "vbmf"},
+    ],
     "finetune: straight_through": [
         {"steps": 6, "batch_size": 8},
         {"epochs": 2, "batch_size": 16, "prune": {"sparsity": 0.7}, "validation": 0.2},
@@ -135,6 +150,11 @@ NEUTRAL = {
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: channel": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: spatial": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: tucker2": [{"energy": 1.0}],
+    "factorize: cp": [{"rank": 1000}],
+    "factorize: auto": [{"energy": 1.0}],
     "finetune: straight_through": [{"steps": 2, "learning_rate": 1e-30}],
 }  # fmt: skip
 """Settings that change no weight, where all kernels hold ±0.5, which every encoding permits."""
@@ -190,7 +210,7 @@ NEEDS = {
     **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
     "channels": {"graph"},
     "dead": {"graph"},
-    "svd": {"graph"},
+    **{name: {"graph"} for name in ("svd", "channel", "spatial", "tucker2", "cp", "auto")},
     "straight_through": {"train", "loop"},
 }
 BUDGET = {"max_accuracy_drop": 0.1}
@@ -202,9 +222,11 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     expected = set(NEEDS.get(method, ()))
     expected |= {"validation"} if "budget" in settings else set()
     expected |= {"train", "loop"} if "finetune" in settings else set()
+    expected |= {"train"} if "whiten" in settings else set()
     assert step.needs == expected
     if isinstance(step, Budgeted) and "until" not in settings:
-        assert type(step)(budget=BUDGET).needs == expected | {"validation"}
+        more = {"whiten": True} if "whiten" in settings else {}
+        assert type(step)(budget=BUDGET, **more).needs == expected | {"validation"}
 
 
 def tried(cls):
@@ -247,7 +269,8 @@ def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, setting
     for tensor in network.tensors:
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
-        if tensor.kind not in steps.find(family, method).aims and "finetune" not in settings:
+        trains = "finetune" in settings or "whiten" in settings  # which also corrects biases
+        if tensor.kind not in steps.find(family, method).aims and not trains:
             assert not changed
 
 

@@ -67,11 +67,12 @@ def run(
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
             here unless given), `trust`, `custom_objects`, `compression`, `coder`,
             `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
-            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
-            `seed`, which replace those of the recipe.
+            `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`, `export`, `task`,
+            `from_logits`, `seed`, which replace those of the recipe.
 
     Returns:
-        The report; `passed` tells whether all gates passed.
+        The report; `passed` tells whether all gates passed. If one failed, the output is at
+        `output.path` of the report, NAME.failed.SUFFIX unless `keep_on_failure` is set.
 
     Raises:
         ModelcutError: with a message and a hint; nothing is written then.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +24,34 @@ from modelcut.recipe.export import ExportOptions
 from modelcut.recipe.recipe import Head, Recipe
 
 if TYPE_CHECKING:
+    from modelcut.job.request import Job
     from modelcut.report.schema import Report
 
 MODEL, DATA, OUT, GATES = "Model", "Data", "Output", "Gates"
 TRAINING, LITERT, SHOWN = "Training", "LiteRT", "Report"
 RECIPE, SPEED = "Recipe", "Speed"
+
+_CI = "CI and Make"
+
+KEEP_ON_FAILURE = flags.option(
+    "keep_on_failure",
+    "If a gate fails, write the output at its place all the same, not as NAME.failed.SUFFIX.",
+    kind=bool,
+    panel=_CI,
+)
+IF_CHANGED = flags.option(
+    "if_changed",
+    "Do nothing if the report beside the output tells that it was made of the same files, recipe, "
+    "options and versions.",
+    kind=bool,
+    panel=_CI,
+)
+DEPFILE = flags.option(
+    "depfile",
+    "Write what the output depends on to this file, as a rule for Make or Ninja.",
+    metavar="FILE",
+    panel=_CI,
+)
 
 TRUST = (
     flags.option(
@@ -48,7 +72,20 @@ SHOW = (
     flags.option(
         "summary", "File that the report is appended to as Markdown.", metavar="FILE", panel=SHOWN
     ),
-    flags.option("json", "Print the report as JSON on stdout.", kind=bool, panel=SHOWN),
+    flags.option(
+        "junit",
+        "Write the gates to this file as JUnit XML, a test case each.",
+        metavar="FILE",
+        panel=_CI,
+    ),
+    flags.option(
+        "format",
+        "What is printed on stdout: tables, the report as JSON, or tables and annotations of "
+        "GitHub Actions (default: table).",
+        metavar="table|json|github",
+        panel=SHOWN,
+    ),
+    flags.option("json", "Short for --format json.", kind=bool, panel=SHOWN),
     flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool, panel=SHOWN),
 )
 
@@ -171,6 +208,9 @@ def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tupl
         KEEP_OPTIMIZER,
         REPORT,
         SHA256,
+        KEEP_ON_FAILURE,
+        IF_CHANGED,
+        DEPFILE,
         DRY_RUN,
         PRINT_RECIPE,
         TEST,
@@ -256,33 +296,18 @@ def path_of(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
-_READ = ("model", "recipe", "test", "train", "validate", "calibrate", "against", "custom_objects")
-_DATA_SUFFIXES = (".csv", ".csv.gz", ".json", ".yaml", ".yml", ".py")
-
-
 def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None:
-    """Holds the page that a report is appended to against all that is read and written.
+    """Holds the files that are written besides the output against all that is read and written.
 
     Raises:
-        UsageError: it is one of those, or no file of text.
+        UsageError: one is among those, or of another kind.
         ResourceError: it cannot be written to.
     """
-    place = path_of(values.get("summary"))
-    if place is None:
-        return
-    from modelcut.formats import registry
-    from modelcut.job import provenance
-    from modelcut.job.outputs import check_appended
+    from modelcut.cli import pages
 
-    written = []
-    if output is not None:
-        pages = provenance.report_paths(output) if values.get("report") is not False else {}
-        header = [output.with_suffix(".h")] if values.get("c_array") else []
-        written = [output, *pages.values(), *header]
-    if values.get("checkpoint"):
-        written.append(Path(values["checkpoint"]))
-    read = [path for name in _READ if (path := path_of(values.get(name))) is not None]
-    check_appended(place, read, written, (*registry.suffixes(), *_DATA_SUFFIXES))
+    if values.get("format") not in (None, "table", "json", "github"):
+        raise UsageError(f"--format: {values['format']!r} is not table, json or github")
+    pages.check(values, output)
 
 
 def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
@@ -296,6 +321,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut.formats.base import Coder, Compression
+    from modelcut.job.request import Job, Trust
 
     every = _seconds(values)
     distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
@@ -331,19 +357,29 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         "force": bool(values.get("force")),
         "in_place": bool(values.get("in_place")),
         "report": output is not None and values.get("report") is not False,
+        "keep_on_failure": bool(values.get("keep_on_failure")),
     }
     if output is None:
         for name in ("calibrate", *written):
             if read.get(name) or written.get(name):
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag}: this option needs an output file", "add -o FILE")
+    dry = bool(values.get("dry_run"))
+    sha256 = bool(values.get("sha256"))
+    job: Job | None = None
+    if not dry and output is not None:
+        made = {**written, **read, "trust": Trust(**_trust(values)), "sha256": sha256}
+        job = Job(Path(values["model"]), recipe, output, distribute=distribute, **made)
+    _check_ci(values, job)
+    if job and values.get("if_changed") and _is_done(job, values):
+        return
     try:
         report = modelcut.run(
             recipe,
             values["model"],
             output,
-            dry_run=bool(values.get("dry_run")),
-            sha256=bool(values.get("sha256")),
+            dry_run=dry,
+            sha256=sha256,
             say=say,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),
@@ -358,7 +394,66 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if values.get("quiet"):
             return
         raise
+    _write_depfile(job, values)
     finish(report, values)
+
+
+def _trust(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "all": bool(values.get("trust")),
+        "custom_objects": values.get("custom_objects") or "",
+    }
+
+
+def _check_ci(values: Mapping[str, Any], job: Job | None) -> None:
+    """Refuses options for tools that build things where there is nothing to build.
+
+    Raises:
+        UsageError: with what to add or to leave out.
+    """
+    for name in ("if_changed", "depfile", "keep_on_failure"):
+        if values.get(name) and job is None:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag}: a dry run writes no output", "leave it out")
+    if values.get("if_changed") and job and not job.report:
+        raise UsageError("--if-changed compares with the report", "leave out --no-report")
+
+
+def _is_done(job: Job, values: Mapping[str, Any]) -> bool:
+    """Whether the output is there, made of the same; shows the report if that is asked for."""
+    from modelcut.cli import pages
+    from modelcut.job import provenance, unchanged
+
+    earlier = unchanged.done_before(job)
+    if earlier is None:
+        return False
+    _write_depfile(job, values)
+    kept = provenance.report_paths(job.output)
+    if values.get("summary"):
+        with Path(values["summary"]).open("a", encoding="utf-8") as file:
+            file.write(kept["md"].read_text(encoding="utf-8") + "\n")
+    if values.get("junit"):
+        from modelcut.report import junit
+
+        pages.write("junit", junit.of_data(earlier), values, job.output)
+    if _form(values) == "json":
+        typer.echo(kept["json"].read_text(encoding="utf-8"), nl=False)
+    elif not values.get("quiet"):
+        typer.echo(f"{job.output}: up to date")
+    return True
+
+
+def _write_depfile(job: Job | None, values: Mapping[str, Any]) -> None:
+    if job is not None and values.get("depfile"):
+        from modelcut.cli import pages
+        from modelcut.job import unchanged
+
+        pages.write("depfile", unchanged.depfile(job), values, job.output)
+
+
+def _form(values: Mapping[str, Any]) -> str:
+    """What is printed on stdout."""
+    return "json" if values.get("json") else values.get("format") or "table"
 
 
 def _seconds(values: Mapping[str, Any]) -> float:
@@ -396,7 +491,7 @@ def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:
 
 def progress(values: Mapping[str, Any]) -> Any:
     """Shows the current activity on a terminal's stderr, overwritten in place; else nothing."""
-    if values.get("quiet") or values.get("json") or not sys.stderr.isatty():
+    if values.get("quiet") or _form(values) == "json" or not sys.stderr.isatty():
         return lambda _: None
 
     def say(line: str) -> None:
@@ -416,6 +511,7 @@ def _discard(stream: Any) -> None:
 
 def finish(report: Report, values: Mapping[str, Any]) -> None:
     """Shows a report as the flags say, and ends with the code of its gates."""
+    from modelcut.cli import pages
     from modelcut.report import render, terminal
 
     progress(values)("")
@@ -426,8 +522,21 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
             with Path(channel).open("a", encoding="utf-8") as file:
                 file.write(render(report, "md") + "\n")
             channel = "stdout"
-        if values.get("json"):
+        if values.get("junit"):
+            channel = str(values["junit"])
+            output = Path(values["output"]) if values.get("output") else None
+            pages.write("junit", render(report, "junit"), values, output)
+            channel = "stdout"
+        if _form(values) == "json":
             typer.echo(render(report, "json"), nl=False)
+        elif _form(values) == "github":
+            # Names in the tables are no commands: https://docs.github.com/actions/reference
+            token = secrets.token_hex(16)
+            if not values.get("quiet"):
+                typer.echo(f"::stop-commands::{token}")
+                terminal.show(report)
+                typer.echo(f"::{token}::")
+            typer.echo(render(report, "github"), nl=False)
         elif not values.get("quiet"):
             terminal.show(report)
         sys.stdout.flush()
@@ -441,4 +550,16 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
             f"written all the same: {written}" if written else "",
         ) from None
     if not report.passed:
+        _tell_failed(report)
         raise typer.Exit(ExitCode.GATE)
+
+
+def _tell_failed(report: Report) -> None:
+    """Names the gates that failed, and where the output is, on stderr."""
+    from modelcut.report.gates import told
+    from modelcut.safety import printable
+
+    failed = [told(gate) for gate in report.gates if not gate["held"]]
+    what = "gate failed" if len(failed) == 1 else "gates failed"
+    where = f" (written to {report.output.path})" if report.output else ""
+    typer.echo(f"modelcut: {what}: {printable('; '.join(failed) + where, 2000)}", err=True)

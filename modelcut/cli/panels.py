@@ -35,6 +35,7 @@ PANELS = (
     "Training",
     "LiteRT",
     "Speed",
+    "CI and Make",
     "Report",
     "Options",
 )

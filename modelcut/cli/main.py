@@ -257,6 +257,8 @@ def _say(text: str, code: int) -> int:
     from modelcut.safety import printable
 
     line = printable(" ".join(text.split("\n")), 2000)
+    if shown := sys.modules.get("modelcut.cli.progress"):
+        shown.close()  # the message begins on a line of its own
     try:
         print(f"modelcut: {line}", file=sys.stderr)
         sys.stderr.flush()

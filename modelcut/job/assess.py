@@ -51,7 +51,7 @@ def assess(
         )
         after = (path, model) if against is not None else None
         evaluation = evaluate(
-            recipe, evaluator, after, original[1], trust, ("the reference", "the model")
+            recipe, evaluator, after, original[1], trust, ("the reference", "the model"), say
         )
     report = replace(report, evaluation=evaluation)
     if reference is not None:

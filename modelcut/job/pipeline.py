@@ -31,7 +31,7 @@ from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
-from modelcut.report.schema import Report, Worker
+from modelcut.report.schema import Candidate, Report, Worker
 
 if TYPE_CHECKING:
     from modelcut.job.checkpoint import Checkpoint
@@ -39,7 +39,12 @@ if TYPE_CHECKING:
     from modelcut.job.session import Session, States
 
 
-def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> Report | Worker:
+def run(
+    job: Job,
+    say: Say = lambda _: None,
+    session: Session | None = None,
+    candidates: tuple[Candidate, ...] = (),
+) -> Report | Worker:
     """Does the whole job and returns the report; its `passed` tells whether the gates passed.
 
     A worker that is not the chief of a distributed training does its share, waits until the chief
@@ -49,6 +54,7 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
         job: what is asked for.
         say: takes a line about progress.
         session: what this job shares with others on the same model; None: nothing.
+        candidates: the recipes that this one was chosen of, for the report.
 
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
@@ -84,7 +90,8 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
             say("planning")
             folded = fold(model, job.recipe, say, runtime, kept)
             say("writing")
-            draft = write(checked, folded, places.model, partial(provenance.of, job, model, digest))
+            history = partial(provenance.of, job, model, digest)
+            draft = write(checked, folded, places.model, history, say)
             outputs.flush(places.model)
             with Digest(places.model, sha256=job.sha256) as printed:
                 again = opened.enter_context(verify(checked, folded, draft))
@@ -93,7 +100,10 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
             report = _measured(checked, draft, places, again, report, evaluator, say, session)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
             report = replace(
-                report, data=inputs.files(), fingerprint=inputs.fingerprint(digest.blake3)
+                report,
+                data=inputs.files(),
+                fingerprint=inputs.fingerprint(digest.blake3),
+                candidates=candidates,
             )
             report = _placed(checked, report, places, outputs)
             lost = _publish(job, report, places, outputs, digest)
@@ -154,6 +164,7 @@ def _measured(
             written,
             checked.model,
             job.trust,
+            say=say,
         )
         report = replace(report, evaluation=evaluation)
     return report

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from modelcut.arrays.blocks import row_blocks
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
-from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.model.model import ByRows, Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
 from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths
 from modelcut.steps.quantize._cells import Cells, fits, short, wide
@@ -138,7 +138,7 @@ class Linear(Budgeted, TensorStep):
             after = encoding.recoded(grid)
             return Rewrite(after)
 
-        return plan
+        return ByRows(plan) if self.range == "minmax" else plan
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modelcut.engines.keras.cluster import Distribute
 from modelcut.formats import base
@@ -50,6 +51,7 @@ class Job:
         checkpoint: folder for the state of a training; None: the state is not saved.
         resume: whether to resume from the checkpoint in the folder.
         checkpoint_every: seconds between two checkpoints.
+        search: where the recipe was chosen by a search: how, as plain data, for the report.
     """
 
     model: Path
@@ -72,6 +74,7 @@ class Job:
     checkpoint: Path | None = None
     resume: bool = False
     checkpoint_every: float = 60
+    search: Mapping[str, Any] | None = None
 
     @property
     def header(self) -> Path | None:

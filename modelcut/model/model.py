@@ -38,7 +38,7 @@ class Rewrite:
             values that the encoding permits.
         dtype: dtype of the new values; None: unchanged.
         whole: call `block` once with all rows (an edit that must see them at once).
-        left_alone: why the tensor stays as it is, where only its values could tell; `leave`
+        left_alone: why the tensor was skipped, where only its values can tell; `leave`
             makes such a rewrite.
         take: (axis, indices) pairs: the slices that are kept, the others being removed; instead of
             a `block`. The measured error is that of the removed values set to zero.
@@ -111,7 +111,7 @@ class Source:
     Attributes:
         read: returns all values in a fresh, writable, C-contiguous array.
         sample: returns a flat sample, spread over the tensor, of at least about the given number
-            of values without reading all; None where reading all is as cheap.
+            of values without reading all; None where reading all costs no more.
         flat: returns the values from one place to another in flat order, in a fresh array, without
             reading others; may be called from several threads. None where that is not possible.
     """
@@ -361,7 +361,7 @@ class Layer:
         class_name: class name as in the file; "" where the file has no architecture.
         config: the layer's configuration, not to be changed.
         tensors: in the order in which Keras saves them.
-        node: its place in the architecture; None where the file has none.
+        node: its node in the architecture; None where the file has none.
     """
 
     path: tuple[str, ...]

@@ -6,10 +6,9 @@ declared `_PRESENT` is left out of the JSON where it has no value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from modelcut.model.measure import Summary
 
@@ -187,6 +186,25 @@ class LeftOut(Part):
 
 
 @dataclass(frozen=True)
+class Weights(Part):
+    """The weights alone, those of the original compressed like those of the result.
+
+    Attributes:
+        before: bytes of the original's weights.
+        after: bytes of the weights in the written file; of a model that was only measured, what
+            they deflate to.
+        ratio: the one divided by the other.
+        coding: what compresses both: deflate, or none; of a packed file, whose entropy coder is
+            its own, deflate for the original.
+    """
+
+    before: int
+    after: int
+    ratio: float
+    coding: str
+
+
+@dataclass(frozen=True)
 class Sizes(Part):
     """Before and after, and the ratios.
 
@@ -196,6 +214,7 @@ class Sizes(Part):
         ratio: parameter bytes of the original divided by the bytes of the file.
         file_ratio: bytes of the original file divided by those of the written one.
         optimizer: the optimizer's state that the original file has and the written one lacks.
+        weights: the weights alone, compressed alike.
     """
 
     before: Size
@@ -203,6 +222,7 @@ class Sizes(Part):
     ratio: float | None = None
     file_ratio: float | None = None
     optimizer: LeftOut | None = field(default=None, metadata=_PRESENT)
+    weights: Weights | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True)
@@ -331,6 +351,8 @@ class Evaluation(Part):
         after: the compressed model, or the only one.
         change: drop or increase of each metric from the original to the compressed model.
         agreement: how far the two models decide alike.
+        latency: the latencies of the two, measured in turn.
+        confidence: level of the metrics' intervals.
     """
 
     test: str
@@ -338,6 +360,8 @@ class Evaluation(Part):
     after: Mapping[str, Any]
     change: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    latency: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    confidence: float | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,7 +417,11 @@ class Report(Part):
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
+        search: where the recipe was chosen by `search`: the number of trials, the one that was
+            chosen, and what it gave on the validation samples.
     """
+
+    shown_by: ClassVar[Callable[[Report], str] | None] = None
 
     schema: str
     modelcut: str
@@ -414,16 +442,17 @@ class Report(Part):
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
+    search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
         return all(gate["held"] for gate in self.gates)
 
-    def _repr_html_(self) -> str:
-        """The report's tables, for notebooks."""
-        # By name: the forms of the report read this file.
-        return str(import_module("modelcut.report.html").tables_of(self))
+    def _repr_html_(self) -> str | None:
+        """The report's tables, for notebooks; None has them show plain text."""
+        show = type(self).shown_by  # the form registers itself, since forms read this file
+        return show(self) if show else None
 
 
 @dataclass(frozen=True)

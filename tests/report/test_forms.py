@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from modelcut.report import render, terminal
-from modelcut.report.tables import count, number, percent, size, tables
+from modelcut.report.cells import count, number, percent, size
+from modelcut.report.tables import tables
 
 
 def table(report, title, **more):
@@ -189,6 +190,7 @@ def test_html(made):
     expected = [cell for each in tables(made, full=True) for row in each.rows for cell in row]
     assert set(expected) <= set(cells.found)
     assert "Warnings" in made._repr_html_()
+    assert "<html" not in made._repr_html_()
 
 
 def test_the_terminal_is_aligned_text_in_a_pipe(made):

@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 4096
 _LARGE_BYTES = 8 << 20
 _INDEX_BYTES = 4096
-"""About what HDF5 spends on the index of a chunked dataset: less is not worth saving."""
+"""About what HDF5 spends on the index of a chunked dataset: smaller savings are skipped."""
 
 
 def dtype_of(found: h5py.Dataset) -> np.dtype:
@@ -207,7 +207,7 @@ def write(
         group: to write into.
         name: in it.
         values: any shape; an array is C-contiguous.
-        compression: none, fast or best; small tensors, and those that do not shrink, stay plain.
+        compression: none, fast or best; tensors that are small or do not shrink are not compressed.
         attributes: of the dataset.
         room: is told how many bytes come next.
 

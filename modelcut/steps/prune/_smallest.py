@@ -1,4 +1,4 @@
-"""The exact k-th smallest magnitude of many values that are never held at once.
+"""The exact k-th smallest magnitude of many values that are never in memory at once.
 
 A sample gives a bracket around the threshold; one pass counts what lies below the bracket and
 collects the few values inside; those are partitioned. A bracket that missed is widened and the
@@ -20,12 +20,12 @@ _SAMPLE = 1 << 18
 
 @dataclass(frozen=True)
 class Threshold:
-    """Which values go: all with a smaller magnitude, and some of those that equal it.
+    """Which values are pruned: all with a smaller magnitude, and some of those that equal it.
 
     Attributes:
         magnitude: magnitude of the largest value that is pruned.
-        ties: how many values of just this magnitude go, the first ones in order; one number an
-            array of the pass.
+        ties: how many values of exactly this magnitude are pruned, the first ones in order; one
+            number per array of the pass.
     """
 
     magnitude: float
@@ -71,18 +71,18 @@ def smallest(passes: Pass, sample: np.ndarray, total: int, k: int) -> Threshold:
 
 
 def _deal(left: int, parts: list[np.ndarray], value: float) -> Iterator[int]:
-    """Deals the ties out over the arrays, in order."""
+    """Distributes the ties over the arrays, in order."""
     for part in parts:
         mine = min(left, int(np.count_nonzero(part == value)))
         left -= mine
         yield mine
 
 
-def _bracket(ordered: np.ndarray, share: float, spread: float) -> tuple[float, float]:
-    """Magnitudes between which the `share`-quantile lies almost surely; outwards at the ends."""
+def _bracket(ordered: np.ndarray, fraction: float, spread: float) -> tuple[float, float]:
+    """Magnitudes that enclose the `fraction`-quantile almost surely; open at the ends."""
     size = ordered.size
-    low = int(np.floor((share - spread) * size)) - 1
-    high = int(np.ceil((share + spread) * size)) + 1
+    low = int(np.floor((fraction - spread) * size)) - 1
+    high = int(np.ceil((fraction + spread) * size)) + 1
     return (
         float(ordered[low]) if 0 <= low < size else -1.0,
         float(ordered[high]) if 0 <= high < size else np.inf,
@@ -147,7 +147,7 @@ def _equal(values: np.ndarray, magnitude: float) -> np.ndarray:
 
 
 def removal(values: Any, found: Threshold) -> Callable[[np.ndarray, slice], np.ndarray]:
-    """The mask of what goes, as a function of some rows of `values` and which rows they are."""
+    """The mask of pruned values, as a function of some rows of `values` and their slice."""
     magnitude = found.magnitude
     end = first_ties(values, magnitude, sum(found.ties))
     row = int(np.prod(values.shape[1:], dtype=np.int64)) if values.ndim else 1

@@ -6,6 +6,8 @@ Steps that need the network running are tested on it without TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from modelcut.metrics.scores import Scores, Target
@@ -26,13 +28,19 @@ class ToyRuntime:
     def open(self, model):
         return ToyRunning(model)
 
+    @contextlib.contextmanager
+    def timer(self, model, engine):
+        """Seconds that go with the number of weights, on any machine."""
+        del engine
+        yield lambda: 1e-9 * sum(t.size for t in model.tensors if t.kind == "kernel")
+
     def agreed(self, numbers):
         return list(numbers)
 
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
         aside = number < share * len(number)
-        chosen = {"all": number, "train": number[~aside], "validation": number[aside]}[part]
+        chosen = {"train": number[~aside], "validation": number[aside]}.get(part, number)
         if shuffle >= 0:
             chosen = np.random.default_rng(shuffle).permutation(chosen)
         for start in range(0, len(chosen), size):
@@ -64,6 +72,9 @@ class ToyRunning:
         self.normalizations = {
             layer.name for layer in model.layers if layer.class_name == "BatchNormalization"
         }
+        self.depthwise = {
+            layer.name for layer in model.layers if layer.class_name.startswith("Depthwise")
+        }
         frozen = {layer.name for layer in model.layers if layer.config.get("trainable") is False}
         self.trainable = frozenset(n for n in self.values if n.rpartition("/")[0] not in frozen)
 
@@ -73,9 +84,14 @@ class ToyRunning:
     def write(self, values):
         self.values.update({name: array.astype("float32") for name, array in values.items()})
 
+    def _kernel(self, name):
+        """The kernel; of a depthwise convolution that of a plain one which does the same."""
+        kernel = self.values[f"{name}/kernel"]
+        return kernel * np.eye(kernel.shape[2]) if name in self.depthwise else kernel
+
     def _patches(self, name, x):
         """What the kernel multiplies, on the last axis: the inputs, or what lies under a window."""
-        kernel = self.values[f"{name}/kernel"]
+        kernel = self._kernel(name)
         if kernel.ndim == 2:  # a Flatten before it has no weights, and is not in the layers
             return x.reshape(len(x), -1)
         windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
@@ -96,7 +112,7 @@ class ToyRunning:
             if name in self.normalizations:
                 z = self._normalized(name, x)[2]
             else:
-                kernel = self.values[f"{name}/kernel"]
+                kernel = self._kernel(name)
                 flat = kernel.reshape(-1, kernel.shape[-1])
                 z = self._patches(name, x) @ flat + self.values.get(f"{name}/bias", 0)
             seen.append((x, z))
@@ -136,10 +152,13 @@ class ToyRunning:
             found[f"{name}/gamma"] = (slope * plain).sum(axis=axes)
             found[f"{name}/beta"] = slope.sum(axis=axes)
             return slope * gamma / np.sqrt(self.values[f"{name}/moving_variance"] + 1e-3)
-        kernel, patches = self.values[f"{name}/kernel"], self._patches(name, x)
+        kernel, patches = self._kernel(name), self._patches(name, x)
         width = patches.shape[-1]
         weights = patches.reshape(-1, width).T @ slope.reshape(-1, slope.shape[-1])
-        found[f"{name}/kernel"] = weights.reshape(kernel.shape)
+        weights = weights.reshape(kernel.shape)
+        if name in self.depthwise:
+            weights = np.diagonal(weights, axis1=2, axis2=3)[..., None]
+        found[f"{name}/kernel"] = weights
         found[f"{name}/bias"] = slope.sum(axis=axes)
         before = slope @ kernel.reshape(width, -1).T
         if kernel.ndim == 2:
@@ -153,7 +172,12 @@ class ToyRunning:
     def layer_inputs(self, rows, layers):
         seen, _ = self._forward(rows)
         found = {name: x for (name, _), (x, _) in zip(self.layers, seen, strict=True)}
-        return {name: [found[name]] for name in layers}
+        return {name: [self._given(name, found[name])] for name in layers}
+
+    def _given(self, name, x):
+        """What goes into a layer: flat into a dense one, for a Flatten is not in the layers."""
+        kernel = self.values.get(f"{name}/kernel")
+        return x.reshape(len(x), -1) if kernel is not None and kernel.ndim == 2 else x
 
     def trainer(self, plan):
         return ToyTrainer(self, plan)
@@ -202,7 +226,23 @@ class ToyTrainer:
                 if limit:
                     size = np.maximum(np.abs(self.weights[name]) - limit, 0)
                     self.weights[name] = np.sign(self.weights[name]) * size
+            for group in self.plan.coupled:
+                self._shrink_together(group, rate)
         return Passed(total / len(rates), right, len(rates) * self.plan.batch)
+
+    def _shrink_together(self, group, rate):
+        squares, count = np.zeros(group.channels), np.zeros(group.channels)
+        for name, axis, channels in group.parts:
+            for index in np.flatnonzero(channels >= 0):
+                values = self.weights[name].take(index, axis=axis)
+                squares[channels[index]] += np.square(values).sum()
+                count[channels[index]] += values.size
+        limit = rate * group.strength * np.sqrt(count)
+        factors = np.maximum(1 - limit / np.maximum(np.sqrt(squares), 1e-30), 0)
+        for name, axis, channels in group.parts:
+            shape = [-1 if n == axis else 1 for n in range(self.weights[name].ndim)]
+            factor = np.where(channels < 0, 1, factors[channels]).astype("float32")
+            self.weights[name] = self.weights[name] * factor.reshape(shape)
 
     def latent(self, names):
         return {name: self.weights[name].copy() for name in names}

@@ -22,7 +22,7 @@ def dependencies(model: Model) -> Dependencies:
     """The dependency groups of a model that has an architecture.
 
     Raises:
-        InputError: the layers do not hang together.
+        InputError: the layers are inconsistent.
     """
     assert model.architecture is not None
     # Of weights that Keras holds in a form of its own, no axis is told apart.
@@ -69,7 +69,7 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
         node = nodes.get(layer.path)
         tensors = tuple(
             _scaled(
-                _taken(tensor, tuple(takes[layer.path, tensor.role]), step),
+                taken(tensor, tuple(takes[layer.path, tensor.role]), step),
                 factors.get((layer.path, tensor.role), 1.0),
                 step,
             )
@@ -82,7 +82,14 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
     return replace(model, layers=tuple(layers), architecture=architecture)
 
 
-def _taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+def taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+    """The tensor with only some slices; nothing is read.
+
+    Args:
+        tensor: which.
+        takes: axes, and the indices that are kept of each.
+        step: number of the step, from 0.
+    """
     shape = list(tensor.shape)
     for axis, indices in takes:
         shape[axis] = indices.size

@@ -15,16 +15,16 @@ from modelcut.model.model import Layer, Model
 from modelcut.steps.base import TARGET_KINDS
 
 REASON = "its channels are the network's outputs (include or overrides by its name prune it)"
-"""Why a layer is left alone."""
+"""Why a layer is skipped."""
 
 _MIXES = re.compile(
     r"^(Dot|Matmul|MatMul|Einsum|Tensordot|Attention|AdditiveAttention|Embedding"
     r"|CategoryEncoding|Hashing)$"
 )
-"""Classes without a kernel whose outputs are not the channels of what goes in."""
+"""Classes without a kernel whose outputs are not the channels of their inputs."""
 
 _ONE_EACH = re.compile(r"^Depthwise")
-"""Classes with a kernel that keep channels apart: also what goes in has the outputs' channels."""
+"""Classes with a kernel that keep channels apart: their inputs have the outputs' channels too."""
 
 
 def layers_of(model: Model) -> list[Layer] | None:
@@ -59,7 +59,7 @@ def layers_of(model: Model) -> list[Layer] | None:
 
 
 def spared(model: Model, *patterns: Iterable[str]) -> dict[str, str]:
-    """The tensors of these layers, each with the reason to leave it alone.
+    """The tensors of these layers, each with the reason to skip it.
 
     Args:
         model: the model as a step receives it.

@@ -283,7 +283,7 @@ def test_include_exclude_and_overrides():
 
 @pytest.mark.parametrize("fields", [{}, {"ratio": 0.5, "macs": 0.5}])
 def test_exactly_one_target(fields):
-    with pytest.raises(ValueError, match="exactly one of ratio and macs"):
+    with pytest.raises(ValueError, match="exactly one of ratio, macs"):
         Channels(**fields)
 
 

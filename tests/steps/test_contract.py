@@ -126,6 +126,8 @@ SETTINGS = {
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
+    "correct: statistics": [{}, {"how": "bias", "rows": 20}],
+    "equalize: cross_layer": [{}, {"by": "outputs", "balance": 1.0}],
     "finetune: straight_through": [
         {"steps": 6, "batch_size": 8},
         {"epochs": 2, "batch_size": 16, "prune": {"sparsity": 0.7}, "validation": 0.2},
@@ -164,6 +166,8 @@ NEUTRAL = {
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
+    "correct: statistics": [{}],
+    "equalize: cross_layer": [{}, {"balance": 0}],
     "finetune: straight_through": [{"steps": 2, "learning_rate": 1e-30}],
 }  # fmt: skip
 """Settings that change no weight, where all kernels hold ±0.5, which every encoding permits."""
@@ -220,6 +224,8 @@ NEEDS = {
     "channels": {"graph"},
     "dead": {"graph"},
     "svd": {"graph"},
+    "statistics": {"calibration"},
+    "cross_layer": {"graph"},
     "straight_through": {"train", "loop"},
 }
 BUDGET = {"max_accuracy_drop": 0.1}
@@ -233,7 +239,7 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     expected |= {"train", "loop"} if {"finetune", "regularize"} & set(settings) else set()
     expected |= {"train"} if {"criterion", "rows"} <= set(settings) else set()
     expected |= {"train"} if settings.get("criterion") == "obs" else set()
-    looks = {"rounding": "gptq", "range": "output"}.items() & settings.items()
+    looks = {"rounding": "gptq", "range": "output", "by": "outputs"}.items() & settings.items()
     expected |= {"calibration"} if looks or "correct" in settings else set()
     assert step.needs == expected
     if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(
@@ -282,7 +288,7 @@ def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, setting
     for tensor in network.tensors:
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
-        others = {"finetune", "correct"} & settings.keys()
+        others = {"finetune", "correct"} & settings.keys() or family == "equalize"
         if tensor.kind not in steps.find(family, method).aims and not others:
             assert not changed
 

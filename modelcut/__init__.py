@@ -497,7 +497,7 @@ def _options() -> set[str]:
     from modelcut.job.request import Job
     from modelcut.recipe.recipe import Head
 
-    own = {each.name for each in fields(Job)} - {"model", "recipe", "output"}
+    own = {each.name for each in fields(Job)} - {"model", "recipe", "output", "search"}
     return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
 
 

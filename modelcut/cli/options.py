@@ -286,14 +286,14 @@ def _seconds(values: Mapping[str, Any]) -> float:
     for name in ("checkpoint_every", "resume"):
         if values.get(name) and not values.get("checkpoint"):
             flag = name.replace("_", "-")
-            raise UsageError(f"--{flag}: of which checkpoint?", "add --checkpoint FOLDER")
+            raise UsageError(f"--{flag}: no checkpoint folder is given", "add --checkpoint FOLDER")
     text = values.get("checkpoint_every")
     try:
         seconds = 60.0 if text is None else float(text)
     except ValueError:
         seconds = -1
     if not 0 <= seconds < math.inf:
-        raise UsageError(f"--checkpoint-every: {text!r} is no number of seconds")
+        raise UsageError(f"--checkpoint-every: {text!r} is not a number of seconds")
     return seconds
 
 

@@ -91,7 +91,7 @@ class EngineRuntime:
         where = str(model.origin.path)
         if model.origin.configuration:
             raise InputError(
-                f"{where}: the model's class is its author's own; modelcut cannot train it",
+                f"{where}: the model is subclassed; modelcut cannot train it",
                 "build it with keras.Model(inputs, outputs), or leave out the steps that train",
             )
         options = base.WriteOptions(compression="none")

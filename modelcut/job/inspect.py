@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.arrays import buffers
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import provenance, start
@@ -88,7 +89,7 @@ def look(
     if recipe:
         check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
     with contextlib.ExitStack() as opened:
-        with Digest(path, sha256=sha256) as digest:
+        with Digest(path, sha256=sha256) as digest, buffers.kept():
             model = opened.enter_context(registry.open_model(path))
             runtime = None
             if job:

@@ -6,7 +6,6 @@ has finished is taken from the folder of states.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modelcut.arrays import digest as digests
 from modelcut.job import start
 from modelcut.job.check import Checked
 from modelcut.job.checkpoint import FileKeeper
-from modelcut.job.digest import Digest, sha256_of
+from modelcut.job.digest import Digest
 from modelcut.job.evaluate import open_evaluator
 from modelcut.job.request import Job
 
@@ -121,14 +121,14 @@ class Recorded:
 
 
 def _key(inputs: Mapping[str, np.ndarray]) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
+    found = digests.hasher()
     for name, values in inputs.items():
         found.update(f"{name}{values.shape}{values.dtype}".encode())
         if values.dtype == object:
             found.update(json.dumps(values.tolist()).encode())
         else:
             found.update(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
-    return found.digest()
+    return bytes(found.digest())
 
 
 class States:
@@ -152,7 +152,7 @@ class States:
             "set_aside": max(getattr(each, "set_aside", 0.0) for each in self._recipe.steps),
         }
         of = {**self._of, "recipe": json.dumps(recipe, sort_keys=True)}
-        name = sha256_of(json.dumps(of, sort_keys=True)).hex()[:40]
+        name = digests.of_text(json.dumps(of, sort_keys=True))[:40]
         return StateKeeper(self._folder / f"{name}.npz", most=self._most)
 
     def remove(self) -> None:

@@ -40,7 +40,7 @@ class Patches:
 
     def of(self, given: np.ndarray, most: int) -> Iterator[np.ndarray]:
         """At most so many places, as float32 (n, *size, channels) pieces."""
-        view = self._view(given)
+        view = self.view(given)
         rank = len(self.size)
         places = view.shape[: rank + 1]
         taps = view.shape[rank + 1 :]
@@ -57,7 +57,7 @@ class Patches:
             index = np.unravel_index(chosen[start : start + step], places)
             yield view[index].astype(np.float32, copy=False)
 
-    def _view(self, given: np.ndarray) -> np.ndarray:
+    def view(self, given: np.ndarray) -> np.ndarray:
         """A view of (rows, *places, *size, channels)."""
         config, rank = self.config, len(self.size)
         if config.get("data_format") == "channels_first" or config.get("dim_ordering") == "th":

@@ -11,10 +11,11 @@ from signal import SIGINT
 from typing import Any
 
 from modelcut import __version__
+from modelcut.arrays import digest as digests
 from modelcut.errors import InfeasibleError, InputError, RecipeError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
-from modelcut.job.digest import Digest, sha256_of, size
+from modelcut.job.digest import Digest, size
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe, parse
@@ -119,7 +120,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
             "input": {
                 "path": str(request.model),
                 "bytes": size(request.model),
-                "sha256": digest.hex(),
+                "blake3": digest.blake3,
             },
             "sampler": sampler.name,
             "seed": request.seed,
@@ -508,7 +509,7 @@ def _identity(request: Request, digest: Digest) -> dict[str, str]:
         ]
     )
     found["seed"] = str(request.seed)
-    return {name: sha256_of(text).hex() for name, text in found.items()}
+    return {name: digests.of_text(text) for name, text in found.items()}
 
 
 def _key(recipe: Mapping[str, Any]) -> str:

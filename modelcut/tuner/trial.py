@@ -81,7 +81,7 @@ class Result:
         fraction: fraction of the epochs that was trained.
         measured: numbers for the table of trials.
         gates: the gates' verdicts.
-        sha256: SHA-256 of the file that was written.
+        blake3: BLAKE3 of the file that was written.
         worker: name of the worker that did it.
     """
 
@@ -93,7 +93,7 @@ class Result:
     fraction: float = 1.0
     measured: Mapping[str, Any] = field(default_factory=dict)
     gates: tuple[Mapping[str, Any], ...] = ()
-    sha256: str = ""
+    blake3: str = ""
     worker: str = ""
 
     @property
@@ -148,7 +148,7 @@ class Runner:
             fraction=fraction,
             measured=measured(report),
             gates=report.gates,
-            sha256=report.output.sha256 if report.output else "",
+            blake3=report.output.blake3 if report.output else "",
             worker=worker,
         )
 

@@ -125,9 +125,24 @@ SETTINGS = {
     "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq", "correct": "bias"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
-    "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
     "correct: statistics": [{}, {"how": "bias", "rows": 20}],
     "equalize: cross_layer": [{}, {"by": "outputs", "balance": 1.0}],
+    "factorize: svd": [
+        {"rank": 2},
+        {"energy": 0.6},
+        {"ratio": 0.5},
+        {"rank": "vbmf"},
+        {"ratio": 0.5, "whiten": True, "rows": 50},
+    ],
+    "factorize: channel": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5, "whiten": True}],
+    "factorize: spatial": [{"rank": 2}, {}, {"rank": "vbmf"}, {"ratio": 0.5, "whiten": True}],
+    "factorize: tucker2": [{"rank": 1}, {"ratio": 0.6}, {"ratio": 0.6, "whiten": True}],
+    "factorize: cp": [{"rank": 2}, {"ratio": 0.5}, {"ratio": 0.5, "whiten": True}],
+    "factorize: auto": [
+        {"energy": 0.6},
+        {"params": 0.6, "whiten": True},
+        {"rank": "vbmf"},
+    ],
     "finetune: straight_through": [
         {"steps": 6, "batch_size": 8},
         {"epochs": 2, "batch_size": 16, "prune": {"sparsity": 0.7}, "validation": 0.2},
@@ -168,6 +183,11 @@ NEUTRAL = {
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
     "correct: statistics": [{}],
     "equalize: cross_layer": [{}, {"balance": 0}],
+    "factorize: channel": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: spatial": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: tucker2": [{"energy": 1.0}],
+    "factorize: cp": [{"rank": 1000}],
+    "factorize: auto": [{"energy": 1.0}],
     "finetune: straight_through": [{"steps": 2, "learning_rate": 1e-30}],
 }  # fmt: skip
 """Settings that change no weight, where all kernels hold ±0.5, which every encoding permits."""
@@ -223,9 +243,9 @@ NEEDS = {
     **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
     "channels": {"graph"},
     "dead": {"graph"},
-    "svd": {"graph"},
     "statistics": {"calibration"},
     "cross_layer": {"graph"},
+    **{name: {"graph"} for name in ("svd", "channel", "spatial", "tucker2", "cp", "auto")},
     "straight_through": {"train", "loop"},
 }
 BUDGET = {"max_accuracy_drop": 0.1}
@@ -240,12 +260,15 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     expected |= {"train"} if {"criterion", "rows"} <= set(settings) else set()
     expected |= {"train"} if settings.get("criterion") == "obs" else set()
     looks = {"rounding": "gptq", "range": "output", "by": "outputs"}.items() & settings.items()
+    expected |= {"train"} if "whiten" in settings else set()
     expected |= {"calibration"} if looks or "correct" in settings else set()
     assert step.needs == expected
     if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(
         settings
     ):
-        assert type(step)(budget=BUDGET).needs == expected - {"calibration"} | {"validation"}
+        more = {"whiten": True} if "whiten" in settings else {}
+        found = type(step)(budget=BUDGET, **more).needs
+        assert found == expected - {"calibration"} | {"validation"}
 
 
 def tried(cls):
@@ -289,6 +312,8 @@ def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, setting
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
         others = {"finetune", "correct"} & settings.keys() or family == "equalize"
+        # Whitening corrects biases too.
+        others = {"finetune", "correct", "whiten"} & settings.keys()
         if tensor.kind not in steps.find(family, method).aims and not others:
             assert not changed
 

@@ -39,7 +39,7 @@ def start(
         places: the layers and their tensors.
         goals: task and loss of each output.
         where: name of the file in messages.
-        team: the processes in whose scope the network was loaded; None: this process alone.
+        team: the processes in whose scope the network was loaded; None: this process only.
 
     Raises:
         InputError: a tensor cannot be found again among the engine's variables.
@@ -195,7 +195,7 @@ def _counted(calls: dict[str, int], name: str, given: Any) -> None:
 
 @contextlib.contextmanager
 def _watched(layer: Any, see: Callable[[Any], None]) -> Iterator[None]:
-    """Shows what goes into a layer while it is called."""
+    """Shows the inputs of a layer while it is called."""
     own = "call" in vars(layer)
     call = layer.call
 

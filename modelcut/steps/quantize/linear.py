@@ -1,4 +1,4 @@
-"""Uniform quantization: values on a grid of 2^bits steps (Jacob et al. 2018, section 2.1)."""
+"""Uniform quantization: values on 2^bits equidistant levels (Jacob et al. 2018, section 2.1)."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Linear(Budgeted, Calibrated):
         *,
         quick: bool = False,
     ) -> Affine | str:
-        """The grid of a tensor, or why it has none; `quick` looks at fewer values.
+        """The encoding of a tensor, or why it has none; `quick` samples fewer values.
 
         `importance` is what the squared error of each weight counts, with range: output; a tensor
         whose inputs are not known has none, and gets the range of least error of its weights.
@@ -199,7 +199,7 @@ class Linear(Budgeted, Calibrated):
             return NOT_FINITE
         make = partial(self._grid, bits=bits, cells=cells, dtype=values.dtype)
         step = (high - low) / ((1 << bits) - 1)
-        # The last code of an uneven grid may lie a step beyond the last value.
+        # The last code of an asymmetric range may lie a step beyond the last value.
         if not fits(step if self.symmetric else np.maximum(-low, high) + step, values.dtype):
             return TOO_LARGE
         if self.range == "percentile":

@@ -33,11 +33,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {}
 for _bits in (4, 3, 2):
     for _name, _fields in {
         "nearest, minmax": {},
-        "nearest, mse": {"range": "mse"},
         "nearest, mse, corrected": {"range": "mse", "correct": "both"},
         "gptq, minmax": GPTQ,
-        "gptq, output range": {**GPTQ, "range": "output"},
-        "gptq, minmax, corrected": {**GPTQ, "correct": "both"},
         "gptq, output range, corrected": BEST,
     }.items():
         ROWS[f"{_bits} bits: {_name}"] = ("linear", {"bits": _bits, **_fields})
@@ -48,7 +45,6 @@ for _name, _method, _fields in (
     ("ternary", "ternary", {}),
 ):
     ROWS[f"{_name}: nearest"] = (_method, _fields)
-    ROWS[f"{_name}: nearest, corrected"] = (_method, {**_fields, "correct": "both"})
     ROWS[f"{_name}: gptq"] = (_method, {**_fields, **GPTQ})
     ROWS[f"{_name}: gptq, corrected"] = (_method, {**_fields, **GPTQ, "correct": "both"})
 ROWS["auto, 3 bits on average: gptq"] = ("linear", {"average_bits": 3, **BEST})

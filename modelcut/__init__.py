@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "correct",
+    "equalize",
     "evaluate",
     "factorize",
     "finetune",
@@ -131,6 +133,20 @@ def factorize(
 ) -> Report:
     """Replaces layers by products of smaller ones; `modelcut factorize`. See `prune`."""
     return _one_step("factorize", method, model, output, fields)
+
+
+def equalize(
+    model: File, output: File | None = None, *, method: str = "cross_layer", **fields: Any
+) -> Report:
+    """Equalizes ranges of channels between layers; `modelcut equalize`. See `prune`."""
+    return _one_step("equalize", method, model, output, fields)
+
+
+def correct(
+    model: File, output: File | None = None, *, method: str = "statistics", **fields: Any
+) -> Report:
+    """Matches the statistics of layers to the original's; `modelcut correct`. See `prune`."""
+    return _one_step("correct", method, model, output, fields)
 
 
 def finetune(

@@ -101,6 +101,7 @@ class Svd(Budgeted):
         energy = float(np.sum(found.singular[:rank] ** 2) / max(found.total, 1e-300))
         made = _layers(layer, kernel, edited, name, (left, right))
         fact = {"rank": rank, "of": min(m, n), "energy": energy, **_error(values, left, right)}
+        fact["singular_values"] = singular_values(found.singular)
         return model.with_layer(layer.path, made, edited), fact
 
     def _rank(self, singular: np.ndarray, m: int, n: int) -> int:
@@ -113,6 +114,22 @@ class Svd(Budgeted):
         if kept[-1] == 0:
             return 1
         return int(np.searchsorted(kept, self.energy * kept[-1] * (1 - 1e-12)) + 1)
+
+
+def singular_values(singular: np.ndarray) -> dict[str, list[float]]:
+    """Some of the singular values for a plot: which they are, from 1, and their size.
+
+    Args:
+        singular: all of them, the largest first.
+    """
+    at = np.unique(np.geomspace(1, len(singular), _MOST_SINGULAR).round().astype(int))
+    return {
+        "number": at.tolist(),
+        "value": [float(f"{value:.5g}") for value in singular[at - 1]],
+    }
+
+
+_MOST_SINGULAR = 48
 
 
 @dataclass(frozen=True)

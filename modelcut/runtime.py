@@ -136,7 +136,7 @@ class Trainer(Protocol):
         """The latent weights of some sparse tensors, also of weights that are zero now."""
 
     def saliency(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """What the weights of some sparse tensors are worth: the least are removed first.
+        """Scores of the weights of some sparse tensors: those of least score are pruned first.
 
         The magnitude of the latent weight or, by `Constraint.movement`, the sum of
         -rate · w · ∂L/∂w over the steps that were done (Sanh et al. 2020, eq. 4).
@@ -149,16 +149,16 @@ class Trainer(Protocol):
         """Puts the projection of the latest weights into the running copy, to be judged."""
 
     def save(self) -> None:
-        """Keeps the state of now, in the place of the one kept before."""
+        """Saves the current state, in place of the one saved before."""
 
     def restore(self) -> None:
-        """Goes back to the state that was kept."""
+        """Restores the saved state."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the training goes on from, the state that was kept included."""
+        """All that a training resumes from, including the saved state."""
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes on from a state.
+        """Resumes from a state.
 
         Raises:
             InputError: it is not one of this training.
@@ -206,7 +206,7 @@ class Running(Protocol):
         """
 
     def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
-        """What goes into some layers (by their names in the model), in inference mode.
+        """The inputs of some layers (by their names in the model), in inference mode.
 
         Returns:
             One array for each time that the layer is called, (rows, …).
@@ -300,7 +300,8 @@ class Runtime(Protocol):
             running: the running copy whose inputs and outputs the samples are for.
             size: batch size; the last batch may be smaller.
             part: all rows, or without or only those set aside for validation: the same rows for
-                the same share, seed and CSV, whatever the order.
+                the same share, seed and CSV, whatever the order. "calibration": those given for
+                it, without labels, else those that are not set aside.
             share: fraction of the samples that is set aside.
             shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
 

@@ -50,7 +50,7 @@ COMMANDS = {
     "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
-    "recipe": "Check recipes, print their JSON Schema, show examples.",
+    "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "report": "Show a saved report again, print its JSON Schema.",
     "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",

@@ -119,7 +119,10 @@ JOB = (
         metavar="CSV",
     ),
     flags.option(
-        "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
+        "calibrate",
+        "CSV of calibration data, for steps that look at outputs (by default --train) and for an "
+        "int8 or int16x8 .tflite; labels are not needed.",
+        metavar="CSV",
     ),
     *flags.of_models([ExportOptions]),
     flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
@@ -232,7 +235,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     elif output is None:
         raise UsageError("no output named", "add -o FILE, or --in-place")
     if output is not None and output.suffix.lower() != ".tflite":
-        for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
+        for name in ("type", "io", "samples", "c_array", "sparse"):
             if values.get(name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
@@ -283,14 +286,14 @@ def _seconds(values: Mapping[str, Any]) -> float:
     for name in ("checkpoint_every", "resume"):
         if values.get(name) and not values.get("checkpoint"):
             flag = name.replace("_", "-")
-            raise UsageError(f"--{flag}: of which checkpoint?", "add --checkpoint FOLDER")
+            raise UsageError(f"--{flag}: no checkpoint folder is given", "add --checkpoint FOLDER")
     text = values.get("checkpoint_every")
     try:
         seconds = 60.0 if text is None else float(text)
     except ValueError:
         seconds = -1
     if not 0 <= seconds < math.inf:
-        raise UsageError(f"--checkpoint-every: {text!r} is no number of seconds")
+        raise UsageError(f"--checkpoint-every: {text!r} is not a number of seconds")
     return seconds
 
 

@@ -65,11 +65,11 @@ class Checkpoint:
             if writes and not resume:
                 raise UsageError(
                     f"{folder}: holds the checkpoint of an interrupted run",
-                    "--resume goes on from it; or remove it",
+                    "--resume continues it; or remove it",
                 )
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder}: is no checkpoint of modelcut", "name a new folder")
+            raise UsageError(f"{folder}: is not a checkpoint of modelcut", "name a new folder")
         if writes:
             folder.mkdir(exist_ok=True)
             text = json.dumps({"schema": SCHEMA, "of": mine}, indent=1)
@@ -80,7 +80,7 @@ class Checkpoint:
             found = json.loads(about.read_text(encoding="utf-8"))
             schema, of = found["schema"], dict(found["of"])
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{about}: is damaged", "remove the folder, and begin anew") from None
+            raise InputError(f"{about}: is damaged", "remove the folder, and start again") from None
         if schema != SCHEMA:
             raise InputError(f"{about}: is of another version of modelcut", "remove the folder")
         for name, digest in mine.items():
@@ -130,7 +130,7 @@ class FileKeeper:
                 arrays = {name: file[f"a{number}"] for number, name in enumerate(names)}
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"{self._path}: is damaged: {error}", "remove the folder, and begin anew"
+                f"{self._path}: is damaged: {error}", "remove the folder, and start again"
             ) from None
         return Saved(arrays, facts)
 
@@ -143,11 +143,11 @@ class FileKeeper:
                 as they are after another commit, whose version may be the same.
         """
         other = f"{self._path}: the checkpoint is of another training"
-        hint = "remove the folder, and begin anew"
+        hint = "remove the folder, and start again"
         try:
             yield
         except (KeyError, TypeError):
-            raise InputError(f"{other}: its facts are not those of today", hint) from None
+            raise InputError(f"{other}: its facts do not match this version", hint) from None
         except InputError as error:
             raise InputError(f"{other}: {error.message}", hint) from None
 

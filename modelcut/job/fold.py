@@ -56,6 +56,7 @@ def fold(
     models, outcomes, seconds = [model], [], []
     budgeted = [step for step in recipe.steps if isinstance(step, Budgeted)]
     set_aside = max((step.set_aside for step in budgeted), default=0.0)
+    sharing = [index for index, step in enumerate(recipe.steps) if _shares(step)]
     for index, step in enumerate(recipe.steps):
         say(step.title)
         start = time.perf_counter()
@@ -67,6 +68,7 @@ def fold(
             runtime=runtime,
             keeper=keeper,
             set_aside=set_aside,
+            shared=(sharing.index(index) + 1, len(sharing)) if index in sharing else (1, 1),
         )
         searched = isinstance(step, Budgeted) and step.searched
         outcome = (
@@ -77,6 +79,11 @@ def fold(
         outcomes.append(replace(outcome, warnings=(*outcome.warnings, *told)))
         models.append(outcome.model)
     return Folded(tuple(models), tuple(outcomes), tuple(seconds))
+
+
+def _shares(step: Step) -> bool:
+    """Whether the limits of a step's budget are those of several steps together."""
+    return isinstance(step, Budgeted) and step.budget is not None and step.budget.shared
 
 
 def _searched(step: Step, model: Model, context: Context) -> Outcome:

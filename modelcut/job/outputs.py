@@ -155,7 +155,7 @@ class Outputs:
         if place.is_dir() and not folder:
             raise UsageError(f"{place}: is a folder", "name a file")
         if folder and place.exists() and not place.is_dir():
-            raise UsageError(f"{place}: is a file", "name a folder that is not there yet")
+            raise UsageError(f"{place}: is a file", "name a folder that does not exist")
         if folder:
             self._check_apart(place)
         if not place.exists():
@@ -170,7 +170,7 @@ class Outputs:
             return
         if folder and not any((place / name).is_file() for name in _MODEL_FILES):
             # Not even by force: all that is in a folder would go with it.
-            raise UsageError(f"{place}: is a folder of other things", "name a new folder")
+            raise UsageError(f"{place}: is a folder with other files", "name a new folder")
         if not (self._force or self._ours(place)):
             raise UsageError(
                 f"{place}: exists, and modelcut did not write it", "name another file, or --force"
@@ -182,9 +182,9 @@ class Outputs:
         for source in self._inputs:
             other = source.resolve()
             if mine in other.parents:
-                raise UsageError(f"{place}: holds the input {source}", "name another folder")
+                raise UsageError(f"{place}: contains the input {source}", "name another folder")
             if other.is_dir() and other in mine.parents:
-                raise UsageError(f"{place}: lies in the input {source}", "name another folder")
+                raise UsageError(f"{place}: is inside the input {source}", "name another folder")
 
 
 def check_appended(
@@ -226,7 +226,7 @@ def check_appended(
         except UnicodeDecodeError:
             binary = True
         if binary:
-            raise UsageError(f"{place}: is not a file of text", "name another file")
+            raise UsageError(f"{place}: is not a text file", "name another file")
     if not os.access(place if place.exists() else place.parent, os.W_OK):
         raise ResourceError(f"{place}: cannot be written")
 

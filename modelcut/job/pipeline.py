@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from modelcut.arrays import buffers
 from modelcut.errors import InputError, ResourceError
 from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
@@ -51,10 +52,13 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
     """
     check_request(job)
     with Digest(job.model, sha256=job.sha256) as digest, contextlib.ExitStack() as opened:
+        opened.enter_context(buffers.kept())
         checked = check(job)
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
-        runtime = start.runtime_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        runtime = start.runtime_for(
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+        )
         chief = team is None or team.chief
         kept: Checkpoint | States | None = start.checkpoint_for(job, digest, writes=chief)
         if kept is None and session is not None:

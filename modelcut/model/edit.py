@@ -22,7 +22,7 @@ def dependencies(model: Model) -> Dependencies:
     """The dependency groups of a model that has an architecture.
 
     Raises:
-        InputError: the layers do not hang together.
+        InputError: the layers are inconsistent.
     """
     assert model.architecture is not None
     # Of weights that Keras holds in a form of its own, no axis is told apart.

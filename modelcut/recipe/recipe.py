@@ -222,7 +222,7 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     if isinstance(value, dict):
         twice = sorted(set(value) & set(fields))
         if twice:
-            problems.add((*path, twice[0]), f"{twice[0]!r} stands twice in one step")
+            problems.add((*path, twice[0]), f"{twice[0]!r} is given twice in one step")
             return None
         method = value.get("method", steps.default(family))
         inner = {key: v for key, v in value.items() if key != "method"}

@@ -234,6 +234,8 @@ def _singular(step: StepRow) -> Iterator[Chart]:
         points = list(zip(found["number"], found["value"], strict=False))
         rank = fact.get("rank")
         mark = (float(rank), f"rank {rank}") if is_number(rank) else None
+        if not points:
+            continue
         table = Table("", ("number", "singular value"), [(count(x), f"{y:.4g}") for x, y in points])
         lines = Lines({"": points}, "number", "singular value", "xy", mark)
         yield Chart("Singular values", printable(str(name), 200), lines, table)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def main():
     x, y = (values[: given.rows] for values in data["train"])
     train(torch, net, x, y, given.epochs, given.rate)
     print(f"fine-tuned {accuracy(torch, net, *data['test']):.4f}")
-    print(f"torch {torch.__version__}, torch-pruning {torch_pruning.__version__}")
+    print(f"torch {torch.__version__}, torch-pruning {version('torch-pruning')}")
 
 
 if __name__ == "__main__":

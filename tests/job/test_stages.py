@@ -179,7 +179,7 @@ def test_verify_finds_a_file_of_another_model(written, tmp_path):
     checked, folded, _, draft = written
     other = registry.open_model(MODELS / "tf_keras_cnn.h5")
     registry.by_name(other.origin.format).write(other, tmp_path / "x.h5", WriteOptions())
-    with pytest.raises(ModelcutError, match=r"o\.h5: what was written does not read back"):
+    with pytest.raises(ModelcutError, match=r"o\.h5: the written file does not read back"):
         verify.verify(checked, folded, replace(draft, path=tmp_path / "x.h5"))
     draft.path.write_bytes(draft.path.read_bytes()[:100])
     with pytest.raises(InputError):

@@ -61,14 +61,14 @@ class KerasTrainer:
         self._team = running.team
         if self._team.replicas > plan.batch:
             raise InputError(
-                f"a batch of {plan.batch} rows cannot be shared by {self._team.replicas} devices",
+                f"a batch of {plan.batch} cannot be split over {self._team.replicas} devices",
                 "a larger batch_size, or --distribute none",
             )
         fixed, stateful = running.network.fixed_batch, stateful_layers(running.network)
         if stateful and fixed not in (None, plan.batch):
             raise InputError(
                 f"the layer {printable(stateful[0])!r} is stateful and takes batches of {fixed} "
-                f"rows, not {plan.batch}",
+                f"samples, not {plan.batch}",
                 f"--batch-size {fixed}",
             )
         self._goals = [_with_loss(goal, plan.loss) for goal in running.goals]
@@ -163,7 +163,7 @@ class KerasTrainer:
     def _step(
         self, inputs: list[Any], labels: list[Any], rate: Any, weight: Any
     ) -> tuple[Any, Any]:
-        """One step on a share of the batch that counts `weight`."""
+        """One step on a part of the batch that counts `weight`."""
         tf = self._tf
         self._assign()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -345,7 +345,7 @@ class KerasTrainer:
             self._project()
 
     def _state(self) -> list[Any]:
-        """Variables that the outputs depend on; which shared value is nearest has its prices."""
+        """Variables that the outputs depend on; the prices decide the nearest centroid."""
         own = [v for one in self._latents for v in _variables_of(one)]
         return [*own, *self._moved.values(), *self._moving.values()]
 
@@ -437,6 +437,6 @@ def _with_loss(goal: Goal, loss: str) -> Goal:
         return goal
     if loss == "cross_entropy" and goal.task == "regression":
         raise InputError(
-            "loss: cross_entropy needs an output that decides", "say task: multiclass or binary"
+            "loss: cross_entropy needs a classifier output", "say task: multiclass or binary"
         )
     return Goal(goal.task, goal.units, loss, goal.probabilities)

@@ -17,7 +17,14 @@ from modelcut.graph.keras import (
     channel_operations,
     channel_recurrent,
 )
-from modelcut.graph.keras.channel_values import Barrier, Channels, Rule, Value
+from modelcut.graph.keras.channel_values import (
+    ELEMENTWISE,
+    Barrier,
+    Channels,
+    Rule,
+    Value,
+    activation,
+)
 from modelcut.graph.keras.classes import POOL
 from modelcut.graph.node import Node
 
@@ -37,6 +44,14 @@ def of(node: Node) -> Rule | None:
     if name in _RULES:
         return _RULES[name]
     return next((rule for pattern, rule in _PATTERNS if pattern.match(name)), None)
+
+
+def keeps_apart(node: Node) -> bool:
+    """Whether a layer without a kernel makes each channel of the one at its place."""
+    rule = of(node)
+    if rule is channel_moves.activated:
+        return activation(node.config) in ELEMENTWISE
+    return rule in _APART
 
 
 _CONVNEXT = {"LayerScale": "projection_dim", "StochasticDepth": "drop_path_rate"}
@@ -111,5 +126,14 @@ _SEVERAL = frozenset(
         channel_attention.multi_head,
         channel_operations.operation,
         channel_recurrent.recurrent,
+    )
+)
+_APART = frozenset(
+    (
+        channel_moves.same,
+        channel_moves.spatial,
+        channel_moves.flatten,
+        channel_norms.batch,
+        channel_norms.prelu,
     )
 )

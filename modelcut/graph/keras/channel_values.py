@@ -42,11 +42,13 @@ class Value:
             shape; meaningless without `ids`.
         ids: int64, shape (shape[axis],): the channel at each index, 0 for one that is kept;
             None where not even their number is known.
+        source: number of the call that it comes from, from 1; 0 for none. Rules leave it out.
     """
 
     shape: Shape | None
     axis: int = -1
     ids: np.ndarray | None = None
+    source: int = 0
 
     @property
     def alive(self) -> bool:

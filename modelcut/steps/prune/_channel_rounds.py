@@ -279,7 +279,9 @@ def settled(model: Model, course: Course, context: Context) -> Model:
                 if kept is not None and kept.size != before.shape[axis]
             )  # fmt: skip
             now = model_edit.taken(before, takes, context.index) if takes else before
-            tensors.append(pinned(now, context.index, *tensor.pull()))
+            values, encoding = tensor.pull()
+            same = takes and np.array_equal(values, now.pull()[0])
+            tensors.append(now if same else pinned(now, context.index, values, encoding))
         layers.append(replace(layer, tensors=tuple(tensors)))
     return replace(course.model, layers=tuple(layers))
 

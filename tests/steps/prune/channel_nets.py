@@ -225,7 +225,8 @@ def randomize(model, seed=0):
 
 
 def application(k, name):
-    return getattr(k.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10)
+    side = 64 if name in ("ResNet50V2", "MobileNetV2", "DenseNet121", "EfficientNetB0") else 96
+    return getattr(k.applications, name)(weights=None, input_shape=(side, side, 3), classes=10)
 
 
 SIZES = (

@@ -134,7 +134,11 @@ def test_outputs_are_those_of_the_original_with_the_channels_unread(engine, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras", "tf_keras"])
-@pytest.mark.parametrize("name", ["ResNet50V2", "MobileNetV2", "DenseNet121", "EfficientNetB0"])
+@pytest.mark.parametrize(
+    "name",
+    """ResNet50V2 MobileNetV2 DenseNet121 EfficientNetB0 MobileNetV3Small InceptionV3 Xception
+    NASNetMobile ConvNeXtTiny""".split(),
+)
 def test_applications_lose_a_third_of_their_work(engine, name, tmp_path):
     keras("build", engine, tmp_path, name)
     outcome = prune_all(engine, tmp_path, macs=0.7, round_to=8)[name]

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
-    from modelcut.report.schema import Report
+    from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "compare",
     "correct",
     "equalize",
     "evaluate",
@@ -68,8 +69,8 @@ def run(
             options are checked as for a run; without one, options of the written file are refused.
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
-            `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
-            here unless given), `trust`, `custom_objects`, `compression`, `coder`,
+            `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
+            False here unless given), `trust`, `custom_objects`, `compression`, `coder`,
             `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
             `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
             `seed`, which replace those of the recipe.
@@ -206,6 +207,42 @@ def evaluate(
     )
 
 
+def compare(
+    *models: File,
+    test: File,
+    trust: bool = False,
+    custom_objects: str = "",
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Comparison:
+    """Measures any number of models on the same samples, side by side; `modelcut compare`.
+
+    Args:
+        models: two or more; the first is the reference.
+        test: CSV of test data.
+        trust: run the code that the files carry.
+        custom_objects: your own layers: a .py file or a dotted module.
+        say: takes a line about progress.
+        options: `data`, `task`, `from_logits`, as in a recipe.
+
+    Returns:
+        The comparison; `models` has each with its size, scores with intervals, agreement with the
+        reference, McNemar's test, and latency measured in turn.
+        `modelcut.report.comparison.render(found, "html")` makes a page of it.
+    """
+    from pathlib import Path
+
+    from modelcut.job import compare as job_compare
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Recipe
+
+    made, rest = _recipe(Recipe((), name="modelcut compare"), options)
+    if rest:
+        raise TypeError(f"unknown options: {', '.join(rest)}")
+    paths = [Path(model) for model in models]
+    return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
+
+
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
     """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing.
 
@@ -244,7 +281,7 @@ def pack(
         force: replace a file that modelcut did not write.
         coder: huffman, range or best.
         keep_optimizer: pack the optimizer's state too.
-        report: write NAME.report.json and .md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
@@ -283,7 +320,7 @@ def unpack(
         output: the file or folder to write.
         force: replace a file that modelcut did not write.
         compression: none, fast or best.
-        report: write NAME.report.json and .md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
         say: takes a line about progress.
     """

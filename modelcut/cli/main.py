@@ -47,10 +47,12 @@ COMMANDS = {
     "unpack": "Unpack a .mcut file into the original model format.",
     "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers.",
     "eval": "Evaluate a model on a CSV, alone or compared with another.",
+    "compare": "Compare any number of models on a CSV, the first being the reference.",
     "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
     "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
+    "report": "Show a saved report again, print its JSON Schema.",
     "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }

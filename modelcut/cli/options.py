@@ -84,7 +84,7 @@ KEEP_OPTIMIZER = flags.option(
 )
 REPORT = flags.option(
     "report",
-    "Write the report beside the output, as NAME.report.json and NAME.report.md.",
+    "Write the report beside the output, as NAME.report.html, .md and .json.",
     "--report/--no-report",
     kind=bool,
 )

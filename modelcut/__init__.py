@@ -61,7 +61,7 @@ def run(
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
-            here unless given), `trust`, `custom_objects`, `compression`, `coder`,
+            here unless given), `trust`, `custom_objects`, `max_memory`, `compression`, `coder`,
             `keep_optimizer`, `distribute`, `checkpoint`, `resume`, `checkpoint_every`; and `data`,
             `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
 
@@ -77,20 +77,23 @@ def run(
 
     from modelcut.errors import UsageError, WorkerDone
     from modelcut.job import inspect as job_inspect
-    from modelcut.job import pipeline
+    from modelcut.job import limits, pipeline
     from modelcut.job.request import Job
     from modelcut.report.schema import Worker
 
     made, options = _recipe(recipe, options)
     options = _paths(options)
+    most = options.pop("max_memory", None)
     if dry_run:
         wanted = ("train", "validate", "trust", "test")
         known = {name: options.pop(name) for name in wanted if name in options}
-        with job_inspect.look(Path(model), made, say, **known) as (_, report):
+        with limits.at_most(most), job_inspect.look(Path(model), made, say, **known) as (_, report):
             return report
     if output is None:
         raise UsageError("no output named", "give output, or dry_run=True")
-    done = pipeline.run(Job(Path(model), made, Path(output), **{"report": False, **options}), say)
+    with limits.at_most(most):
+        job = Job(Path(model), made, Path(output), **{"report": False, **options})
+        done = pipeline.run(job, say)
     if isinstance(done, Worker):
         line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
         raise WorkerDone(line)
@@ -139,6 +142,7 @@ def evaluate(
     against: File | None = None,
     trust: bool = False,
     custom_objects: str = "",
+    max_memory: str | int | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Report:
@@ -150,12 +154,14 @@ def evaluate(
         against: the reference.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
+        max_memory: most memory that the network may need, in bytes or as "8GB"; a model that needs
+            more is refused. The command line also stops a job that takes more.
         say: takes a line about progress.
         options: `data`, `gates`, `task`, `from_logits`, as in a recipe.
     """
     from pathlib import Path
 
-    from modelcut.job import assess
+    from modelcut.job import assess, limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
 
@@ -163,9 +169,10 @@ def evaluate(
     if rest:
         raise TypeError(f"unknown options: {', '.join(rest)}")
     reference = None if against is None else Path(against)
-    return assess.assess(
-        Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
-    )
+    with limits.at_most(max_memory):
+        return assess.assess(
+            Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
+        )
 
 
 def inspect(model: File, *, graph: bool = False) -> Report:
@@ -357,7 +364,7 @@ def _options() -> set[str]:
     from modelcut.recipe.recipe import Head
 
     own = {each.name for each in fields(Job)} - {"model", "recipe", "output"}
-    return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
+    return own | set(Head.model_fields) - {"version"} | {"custom_objects", "max_memory"}
 
 
 def _paths(options: dict[str, Any]) -> dict[str, Any]:

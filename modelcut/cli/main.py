@@ -194,15 +194,29 @@ def _told(error: BaseException) -> int:
     if os.environ.get("MODELCUT_TRACEBACK"):
         raise error
     what = f"{type(error).__name__}: {error}"
+    if _limited():
+        return _say(f"{what} (most likely the limit on memory, ulimit -v)", ExitCode.RESOURCES)
     hint = "internal error of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
     return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 
+def _limited() -> bool:
+    """Whether this process may have less memory than there is: then anything may fail for it."""
+    import resource
+
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
 def _say(text: str, code: int) -> int:
     """One line on stderr, whatever the text holds."""
-    from modelcut.safety import printable
+    line = " ".join(text.split("\n"))
+    try:
+        from modelcut.safety import printable
 
-    line = printable(" ".join(text.split("\n")), 2000)
+        line = printable(line, 2000)
+    except ImportError:  # no memory is left even for that
+        line = ascii(line)[1:-1][:2000]
     try:
         print(f"modelcut: {line}", file=sys.stderr)
         sys.stderr.flush()

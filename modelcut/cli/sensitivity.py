@@ -82,18 +82,19 @@ def sensitivity(**values: Any) -> None:
     if values.get("settings") and len(wanted) > 1:
         raise UsageError("--settings: of which method?", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
-    from modelcut.job import sensitivity
+    from modelcut.job import limits, sensitivity
     from modelcut.job.request import Trust
     from modelcut.report import profile, render, terminal
 
-    report = sensitivity.assess(
-        Path(values["model"]),
-        Path(values["data"]),
-        Recipe(made, options.head_from(values), "modelcut sensitivity"),
-        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
-        train=options.path_of(values.get("train")),
-        say=(say := options.progress(values)),
-    )
+    with limits.at_most(values.get("max_memory")):
+        report = sensitivity.assess(
+            Path(values["model"]),
+            Path(values["data"]),
+            Recipe(made, options.head_from(values), "modelcut sensitivity"),
+            Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+            train=options.path_of(values.get("train")),
+            say=(say := options.progress(values)),
+        )
     say("")
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)

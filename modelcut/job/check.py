@@ -11,8 +11,8 @@ from modelcut import safety
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
 from modelcut.graph import scan
+from modelcut.job import limits
 from modelcut.job.request import Job, Trust
-from modelcut.model import cost
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.steps.base import with_training_data
@@ -209,4 +209,4 @@ def check_trainable(
         trust=trust,
         custom=custom,
     )
-    cost.check_sizes(model)
+    limits.check_engine(model)

@@ -42,13 +42,14 @@ def open_evaluator(
     Raises:
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
     """
-    from modelcut.job import inference
+    from modelcut.job import inference, limits
     from modelcut.job.targets import Wanted
 
     head = recipe.head
     network = network_of(recipe, path, model, trust, beside=beside)
     wanted = Wanted(head.task, head.from_logits)
-    evaluator = inference.Evaluator.open(network, test, head.data, wanted)
+    bounds = inference.Bounds(limits.rows_of(model), limits.batch_seconds(model))
+    evaluator = inference.Evaluator.open(network, test, head.data, wanted, bounds)
     evaluator.check(head.gates, compared=compared)
     return evaluator
 
@@ -66,11 +67,11 @@ def network_of(
         beside: a SavedModel is measured as well: that may have the signature.
     """
     from modelcut import engines
-    from modelcut.job import loss
+    from modelcut.job import limits, loss
 
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     without = beside and not registry.of_model(model).signatures
-    with registry.plain_file(model) as (file, suffix):
+    with registry.plain_file(model) as (file, suffix), limits.loading(model):
         return engines.open_network(
             file,
             model.origin.dialect,

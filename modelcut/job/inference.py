@@ -18,6 +18,7 @@ from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import with_labels
 from modelcut.engines import Network, quiet
 from modelcut.job.targets import Targets, Wanted, paired, plan
+from modelcut.job.watched import within
 from modelcut.metrics.limits import Limits
 from modelcut.metrics.scores import Agreement, Scores, Target, check_limits
 
@@ -69,6 +70,19 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What one batch may take.
+
+    Attributes:
+        rows: samples in it, at most.
+        seconds: of CPU; 0 for no limit.
+    """
+
+    rows: int = _MOST_ROWS
+    seconds: float = 0
+
+
+@dataclass(frozen=True)
 class Evaluator:
     """A network and a CSV that it fits, with what each output is measured against.
 
@@ -77,16 +91,23 @@ class Evaluator:
         table: the CSV that the samples are read from.
         options: how the CSV is parsed.
         targets: the outputs.
+        bounds: what a batch may take.
     """
 
     network: Network
     table: Csv
     options: DataOptions
     targets: Targets
+    bounds: Bounds = Bounds()
 
     @classmethod
     def open(
-        cls, network: Network, path: Path, options: DataOptions, wanted: Wanted | None = None
+        cls,
+        network: Network,
+        path: Path,
+        options: DataOptions,
+        wanted: Wanted | None = None,
+        bounds: Bounds | None = None,
     ) -> Evaluator:
         """Looks at the first lines of the CSV; no sample is run yet.
 
@@ -95,7 +116,8 @@ class Evaluator:
             UsageError: its label columns do not.
         """
         table = Csv.open(path, options, network.inputs)
-        return cls(network, table, options, plan(network, table, options, wanted or Wanted()))
+        targets = plan(network, table, options, wanted or Wanted())
+        return cls(network, table, options, targets, bounds or Bounds())
 
     def check(self, limits: Limits, *, compared: bool) -> None:
         """Refuses what cannot be measured.
@@ -133,12 +155,13 @@ class Evaluator:
         counted = rows = 0
         sample: Batch | None = None
         distinct = _Distinct()
-        for number, batch in enumerate(ahead(table.batches(_batch_size(self.network)))):
+        size = _batch_size(self.network, self.bounds.rows)
+        for number, batch in enumerate(ahead(table.batches(size))):
             sample = sample or batch
             distinct.look(batch)
             results = []
             for index, network in enumerate(networks):
-                with quiet():
+                with quiet(), within(self.bounds.seconds, "running the network"):
                     start = time.perf_counter()
                     found = network.predict(_named(batch.inputs, network))
                     took = _seconds(network, time.perf_counter() - start)
@@ -238,11 +261,11 @@ def _seconds(network: Network, around: float) -> float:
     return around if inside is None else inside
 
 
-def _batch_size(network: Network) -> int:
+def _batch_size(network: Network, most: int = _MOST_ROWS) -> int:
     if network.fixed_batch is not None:
         return network.fixed_batch
     values = sum(int(np.prod([n or 1 for n in spec.shape])) for spec in network.inputs)
-    return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
+    return int(np.clip(_BATCH_VALUES // max(1, values), 1, min(most, _MOST_ROWS)))
 
 
 class _Distinct:

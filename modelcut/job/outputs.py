@@ -80,10 +80,8 @@ class Outputs:
             ResourceError: its folder cannot be written to.
         """
         self._check(place, folder=folder)
-        here = _here()
-        remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
-        name = f".{place.name[:100]}.{os.getpid()}-{here}{secrets.token_hex(4)}.part"
-        scratch = place.parent / name
+        remove_scratch(place.parent, is_dead, begins=f".{place.name[:100]}.")
+        scratch = place.parent / scratch_name(place.name[:100])
         self._files.append((scratch, place))  # first: a signal may come at any moment
         try:
             if folder:
@@ -250,6 +248,11 @@ def remove_scratch(
                     os.unlink(entry.path)
 
 
+def scratch_name(name: str) -> str:
+    """A hidden name for what this process writes, by which `remove_scratch` knows it."""
+    return f".{name}.{os.getpid()}-{_here()}{secrets.token_hex(4)}.part"
+
+
 def _here() -> str:
     """Six digits for this machine and its table of processes: a container has one of its own."""
     space = ""
@@ -258,7 +261,8 @@ def _here() -> str:
     return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
 
 
-def _is_dead(process: int) -> bool:
+def is_dead(process: int) -> bool:
+    """Whether there is no process of this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -263,7 +263,9 @@ def _notes(files: Files) -> dict[str, Any]:
     """What an earlier modelcut wrote beside the model."""
     try:
         text = bounded(files, _NOTES, _MAX_NOTES).decode()
-        value = load_json(text, where=files.where, what="notes of modelcut") if text else {}
+        if not text:
+            return {}
+        value = load_json(text, where=files.where, what="notes of modelcut", ours=True)
     except (InputError, UnicodeDecodeError):
         return {}
     return value if isinstance(value, dict) else {}

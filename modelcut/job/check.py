@@ -99,7 +99,7 @@ def check_needs(
         if validate is not None and test is not None and validate.resolve() == test.resolve():
             raise UsageError(
                 f"step {index + 1}, {step.title}: --validate and --test are the same file",
-                "what is chosen on the test data cannot be judged by it",
+                "a setting that is chosen on the test data cannot be evaluated on it",
             )
     if test is None and not dry and recipe.head.gates.needing_data():
         names = ", ".join(recipe.head.gates.needing_data())
@@ -119,9 +119,11 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
     signatures = registry.of_model(model).signatures or writer.signatures
     if job.recipe.head.data.signature and not signatures:
-        raise UsageError(f"--signature: {job.model} is no SavedModel and has none", "leave it out")
+        raise UsageError(
+            f"--signature: {job.model} is not a SavedModel and has no signatures", "leave it out"
+        )
     if job.coder is not None and not writer.entropy_coded:
-        raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
+        raise UsageError(f"--coder: {job.output} is not a packed file", "name the output .mcut")
     if job.compression is not None and writer.own_coding:
         raise UsageError(f"--compression: {job.output}: {writer.own_coding}", "leave it out")
     if engine and job.keep_optimizer:
@@ -200,7 +202,7 @@ def check_trainable(
         text = model.architecture.text
     if not text:
         raise InputError(
-            f"{model.origin.path}: holds weights only, no network that could be run", otherwise
+            f"{model.origin.path}: has weights only, no network that can be run", otherwise
         )
     scan.check_runnable(
         text,

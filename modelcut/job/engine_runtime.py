@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import Part, Rows, with_labels
 from modelcut.data.store import RowStore
+from modelcut.engines import Network
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
 from modelcut.errors import InputError, UsageError
@@ -30,6 +34,8 @@ from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Running
 
 _BATCH = 1024
+_WARM = 3
+"""Runs before a latency is measured."""
 
 
 class EngineRuntime:
@@ -46,6 +52,7 @@ class EngineRuntime:
         seed: int = 0,
         trust: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        custom_module: str = "",
         team: Team | None = None,
     ) -> None:
         """Starts nothing yet.
@@ -59,6 +66,7 @@ class EngineRuntime:
             seed: seed of the engine's random generators and of the choice of samples set aside.
             trust: whether code in the file may run.
             custom_objects: the user's own layers and functions, by name.
+            custom_module: the module that they are from, for another process.
             team: the processes that train together; None: this process alone.
         """
         self.original = original
@@ -69,6 +77,7 @@ class EngineRuntime:
         self._seed = seed
         self._trust = trust
         self._custom = dict(custom_objects or {})
+        self._custom_module = custom_module
         self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
         self._targets: tuple[Target, ...] = ()
@@ -79,7 +88,7 @@ class EngineRuntime:
         where = str(model.origin.path)
         if model.origin.configuration:
             raise InputError(
-                f"{where}: the model's class is its author's own; modelcut cannot train it",
+                f"{where}: the model is subclassed; modelcut cannot train it",
                 "build it with keras.Model(inputs, outputs), or leave out the steps that train",
             )
         options = base.WriteOptions(compression="none")
@@ -105,6 +114,63 @@ class EngineRuntime:
         ]
         self._decide(network, where)
         return start(network, places, self._goals(network), where, self._team)
+
+    @contextlib.contextmanager
+    def timer(self, model: Model, engine: str) -> Iterator[Callable[[], float]]:
+        running = self.open(model)
+        sample = next(iter(self.rows(running, 1)))
+        assert isinstance(running, KerasRunning)
+        inputs = [spec.name for spec in running.network.inputs]
+        given = dict(zip(inputs, sample.inputs, strict=True))
+        with contextlib.ExitStack() as stack:
+            network: Network = running.network
+            if engine == "litert":
+                network = stack.enter_context(self._litert(model))
+                given = dict(zip((s.name for s in network.inputs), sample.inputs, strict=True))
+
+            def run() -> float:
+                start = time.perf_counter()
+                network.predict(given, exact=True)
+                around = time.perf_counter() - start
+                inside: float | None = getattr(network, "seconds", None)
+                return around if inside is None else inside
+
+            for _ in range(_WARM):
+                run()
+            yield run
+
+    @contextlib.contextmanager
+    def _litert(self, model: Model) -> Iterator[Network]:
+        """A `.tflite` of float32, made for as long as it is needed."""
+        from modelcut.engines.litert import network as litert
+        from modelcut.formats.litert.tflite import METADATA
+
+        options = base.WriteOptions(compression="none")
+        with (
+            registry.scratch_file(model, options) as (path, writer),
+            tempfile.TemporaryDirectory(prefix="modelcut-") as folder,
+        ):
+            target = Path(folder) / "model.tflite"
+            litert.convert(
+                {
+                    "source": str(path),
+                    "shown": str(model.origin.path),
+                    "dialect": model.origin.dialect,
+                    "suffix": writer.engine_suffix,
+                    "trust": self._trust,
+                    "custom_objects": self._custom_module,
+                    "target": str(target),
+                    "signature": None,
+                    "twin": None,
+                    "type": "float32",
+                    "io": "float32",
+                    "sparse": False,
+                    "calibrate": None,
+                    "metadata": METADATA,
+                    "provenance": "{}",
+                }
+            )
+            yield litert.LiteRTNetwork(target)
 
     @property
     def notes(self) -> list[str]:

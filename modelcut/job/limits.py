@@ -36,6 +36,7 @@ _BATCH_SECONDS = 120.0
 _MACS_PER_SECOND = 1e8
 
 _limit: int | None = None
+_derived = True
 
 
 def bytes_of(text: str) -> int:
@@ -56,14 +57,19 @@ def bytes_of(text: str) -> int:
 
 
 @contextlib.contextmanager
-def at_most(size: str | int | None) -> Iterator[None]:
-    """Sets the most memory of what is done meanwhile; None: what is derived from the model.
+def at_most(size: str | int | None, *, derived: bool = True) -> Iterator[None]:
+    """Sets the most memory of what is done meanwhile.
+
+    Args:
+        size: in bytes or as text; None: what is derived from each model that is run.
+        derived: False: there is no such limit where `size` is None, since many run at a time.
 
     Raises:
         UsageError: it is no size.
     """
-    global _limit
-    before = _limit
+    global _limit, _derived
+    before = _limit, _derived
+    _derived = derived
     _limit = bytes_of(size) if isinstance(size, str) else size
     try:
         safety.allow(_limit)
@@ -71,7 +77,7 @@ def at_most(size: str | int | None) -> Iterator[None]:
             tell(memory=_limit)
         yield
     finally:
-        _limit = before
+        _limit, _derived = before
         safety.allow(_limit)
 
 
@@ -104,7 +110,8 @@ def check_engine(model: Model) -> None:
             f"are {available() / 1e9:.3g}",
             "--max-memory says how much a job may take",
         )
-    tell(memory=min(available(), needed(model)) if _limit is None else _limit)
+    if _limit is None and _derived:
+        tell(memory=min(available(), needed(model)))
 
 
 def needed(model: Model) -> int:

@@ -241,5 +241,5 @@ def check_limits(limits: Limits, targets: Sequence[Target], *, compared: bool) -
             raise UsageError(
                 f"the gate {limit.shown} is for {meant}, and has no meaning for "
                 f"{' and '.join(kinds)}",
-                "leave it out, or say what the output is with --task",
+                "leave it out, or set the task with --task",
             )

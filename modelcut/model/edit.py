@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from typing import TypeAlias
@@ -21,7 +22,7 @@ def dependencies(model: Model) -> Dependencies:
     """The dependency groups of a model that has an architecture.
 
     Raises:
-        InputError: the layers do not hang together.
+        InputError: the layers are inconsistent.
     """
     assert model.architecture is not None
     # Of weights that Keras holds in a form of its own, no axis is told apart.
@@ -31,7 +32,13 @@ def dependencies(model: Model) -> Dependencies:
         }
         for layer in model.layers
     }
-    return groups.dependencies(model.architecture, weights)
+    fixed = {
+        (layer.path, tensor.role)
+        for layer in model.layers
+        for tensor in layer.tensors
+        if tensor.kinds[-1:] != ("dense",)
+    }
+    return groups.dependencies(model.architecture, weights, fixed)
 
 
 def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: int) -> Model:
@@ -50,13 +57,22 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
         mask = kept(slot.ids)
         if not mask.all():
             takes[slot.path, slot.role].append((slot.axis, np.flatnonzero(mask)))
+    factors = {
+        (scaled.path, scaled.role): math.sqrt(kept(scaled.ids).sum() / scaled.ids.size)
+        for scaled in found.scaled
+        if scaled.ids.any()
+    }
     architecture = edit.without_channels(model.architecture, found, kept)
     nodes = {node.path: node for node in architecture.nodes}
     layers = []
     for layer in model.layers:
         node = nodes.get(layer.path)
         tensors = tuple(
-            _taken(tensor, tuple(takes[layer.path, tensor.role]), step)
+            _scaled(
+                taken(tensor, tuple(takes[layer.path, tensor.role]), step),
+                factors.get((layer.path, tensor.role), 1.0),
+                step,
+            )
             if (layer.path, tensor.role) in takes
             else tensor
             for tensor in layer.tensors
@@ -66,7 +82,14 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
     return replace(model, layers=tuple(layers), architecture=architecture)
 
 
-def _taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+def taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+    """The tensor with only some slices; nothing is read.
+
+    Args:
+        tensor: which.
+        takes: axes, and the indices that are kept of each.
+        step: number of the step, from 0.
+    """
     shape = list(tensor.shape)
     for axis, indices in takes:
         shape[axis] = indices.size
@@ -78,3 +101,15 @@ def _taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
         return Rewrite(encoding, take=takes)
 
     return tensor.then(step, plan, tensor.kinds, tuple(shape))
+
+
+def _scaled(tensor: Tensor, factor: float, step: int) -> Tensor:
+    """A tensor multiplied by a number."""
+    if factor == 1:
+        return tensor
+
+    def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+        del values
+        return Rewrite(encoding, lambda part, _: (part * factor).astype(part.dtype))
+
+    return tensor.then(step, plan, tensor.kinds, tensor.shape)

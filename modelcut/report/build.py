@@ -15,6 +15,7 @@ from modelcut.metrics.limits import Gates
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
+from modelcut.report import html as _html  # noqa: F401  # shows reports in notebooks
 from modelcut.report.schema import (
     LayerRow,
     LeftOut,

@@ -62,3 +62,6 @@ def _table(table: Table) -> str:
 
 def _text(value: str) -> str:
     return escape(printable(str(value), 400))
+
+
+Report.shown_by = tables_of  # in notebooks

@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
-from modelcut.graph.keras import quantized
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
-    from modelcut.runtime import Keeper, Runtime
+    from modelcut.runtime import Coupled, Keeper, Runtime
 from modelcut.steps.select import matches, matches_any, optional, suggest
 
 Need = Literal["graph", "train", "validation", "loop"]
@@ -36,7 +35,7 @@ TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 
 
 NOT_FINITE = "holds NaN or infinite values"
-"""Why a step leaves a tensor alone whose statistics mean nothing."""
+"""Why a step skips a tensor whose statistics mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,10 @@ class Context:
             is not saved.
         set_aside: fraction of the training samples that something is judged on, so that nothing
             else may look at them; 0: none are, and all can be used.
+        shared: of the steps of the recipe whose budgets share their limits, which one this is, from
+            1, and how many there are.
+        coupled: of a training that another step asks for, channels with a group lasso over all
+            tensors that share them.
     """
 
     index: int = 0
@@ -63,6 +66,8 @@ class Context:
     memo: dict[Any, Any] = field(default_factory=dict)
     keeper: Keeper | None = None
     set_aside: float = 0.0
+    shared: tuple[int, int] = (1, 1)
+    coupled: tuple[Coupled, ...] = ()
 
     def required_runtime(self, title: str) -> Runtime:
         """The runtime, for a step that cannot do without.
@@ -276,6 +281,8 @@ class Step(BaseModel, ABC):
             parts, _, last = tensor.role.rpartition("/")
             return f"{tensor.kind} (role:{'*/' if parts else ''}{last} includes it)"
         if isinstance(tensor.encoding, Fixed):
+            from modelcut.graph.keras import quantized
+
             return quantized.why_fixed(tensor.encoding.held)
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"

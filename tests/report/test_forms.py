@@ -156,7 +156,7 @@ def test_markdown(made):
     ]
     assert "- optimizer state, 9 kB" in lines
     assert "- one/kernel: \\*odd\\*" in lines
-    assert f"- output: `out/small.h5`, SHA-256 `{'cd' * 32}`" in lines
+    assert f"- output: `out/small.h5`, BLAKE3 `{'cd' * 32}`, SHA-256 `{'ef' * 32}`" in lines
     assert "| &lt;b&gt;\\|\\`two/kernel |" in text
     assert "all gates passed" in render(replace(made, gates=made.gates[:1]), "md")
 
@@ -189,6 +189,7 @@ def test_html(made):
     expected = [cell for each in tables(made, full=True) for row in each.rows for cell in row]
     assert set(expected) <= set(cells.found)
     assert "Warnings" in made._repr_html_()
+    assert "<html" not in made._repr_html_()
 
 
 def test_the_terminal_is_aligned_text_in_a_pipe(made):

@@ -55,6 +55,17 @@ SETTINGS = {
         {"ratio": 0.5, "scope": "layer", "criterion": "fpgm", "round_to": 4},
         {"ratio": 0.4, "criterion": "l1", "minimum": 3},
         {"ratio": 0.3, "criterion": "random"},
+        {"ratio": 0.4, "criterion": "taylor", "batch_size": 7, "rows": 30},
+        {"ratio": 0.4, "criterion": "activation", "rows": 30},
+        {"ratio": 0.4, "criterion": "obs", "rows": 50, "damp": 0.1},
+        {"params": 0.6, "criterion": "obs", "rounds": 2},
+        {
+            "ratio": 0.5,
+            "rounds": 2,
+            "finetune": {"epochs": 1, "validation": 0.2},
+            "budget": {"max_accuracy_drop": 0.9},
+        },
+        {"params": 0.7, "regularize": {"group_lasso": 0.01, "epochs": 1}},
     ],
     "prune: gradient": [
         {"sparsity": 0.6},
@@ -201,9 +212,13 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     step = steps.find(family, method)(**settings)
     expected = set(NEEDS.get(method, ()))
     expected |= {"validation"} if "budget" in settings else set()
-    expected |= {"train", "loop"} if "finetune" in settings else set()
+    expected |= {"train", "loop"} if {"finetune", "regularize"} & set(settings) else set()
+    expected |= {"train"} if {"criterion", "rows"} <= set(settings) else set()
+    expected |= {"train"} if settings.get("criterion") == "obs" else set()
     assert step.needs == expected
-    if isinstance(step, Budgeted) and "until" not in settings:
+    if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(
+        settings
+    ):
         assert type(step)(budget=BUDGET).needs == expected | {"validation"}
 
 

@@ -37,7 +37,7 @@ def start(
         places: the layers and their tensors.
         goals: task and loss of each output.
         where: name of the file in messages.
-        team: the processes in whose scope the network was loaded; None: this process alone.
+        team: the processes in whose scope the network was loaded; None: this process only.
 
     Raises:
         InputError: a tensor cannot be found again among the engine's variables.
@@ -162,7 +162,7 @@ class KerasRunning:
 
 @contextlib.contextmanager
 def _watched(layer: Any, seen: list[Any]) -> Iterator[None]:
-    """Keeps what goes into a layer while it is called."""
+    """Records the inputs of a layer while it is called."""
     own = "call" in vars(layer)
     call = layer.call
 

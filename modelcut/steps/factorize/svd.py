@@ -68,7 +68,7 @@ class Svd(Budgeted):
     def _split(
         self, model: Model, layer: Layer, kernel: Tensor, context: Context
     ) -> tuple[Model, dict[str, Any]] | str:
-        """The model with one layer split and what was decided; or why it was left alone."""
+        """The model with one layer split and what was decided; or why it was skipped."""
         config = _dense_config(layer)
         if config is None:
             return f"{layer.class_name or 'a layer without a class'} is not a dense layer"

@@ -22,7 +22,7 @@ _SAMPLE = 1 << 21
 class Binarize(Budgeted, TensorStep):
     """Binary weights: a sign and a scale, or a sum of several such bases.
 
-    The scale is the mean magnitude, which leaves the least squared error. Pruned zeros stay zero.
+    The scale is the mean magnitude, which minimizes the squared error. Pruned zeros stay zero.
     """
 
     strength: ClassVar[Strength] = Strength("bases", (5, 4, 3, 2, 1), needed=False)

@@ -1,4 +1,4 @@
-"""Uniform quantization: values on a grid of 2^bits steps (Jacob et al. 2018, section 2.1)."""
+"""Uniform quantization: values on 2^bits equidistant levels (Jacob et al. 2018, section 2.1)."""
 
 from __future__ import annotations
 
@@ -195,13 +195,13 @@ class Linear(Budgeted, TensorStep):
         *,
         quick: bool = False,
     ) -> Affine | str:
-        """The grid of a tensor, or why it has none; `quick` looks at fewer values."""
+        """The encoding of a tensor, or why it has none; `quick` samples fewer values."""
         low, high = _extremes(values, cells)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             return NOT_FINITE
         make = partial(self._grid, bits=bits, cells=cells, dtype=values.dtype)
         step = (high - low) / ((1 << bits) - 1)
-        # The last code of an uneven grid may lie a step beyond the last value.
+        # The last code of an asymmetric range may lie a step beyond the last value.
         if not fits(step if self.symmetric else np.maximum(-low, high) + step, values.dtype):
             return TOO_LARGE
         if self.range == "percentile":
@@ -243,7 +243,7 @@ class Linear(Budgeted, TensorStep):
 
 
 def _scale(span: np.ndarray, steps: int, kept: int, dtype: np.dtype) -> np.ndarray:
-    """The step of a grid over `span`; a cell without any gets 1, which puts its zeros on code zero.
+    """The scale for `span`; a cell of span 0 gets 1, which puts its zeros on code zero.
 
     Rounded up to `kept` significant bits, or down where the last code would not fit the type; of
     24, all that a float32 has, to the nearest. For codes of 8 bits 6 are kept: the error of the

@@ -90,7 +90,7 @@ def run(
     options = _paths(options)
     most = options.pop("max_memory", None)
     if dry_run:
-        wanted = ("train", "validate", "trust", "test", "sha256")
+        wanted = ("train", "validate", "calibrate", "trust", "test", "sha256")
         known = {name: options[name] for name in wanted if name in options}
         job = _dry(Path(model), made, output, options)
         with (
@@ -507,10 +507,9 @@ def _dry(model: Path, recipe: Recipe, output: File | None, options: dict[str, An
     from modelcut.errors import UsageError
     from modelcut.job.request import Job
 
+    read = ("train", "validate", "calibrate", "trust", "test", "sha256")
     defaults = {"report": False, **{each.name: each.default for each in fields(Job)}}
-    stated = [
-        name for name in options if name not in ("train", "validate", "trust", "test", "sha256")
-    ]
+    stated = [name for name in options if name not in read]
     stated = [name for name in stated if options[name] not in (None, False, defaults[name])]
     for name in ("checkpoint", "resume", "checkpoint_every", "distribute"):
         if name in stated and options[name] != "auto":

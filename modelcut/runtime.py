@@ -300,7 +300,8 @@ class Runtime(Protocol):
             running: the running copy whose inputs and outputs the samples are for.
             size: batch size; the last batch may be smaller.
             part: all rows, or without or only those set aside for validation: the same rows for
-                the same `share`, seed and CSV, whatever the order.
+                the same share, seed and CSV, whatever the order. "calibration": those given for
+                it, without labels, else those that are not set aside.
             share: fraction of the samples that is set aside.
             shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
 

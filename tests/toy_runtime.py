@@ -40,7 +40,7 @@ class ToyRuntime:
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
         aside = number < share * len(number)
-        chosen = {"all": number, "train": number[~aside], "validation": number[aside]}[part]
+        chosen = {"train": number[~aside], "validation": number[aside]}.get(part, number)
         if shuffle >= 0:
             chosen = np.random.default_rng(shuffle).permutation(chosen)
         for start in range(0, len(chosen), size):
@@ -72,6 +72,9 @@ class ToyRunning:
         self.normalizations = {
             layer.name for layer in model.layers if layer.class_name == "BatchNormalization"
         }
+        self.depthwise = {
+            layer.name for layer in model.layers if layer.class_name.startswith("Depthwise")
+        }
         frozen = {layer.name for layer in model.layers if layer.config.get("trainable") is False}
         self.trainable = frozenset(n for n in self.values if n.rpartition("/")[0] not in frozen)
 
@@ -81,9 +84,14 @@ class ToyRunning:
     def write(self, values):
         self.values.update({name: array.astype("float32") for name, array in values.items()})
 
+    def _kernel(self, name):
+        """The kernel; of a depthwise convolution that of a plain one which does the same."""
+        kernel = self.values[f"{name}/kernel"]
+        return kernel * np.eye(kernel.shape[2]) if name in self.depthwise else kernel
+
     def _patches(self, name, x):
         """What the kernel multiplies, on the last axis: the inputs, or what lies under a window."""
-        kernel = self.values[f"{name}/kernel"]
+        kernel = self._kernel(name)
         if kernel.ndim == 2:  # a Flatten before it has no weights, and is not in the layers
             return x.reshape(len(x), -1)
         windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
@@ -104,7 +112,7 @@ class ToyRunning:
             if name in self.normalizations:
                 z = self._normalized(name, x)[2]
             else:
-                kernel = self.values[f"{name}/kernel"]
+                kernel = self._kernel(name)
                 flat = kernel.reshape(-1, kernel.shape[-1])
                 z = self._patches(name, x) @ flat + self.values.get(f"{name}/bias", 0)
             seen.append((x, z))
@@ -144,10 +152,13 @@ class ToyRunning:
             found[f"{name}/gamma"] = (slope * plain).sum(axis=axes)
             found[f"{name}/beta"] = slope.sum(axis=axes)
             return slope * gamma / np.sqrt(self.values[f"{name}/moving_variance"] + 1e-3)
-        kernel, patches = self.values[f"{name}/kernel"], self._patches(name, x)
+        kernel, patches = self._kernel(name), self._patches(name, x)
         width = patches.shape[-1]
         weights = patches.reshape(-1, width).T @ slope.reshape(-1, slope.shape[-1])
-        found[f"{name}/kernel"] = weights.reshape(kernel.shape)
+        weights = weights.reshape(kernel.shape)
+        if name in self.depthwise:
+            weights = np.diagonal(weights, axis1=2, axis2=3)[..., None]
+        found[f"{name}/kernel"] = weights
         found[f"{name}/bias"] = slope.sum(axis=axes)
         before = slope @ kernel.reshape(width, -1).T
         if kernel.ndim == 2:

@@ -125,7 +125,10 @@ JOB = (
         metavar="CSV",
     ),
     flags.option(
-        "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
+        "calibrate",
+        "CSV of calibration data, for steps that look at outputs (by default --train) and for an "
+        "int8 or int16x8 .tflite; labels are not needed.",
+        metavar="CSV",
     ),
     *flags.of_models([ExportOptions]),
     flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
@@ -239,7 +242,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     elif output is None:
         raise UsageError("no output named", "add -o FILE, or --in-place")
     if output is not None and output.suffix.lower() != ".tflite":
-        for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
+        for name in ("type", "io", "samples", "c_array", "sparse"):
             if values.get(name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"

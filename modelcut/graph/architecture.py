@@ -151,35 +151,6 @@ class Architecture:
         """Shape of what goes into each layer first, without the batch axis, where it is known."""
         return shapes.infer(self.root)[0]
 
-    def split(
-        self,
-        path: Path,
-        first: tuple[str, Mapping[str, Any]],
-        second: Mapping[str, Any],
-        width: int,
-    ) -> Architecture:
-        """Replaces one layer by two in sequence.
-
-        The second keeps the name, so that its consumers stay untouched; the first takes over the
-        inbound calls of the old one.
-
-        Args:
-            path: path of the layer: names from the outermost submodel down.
-            first: name and configuration of the new layer, of the same class. What the old one said
-                of the model's input is added, if it was the first of its model.
-            second: configuration of the one that stays; of a TimeDistributed, as of `first`, the
-                wrapper's, with the wrapped layer in it.
-            width: last axis of what goes from the first to the second.
-
-        Raises:
-            Refusal: the layer cannot be replaced so.
-        """
-        parent = self.model_at(path[:-1])
-        old = next(e for e in layer_list(parent) or [] if name_of(e) == path[-1])
-        pair = _split_entry(old, first, second, width)
-        entries = [new for e in layer_list(parent) or [] for new in (pair if e is old else [e])]
-        return self._with_model(path[:-1], entries)
-
     def with_configs(self, changes: Mapping[Path, Mapping[str, Any]]) -> Architecture:
         """This architecture with some keys of the configurations of some layers replaced.
 
@@ -193,8 +164,17 @@ class Architecture:
         nodes = tuple(_flatten(root, (), "edited"))
         return replace(self, text=json.dumps(root), root=root, nodes=nodes)
 
-    def _with_model(self, path: Path, entries: list[Any]) -> Architecture:
-        return self.with_root(_replaced(self.root, path, entries))
+    def with_layers(
+        self, path: Path, entries: list[Any], more: Mapping[str, Any] | None = None
+    ) -> Architecture:
+        """This architecture with the layers of a (sub)model replaced.
+
+        Args:
+            path: path of the model; () is the whole.
+            entries: JSON objects of its layers.
+            more: further keys of its configuration, replaced.
+        """
+        return self.with_root(_replaced(self.root, path, entries, more or {}))
 
     def names(self, path: Path = ()) -> set[str]:
         """Names of the layers of a (sub)model."""
@@ -286,16 +266,20 @@ def _flatten(model: Mapping[str, Any], path: Path, where: str) -> Iterator[Node]
             yield node_of(entry, below)
 
 
-def _replaced(entry: Mapping[str, Any], path: Path, entries: list[Any]) -> dict[str, Any]:
+def _replaced(
+    entry: Mapping[str, Any], path: Path, entries: list[Any], more: Mapping[str, Any]
+) -> dict[str, Any]:
     """A copy of a model's JSON object with the layers of the submodel at `path` replaced."""
     below = entries
     if path:
         below = [
-            _replaced(e, path[1:], entries) if name_of(e) == path[0] else e
+            _replaced(e, path[1:], entries, more) if name_of(e) == path[0] else e
             for e in layer_list(entry) or []
         ]
     config = entry["config"]
-    return {**entry, "config": below if isinstance(config, list) else {**config, "layers": below}}
+    if isinstance(config, list):
+        return {**entry, "config": below}
+    return {**entry, "config": {**config, "layers": below, **({} if path else more)}}
 
 
 def _configured(
@@ -307,64 +291,3 @@ def _configured(
         return {**entry, "config": {**config, **changes.get(path, {})}}
     parts = [_configured(e, (*path, name_of(e)), changes) for e in below]
     return {**entry, "config": parts if isinstance(config, list) else {**config, "layers": parts}}
-
-
-def _split_entry(
-    old: Mapping[str, Any],
-    first: tuple[str, Mapping[str, Any]],
-    second: Mapping[str, Any],
-    width: int,
-) -> list[dict[str, Any]]:
-    name, config = first
-    if "shared_object_id" in old:
-        raise Refusal("it is shared with another part of the model")
-    started = {k: v for k, v in config_of(old).items() if k in _STARTS and v is not None}
-    one = {**old, "config": {**started, **config}}
-    if "name" in old:
-        one["name"] = name
-    two = {**old, "config": {k: v for k, v in second.items() if k not in started}}
-    if isinstance(old.get("build_config"), dict):
-        two["build_config"] = _built_for(old["build_config"], width)
-    inner = second.get("layer")
-    if old["class_name"] in classes.WRAPPERS:
-        if old["class_name"] != "TimeDistributed" or not isinstance(inner, dict):
-            raise Refusal(f"a {old['class_name']} cannot be two layers in sequence")
-        if isinstance(inner.get("build_config"), dict):
-            built = {**inner, "build_config": _built_for(inner["build_config"], width)}
-            two["config"]["layer"] = built
-    nodes = old.get("inbound_nodes")
-    if isinstance(nodes, list):
-        two["inbound_nodes"] = [_relinked(node, name, i, width) for i, node in enumerate(nodes)]
-    return [one, two]
-
-
-_STARTS = ("batch_input_shape", "input_shape", "input_dim", "input_length")
-"""What the first layer of a model says about the model's input."""
-
-
-def _built_for(build: Mapping[str, Any], width: int) -> dict[str, Any]:
-    shape = build.get("input_shape")
-    if not isinstance(shape, list) or any(isinstance(n, list) for n in shape):
-        raise Refusal("its build configuration has no input shape")
-    return {**build, "input_shape": [*shape[:-1], width]}
-
-
-def _relinked(node: Any, name: str, index: int, width: int) -> Any:
-    """The call of the second layer on the `index`-th output of the first."""
-    if isinstance(node, dict):
-        tensors = [arg for arg in node.get("args", []) if isinstance(arg, dict)]
-        if len(tensors) != 1 or "config" not in tensors[0]:
-            raise Refusal("it is not called on one tensor")
-        config = tensors[0]["config"]
-        shape = config.get("shape")
-        shape = [*shape[:-1], width] if isinstance(shape, list) else shape
-        tensor = {
-            **tensors[0],
-            "config": {**config, "shape": shape, "keras_history": [name, index, 0]},
-        }
-        return {**node, "args": [tensor]}
-    if isinstance(node, list) and node and isinstance(node[0], str):
-        return [name, index, 0, *node[3:]]
-    if not isinstance(node, list) or len(node) != 1:
-        raise Refusal("it is not called on one tensor")
-    return [[name, index, 0, *node[0][3:]]]

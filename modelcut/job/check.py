@@ -45,7 +45,7 @@ def check_request(job: Job) -> None:
         UsageError: data is missing, or an input is no local file.
         InputError: an input is empty.
     """
-    check_needs(job.recipe, job.train, job.validate, job.test)
+    check_needs(job.recipe, job.train, job.validate, job.test, calibrate=job.calibrate)
     for path in job.inputs:
         safety.check_path(path)
 
@@ -79,6 +79,7 @@ def check_needs(
     validate: Path | None,
     test: Path | None,
     *,
+    calibrate: Path | None = None,
     dry: bool = False,
 ) -> None:
     """Holds what the recipe needs against what was given.
@@ -89,6 +90,11 @@ def check_needs(
     for index, step in enumerate(recipe.steps):
         if "train" in step.needs:
             with_training_data(train, index, step.title)
+        if "calibration" in step.needs and calibrate is None and train is None:
+            raise UsageError(
+                f"step {index + 1}, {step.title}: needs calibration data",
+                "add --calibrate FILE.csv, or --train FILE.csv; labels are not needed",
+            )
         if "validation" not in step.needs:
             continue
         if train is None and validate is None:
@@ -130,15 +136,22 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
         raise UsageError(
             f"--keep-optimizer: {job.output} cannot hold an optimizer state", "leave it out"
         )
-    if not writer.converted:
-        return
     options = job.recipe.head.export
+    used = any("calibration" in step.needs for step in job.recipe.steps)
+    if not writer.converted:
+        if job.calibrate is not None and not used:
+            raise UsageError(
+                f"--calibrate is for steps that look at outputs, and for a .tflite; not for "
+                f"{job.output.name} by this recipe",
+                "--rounding gptq, --range output and --correct use it",
+            )
+        return
     if options.calibrated and job.calibrate is None:
         raise UsageError(
             f"a .tflite of type {options.type} needs a calibration set",
             "add --calibrate FILE.csv, with samples like those of the training data",
         )
-    if not options.calibrated and job.calibrate is not None:
+    if not options.calibrated and job.calibrate is not None and not used:
         raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
 
 

@@ -48,6 +48,7 @@ class EngineRuntime:
         options: DataOptions,
         *,
         validate: Path | None = None,
+        calibrate: Path | None = None,
         wanted: Wanted | None = None,
         seed: int = 0,
         trust: bool = False,
@@ -62,6 +63,7 @@ class EngineRuntime:
             train: CSV of training data; None: there is validation data only.
             options: how the CSV is parsed.
             validate: CSV of validation data; None: a fraction of `train` is set aside.
+            calibrate: CSV of calibration data, whose labels are not read; None: `train` is used.
             wanted: task and logits of the outputs, as set by the user.
             seed: seed of the engine's random generators and of the choice of samples set aside.
             trust: whether code in the file may run.
@@ -72,6 +74,7 @@ class EngineRuntime:
         self.original = original
         self._train = train
         self._validate = validate
+        self._calibrate = calibrate
         self._options = options
         self._wanted = wanted or Wanted()
         self._seed = seed
@@ -178,7 +181,8 @@ class EngineRuntime:
         return list(self._notes)
 
     def _table(self, path: Path, network: engines.Network) -> Csv:
-        table = Csv.open(path, self._options, network.inputs)
+        labelled = path != self._calibrate or path in (self._train, self._validate)
+        table = Csv.open(path, self._options, network.inputs, labelled=labelled)
         self._notes.update(dict.fromkeys(table.warnings))
         return table
 
@@ -246,15 +250,19 @@ class EngineRuntime:
     ) -> Iterator[Rows]:
         assert isinstance(running, KerasRunning)
         store = self._store(running, self._source(part))
+        if part == "calibration":
+            part = "train" if share and self._calibrate is None else "all"
         if self._validate is not None:
             part = "all"  # no rows of --train are set aside, and all of --validate are used
         return store.batches(size, part=part, share=share, shuffle=shuffle)
 
     def _source(self, part: Part) -> Path:
         """The CSV that has the rows of a part."""
-        path = self._train or self._validate
+        path = self._train or self._validate or self._calibrate
         if part == "validation" and self._validate is not None:
             path = self._validate
+        if part == "calibration" and self._calibrate is not None:
+            path = self._calibrate
         assert path is not None
         return path
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
+from modelcut.job.expected import expectations
 from modelcut.job.request import Trust
+from modelcut.metrics.intervals import CONFIDENCE
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
@@ -42,14 +44,14 @@ def open_evaluator(
     Raises:
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
     """
-    from modelcut.job import inference, limits
+    from modelcut.job import inference
     from modelcut.job.targets import Wanted
 
     head = recipe.head
     network = network_of(recipe, path, model, trust, beside=beside)
     wanted = Wanted(head.task, head.from_logits)
-    bounds = inference.Bounds(limits.rows_of(model), limits.batch_seconds(model))
-    evaluator = inference.Evaluator.open(network, test, head.data, wanted, bounds)
+    expected = expectations(model)
+    evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected)
     evaluator.check(head.gates, compared=compared)
     return evaluator
 
@@ -72,7 +74,7 @@ def network_of(
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     without = beside and not registry.of_model(model).signatures
     with registry.plain_file(model) as (file, suffix), limits.loading(model):
-        return engines.open_network(
+        network = engines.open_network(
             file,
             model.origin.dialect,
             suffix=suffix,
@@ -83,6 +85,8 @@ def network_of(
             name=str(path),
             hint=_without_running(model),
         )
+    limits.bound(network, model)
+    return network
 
 
 def _without_running(model: Model) -> str:
@@ -98,6 +102,7 @@ def evaluate(
     other: tuple[Path, Model] | None,
     original: Model,
     trust: Trust,
+    names: tuple[str, str] = ("the original", "the result"),
 ) -> Evaluation:
     """Runs one or two networks over a CSV.
 
@@ -107,20 +112,24 @@ def evaluate(
         other: the model that is compared with the original.
         original: the model of the evaluator.
         trust: which code of the file may run.
+        names: what the two are called in warnings.
 
     Returns:
         The report's `evaluation`: the only model stands as `after`.
     """
-    from modelcut.metrics import accumulators
-
-    network = None
-    if other is not None:
-        signatures = registry.of_model(original).signatures
-        network = network_of(recipe, *other, trust, beside=signatures)
-    results, agreement = evaluator.run(network)
-    parts = [result.to_dict() for result in results]
     test = str(evaluator.table.path)
-    if len(parts) == 1:
-        return Evaluation(test, None, parts[0])
-    change = accumulators.compare(parts[0]["metrics"], parts[1]["metrics"])
-    return Evaluation(test, parts[0], parts[1], change, agreement)
+    if other is None:
+        (alone,), _ = evaluator.run()
+        return Evaluation(test, None, alone.to_dict(), confidence=CONFIDENCE)
+    signatures = registry.of_model(original).signatures
+    network = network_of(recipe, *other, trust, beside=signatures)
+    (before, after), (pair,) = evaluator.run(network, names=names)
+    return Evaluation(
+        test,
+        before.to_dict(),
+        after.to_dict(),
+        pair.change,
+        pair.agreement,
+        pair.latency,
+        CONFIDENCE,
+    )

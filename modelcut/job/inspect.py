@@ -62,6 +62,7 @@ def look(
     validate: Path | None = None,
     trust: Trust | None = None,
     test: Path | None = None,
+    calibrate: Path | None = None,
     job: Job | None = None,
     sha256: bool = False,
 ) -> Iterator[tuple[Model, Report]]:
@@ -75,17 +76,18 @@ def look(
         validate: CSV for the steps that search.
         trust: what of the file's code may run for them.
         test: CSV that the recipe would be judged on; a warning says that it is not.
+        calibrate: CSV for the steps that look at outputs.
         job: the job that the dry run stands for: what it would refuse is refused here too.
         sha256: report the SHA-256 of the file too.
 
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.
     """
-    for each in (path, train, validate, test):
+    for each in (path, train, validate, test, calibrate):
         if each is not None:
             safety.check_path(each)
     if recipe:
-        check_needs(recipe, train, validate, test, dry=True)
+        check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
     with contextlib.ExitStack() as opened:
         with Digest(path, sha256=sha256) as digest, buffers.kept():
             model = opened.enter_context(registry.open_model(path))
@@ -93,7 +95,9 @@ def look(
             if job:
                 _check_output(job, model)
             if recipe:
-                runtime = start.runtime_for(model, recipe, train, validate, trust or Trust())
+                runtime = start.runtime_for(
+                    model, recipe, train, validate, trust or Trust(), calibrate=calibrate
+                )
             folded = fold(model, recipe, say, runtime) if recipe else Folded((model,))
             meters: dict[Identity, Meter] = {}
             measure_rest(folded.models, meters)

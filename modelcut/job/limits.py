@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from modelcut import safety
 from modelcut.errors import InputError, UsageError
@@ -37,6 +39,8 @@ _MACS_PER_SECOND = 1e8
 
 _limit: int | None = None
 _derived = True
+_bounds: weakref.WeakKeyDictionary[Any, tuple[int, float]] = weakref.WeakKeyDictionary()
+"""Of the networks that are loaded: rows of a batch, and seconds of CPU that it may take."""
 
 
 def bytes_of(text: str) -> int:
@@ -122,14 +126,8 @@ def needed(model: Model) -> int:
     if model.architecture is None:
         return available()
     weights = sum(4 * math.prod(tensor.shape) for tensor in model.tensors)
-    outputs = 4 * cost.all_outputs(model) * 2 * rows_of(model)
+    outputs = 4 * cost.all_outputs(model) * 2 * _rows(model)
     return _BASE + _COPIES * weights + outputs + _PER_CALL * cost.calls_of_layers(model)
-
-
-def rows_of(model: Model, most: int = 1024) -> int:
-    """Rows of a batch whose largest output of a layer takes an eighth of the memory at most."""
-    largest = 4 * cost.largest_output(model)
-    return max(1, min(most, available() // (8 * max(1, largest))))
 
 
 @contextlib.contextmanager
@@ -141,8 +139,27 @@ def loading(model: Model) -> Iterator[None]:
         yield
 
 
-def batch_seconds(model: Model, rows: int = 1024) -> float:
-    """CPU seconds that a batch may take, and a trace of the graph with it."""
+def bound(network: Any, model: Model) -> None:
+    """Says of a loaded network how many rows it may be given at a time, and how long they take."""
     macs = sum(count or 0 for count in cost.macs(model).values())
     tracing = _PER_CALL_SECONDS * cost.calls_of_layers(model)
-    return _BATCH_SECONDS + tracing + rows * macs / _MACS_PER_SECOND
+    rows = _rows(model)
+    _bounds[network] = rows, _BATCH_SECONDS + tracing + rows * macs / _MACS_PER_SECOND
+
+
+def rows_within(network: Any, most: int) -> int:
+    """Rows that a network may be given at a time."""
+    return min(most, _bounds.get(network, (most, 0))[0])
+
+
+@contextlib.contextmanager
+def running(network: Any) -> Iterator[None]:
+    """Bounds the CPU time of one batch, and of a trace of the graph with it."""
+    with within(_bounds.get(network, (0, 0))[1], "running the network"):
+        yield
+
+
+def _rows(model: Model, most: int = 1024) -> int:
+    """Rows of a batch whose largest output of a layer takes an eighth of the memory at most."""
+    largest = 4 * cost.largest_output(model)
+    return max(1, min(most, available() // (8 * max(1, largest))))

@@ -24,6 +24,7 @@ from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
 from modelcut.job.verify import refuse_nan, verify
 from modelcut.job.write import Draft, Places, reserve, write
+from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
@@ -55,7 +56,9 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
         checked = check(job)
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
-        runtime = start.runtime_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        runtime = start.runtime_for(
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+        )
         chief = team is None or team.chief
         kept: Checkpoint | States | None = start.checkpoint_for(job, digest, writes=chief)
         if kept is None and session is not None:
@@ -107,6 +110,10 @@ def _described(
     if set(origin.dropped) & set(draft.written.dropped):
         sizes = build.with_left_out(sizes, origin.optimizer_bytes)
     output = output_of(job, checked.writer, draft, printed)
+    plain = job.compression == "none" or (
+        bool(checked.writer.own_coding) and not checked.writer.entropy_coded
+    )
+    sizes = build.with_weights(sizes, "none" if plain else "deflate", output.facts)
     return replace(report, output=output, sizes=sizes)
 
 
@@ -144,15 +151,16 @@ def _measured(
 def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[str]) -> Report:
     """The report with its warnings, and each gate passed or failed."""
     assert report.output is not None
+    gates = checked.job.recipe.head.gates
     warnings = (
         *warnings_of(passage),
         *checked.writer.warnings(report.output),
-        *data_warnings(report, notes),
+        *data_warnings(report, gates, notes),
     )
-    gates = checked.job.recipe.head.gates
     chosen = checked.job.search
-    warnings += tuple((chosen or {}).get("warnings", ()))
-    report = replace(report, warnings=warnings, gates=tuple(gates.judge(report)), search=chosen)
+    verdicts = tuple(gates.judge(report))
+    warnings += (*(chosen or {}).get("warnings", ()), *uncertain(verdicts))
+    report = replace(report, warnings=warnings, gates=verdicts, search=chosen)
     return replace(report, notes=tuple(build.notes(report, gates)))
 
 

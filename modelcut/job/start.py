@@ -71,6 +71,7 @@ def identity(job: Job, digest: Digest) -> dict[str, str]:
         "model": digest.blake3,
         "CSV for --train": blake3(job.train) if job.train else "",
         "CSV for --validate": blake3(job.validate) if job.validate else "",
+        **({"CSV for --calibrate": blake3(job.calibrate)} if job.calibrate else {}),
     }
 
 
@@ -81,12 +82,15 @@ def runtime_for(
     validate: Path | None,
     trust: Trust,
     team: Team | None = None,
+    calibrate: Path | None = None,
 ) -> EngineRuntime | None:
     """Where the recipe has steps that train or search: what they do it with."""
-    wanted = {"train", "validation"}
-    if (train or validate) is None or not any(wanted & step.needs for step in recipe.steps):
+    wanted = {"train", "validation", "calibration"}
+    if (train or validate or calibrate) is None or not any(
+        wanted & step.needs for step in recipe.steps
+    ):
         return None
-    return open_runtime(model, recipe, train, validate, trust, team)
+    return open_runtime(model, recipe, train, validate, trust, team, calibrate)
 
 
 def open_runtime(
@@ -96,6 +100,7 @@ def open_runtime(
     validate: Path | None,
     trust: Trust,
     team: Team | None = None,
+    calibrate: Path | None = None,
 ) -> EngineRuntime:
     """A runtime for a model; nothing is started yet.
 
@@ -114,6 +119,7 @@ def open_runtime(
         train,
         head.data,
         validate=validate,
+        calibrate=calibrate,
         wanted=Wanted(head.task, head.from_logits),
         seed=head.seed,
         trust=trust.all,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -95,6 +95,18 @@ class Encoding(ABC):
             indices: indices of the slices that are kept, int64, shape (n,).
         """
         del axis, indices
+        return self
+
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        """The encoding of a tensor whose axes are moved or merged.
+
+        Args:
+            shape: shape of the tensor as it is.
+            arrange: moves the axes of an array of that shape.
+        """
+        del shape, arrange
         return self
 
     @abstractmethod
@@ -241,6 +253,11 @@ class Sparse(Encoding):
         # A pattern over neighbours does not survive the loss of some of them.
         pattern = self.pattern if self.pattern in ("rows", "columns") else ""
         return Sparse(self.inner.take(axis, indices), pattern)
+
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        return Sparse(self.inner.arranged(shape, arrange))
 
     def project(
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None

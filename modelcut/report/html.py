@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from modelcut.report.cells import Table
 from modelcut.report.schema import Report
-from modelcut.report.tables import Table, tables
+from modelcut.report.tables import tables
 from modelcut.safety import printable
 
 _STYLE = (

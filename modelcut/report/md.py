@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 
+from modelcut.report.cells import Table
 from modelcut.report.schema import Input, Output, Report
-from modelcut.report.tables import Table, tables
+from modelcut.report.tables import tables
 from modelcut.safety import printable
 
 
@@ -32,12 +33,15 @@ def render(report: Report) -> str:
 
 def _headline(report: Report) -> str:
     name = _escape(str(report.input.path).rpartition("/")[2])
-    ratio = report.sizes.ratio
+    weights, ratio = report.sizes.weights, report.sizes.ratio
+    smaller = f", {ratio:.1f}× smaller" if ratio else ""
+    if weights is not None:
+        smaller = f", weights {weights.ratio:.1f}× smaller"
     verdict = ""
     if report.gates:
         failed = sum(not gate["held"] for gate in report.gates)
         verdict = f" — {failed} gate(s) failed" if failed else " — all gates passed"
-    return f"modelcut: {name}" + (f", {ratio:.1f}× smaller" if ratio else "") + verdict
+    return f"modelcut: {name}{smaller}{verdict}"
 
 
 def _steps(report: Report) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modelcut.report.tables import Table, count, headline
+from modelcut.report.cells import Table, count
+from modelcut.report.tables import headline
 from modelcut.safety import printable
 
 

@@ -186,6 +186,25 @@ class LeftOut(Part):
 
 
 @dataclass(frozen=True)
+class Weights(Part):
+    """The weights alone, those of the original compressed like those of the result.
+
+    Attributes:
+        before: bytes of the original's weights.
+        after: bytes of the weights in the written file; of a model that was only measured, what
+            they deflate to.
+        ratio: the one divided by the other.
+        coding: what compresses both: deflate, or none; of a packed file, whose entropy coder is
+            its own, deflate for the original.
+    """
+
+    before: int
+    after: int
+    ratio: float
+    coding: str
+
+
+@dataclass(frozen=True)
 class Sizes(Part):
     """Before and after, and the ratios.
 
@@ -195,6 +214,7 @@ class Sizes(Part):
         ratio: parameter bytes of the original divided by the bytes of the file.
         file_ratio: bytes of the original file divided by those of the written one.
         optimizer: the optimizer's state that the original file has and the written one lacks.
+        weights: the weights alone, compressed alike.
     """
 
     before: Size
@@ -202,6 +222,7 @@ class Sizes(Part):
     ratio: float | None = None
     file_ratio: float | None = None
     optimizer: LeftOut | None = field(default=None, metadata=_PRESENT)
+    weights: Weights | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True)
@@ -330,6 +351,8 @@ class Evaluation(Part):
         after: the compressed model, or the only one.
         change: drop or increase of each metric from the original to the compressed model.
         agreement: how far the two models decide alike.
+        latency: the latencies of the two, measured in turn.
+        confidence: level of the metrics' intervals.
     """
 
     test: str
@@ -337,6 +360,8 @@ class Evaluation(Part):
     after: Mapping[str, Any]
     change: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    latency: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    confidence: float | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.runtime import Coupled, Keeper, Runtime
 from modelcut.steps.select import matches, matches_any, optional, suggest
 
-Need = Literal["graph", "train", "validation", "loop"]
-"""The architecture; training data; validation data, for a search; a training loop."""
+Need = Literal["graph", "train", "validation", "calibration", "loop"]
+"""The architecture; training data; validation data, for a search; samples without labels; a
+training loop."""
 
 T = TypeVar("T")
 
@@ -199,6 +200,11 @@ class Step(BaseModel, ABC):
             RecipeError: the step does not fit the model.
         """
 
+    def finished(self, model: Model, outcome: Outcome, context: Context) -> Outcome:
+        """What `apply` gives back, once the step has done its own work; see `Corrected`."""
+        del model, context
+        return outcome
+
     def architecture_of(self, model: Model, context: Context, without: str) -> Architecture:
         """The architecture, for a step that needs the graph.
 
@@ -361,7 +367,8 @@ class TensorStep(LayerStep):
                 skipped[tensor.name] = edit
             else:
                 edited[tensor.name] = tensor.then(context.index, edit, settings.kinds_after(tensor))
-        return Outcome(model.with_tensors(edited), facts, skipped, self.warnings(chosen))
+        outcome = Outcome(model.with_tensors(edited), facts, skipped, self.warnings(chosen))
+        return self.finished(model, outcome, context)
 
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
         """What a user should know of these settings on these tensors."""

@@ -200,7 +200,9 @@ def test_budgets_that_mean_nothing(fields, words):
 
 
 def test_bits_and_a_budget_are_not_both_taken():
-    with pytest.raises(ValueError, match="at most one of bits, average_bits and budget"):
+    with pytest.raises(
+        ValueError, match="at most one of bits, average_bits, parameter_bytes and budget"
+    ):
         steps.find("quantize", "linear")(bits=4, budget={"max_accuracy_drop": 0.1})
 
 

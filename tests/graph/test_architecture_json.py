@@ -9,6 +9,7 @@ import pytest
 
 from modelcut.errors import InputError
 from modelcut.graph.architecture import Architecture, Dialect, Refusal, specs
+from modelcut.graph.chains import Link, removed, replaced
 from modelcut.graph.keras import classes
 from modelcut.graph.keras.saved_order import slots
 
@@ -263,7 +264,8 @@ def widths(architecture, *path):
 def split(architecture, path, rank=2):
     old = next(node for node in architecture.nodes if node.path == path)
     first = {**old.config, "name": "new", "units": rank, "use_bias": False}
-    return architecture.split(path, ("new", first), dict(old.config), rank)
+    links = Link("new", "Dense", first), Link(path[-1], "Dense", dict(old.config))
+    return replaced(architecture, path, links)
 
 
 @pytest.mark.parametrize("engine", ["keras3", "tf_keras"])
@@ -308,22 +310,65 @@ def test_split_of_a_first_layer_moves_what_it_says_of_the_input():
     assert after.shapes() == {("new",): (2,), ("d",): (4,), ("e",): (4,)}
 
 
-def test_split_of_a_repeated_layer_and_refusals():
+def test_split_of_a_repeated_layer():
     architecture = by_name("keras3_wrapped")
     node = next(node for node in architecture.nodes if node.path == ("each",))
     second = dict(node.config)
     first = json.loads(json.dumps({**second, "name": "new"}))
     first["layer"]["config"]["units"] = 2
-    after = architecture.split(("each",), ("new", first), second, 2)
+    links = Link("new", "TimeDistributed", first), Link("each", "TimeDistributed", second)
+    after = replaced(architecture, ("each",), links)
     old = next(node for node in after.nodes if node.path == ("each",))
     assert old.entry["build_config"]["input_shape"] == [None, 6, 2]
     assert old.config["layer"]["build_config"]["input_shape"] == [None, 2]
-    both = next(node for node in architecture.nodes if node.path == ("both",))
-    with pytest.raises(Refusal, match="Bidirectional"):
-        architecture.split(("both",), ("new", both.config), both.config, 2)
 
 
 def test_specs_of_every_layer_of_the_goldens_are_known(golden):
     for node in read(golden).nodes:
         if classes.is_known(node.class_name) and not node.is_operation:
             assert isinstance(specs(node), list)
+
+
+def test_a_removed_layer_leaves_its_consumers_what_it_was_given():
+    entries = [fed("a", ("in", 0)), fed("b", ("a", 0)), fed("b2", ("b", 0)), fed("c", ("b", 0))]
+    architecture = parse(model(entries, [["b2", 0, 0], ["c", 0, 0]]))
+    after = removed(architecture, ("b",))
+    inbound = {node.path[-1]: node.inbound for node in after.nodes}
+    assert inbound == {"in": (), "a": (("in",),), "b2": (("a",),), "c": (("a",),)}
+    for path in (("b2",), ("c",)):
+        with pytest.raises(Refusal, match="name is that of an output"):
+            removed(architecture, path)
+    again = Architecture.parse(after.text, "2.4.0", "f")
+    assert again.order() == ["in", "a", "b2", "c"]
+
+
+@pytest.mark.parametrize("engine", ["keras3", "tf_keras"])
+def test_a_removed_layer_of_several_calls_and_of_a_submodel(engine):
+    before = by_name(f"{engine}_graph")
+    after = removed(before, ("late",))  # it was given what the shared layer gives the second time
+    join = next(node for node in after.nodes if node.path == ("join",))
+    assert join.inbound == (("shared", "shared"),)
+    inner = removed(before, ("body", "in"))
+    out = next(node for node in inner.nodes if node.path == ("body", "out"))
+    assert out.inbound == ((next(n for n in before.nodes if n.path == ("body", "in")).inbound[0]),)
+    last = removed(before, ("body", "out"))
+    assert (
+        last.model_at(("body",))["config"]["output_layers"]
+        != (before.model_at(("body",))["config"]["output_layers"])
+    )
+    Architecture.parse(last.text, before.keras_version, "f").order(("body",))
+    with pytest.raises(Refusal, match="not called on one tensor"):
+        removed(before, ("join",))
+
+
+def test_a_removed_layer_of_a_sequential_model():
+    first = dense("d", batch_input_shape=[None, 7])
+    config = [first, dense("e"), dense("f")]
+    architecture = parse(json.dumps({"class_name": "Sequential", "config": config}))
+    after = removed(architecture, ("d",))
+    assert after.nodes[0].config["batch_input_shape"] == [None, 7]
+    assert widths(after) == [("e", 4), ("f", 4)]
+    with pytest.raises(Refusal, match="name is that of an output"):
+        removed(architecture, ("f",))
+    with pytest.raises(Refusal, match="only layer"):
+        removed(removed(removed(architecture, ("d",)), ("e",)), ("f",))

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from modelcut.report import render, terminal
-from modelcut.report.tables import count, number, percent, size, tables
+from modelcut.report.cells import count, number, percent, size
+from modelcut.report.tables import tables
 
 
 def table(report, title, **more):

@@ -35,6 +35,8 @@ SETTINGS = {
         {"pattern": "2:4"},
         {"sparsity": 0.5, "block": [2, 3]},
         {"sparsity": 0.5, "block": [2, 3], "scope": "layer"},
+        {"sparsity": 0.6, "correct": "both", "rows": 40},
+        {"cutoff": 0.3, "until": "stable", "finetune": {"epochs": 1}, "correct": "bias"},
     ],
     "prune: l1": [
         {"sparsity": 0.4},
@@ -85,7 +87,11 @@ SETTINGS = {
     "prune: snip": [{"sparsity": 0.6}, {"cutoff": 0.3}],
     "prune: fisher": [{"sparsity": 0.6, "rows": 20}, {"cutoff": 0.1, "until": "stable"}],
     "prune: wanda": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "global"}, {"cutoff": 0.3}],
-    "prune: obs": [{"sparsity": 0.6}, {"sparsity": 0.3, "damp": 0.1}],
+    "prune: obs": [
+        {"sparsity": 0.6},
+        {"sparsity": 0.3, "damp": 0.1},
+        {"sparsity": 0.8, "correct": "batchnorm"},
+    ],
     "quantize: linear": [
         {},
         {"bits": 3, "per": "tensor"},
@@ -97,18 +103,44 @@ SETTINGS = {
         {"average_bits": 4.5},
         {"scales": "exact"},
         {"scales": "exact", "bits": 3, "symmetric": False, "range": "mse"},
+        {"bits": 3, "rounding": "gptq"},
+        {"bits": 2, "rounding": "gptq", "range": "output", "correct": "both"},
+        {"bits": 3, "range": "output", "symmetric": False, "per": "tensor"},
+        {"bits": 4, "group": 8, "rounding": "gptq", "damp": 0.1, "rows": 20},
     ],
-    "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
+    "quantize: binary": [
+        {},
+        {"per": "tensor"},
+        {"bases": 3},
+        {"bases": 2, "per": "tensor"},
+        {"bases": 2, "rounding": "gptq", "correct": "both"},
+    ],
     "quantize: cluster": [
         {},
         {"bits": 2, "start": "density"},
         {"values": 5, "start": "kmeans++"},
         {"bits": 3, "entropy_weight": 0.1},
+        {"bits": 2, "rounding": "gptq"},
     ],
-    "quantize: ternary": [{}, {"per": "tensor"}],
+    "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq", "correct": "bias"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
-    "factorize: svd": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5}],
+    "factorize: svd": [
+        {"rank": 2},
+        {"energy": 0.6},
+        {"ratio": 0.5},
+        {"rank": "vbmf"},
+        {"ratio": 0.5, "whiten": True, "rows": 50},
+    ],
+    "factorize: channel": [{"rank": 2}, {"energy": 0.6}, {"ratio": 0.5, "whiten": True}],
+    "factorize: spatial": [{"rank": 2}, {}, {"rank": "vbmf"}, {"ratio": 0.5, "whiten": True}],
+    "factorize: tucker2": [{"rank": 1}, {"ratio": 0.6}, {"ratio": 0.6, "whiten": True}],
+    "factorize: cp": [{"rank": 2}, {"ratio": 0.5}, {"ratio": 0.5, "whiten": True}],
+    "factorize: auto": [
+        {"energy": 0.6},
+        {"params": 0.6, "whiten": True},
+        {"rank": "vbmf"},
+    ],
     "finetune: straight_through": [
         {"steps": 6, "batch_size": 8},
         {"epochs": 2, "batch_size": 16, "prune": {"sparsity": 0.7}, "validation": 0.2},
@@ -139,13 +171,19 @@ NEUTRAL = {
     "prune: fisher": [{"sparsity": 0}],
     "prune: wanda": [{"sparsity": 0}],
     "prune: obs": [{"sparsity": 0}],
-    "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"}],
+    "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"},
+                         {"scales": "exact", "rounding": "gptq", "correct": "both"}],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 2}],
-    "quantize: cluster": [{}, {"bits": 1}],
-    "quantize: ternary": [{}, {"per": "tensor"}],
+    "quantize: cluster": [{}, {"bits": 1}, {"bits": 1, "rounding": "gptq"}],
+    "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: channel": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: spatial": [{"energy": 1.0}, {"rank": 1000}],
+    "factorize: tucker2": [{"energy": 1.0}],
+    "factorize: cp": [{"rank": 1000}],
+    "factorize: auto": [{"energy": 1.0}],
     "finetune: straight_through": [{"steps": 2, "learning_rate": 1e-30}],
 }  # fmt: skip
 """Settings that change no weight, where all kernels hold ±0.5, which every encoding permits."""
@@ -201,7 +239,7 @@ NEEDS = {
     **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
     "channels": {"graph"},
     "dead": {"graph"},
-    "svd": {"graph"},
+    **{name: {"graph"} for name in ("svd", "channel", "spatial", "tucker2", "cp", "auto")},
     "straight_through": {"train", "loop"},
 }
 BUDGET = {"max_accuracy_drop": 0.1}
@@ -215,11 +253,16 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     expected |= {"train", "loop"} if {"finetune", "regularize"} & set(settings) else set()
     expected |= {"train"} if {"criterion", "rows"} <= set(settings) else set()
     expected |= {"train"} if settings.get("criterion") == "obs" else set()
+    expected |= {"train"} if "whiten" in settings else set()
+    looks = {"rounding": "gptq", "range": "output"}.items() & settings.items()
+    expected |= {"calibration"} if looks or "correct" in settings else set()
     assert step.needs == expected
     if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(
         settings
     ):
-        assert type(step)(budget=BUDGET).needs == expected | {"validation"}
+        more = {"whiten": True} if "whiten" in settings else {}
+        found = type(step)(budget=BUDGET, **more).needs
+        assert found == expected - {"calibration"} | {"validation"}
 
 
 def tried(cls):
@@ -262,7 +305,9 @@ def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, setting
     for tensor in network.tensors:
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
-        if tensor.kind not in steps.find(family, method).aims and "finetune" not in settings:
+        # Whitening corrects biases too.
+        others = {"finetune", "correct", "whiten"} & settings.keys()
+        if tensor.kind not in steps.find(family, method).aims and not others:
             assert not changed
 
 

@@ -61,7 +61,7 @@ def test_of_several_names_those_without_effect_are_told(tmp_path, modelcut):
     report, _ = reports(tmp_path / "o.h5")
     (line,) = [line for line in report["warnings"] if "was changed" in line]
     assert "nothing that 'class:Conv2D' names was changed" in line
-    assert "is not a dense layer" in line
+    assert "is a convolution of 3×3, which is not a matrix" in line
 
 
 def test_what_is_not_aimed_at_and_a_search_without_a_result_are_no_matter(toy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -61,6 +62,15 @@ class Affine(Encoding):
             zero_point=None if self.zero_point is None else taken(self.zero_point, axis, places),
             group=0 if cut else self.group,
         )
+
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        def moved(parameter: np.ndarray) -> np.ndarray:
+            return arrange(np.broadcast_to(self._spread(parameter, shape, ALL), shape))
+
+        zero = None if self.zero_point is None else moved(self.zero_point)
+        return replace(self, scale=moved(self.scale), zero_point=zero, group=0, group_axis=0)
 
     @property
     def _half(self) -> int:

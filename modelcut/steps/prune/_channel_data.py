@@ -13,7 +13,7 @@ from modelcut.graph.node import Path
 from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Rows, Running, Runtime
 from modelcut.steps.base import NOT_FINITE, TARGET_KINDS, Context
-from modelcut.steps.prune._gradients import some_rows
+from modelcut.steps.samples import some_rows
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,9 +12,7 @@ from pydantic import Field
 from modelcut.model.model import Model, Tensor
 from modelcut.steps.base import Context
 from modelcut.steps.prune._scored import Scored
-
-if TYPE_CHECKING:
-    from modelcut.runtime import Part, Rows, Running, Runtime
+from modelcut.steps.samples import some_rows
 
 Kind = Literal["mean", "magnitude", "square"]
 
@@ -59,17 +56,3 @@ class Gradients(Scored):
 
     @abstractmethod
     def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray: ...
-
-
-def some_rows(
-    runtime: Runtime, running: Running, size: int, most: int, context: Context
-) -> Iterator[Rows]:
-    """At most `most` training samples, drawn at random: a CSV may be sorted.
-
-    Samples that are set aside for validation are left out.
-    """
-    size, fraction = min(size, most), context.set_aside
-    part: Part = "train" if fraction else "all"
-    taken = runtime.rows(running, size, part=part, share=fraction, shuffle=context.seed)
-    for number, rows in enumerate(islice(taken, -(-most // size))):
-        yield rows[: most - number * size]

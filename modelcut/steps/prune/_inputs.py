@@ -7,17 +7,17 @@ place (im2col).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from modelcut.graph.keras.classes import get, integers
+from modelcut.graph.keras.classes import get
 from modelcut.model.model import Layer, Tensor
+from modelcut.steps.operands import operand
 
 _DENSE = ("Dense", "TimeDistributedDense")
 _FLAT = ("Conv1D", "Convolution1D")
 _PLANE = ("Conv2D", "Convolution2D")
-_CHUNK = 1 << 24
+_ALL = 1 << 62
 
 
 def refusal(layer: Layer, kernel: Tensor) -> str:
@@ -42,40 +42,11 @@ def matrices(layer: Layer, kernel: Tensor, given: np.ndarray) -> Iterator[np.nda
     Yields:
         Float32 (places, d), where d is the size of the kernel without its last axis, in its order.
     """
-    width = int(np.prod(kernel.shape[:-1]))
-    if layer.class_name in _DENSE:
-        yield given.reshape(-1, width).astype(np.float32, copy=False)
-        return
-    views = _patches(layer.config, kernel.shape[:-2], given)
-    step = max(1, _CHUNK // max(1, int(np.prod(views.shape[1:]))))
-    for start in range(0, len(views), step):
-        yield np.ascontiguousarray(views[start : start + step], np.float32).reshape(-1, width)
+    found = operand(layer, kernel)
+    assert not isinstance(found, str)
+    for part in found.rows(given, _nothing, _ALL):
+        yield part[0]
 
 
-def _patches(config: Any, size: tuple[int, ...], given: np.ndarray) -> np.ndarray:
-    """A view of (rows, *places, *size, channels)."""
-    rank = len(size)
-    if "channels_first" in (config.get("data_format"),) or config.get("dim_ordering") == "th":
-        given = np.moveaxis(given, 1, -1)
-    strides = _each(get(config, "strides", "subsample", "subsample_length", default=1), rank)
-    rates = _each(get(config, "dilation_rate", "atrous_rate", default=1), rank)
-    padding = get(config, "padding", "border_mode", default="valid")
-    reaches = [(n - 1) * rate + 1 for n, rate in zip(size, rates, strict=True)]
-    around = [(0, 0)] * given.ndim
-    for axis, (stride, reach) in enumerate(zip(strides, reaches, strict=True)):
-        length = given.shape[1 + axis]
-        if padding == "same":
-            total = max((-(-length // stride) - 1) * stride + reach - length, 0)
-            around[1 + axis] = (total // 2, total - total // 2)
-        elif padding == "causal":
-            around[1 + axis] = (reach - 1, 0)
-    axes = tuple(range(1, 1 + rank))
-    padded = np.pad(given, around)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, reaches, axis=axes)
-    places = (slice(None), *(slice(None, None, stride) for stride in strides), slice(None))
-    windows = windows[(*places, *(slice(None, None, rate) for rate in rates))]
-    return np.moveaxis(windows, 1 + rank, -1)
-
-
-def _each(value: Any, rank: int) -> list[int]:
-    return [n or 1 for n in integers(value, rank)]
+def _nothing(role: str) -> np.ndarray:
+    raise LookupError(role)

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from modelcut.errors.explain import explain
 from modelcut.model.model import Model
 from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, Step, TensorStep
+from modelcut.steps.correction import Corrected
 from modelcut.steps.strength import Budgeted
 
 Positive = Annotated[int, Field(ge=1)]
@@ -44,7 +45,7 @@ Rounds: TypeAlias = Annotated[
 _MOST = 20
 
 
-class Iterated(Budgeted, TensorStep):
+class Iterated(Corrected, Budgeted, TensorStep):
     """A step with the fields `cutoff`, `until`, `finetune` and `rounds`.
 
     Class attributes:
@@ -111,7 +112,9 @@ class Iterated(Budgeted, TensorStep):
                 targets.remove(tensor.name)
         tune = None if self.finetune is None else tuning(self.finetune)
         fraction = 0.0 if tune is None else validation_of(tune)
-        once = self.model_copy(update={"rounds": 1, "finetune": None, "budget": None})
+        once = self.model_copy(
+            update={"rounds": 1, "finetune": None, "budget": None, "correct": None}
+        )
         # Statistics in the memo belong to the step's input, not to the result of a round.
         inside = replace(context, memo={}, set_aside=max(context.set_aside, fraction))
         more: dict[str, Any] = {}
@@ -149,12 +152,9 @@ class Iterated(Budgeted, TensorStep):
         for tensor in after.tensors:  # training moves biases too
             if tensor is not old[tensor.name]:
                 skipped.pop(tensor.name, None)
-        return Outcome(
-            after,
-            {**more, **facts},
-            skipped,
-            (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings)),
-        )
+        said = (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings))
+        outcome = Outcome(after, {**more, **facts}, skipped, said)
+        return self.finished(model, outcome, context)
 
 
 def finite(values: np.ndarray) -> bool:

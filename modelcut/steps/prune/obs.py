@@ -18,15 +18,16 @@ from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, Need, TensorStep
-from modelcut.steps.prune._gradients import some_rows
+from modelcut.steps.correction import Corrected
 from modelcut.steps.prune._inputs import matrices, refusal
+from modelcut.steps.samples import some_rows
 from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 _MOST_INPUTS = 8192
 """The widest Hessian: 512 MiB of float64, and some minutes."""
 
 
-class Obs(Budgeted, TensorStep):
+class Obs(Corrected, Budgeted, TensorStep):
     """Prune by the layer's output error to second order, and refit the remaining weights."""
 
     refuses: ClassVar[dict[str, str]] = dict.fromkeys(CODED, "it changes the weights that are kept")

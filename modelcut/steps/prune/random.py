@@ -11,11 +11,12 @@ from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Rewrite, Tensor
 from modelcut.steps.base import Context, TensorStep, random_generator
+from modelcut.steps.correction import Corrected
 from modelcut.steps.prune._smallest import removal, sample_of, smallest, walk_of
 from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 
-class Random(Budgeted, TensorStep):
+class Random(Corrected, Budgeted, TensorStep):
     """Prune random weights, a baseline; existing zeros count towards the sparsity."""
 
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES)

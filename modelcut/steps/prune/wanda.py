@@ -13,10 +13,10 @@ from pydantic import Field
 
 from modelcut.model.model import Model, Tensor
 from modelcut.steps.base import Context
-from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._groups import evenly
 from modelcut.steps.prune._inputs import matrices, refusal
 from modelcut.steps.prune._scored import Scored
+from modelcut.steps.samples import some_rows
 from modelcut.steps.strength import SPARSITIES, Strength
 
 

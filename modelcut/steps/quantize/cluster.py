@@ -11,8 +11,9 @@ from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.codebook import Codebook
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep, random_generator
+from modelcut.steps.base import CODED, NOT_FINITE, Context, random_generator
 from modelcut.steps.quantize import _kmeans
+from modelcut.steps.quantize._calibrated import Calibrated
 from modelcut.steps.quantize._cells import short
 from modelcut.steps.strength import Budgeted, Strength
 
@@ -20,7 +21,7 @@ _FEW = 32
 _MANY = 1 << 12
 
 
-class Cluster(Budgeted, TensorStep):
+class Cluster(Budgeted, Calibrated):
     """Weight clustering (1-D k-means); indices are entropy-coded when written.
 
     Zeros of a pruned tensor keep an index of their own, besides those of the centroids. Entropy

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
+    from modelcut.report.scan import Scan
     from modelcut.report.schema import Report
     from modelcut.steps.base import Step
 
@@ -36,6 +37,7 @@ __all__ = [
     "prune",
     "quantize",
     "run",
+    "scan",
     "search",
     "unpack",
 ]
@@ -200,6 +202,27 @@ def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report
     with job_inspect.look(Path(model), sha256=sha256) as (found, report):
         groups = job_inspect.channels(found) if graph else None
         return replace(report, graph=groups, provenance=dict(found.origin.provenance))
+
+
+def scan(model: File) -> Scan:
+    """Tells what a file holds that could execute, read, write or exhaust; runs nothing.
+
+    The same scan stands before every start of an engine.
+
+    Args:
+        model: the file.
+
+    Returns:
+        The findings; `safe` tells whether there are none.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    from pathlib import Path
+
+    from modelcut.job import scan as job_scan
+
+    return job_scan.scan(Path(model))
 
 
 def pack(

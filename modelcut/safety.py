@@ -99,12 +99,35 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def printable(text: str, limit: int = 120) -> str:
-    """A name as it may be shown: what moves the cursor, hides or reverses text is escaped."""
+    """A name as it may be shown on any channel: a terminal, a log, Markdown, HTML.
+
+    What moves the cursor, hides or reverses text is escaped, and so is what the logs of CI services
+    take for a command: `::` where a line may begin (GitHub), `##[`, `##vso[` and `##teamcity[`.
+    """
     if len(text) > limit:
         text = f"{text[: limit * 2 // 3]}…{text[-limit // 4 :]}"
-    return "".join(
+    shown = "".join(
         c if c == " " or unicodedata.category(c)[0] not in "CZ" else _escaped(c) for c in text
     )
+    return _COMMANDS.sub(lambda found: found[0][:-1] + _escaped(found[0][-1]), shown)
+
+
+_COMMANDS = re.compile(r"^ *:(?=:)|#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
+
+
+def json_text(text: str) -> str:
+    """JSON text with all characters as escapes that move the cursor, hide or reverse text."""
+    if not text.isascii() or "\x7f" in text:
+        text = "".join(c if c < "\x7f" or not _is_hidden(c) else _json_escaped(c) for c in text)
+    return _COMMANDS.sub("\\\\u0023", text) if "##" in text else text
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp")
+
+
+def _json_escaped(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
 def _escaped(character: str) -> str:

@@ -23,7 +23,6 @@ from modelcut.cli.docs import topics
 from modelcut.cli.main import COMMANDS
 from modelcut.errors import ExitCode
 from modelcut.formats import registry
-from modelcut.recipe import recipe
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
 

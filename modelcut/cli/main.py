@@ -51,6 +51,7 @@ COMMANDS = {
     "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
+    "scan": "Tell what a model file holds that could execute, read, write or exhaust.",
     "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "report": "Show a saved report again, print its JSON Schema.",
     "demo": "Compress and evaluate a small model that comes with the package.",
@@ -203,15 +204,29 @@ def _told(error: BaseException) -> int:
     if os.environ.get("MODELCUT_TRACEBACK"):
         raise error
     what = f"{type(error).__name__}: {error}"
+    if _limited():
+        return _say(f"{what} (most likely the limit on memory, ulimit -v)", ExitCode.RESOURCES)
     hint = "internal error of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
     return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 
+def _limited() -> bool:
+    """Whether this process may have less memory than there is: then anything may fail for it."""
+    import resource
+
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
 def _say(text: str, code: int) -> int:
     """One line on stderr, whatever the text holds."""
-    from modelcut.safety import printable
+    line = " ".join(text.split("\n"))
+    try:
+        from modelcut.safety import printable
 
-    line = printable(" ".join(text.split("\n")), 2000)
+        line = printable(line, 2000)
+    except ImportError:  # no memory is left even for that
+        line = ascii(line)[1:-1][:2000]
     try:
         print(f"modelcut: {line}", file=sys.stderr)
         sys.stderr.flush()

@@ -33,6 +33,12 @@ TRUST = (
         "Python file or module that defines custom layers and functions.",
         metavar="MODULE",
     ),
+    flags.option(
+        "max_memory",
+        "Most memory that the job may take, such as 8GB; it is stopped beyond (default: derived "
+        "from the model).",
+        metavar="SIZE",
+    ),
 )
 
 SHOW = (
@@ -226,6 +232,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     trust: dict[str, Any] = {
         "trust": bool(values.get("trust")),
         "custom_objects": values.get("custom_objects") or "",
+        "max_memory": values.get("max_memory"),
     }
     if values.get("dry_run"):
         if distribute in ("mirrored", "multiworker"):

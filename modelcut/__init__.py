@@ -73,12 +73,13 @@ def run(
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
             False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
-            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
-            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
-            `seed`, which replace those of the recipe.
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
+            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
+            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
 
     Returns:
-        The report; `passed` tells whether all gates passed.
+        The report; `passed` tells whether all gates passed. If one failed, the output is at
+        `output.path` of the report, NAME.failed.SUFFIX unless `keep_on_failure` is set.
 
     Raises:
         ModelcutError: with a message and a hint; nothing is written then.

@@ -112,6 +112,15 @@ class Outputs:
         with contextlib.suppress(OSError):
             scratch.unlink()
 
+    def redirect(self, scratch: Path, place: Path) -> None:
+        """Has a file or folder published at another place.
+
+        Raises:
+            UsageError: that may not be written; see `check`.
+        """
+        self.check(place, folder=scratch.is_dir())
+        self._files = [(one, place if one == scratch else old) for one, old in self._files]
+
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
         for flushed in self._flushed:

@@ -76,7 +76,7 @@ def _tell(folder: Path) -> None:
         "test data": "digits_test.csv",
         "training data": "digits_train.csv",
         "result": "small.h5",
-        "report": "small.report.md",
+        "report": "small.report.html",
     }
     for what, name in lines.items():
         if (folder / name).exists():

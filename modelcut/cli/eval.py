@@ -43,6 +43,7 @@ def evaluate(**values: Any) -> None:
         against=values.get("against"),
         trust=bool(values.get("trust")),
         custom_objects=values.get("custom_objects") or "",
+        max_memory=values.get("max_memory"),
         say=options.progress(values),
         data=head.data,
         gates=head.gates,

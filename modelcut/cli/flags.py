@@ -20,6 +20,8 @@ from modelcut.metrics.each import ONE_OR_EACH
 
 Parameter = inspect.Parameter
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,15})?")
+
 
 _DEFAULT = re.compile(r" \(default: ([^()]*)\)(?=\.$|$|\. )")
 
@@ -240,6 +242,8 @@ def _parse(name: str, value: Any, annotation: Any, repeats: bool = False) -> Any
         return value
     if get_origin(annotation) is Literal or value == "":
         return value
+    if _NUMBER.fullmatch(value):  # the same in YAML, whose reader takes time to start
+        return float(value) if "." in value else int(value)
     from modelcut.recipe.yaml_text import loads
 
     return loads(value, f"--{name.replace('_', '-')}").data

@@ -26,6 +26,7 @@ if _STARTED:
     signal.signal(signal.SIGTERM, _stop_early)
 
 import errno  # noqa: E402 - a signal may come during these, too
+import gc  # noqa: E402
 from importlib import import_module  # noqa: E402
 from io import TextIOWrapper  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
@@ -48,10 +49,13 @@ COMMANDS = {
     "unpack": "Unpack a .mcut file into the original model format.",
     "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers.",
     "eval": "Evaluate a model on a CSV, alone or compared with another.",
+    "compare": "Compare any number of models on a CSV, the first being the reference.",
     "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
+    "scan": "Tell what a model file holds that could execute, read, write or exhaust.",
     "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
+    "report": "Show a saved report again, print its JSON Schema.",
     "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }
@@ -71,6 +75,10 @@ Exit codes: 0 done, gates passed; 1 a gate failed; 2 bad usage or input;
 3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
 machines was lost; 70 an internal error; 130 interrupted; 143 terminated.
 """
+
+
+_ALLOCATIONS = 50_000
+"""New objects between two searches for cycles: of Python's own 700, a tenth of a start went by."""
 
 
 def build(wanted: str | None, method: str = "", *, told: bool = False) -> typer.Typer:
@@ -152,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
 def _done(arguments: list[str]) -> int:
     """Does what the arguments say; gives the exit code."""
     handlers = _on_signals()
+    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
     try:
         code = _call(arguments)
         _flush()
@@ -248,15 +257,29 @@ def _told(error: BaseException) -> int:
     if os.environ.get("MODELCUT_TRACEBACK"):
         raise error
     what = f"{type(error).__name__}: {error}"
+    if _limited():
+        return _say(f"{what} (most likely the limit on memory, ulimit -v)", ExitCode.RESOURCES)
     hint = "internal error of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
     return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 
+def _limited() -> bool:
+    """Whether this process may have less memory than there is: then anything may fail for it."""
+    import resource
+
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
 def _say(text: str, code: int) -> int:
     """One line on stderr, whatever the text holds."""
-    from modelcut.safety import printable
+    line = " ".join(text.split("\n"))
+    try:
+        from modelcut.safety import printable
 
-    line = printable(" ".join(text.split("\n")), 2000)
+        line = printable(line, 2000)
+    except ImportError:  # no memory is left even for that
+        line = ascii(line)[1:-1][:2000]
     if shown := sys.modules.get("modelcut.cli.progress"):
         shown.close()  # the message begins on a line of its own
     try:

@@ -67,6 +67,12 @@ TRUST = (
         metavar="MODULE",
         panel=MODEL,
     ),
+    flags.option(
+        "max_memory",
+        "Most memory that the job may take, such as 8GB; it is stopped beyond (default: derived "
+        "from the model).",
+        metavar="SIZE",
+    ),
 )
 
 SHOW = (
@@ -153,7 +159,7 @@ KEEP_OPTIMIZER = flags.option(
 )
 REPORT = flags.option(
     "report",
-    "Write the report beside the output, as NAME.report.json and NAME.report.md.",
+    "Write the report beside the output, as NAME.report.html, .md and .json.",
     "--report/--no-report",
     kind=bool,
     panel=SHOWN,
@@ -343,6 +349,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
     trust: dict[str, Any] = {
         "trust": bool(values.get("trust")),
         "custom_objects": values.get("custom_objects") or "",
+        "max_memory": values.get("max_memory"),
     }
     if values.get("dry_run"):
         if distribute in ("mirrored", "multiworker"):

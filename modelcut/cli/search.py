@@ -138,29 +138,32 @@ def search(**values: Any) -> None:
     if not values.get("output"):
         raise UsageError("no output named", "add -o FILE")
     options.check_summary(values, Path(values["output"]))
-    report = modelcut.search(
-        values["model"],
-        values["output"],
-        recipe=values.get("recipe"),
-        minimize=values.get("minimize") or (),
-        maximize=values.get("maximize") or (),
-        **{name: values.get(name) for name in ("train", "validate", "test", "calibrate")},
-        head=options.head_from(values),
-        trials=_number(values, "trials", int, 40),
-        seconds=_seconds(values.get("time")),
-        validation_fraction=_number(values, "validation_fraction", float, 0.2),
-        confidence=_number(values, "confidence", float, 0.9),
-        workers=_number(values, "workers", int, 1),
-        scheduler=values.get("scheduler") or "",
-        keep_best=bool(values.get("keep_best")),
-        restart=bool(values.get("restart")),
-        trust=bool(values.get("trust")),
-        custom_objects=values.get("custom_objects") or "",
-        force=bool(values.get("force")),
-        compression=values.get("compression"),
-        coder=values.get("coder"),
-        say=options.progress(values),
-    )
+    from modelcut.job import limits
+
+    with limits.at_most(values.get("max_memory"), derived=False):
+        report = modelcut.search(
+            values["model"],
+            values["output"],
+            recipe=values.get("recipe"),
+            minimize=values.get("minimize") or (),
+            maximize=values.get("maximize") or (),
+            **{name: values.get(name) for name in ("train", "validate", "test", "calibrate")},
+            head=options.head_from(values),
+            trials=_number(values, "trials", int, 40),
+            seconds=_seconds(values.get("time")),
+            validation_fraction=_number(values, "validation_fraction", float, 0.2),
+            confidence=_number(values, "confidence", float, 0.9),
+            workers=_number(values, "workers", int, 1),
+            scheduler=values.get("scheduler") or "",
+            keep_best=bool(values.get("keep_best")),
+            restart=bool(values.get("restart")),
+            trust=bool(values.get("trust")),
+            custom_objects=values.get("custom_objects") or "",
+            force=bool(values.get("force")),
+            compression=values.get("compression"),
+            coder=values.get("coder"),
+            say=options.progress(values),
+        )
     options.finish(report, values)
 
 

@@ -110,14 +110,17 @@ def sensitivity(**values: Any) -> None:
     if values.get("settings") and len(wanted) > 1:
         raise UsageError("--settings needs a method", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
-    from modelcut.job import sensitivity
+    from modelcut.job import limits, sensitivity
     from modelcut.job.outputs import Outputs
     from modelcut.job.request import Trust
     from modelcut.report import profile, render, terminal
 
     place = options.path_of(values.get("output"))
     read = [Path(values[name]) for name in ("model", "data", "train") if values.get(name)]
-    with Outputs(read, force=bool(values.get("force")), ours=_is_ours) as outputs:
+    with (
+        limits.at_most(values.get("max_memory")),
+        Outputs(read, force=bool(values.get("force")), ours=_is_ours) as outputs,
+    ):
         draft = None if place is None else outputs.add(place)
         report = sensitivity.assess(
             Path(values["model"]),

@@ -228,7 +228,7 @@ def _publish(job: Job, report: Report, places: Places, outputs: Outputs, digest:
     """Writes the reports, and puts everything at its place.
 
     Returns:
-        Which report could not be written, and why; "" where all are.
+        Which report could not be written, the first of them, and why; "" where all are.
 
     Raises:
         InputError: the input changed meanwhile.
@@ -239,7 +239,7 @@ def _publish(job: Job, report: Report, places: Places, outputs: Outputs, digest:
             draft.write_text(render(report, form), encoding="utf-8")
         except OSError as error:
             page = provenance.report_paths(job.output)[form]
-            lost = f"{page}: cannot be written: {error.strerror}"
+            lost = lost or f"{page}: cannot be written: {error.strerror}"
             outputs.drop(draft)
     if digest.changed():
         raise InputError(f"{job.model}: changed while modelcut was reading it", "run again")

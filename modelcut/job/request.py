@@ -45,7 +45,7 @@ class Job:
         coder: entropy coder of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state; None: where the output can hold it.
         sha256: report the SHA-256 of input and output too.
-        report: write NAME.report.json and NAME.report.md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
         distribute: on which devices and machines the steps that train do so.
         checkpoint: folder for the state of a training; None: the state is not saved.

@@ -27,7 +27,7 @@ class Places:
 
     Attributes:
         model: the file or folder.
-        reports: form ("json", "md") -> file; empty where none is wanted.
+        reports: form ("json", "md", "html") -> file; empty where none is wanted.
         header: the C array of a `.tflite`, or None.
     """
 

@@ -17,7 +17,7 @@ def test_the_demo_is_the_whole_job(tmp_path, modelcut):
     said = modelcut("demo", tmp_path / "d")
     assert said.code == 0, said
     folder = tmp_path / "d"
-    for name in ("digits.h5", "recipe.yaml", "digits_test.csv", "small.h5", "small.report.md"):
+    for name in ("digits.h5", "recipe.yaml", "digits_test.csv", "small.h5", "small.report.html"):
         assert (folder / name).exists()
         assert str(folder / name) in said.out
     report = json.loads((folder / "small.report.json").read_text())

@@ -63,7 +63,7 @@ COMMANDS = {
 _PANELS = {
     **dict.fromkeys(("run", *steps.families(), "search"), COMPRESS),
     **dict.fromkeys(("pack", "unpack", "export"), CONTAINERS),
-    **dict.fromkeys(("eval", "sensitivity", "inspect"), MEASURES),
+    **dict.fromkeys(("eval", "compare", "sensitivity", "inspect", "scan", "report"), MEASURES),
 }
 
 ABOUT = """Compress Keras models: prune, quantize, factorize, and measure the result.

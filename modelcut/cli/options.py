@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MODEL, DATA, OUT, GATES = "Model", "Data", "Output", "Gates"
 TRAINING, LITERT, SHOWN = "Training", "LiteRT", "Report"
-RECIPE, SPEED = "Recipe", "Speed"
+RECIPE, SPEED = "Recipe", "Speed and memory"
 
 _CI = "CI and Make"
 
@@ -72,6 +72,7 @@ TRUST = (
         "Most memory that the job may take, such as 8GB; it is stopped beyond (default: derived "
         "from the model).",
         metavar="SIZE",
+        panel=SPEED,
     ),
 )
 
@@ -291,7 +292,7 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
 
 def _plain(name: str, value: Any) -> Any:
     """The value of a flag that may be a mapping by output."""
-    if name == "seed" or (name == "task" and not value.lstrip().startswith("{")):
+    if name == "task" and not value.lstrip().startswith("{"):
         return value
     from modelcut.recipe.yaml_text import loads
 

@@ -31,7 +31,7 @@ from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
-from modelcut.report.schema import Candidate, Report, Worker
+from modelcut.report.schema import Report, TriedRecipe, Worker
 
 if TYPE_CHECKING:
     from modelcut.job.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def run(
     job: Job,
     say: Say = lambda _: None,
     session: Session | None = None,
-    candidates: tuple[Candidate, ...] = (),
+    tried: tuple[TriedRecipe, ...] = (),
 ) -> Report | Worker:
     """Does the whole job and returns the report; its `passed` tells whether the gates passed.
 
@@ -54,7 +54,7 @@ def run(
         job: what is asked for.
         say: takes a line about progress.
         session: what this job shares with others on the same model; None: nothing.
-        candidates: the recipes that this one was chosen of, for the report.
+        tried: the recipes that this one was chosen of, for the report.
 
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
@@ -103,7 +103,7 @@ def run(
                 report,
                 data=inputs.files(),
                 fingerprint=inputs.fingerprint(digest.blake3),
-                candidates=candidates,
+                tried=tried,
             )
             report = _placed(checked, report, places, outputs)
             lost = _publish(job, report, places, outputs, digest)

@@ -12,7 +12,7 @@ from modelcut.formats import registry
 from modelcut.job import pipeline
 from modelcut.job.request import Job, Say
 from modelcut.job.session import Session
-from modelcut.report.schema import Candidate, Report
+from modelcut.report.schema import Report, TriedRecipe
 
 
 def run(jobs: Sequence[Job], say: Say) -> Report:
@@ -26,12 +26,12 @@ def run(jobs: Sequence[Job], say: Say) -> Report:
         say: takes a line about progress.
 
     Returns:
-        The report of the best one, with all of them as `candidates`.
+        The report of the best one, with all of them as `tried`.
 
     Raises:
         ModelcutError: none of the recipes can be run; the first one's reason.
     """
-    found: list[Candidate] = []
+    found: list[TriedRecipe] = []
     failures: list[ModelcutError] = []
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         session = Session(Path(folder) / "states")
@@ -45,7 +45,7 @@ def run(jobs: Sequence[Job], say: Say) -> Report:
                 report = pipeline.run(trial, _prefixed(say, prefix), session)
             except (InputError, RecipeError, UsageError) as error:
                 failures.append(error)
-                found.append(Candidate(name, error=error.message))
+                found.append(TriedRecipe(name, error=error.message))
                 continue
             assert isinstance(report, Report)
             found.append(_measured(name, report))
@@ -65,7 +65,7 @@ def _prefixed(say: Say, prefix: str) -> Say:
     return lambda line: say(f"{prefix}: {line}" if line else line)
 
 
-def _measured(name: str, report: Report) -> Candidate:
+def _measured(name: str, report: Report) -> TriedRecipe:
     assert report.output is not None
     metrics = {}
     if report.evaluation is not None:
@@ -75,4 +75,4 @@ def _measured(name: str, report: Report) -> Candidate:
             if isinstance(value, (int, float))
         }
     failed = tuple(gate["name"] for gate in report.gates if not gate["held"])
-    return Candidate(name, report.output.bytes, metrics, failed)
+    return TriedRecipe(name, report.output.bytes, metrics, failed)

@@ -440,7 +440,7 @@ class DataFile(Part):
 
 
 @dataclass(frozen=True)
-class Candidate(Part):
+class TriedRecipe(Part):
     """One of several recipes that were tried.
 
     Attributes:
@@ -486,7 +486,7 @@ class Report(Part):
         data: the files that were read besides the model, where the report is written to a file.
         fingerprint: BLAKE3 of all that decides the output: versions, recipe, options, and the
             contents of what was read; `--if-changed` compares it.
-        candidates: where several recipes were given, each of them with what came of it.
+        tried: where several recipes were given, each of them with what came of it.
         search: where the recipe was chosen by `search`: the number of trials, the one that was
             chosen, and what it gave on the validation samples.
         histograms: the spread of the values of those tensors that changed most.
@@ -515,7 +515,7 @@ class Report(Part):
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
     data: tuple[DataFile, ...] = field(default=(), metadata=_PRESENT)
     fingerprint: str | None = field(default=None, metadata=_PRESENT)
-    candidates: tuple[Candidate, ...] = field(default=(), metadata=_PRESENT)
+    tried: tuple[TriedRecipe, ...] = field(default=(), metadata=_PRESENT)
     search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     histograms: tuple[HistogramRow, ...] = field(default=(), metadata=_PRESENT)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from modelcut.report import candidates
+from modelcut.report import tried
 from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size
 from modelcut.report.schema import LayerRow, Report, StepRow, TensorRow
 from modelcut.report.summary import metrics_of, summary
@@ -17,8 +17,8 @@ from modelcut.safety import printable
 
 def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     """All tables that the report has something for; `full` lists untouched tensors too."""
-    if report.candidates:
-        yield candidates.table(report)
+    if report.tried:
+        yield tried.table(report)
     yield summary(report)
     if len(report.ledger) > 1:
         yield _ledger(report)

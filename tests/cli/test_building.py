@@ -33,6 +33,7 @@ def test_a_failed_gate_leaves_the_output_as_it_was(tmp_path, modelcut):
     assert json.loads(page.read_text())["output"]["path"] == str(out)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "o.h5",
+        "o.report.html",
         "o.report.json",
         "o.report.md",
     ]
@@ -187,7 +188,7 @@ def test_names_from_a_file_are_no_commands_of_github(tmp_path, modelcut):
     said = modelcut(*arguments, "--format", "github", "--junit", tmp_path / "j.xml")
     assert said.code == 1, said
     lines = said.out.splitlines()
-    assert "::error::<b>" in said.out  # the table has the name
+    assert "error::<b>" in said.out  # the table has the name
     token = lines[0].removeprefix("::stop-commands::")
     assert len(token) == 32
     outside = lines[lines.index(f"::{token}::") + 1 :]
@@ -251,7 +252,7 @@ def test_of_several_recipes_the_smallest_that_passes_is_written(tmp_path, modelc
     assert said.code == 0, said
     report = json.loads(said.out)
     assert report["recipe"]["steps"][0]["sparsity"] == 0.95
-    tried = {each["recipe"].rpartition("/")[2]: each for each in report["candidates"]}
+    tried = {each["recipe"].rpartition("/")[2]: each for each in report["tried"]}
     assert "no layer" in tried["odd.yaml"]["error"]
     assert tried["strong.yaml"]["bytes"] == out.stat().st_size < tried["middle.yaml"]["bytes"]
     assert "gentle.yaml" in (tmp_path / "d").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from modelcut.report.cells import Table, number, size
-from modelcut.report.schema import Candidate, Report
+from modelcut.report.schema import Report, TriedRecipe
 from modelcut.safety import printable
 
 _METRICS = {"accuracy": "accuracy", "f1_macro": "F1, macro", "rmse": "RMSE"}
@@ -13,7 +13,7 @@ _METRICS = {"accuracy": "accuracy", "f1_macro": "F1, macro", "rmse": "RMSE"}
 
 def table(report: Report) -> Table:
     """A row for each recipe, the one that was written marked."""
-    tried = report.candidates
+    tried = report.tried
     shown = {
         key: name for key, name in _METRICS.items() if any(key in one.metrics for one in tried)
     }
@@ -35,15 +35,15 @@ def table(report: Report) -> Table:
     return Table("Recipes", columns, rows, left=("gates",))
 
 
-def number_or_dash(candidate: Candidate, key: str) -> str:
+def number_or_dash(recipe: TriedRecipe, key: str) -> str:
     """A metric with four decimals."""
-    value = candidate.metrics.get(key)
+    value = recipe.metrics.get(key)
     if value is None:
         return "–"
     return f"{value:.4f}" if key != "rmse" else number(value)
 
 
-def _verdict(candidate: Candidate) -> str:
-    if candidate.error:
-        return f"not run: {printable(candidate.error, 200)}"
-    return f"failed: {', '.join(candidate.failed)}" if candidate.failed else "passed"
+def _verdict(recipe: TriedRecipe) -> str:
+    if recipe.error:
+        return f"not run: {printable(recipe.error, 200)}"
+    return f"failed: {', '.join(recipe.failed)}" if recipe.failed else "passed"

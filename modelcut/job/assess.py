@@ -41,7 +41,7 @@ def assess(
             original = (against, beside)
         for candidate in [model] if against is None else [original[1], model]:
             check_runnable(candidate, trust)
-        say("evaluating")
+        say("starting the network")
         evaluator = open_evaluator(
             recipe,
             test,

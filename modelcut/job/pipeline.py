@@ -156,11 +156,14 @@ def _measured(
         header = convert.write_header(job, draft.path, places.header, draft.written.facts)
         report = replace(report, output=replace(report.output, header=header))
     if job.test is not None:
+        if evaluator is None:
+            say("starting the network")
+            evaluator = _evaluator(checked, session)
         say("evaluating")
         written = (draft.path, again)
         evaluation = evaluate(
             job.recipe,
-            evaluator or _evaluator(checked, session),
+            evaluator,
             written,
             checked.model,
             job.trust,

@@ -37,7 +37,7 @@ def run(jobs: Sequence[Job], say: Say) -> Report:
         session = Session(Path(folder) / "states")
         for index, job in enumerate(jobs):
             name = job.recipe.name
-            prefix = f"recipe {index + 1} of {len(jobs)}, {Path(name).stem}"
+            prefix = f"recipe {index + 1}/{len(jobs)}, {Path(name).stem}"
             say(prefix)
             place = Path(folder) / f"{index}{registry.suffix_of(job.output)}"
             trial = replace(job, output=place, report=False, keep_on_failure=True, in_place=False)

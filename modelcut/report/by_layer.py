@@ -25,7 +25,7 @@ def table(report: Report) -> Table:
         rows,
         left=("class", "encoding"),
         note=note,
-        drop=("zeros", "class", "shape"),
+        drop=("zeros", "shape", "class"),
     )
 
 

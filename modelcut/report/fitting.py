@@ -52,13 +52,23 @@ def _width(table: Table) -> int:
 
 
 def _shortened(table: Table, width: int) -> Table:
-    """The table with shorter names in the first column, as far as that helps."""
+    """The table with shorter names of layers and classes, as far as that helps."""
     over = _width(table) - width
     if over <= 0 or not table.rows:
         return table
-    longest = max(_SHORTEST, _widths(table)[0] - over)
-    rows = [(middle(row[0], longest), *row[1:]) for row in table.rows]
-    return replace(table, rows=rows)
+    for place, least in ((0, _SHORTEST), *((table.columns.index(n), 12) for n in _also(table))):
+        longest = max(least, _widths(table)[place] - max(0, over))
+        over -= max(0, _widths(table)[place] - longest)
+        rows = [
+            (*row[:place], middle(row[place], longest), *row[place + 1 :]) for row in table.rows
+        ]
+        table = replace(table, rows=rows)
+    return table
+
+
+def _also(table: Table) -> list[str]:
+    """Further columns of names; what others say would be lost."""
+    return [name for name in ("class",) if name in table.columns[1:]]
 
 
 def middle(text: str, width: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from toys import MODELS
@@ -66,13 +67,14 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("width", [80, 200])
 def test_lines_are_no_wider_than_the_terminal(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     terminal.draw([TABLE], stream)
-    lines = stream.getvalue().splitlines()
+    text = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    lines = text.splitlines()
     assert max(map(columns_of, lines)) <= width
-    assert "[red]x[/red]/bias" in stream.getvalue()
-    assert (NAMES[0] in stream.getvalue()) == (width == 200)
+    assert "[red]x[/red]/bias" in text
+    assert (NAMES[0] in text) == (width == 200)
 
 
 def test_inspect_has_a_row_for_each_layer(modelcut):

@@ -438,7 +438,8 @@ def search(
         train: CSV of training data; None: no step trains.
         validate: CSV that candidates are measured on; None: a part of `train`.
         test: CSV that the chosen model is measured on, once.
-        calibrate: CSV of calibration data for an int8 .tflite; None: `train`.
+        calibrate: CSV of calibration data, for rounding by outputs and an int8 .tflite; None:
+            `train`.
         trials: number of candidates to try.
         seconds: time after which no further candidate is begun; None: no limit.
         validation_fraction: fraction of `train` that is set aside for validation.
@@ -483,7 +484,12 @@ def search(
     place = None if recipe is None else Path(recipe)
     goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
     space, starts = requests.space_for(
-        place, Path(model), Path(output), goal, train=train is not None
+        place,
+        Path(model),
+        Path(output),
+        goal,
+        train=train is not None,
+        samples=calibrate is not None or train is not None,
     )
     space = requests.with_head(space, made.head)
     goal = requests.goal_of(minimize, maximize, space.at({}).head.gates, confidence)

@@ -48,7 +48,7 @@ def _widths(table: Table) -> list[int]:
 
 
 def _width(table: Table) -> int:
-    return sum(_widths(table)) + _GAP * (len(table.columns) - 1) + 1
+    return sum(_widths(table)) + _GAP * (len(table.columns) - 1) + 2
 
 
 def _shortened(table: Table, width: int) -> Table:

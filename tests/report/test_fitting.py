@@ -74,6 +74,9 @@ def test_lines_are_no_wider_than_the_terminal(width, monkeypatch):
     lines = text.splitlines()
     assert max(map(columns_of, lines)) <= width
     assert "[red]x[/red]/bias" in text
+    for line in lines[3:-3]:  # shortened once, and not cut again
+        assert line.count("…") <= 2, line
+        assert not line.split()[0].endswith("…") or not line.strip(), line
     assert (NAMES[0] in text) == (width == 200)
 
 

@@ -151,7 +151,8 @@ _shown: Display | None = None
 def show() -> Callable[[str], None]:
     """Where a job tells what it is doing; one display for the process."""
     global _shown
-    if _shown is None or _shown._stream is not sys.stderr:
+    # While it draws, sys.stderr is Rich's, which prints above the line.
+    if _shown is None or (_shown._thread is None and _shown._stream is not sys.stderr):
         _shown = Display(sys.stderr, terminal=sys.stderr.isatty())
     return _shown.say
 

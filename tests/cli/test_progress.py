@@ -78,3 +78,18 @@ def test_a_terminal_shows_the_activity_and_is_left_clean():
 )
 def test_numbers_are_found(line, counted):
     assert progress._counted(line) == counted
+
+
+def test_the_display_of_a_process_is_closed_while_it_draws(monkeypatch):
+    """Rich puts a stream of its own into the place of stderr meanwhile."""
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(progress, "_shown", None)
+    progress.show()("writing, 1 of 2 tensors")
+    wait_for("50 %", stream)
+    progress.show()("")
+    assert progress._shown._bar is None
+    assert stream.getvalue().endswith("\x1b[2K")
+    before = stream.getvalue()
+    time.sleep(0.3)
+    assert stream.getvalue() == before

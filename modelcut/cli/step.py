@@ -85,8 +85,18 @@ def _uses(classes: Iterable[Any]) -> tuple[bool, bool, bool]:
     """Whether steps of these classes may run the network, train it, and resume a training."""
     classes = list(classes)
     trains = any(cls.resumable or "finetune" in cls.model_fields for cls in classes)
-    runs = trains or any("budget" in cls.model_fields for cls in classes)
+    runs = trains or any("budget" in cls.model_fields or _needs(cls) & _DATA for cls in classes)
     return runs, trains, any(cls.resumable for cls in classes)
+
+
+_DATA = frozenset({"train", "validation", "calibration"})
+
+
+def _needs(cls: Any) -> frozenset[str]:
+    """What a step of this class needs with its defaults."""
+    strength = getattr(cls, "strength", None)
+    found: frozenset[str] = cls.model_construct(**({strength.name: 1} if strength else {})).needs
+    return found
 
 
 def _example(classes: Iterable[Any], method: str) -> str:
@@ -99,9 +109,11 @@ def _example(classes: Iterable[Any], method: str) -> str:
         if strength and strength.needed:
             middle = strength.ladder[len(strength.ladder) // 2]
             words += f" --{strength.name.replace('_', '-')} {middle:g}"
-        settings = {strength.name: 1} if strength else {}
-        if "train" in cls.model_construct(**settings).needs:
+        needs = _needs(cls)
+        if "train" in needs:
             words += " --train train.csv"
+        elif "calibration" in needs:
+            words += " --calibrate train.csv"
     return f"{words} -o small.h5"
 
 

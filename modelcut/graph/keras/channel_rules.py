@@ -40,7 +40,7 @@ def of(node: Node) -> Rule | None:
     name = node.class_name
     if node.is_operation or name in functions.TENSORFLOW:
         return channel_operations.operation
-    if name in _CONVNEXT and not _is_of_applications(node):
+    if name in functions.CONVNEXT and not functions.is_of_convnext(node):
         return None
     if name in _RULES:
         return _RULES[name]
@@ -53,17 +53,6 @@ def keeps_apart(node: Node) -> bool:
     if rule is channel_moves.activated:
         return activation(node.config) in ELEMENTWISE
     return rule in _APART
-
-
-_CONVNEXT = {"LayerScale": "projection_dim", "StochasticDepth": "drop_path_rate"}
-_APPLICATIONS = re.compile(r"^(keras|tf_keras|tensorflow\.(python\.)?keras)[\w.]*\.convnext$")
-
-
-def _is_of_applications(node: Node) -> bool:
-    """Whether a layer is ConvNeXt's own, and not another class of that name."""
-    module = node.entry.get("module")
-    known = module is None or (isinstance(module, str) and bool(_APPLICATIONS.match(module)))
-    return known and _CONVNEXT[node.class_name] in node.config
 
 
 def _of_inner(channels: Channels, node: Node, values: Sequence[Value]) -> Value | list[Value]:

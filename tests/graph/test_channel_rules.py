@@ -235,6 +235,29 @@ def test_a_class_of_the_name_of_one_of_convnext_is_not_it():
             assert shrunk(architecture, told, 0)["s"]["config"]["projection_dim"] == 7
 
 
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ({}, 1),
+        ({"module": "keras.layers", "registered_name": None}, 1),
+        ({"module": "mine.layers", "registered_name": "ReLU"}, 0),
+        ({"module": None, "registered_name": "Custom>ReLU"}, 0),
+    ],
+)
+def test_a_class_of_the_name_of_one_of_keras_is_not_it(more, count):
+    first = layer("Dense", "a", ["x"], units=8)
+    _, told = network(first, {**layer("ReLU", "r", ["a"]), **more}, a=(8, 8), d=(8, 2))
+    assert len(told.groups) == count
+
+
+def test_shapes_of_functions():
+    first = layer("Dense", "a", ["x"], units=8)
+    op = tensorflow("reshape", shape=[-1, 5, 2, 4])
+    architecture, _ = network(first, op, a=(8, 8), d=(4, 2))
+    assert architecture.shapes()["op",] == (5, 2, 4)
+    assert architecture.shapes()["d",] == (5, 2, 2)
+
+
 def test_states_that_are_passed_on_make_units_the_same():
     config = {"units": 3, "return_sequences": True}
     one = layer("LSTM", "one", ["x"], return_state=True, **config)

@@ -38,6 +38,8 @@ def joins(rule: Rule) -> bool:
 def of(node: Node) -> Rule | None:
     """The rule of a layer's class; None where there is none."""
     name = node.class_name
+    if _is_own(node):
+        return None
     if node.is_operation or name in functions.TENSORFLOW:
         return channel_operations.operation
     if name in functions.CONVNEXT and not functions.is_of_convnext(node):
@@ -45,6 +47,16 @@ def of(node: Node) -> Rule | None:
     if name in _RULES:
         return _RULES[name]
     return next((rule for pattern, rule in _PATTERNS if pattern.match(name)), None)
+
+
+def _is_own(node: Node) -> bool:
+    """Whether a class is its author's, even if it has the name of one of Keras'."""
+    module, registered = node.entry.get("module"), node.entry.get("registered_name")
+    other = isinstance(module, str) and module.partition(".")[0] not in _LIBRARIES
+    return other or (isinstance(registered, str) and ">" in registered)
+
+
+_LIBRARIES = ("keras", "tf_keras", "tensorflow")
 
 
 def keeps_apart(node: Node) -> bool:

@@ -250,6 +250,22 @@ def test_a_class_of_the_name_of_one_of_keras_is_not_it(more, count):
     assert len(told.groups) == count
 
 
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        (6.0, 1),
+        ({"class_name": "__numpy__", "config": {"value": 6.0}}, 1),
+        ([6.0] * 8, 0),
+        ({"class_name": "__numpy__", "config": {"value": [6.0] * 8}}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_number_for_each_channel_in_a_configuration_is_a_barrier(said, count):
+    first = layer("Dense", "a", ["x"], units=8)
+    _, told = network(first, layer("ReLU", "r", ["a"], max_value=said), a=(8, 8), d=(8, 2))
+    assert len(told.groups) == count
+
+
 def test_shapes_of_functions():
     first = layer("Dense", "a", ["x"], units=8)
     op = tensorflow("reshape", shape=[-1, 5, 2, 4])

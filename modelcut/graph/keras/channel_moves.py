@@ -34,8 +34,12 @@ _RANK = re.compile(r"([123])D")
 def same(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     """All values by themselves: the channels that go in come out."""
     del channels
-    if any(isinstance(node.config.get(key), (list, dict)) for key in _SLOPES):
-        raise Barrier("has a number for each channel in its configuration")
+    for key in _SLOPES:
+        said = node.config.get(key)
+        while isinstance(said, dict):  # a number as NumPy has it
+            said = said.get("value", (said.get("config") or {}).get("value", []))
+        if isinstance(said, list):
+            raise Barrier("has a number for each channel in its configuration")
     return values[0]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -144,6 +145,10 @@ def test_applications_lose_a_third_of_their_work(engine, name, tmp_path):
     outcome = prune_all(engine, tmp_path, macs=0.7, round_to=8)[name]
     macs = outcome.facts["macs"]
     assert 0.65 < macs["after"] / macs["before"] <= 0.7
+    begun = time.process_time()
+    with registry.open_model(tmp_path / f"{name}{SUFFIX[engine]}") as model:
+        Channels(macs=0.7, round_to=8).apply(model, Context())
+    assert time.process_time() - begun < 5
     check(json.loads(keras("compare", engine, tmp_path)), {name: outcome})
 
 

@@ -404,11 +404,14 @@ class ChannelGroup(Part):
         channels: number of channels (if any).
         made_by: the layers whose output channels they are (if any).
         weights: the tensors that have them on an axis (if any).
+        sizes: the numbers in the architecture that count them, as LAYER/KEY, such as
+            `attention/num_heads` (if any).
     """
 
     channels: int
     made_by: tuple[str, ...]
     weights: tuple[str, ...]
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

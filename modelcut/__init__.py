@@ -16,6 +16,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
     from modelcut.report.schema import Report
@@ -34,6 +37,7 @@ __all__ = [
     "prune",
     "quantize",
     "run",
+    "search",
     "simplify",
     "unpack",
 ]
@@ -58,14 +62,15 @@ def run(
             `modelcut.steps.find("prune", "magnitude")(sparsity=0.8)`.
         model: the file or folder to read.
         output: the file to write; None only for a dry run.
-        dry_run: apply the steps and count; write and evaluate nothing. Options of the written
-            file then have no effect.
+        dry_run: apply the steps and count; write and evaluate nothing. With an output, it and its
+            options are checked as for a run; without one, options of the written file are refused.
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
             here unless given), `trust`, `custom_objects`, `compression`, `coder`,
-            `keep_optimizer`, `distribute`, `checkpoint`, `resume`, `checkpoint_every`; and `data`,
-            `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+            `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
+            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
+            `seed`, which replace those of the recipe.
 
     Returns:
         The report; `passed` tells whether all gates passed.
@@ -86,9 +91,10 @@ def run(
     made, options = _recipe(recipe, options)
     options = _paths(options)
     if dry_run:
-        wanted = ("train", "validate", "trust", "test")
-        known = {name: options.pop(name) for name in wanted if name in options}
-        with job_inspect.look(Path(model), made, say, **known) as (_, report):
+        wanted = ("train", "validate", "calibrate", "trust", "test", "sha256")
+        known = {name: options[name] for name in wanted if name in options}
+        job = _dry(Path(model), made, output, options)
+        with job_inspect.look(Path(model), made, say, job=job, **known) as (_, report):
             return report
     if output is None:
         raise UsageError("no output named", "give output, or dry_run=True")
@@ -184,19 +190,20 @@ def evaluate(
     )
 
 
-def inspect(model: File, *, graph: bool = False) -> Report:
+def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
     """What is in a model file: layers, shapes, sparsity, encodings, provenance; runs nothing.
 
     Args:
         model: the file.
         graph: also which layers share channels, and why layers keep theirs.
+        sha256: report the SHA-256 of the file too.
     """
     from dataclasses import replace
     from pathlib import Path
 
     from modelcut.job import inspect as job_inspect
 
-    with job_inspect.look(Path(model)) as (found, report):
+    with job_inspect.look(Path(model), sha256=sha256) as (found, report):
         groups = job_inspect.channels(found) if graph else None
         return replace(report, graph=groups, provenance=dict(found.origin.provenance))
 
@@ -209,6 +216,7 @@ def pack(
     coder: str | None = None,
     keep_optimizer: bool = False,
     report: bool = False,
+    sha256: bool = False,
     gates: Mapping[str, Any] | Gates | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -221,6 +229,7 @@ def pack(
         coder: huffman, range or best.
         keep_optimizer: pack the optimizer's state too.
         report: write NAME.report.json and .md beside the output.
+        sha256: report the SHA-256 of both files too.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
     """
@@ -235,6 +244,7 @@ def pack(
         keep_optimizer=keep_optimizer,
         force=force,
         report=report,
+        sha256=sha256,
         gates=gates,
         say=say,
     )
@@ -247,6 +257,7 @@ def unpack(
     force: bool = False,
     compression: str | None = None,
     report: bool = False,
+    sha256: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
@@ -257,7 +268,7 @@ def unpack(
         force: replace a file that modelcut did not write.
         compression: none, fast or best.
         report: write NAME.report.json and .md beside the output.
-        say: takes a line about progress.
+        sha256: report the SHA-256 of both files too.
         say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
@@ -271,6 +282,7 @@ def unpack(
         keep_optimizer=None,  # what was packed comes back, the optimizer's state too
         force=force,
         report=report,
+        sha256=sha256,
         say=say,
     )
 
@@ -298,6 +310,118 @@ def load(
     from modelcut.job.load import load as load_model
 
     return load_model(Path(path), trust, custom_objects or {})
+
+
+def search(
+    model: File,
+    output: File,
+    *,
+    recipe: File | None = None,
+    minimize: Sequence[str] = (),
+    maximize: Sequence[str] = (),
+    gates: Mapping[str, Any] | Gates | None = None,
+    train: File | None = None,
+    validate: File | None = None,
+    test: File | None = None,
+    calibrate: File | None = None,
+    trials: int = 40,
+    seconds: float | None = None,
+    validation_fraction: float = 0.2,
+    confidence: float = 0.9,
+    workers: int = 1,
+    scheduler: str = "",
+    keep_best: bool = False,
+    restart: bool = False,
+    trust: bool = False,
+    custom_objects: str = "",
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Report:
+    """Searches for the best model within limits, and writes it; `modelcut search`.
+
+    Args:
+        model: the file to read.
+        output: the file to write; NAME.recipe.yaml, NAME.search.json and the report are written
+            beside it.
+        recipe: a recipe with open values; None: one is made for the model.
+        minimize: numbers to minimize, by the gates' names without max_, such as "bytes".
+        maximize: numbers to maximize, by the gates' names without min_, such as "accuracy".
+        gates: limits that the result must meet, as in a recipe.
+        train: CSV of training data; None: no step trains.
+        validate: CSV that candidates are measured on; None: a part of `train`.
+        test: CSV that the chosen model is measured on, once.
+        calibrate: CSV of calibration data for an int8 .tflite; None: `train`.
+        trials: number of candidates to try.
+        seconds: time after which no further candidate is begun; None: no limit.
+        validation_fraction: fraction of `train` that is set aside for validation.
+        confidence: probability with which the limit on the accuracy drop shall hold on other
+            samples, 0.5 to 1.
+        workers: number of local processes; more than one needs Dask.
+        scheduler: address of a Dask scheduler whose workers try the candidates.
+        keep_best: on an interrupt, write the best candidate so far.
+        restart: discard the trials of an interrupted search.
+        trust: run the code that the file carries.
+        custom_objects: your own layers: a .py file or a dotted module.
+        force: replace files that modelcut did not write.
+        say: takes a line about progress.
+        options: `data`, `task`, `from_logits`, `seed`, `export` as in a recipe; `compression`,
+            `coder`, `keep_optimizer` as in `run`.
+
+    Returns:
+        The report of the chosen model; its `search` says how it was chosen.
+
+    Raises:
+        InfeasibleError: no candidate meets the limits.
+        ModelcutError: with a message and a hint.
+    """
+    import shutil
+    from pathlib import Path
+
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Head, Recipe
+    from modelcut.tuner import request as requests
+    from modelcut.tuner import search as searches
+
+    head = options.pop("head", None) or Head()
+    if gates is not None:
+        options["gates"] = gates
+    made, rest = _recipe(Recipe((), head), options)
+    if odd := sorted(set(rest) - {"compression", "coder", "keep_optimizer"}):
+        raise TypeError(f"search() has no option {odd[0]!r}")
+    paths = {
+        name: None if path is None else Path(path)
+        for name, path in (("train", train), ("test", test), ("calibrate", calibrate))
+    }
+    place = None if recipe is None else Path(recipe)
+    goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
+    space, starts = requests.space_for(
+        place, Path(model), Path(output), goal, train=train is not None
+    )
+    space = requests.with_head(space, made.head)
+    goal = requests.goal_of(minimize, maximize, space.at({}).head.gates, confidence)
+    request = requests.Request(
+        Path(model),
+        space,
+        goal,
+        Path(output),
+        validation=None if validate is None else Path(validate),
+        fraction=validation_fraction,
+        trust=Trust(trust, custom_objects),
+        trials=trials,
+        seconds=seconds,
+        seed=made.head.seed,
+        workers=workers,
+        scheduler=scheduler,
+        keep_best=keep_best,
+        force=force,
+        starts=starts,
+        options={name: value for name, value in rest.items() if value is not None},
+        **paths,
+    )
+    if restart and request.folder.joinpath("search.json").is_file():
+        shutil.rmtree(request.folder)
+    return searches.search(request, say)
 
 
 def _one_step(
@@ -333,6 +457,7 @@ def _recipe(given: AnyRecipe, options: dict[str, Any]) -> tuple[Recipe, dict[str
         made = recipes.load(Path(given))
     else:
         made = recipes.Recipe(tuple(given))
+    made.check()
     names = set(recipes.Head.model_fields) - {"version"}
     mine = {name: options[name] for name in names & set(options) if options[name] is not None}
     rest = {name: value for name, value in options.items() if name not in names}
@@ -372,8 +497,35 @@ def _options() -> set[str]:
     from modelcut.job.request import Job
     from modelcut.recipe.recipe import Head
 
-    own = {each.name for each in fields(Job)} - {"model", "recipe", "output"}
+    own = {each.name for each in fields(Job)} - {"model", "recipe", "output", "search"}
     return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
+
+
+def _dry(model: Path, recipe: Recipe, output: File | None, options: dict[str, Any]) -> Job | None:
+    """The job that a dry run stands for; None where no output is named.
+
+    Raises:
+        UsageError: an option that a dry run has no use for.
+    """
+    from dataclasses import fields
+    from pathlib import Path
+
+    from modelcut.errors import UsageError
+    from modelcut.job.request import Job
+
+    read = ("train", "validate", "calibrate", "trust", "test", "sha256")
+    defaults = {"report": False, **{each.name: each.default for each in fields(Job)}}
+    stated = [name for name in options if name not in read]
+    stated = [name for name in stated if options[name] not in (None, False, defaults[name])]
+    for name in ("checkpoint", "resume", "checkpoint_every", "distribute"):
+        if name in stated and options[name] != "auto":
+            line = f"{name}: a dry run is a single process and saves no state"
+            raise UsageError(line, "leave it out")
+    if output is not None:
+        return Job(model, recipe, Path(output), **{"report": False, **options})
+    if stated := [name for name in stated if name != "distribute"]:
+        raise UsageError(f"{stated[0]}: this option needs an output file", "give output")
+    return None
 
 
 def _paths(options: dict[str, Any]) -> dict[str, Any]:

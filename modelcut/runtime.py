@@ -6,7 +6,7 @@ the tests with a network in NumPy. A step gets it as `context.runtime`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -20,6 +20,7 @@ from modelcut.model.model import Edit, Model, Rewrite, Tensor
 
 __all__ = [
     "Constraint",
+    "Coupled",
     "Part",
     "Passed",
     "Rows",
@@ -63,6 +64,22 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class Coupled:
+    """Channels that several tensors share, and that are shrunk together while these are trained.
+
+    Attributes:
+        strength: of the group lasso: the factor of the L2 norm of all weights of each channel.
+        channels: how many there are.
+        parts: names of tensors, each with an axis and the channel at each index of it, int64; -1
+            for none of these.
+    """
+
+    strength: float
+    channels: int
+    parts: tuple[tuple[str, int, np.ndarray], ...]
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """What a training is told.
 
@@ -77,6 +94,7 @@ class TrainingPlan:
         teacher: the network whose outputs are distilled; None: none.
         distill: weight of the distillation loss, 0 to 1.
         temperature: temperature of the softmax of student and teacher.
+        coupled: channels with a group lasso over all tensors that share them.
     """
 
     constraints: Mapping[str, Constraint]
@@ -89,6 +107,7 @@ class TrainingPlan:
     teacher: Running | None = None
     distill: float = 0.0
     temperature: float = 1.0
+    coupled: tuple[Coupled, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,7 @@ class Trainer(Protocol):
         """The latent weights of some sparse tensors, also of weights that are zero now."""
 
     def saliency(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """What the weights of some sparse tensors are worth: the least are removed first.
+        """Scores of the weights of some sparse tensors: those of least score are pruned first.
 
         The magnitude of the latent weight or, by `Constraint.movement`, the sum of
         -rate · w · ∂L/∂w over the steps that were done (Sanh et al. 2020, eq. 4).
@@ -130,16 +149,16 @@ class Trainer(Protocol):
         """Puts the projection of the latest weights into the running copy, to be judged."""
 
     def save(self) -> None:
-        """Keeps the state of now, in the place of the one kept before."""
+        """Saves the current state, in place of the one saved before."""
 
     def restore(self) -> None:
-        """Goes back to the state that was kept."""
+        """Restores the saved state."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the training goes on from, the state that was kept included."""
+        """All that a training resumes from, including the saved state."""
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes on from a state.
+        """Resumes from a state.
 
         Raises:
             InputError: it is not one of this training.
@@ -187,7 +206,7 @@ class Running(Protocol):
         """
 
     def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
-        """What goes into some layers (by their names in the model), in inference mode.
+        """The inputs of some layers (by their names in the model), in inference mode.
 
         Returns:
             One array for each time that the layer is called, (rows, …).
@@ -244,6 +263,17 @@ class Runtime(Protocol):
     @property
     def workers(self) -> int: ...
 
+    def timer(self, model: Model, engine: str) -> AbstractContextManager[Callable[[], float]]:
+        """Something that runs one training sample through a model, and tells the seconds it took.
+
+        Args:
+            model: as it is after its deferred edits.
+            engine: "keras", or "litert" for a `.tflite` of float32 made of it.
+
+        Raises:
+            ModelcutError: the engine cannot run it.
+        """
+
     def agreed(self, numbers: Sequence[float]) -> list[float]:
         """The chief's numbers in every worker, where something is decided by them."""
 
@@ -270,7 +300,8 @@ class Runtime(Protocol):
             running: the running copy whose inputs and outputs the samples are for.
             size: batch size; the last batch may be smaller.
             part: all rows, or without or only those set aside for validation: the same rows for
-                the same share, seed and CSV, whatever the order.
+                the same share, seed and CSV, whatever the order. "calibration": those given for
+                it, without labels, else those that are not set aside.
             share: fraction of the samples that is set aside.
             shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
 

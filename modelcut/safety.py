@@ -109,9 +109,7 @@ def check_path(path: Path) -> None:
         raise UsageError(f"{text!r}: not a path") from None
     if stat.S_ISDIR(status.st_mode):
         if not any((path / name).exists() for name in _FOLDER_MODELS):
-            raise InputError(
-                f"{text}: is a folder without a model in it", "name a SavedModel or .keras"
-            )
+            raise InputError(f"{text}: is a folder without a model", "name a SavedModel or .keras")
         return
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{text}: not a regular file", "give a file on disk")

@@ -13,6 +13,7 @@ from toys import MODELS
 import modelcut
 from modelcut import steps
 from modelcut.errors import ExitCode, ModelcutError, RecipeError, UsageError
+from modelcut.recipe.recipe import Recipe
 from modelcut.report import render
 
 MODEL = MODELS / "keras3_sequential.h5"
@@ -98,6 +99,42 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert report.sizes.after.totals.parameters < report.sizes.before.totals.parameters
     with pytest.raises(UsageError, match="no output named"):
         modelcut.factorize(DEMO / "digits.h5", rank=4)
+
+
+def test_steps_that_cannot_follow_are_refused_before_the_model_is_opened(tmp_path):
+    given = [steps.find("quantize", "linear")(), steps.find("prune", "obs")(sparsity=0.5)]
+    with pytest.raises(RecipeError, match=r"step 2 .* cannot follow step 1"):
+        modelcut.run(given, tmp_path / "absent.h5", tmp_path / "out.h5")
+    with pytest.raises(RecipeError, match=r"step 2 .* cannot follow step 1"):
+        modelcut.run(Recipe(tuple(given)), tmp_path / "absent.h5", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        (None, {"coder": "range"}, "coder: this option needs an output"),
+        (None, {"force": True}, "force: this option needs an output"),
+        (None, {"resume": True}, "resume: a dry run"),
+        ("o.h5", {"distribute": "mirrored"}, "distribute: a dry run"),
+        ("o.h5", {"coder": "range"}, "not a packed file"),
+        ("o.mcut", {"compression": "best"}, "--compression"),
+        ("o.odd", {}, "unknown output format"),
+        ("o.tflite", {"export": {"type": "int8"}}, "needs a calibration set"),
+        ("none/o.h5", {}, "its folder does not exist"),
+        ("theirs.h5", {}, "modelcut did not write it"),
+        ("r.h5", {"report": True}, r"r\.report\.md: exists"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(output, options, message, tmp_path):
+    (tmp_path / "theirs.h5").write_text("not a model")
+    (tmp_path / "r.report.md").write_text("not a report")
+    place = output and tmp_path / output
+    with pytest.raises(UsageError, match=message):
+        modelcut.prune(MODEL, place, sparsity=0.5, dry_run=True, **options)
+    if output == "theirs.h5":
+        report = modelcut.prune(MODEL, place, sparsity=0.5, dry_run=True, force=True, report=True)
+        assert report.output is None
+    assert {path.name for path in tmp_path.iterdir()} == {"theirs.h5", "r.report.md"}
 
 
 def test_errors_are_one_family(tmp_path):

@@ -6,6 +6,8 @@ Steps that need the network running are tested on it without TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from modelcut.metrics.scores import Scores, Target
@@ -26,13 +28,19 @@ class ToyRuntime:
     def open(self, model):
         return ToyRunning(model)
 
+    @contextlib.contextmanager
+    def timer(self, model, engine):
+        """Seconds that go with the number of weights, on any machine."""
+        del engine
+        yield lambda: 1e-9 * sum(t.size for t in model.tensors if t.kind == "kernel")
+
     def agreed(self, numbers):
         return list(numbers)
 
     def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
         number = np.arange(len(self._rows))
         aside = number < share * len(number)
-        chosen = {"all": number, "train": number[~aside], "validation": number[aside]}[part]
+        chosen = {"train": number[~aside], "validation": number[aside]}.get(part, number)
         if shuffle >= 0:
             chosen = np.random.default_rng(shuffle).permutation(chosen)
         for start in range(0, len(chosen), size):
@@ -164,7 +172,12 @@ class ToyRunning:
     def layer_inputs(self, rows, layers):
         seen, _ = self._forward(rows)
         found = {name: x for (name, _), (x, _) in zip(self.layers, seen, strict=True)}
-        return {name: [found[name]] for name in layers}
+        return {name: [self._given(name, found[name])] for name in layers}
+
+    def _given(self, name, x):
+        """What goes into a layer: flat into a dense one, for a Flatten is not in the layers."""
+        kernel = self.values.get(f"{name}/kernel")
+        return x.reshape(len(x), -1) if kernel is not None and kernel.ndim == 2 else x
 
     def trainer(self, plan):
         return ToyTrainer(self, plan)
@@ -213,7 +226,23 @@ class ToyTrainer:
                 if limit:
                     size = np.maximum(np.abs(self.weights[name]) - limit, 0)
                     self.weights[name] = np.sign(self.weights[name]) * size
+            for group in self.plan.coupled:
+                self._shrink_together(group, rate)
         return Passed(total / len(rates), right, len(rates) * self.plan.batch)
+
+    def _shrink_together(self, group, rate):
+        squares, count = np.zeros(group.channels), np.zeros(group.channels)
+        for name, axis, channels in group.parts:
+            for index in np.flatnonzero(channels >= 0):
+                values = self.weights[name].take(index, axis=axis)
+                squares[channels[index]] += np.square(values).sum()
+                count[channels[index]] += values.size
+        limit = rate * group.strength * np.sqrt(count)
+        factors = np.maximum(1 - limit / np.maximum(np.sqrt(squares), 1e-30), 0)
+        for name, axis, channels in group.parts:
+            shape = [-1 if n == axis else 1 for n in range(self.weights[name].ndim)]
+            factor = np.where(channels < 0, 1, factors[channels]).astype("float32")
+            self.weights[name] = self.weights[name] * factor.reshape(shape)
 
     def latent(self, names):
         return {name: self.weights[name].copy() for name in names}

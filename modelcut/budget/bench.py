@@ -78,13 +78,22 @@ class Bench:
         rows: how many rows there are; all are held in memory.
     """
 
-    def __init__(self, model: Model, runtime: Runtime, *, part: Part = "validation") -> None:
+    def __init__(
+        self,
+        model: Model,
+        runtime: Runtime,
+        *,
+        part: Part = "validation",
+        reference: Bench | None = None,
+    ) -> None:
         """Runs the base model over the rows.
 
         Args:
             model: the base model, which variants are compared with.
             runtime: runs models and has the rows.
             part: which of the runtime's samples to measure on.
+            reference: measures losses against its base model, on the same samples; None: against
+                `model`.
 
         Raises:
             UsageError: the rows have no labels, or do not fit into memory.
@@ -98,10 +107,15 @@ class Bench:
         self.rows = sum(map(len, self._rows))
         self._answers = self._run(self._running)
         self.targets = runtime.scores(self._running).targets
+        self._decided = self._answers if reference is None else reference._answers
         found = self._score(self._answers)
         bits = sum(map(self._bits_of, self._tensors.values()))
         same = self._agreement(self._answers)
-        self.base = Measured(found, accumulators.compare(found, found), same, bits=bits)
+        self._reference: Mapping[str, Any] = found
+        if reference is not None:
+            self._reference = reference._reference
+        change = accumulators.compare(self._reference, found)
+        self.base = Measured(found, change, same, bits=bits)
 
     def measure(self, model: Model) -> Measured:
         """Measures a variant of the base model, with its deferred edits."""
@@ -117,7 +131,7 @@ class Bench:
             running = self._lab.open(model)
         answers = self._run(running)
         found = self._score(answers)
-        change = accumulators.compare(self.base.metrics, found)
+        change = accumulators.compare(self._reference, found)
         shift = _shift(self._answers, answers)
         return Measured(found, change, self._agreement(answers), shift, bits)
 
@@ -135,7 +149,7 @@ class Bench:
 
     def _agreement(self, answers: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
         agreement = Agreement(self.targets)
-        for old, new in zip(self._answers, answers, strict=True):
+        for old, new in zip(self._decided, answers, strict=True):
             agreement.look(old, new)
         return agreement.result()
 
@@ -167,8 +181,8 @@ def _held(runtime: Runtime, running: Running, part: Part) -> Iterator[Rows]:
         taken += sum(array.nbytes for array in rows.inputs)
         if taken > _MOST_BYTES:
             raise UsageError(
-                f"the validation rows take more than {_MOST_BYTES >> 30} GiB, and a search needs "
-                "them again and again",
+                f"the validation samples take more than {_MOST_BYTES >> 30} GiB, and a search "
+                "needs them repeatedly",
                 "read fewer with --limit, or give a smaller CSV",
             )
         yield rows

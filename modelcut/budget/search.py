@@ -48,7 +48,11 @@ def apply(step: Budgeted, model: Model, context: Context) -> Outcome:
             f"step {context.index + 1}, {step.title}: a budget needs validation data",
             "add --validate FILE.csv or --train FILE.csv",
         )
-    bench = Bench(model, context.runtime)
+    reference = None
+    if step.budget is not None and step.budget.shared:
+        step = step.model_copy(update={"budget": step.budget.part(*context.shared)})
+        reference = Bench(context.runtime.original, context.runtime)
+    bench = Bench(model, context.runtime, reference=reference)
     if step.budget is not None:
         check_limits(step.budget, bench.targets, compared=True)
     plain, facts = search(step, model, context, bench)
@@ -101,9 +105,9 @@ def search(
     if start.held is False:
         broken = ", ".join(f"{name} {limit:g}" for name, limit, _ in step.budget.items())
         raise RecipeError(
-            f"step {context.index + 1}, {step.title}: the budget ({broken}) does not hold even "
-            "with the searched layers left alone",
-            "allow more, or look at the accuracy on the validation data with `modelcut eval`",
+            f"step {context.index + 1}, {step.title}: the budget ({broken}) is exceeded even "
+            "if no layer is changed",
+            "raise the limit, or check the accuracy on the validation data with `modelcut eval`",
         )
     alone = profile(trier, stop=True, say=context.say)
     chosen, best = _longest(trier, chain(alone, bench.base.bits), start)

@@ -24,11 +24,12 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
         raise UsageError("no output named", f"add -o FILE{suffix if packed else '.h5'}{other}")
     if packed != (output.suffix.lower() == suffix):
         hint = f"name it {suffix}" if packed else "`modelcut pack` writes .mcut"
-        raise UsageError(f"{output}: not what `modelcut {name}` writes", hint)
+        raise UsageError(f"{output}: `modelcut {name}` does not write this format", hint)
     options.check_summary(values, output)
     more: dict[str, Any] = {
         "force": bool(values.get("force")),
         "report": bool(values.get("report")),
+        "sha256": bool(values.get("sha256")),
         "say": options.progress(values),
     }
     if packed:

@@ -28,5 +28,5 @@ def export(**values: Any) -> None:
     """Convert a model to .tflite for LiteRT on phones and microcontrollers, and measure it."""
     output = values.get("output")
     if output and Path(output).suffix.lower() != ".tflite":
-        raise UsageError(f"{output}: export makes a .tflite", "name it so")
+        raise UsageError(f"{output}: export writes a .tflite", "use the suffix .tflite")
     options.execute(Recipe((), options.head_from(values), "modelcut export"), values)

@@ -19,6 +19,7 @@ def register(app: typer.Typer, name: str) -> None:
             "Show which layers share channels, and why layers keep theirs (prune: channels).",
             kind=bool,
         ),
+        flags.option("sha256", "Report the SHA-256 of the file too.", kind=bool),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
     app.command(name)(flags.command(parameters, inspect))
@@ -29,13 +30,17 @@ def inspect(**values: Any) -> None:
     from modelcut.report import render, terminal
     from modelcut.safety import printable
 
-    report = modelcut.inspect(values["model"], graph=bool(values.get("graph")))
+    report = modelcut.inspect(
+        values["model"], graph=bool(values.get("graph")), sha256=bool(values.get("sha256"))
+    )
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
         return
     found = report.input
     kind = f"{found.format}, packed {found.packed}" if found.packed else found.format
     typer.echo(f"{printable(found.path)}: {kind}, written by {found.writer}")
+    if found.sha256:
+        typer.echo(f"BLAKE3 {found.blake3}\nSHA-256 {found.sha256}")
     for line in found.left_out:
         typer.echo(f"a rewrite leaves out: {printable(line)}")
     for entry in (report.provenance or {}).get("history", []):

@@ -46,9 +46,10 @@ COMMANDS = {
     "unpack": "Unpack a .mcut file into the original model format.",
     "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers.",
     "eval": "Evaluate a model on a CSV, alone or compared with another.",
+    "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
-    "recipe": "Check recipes, print their JSON Schema, show examples.",
+    "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }

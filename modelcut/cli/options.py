@@ -89,6 +89,10 @@ REPORT = flags.option(
     kind=bool,
 )
 
+SHA256 = flags.option(
+    "sha256", "Report the SHA-256 of input and output beside their BLAKE3.", kind=bool
+)
+
 JOB = (
     OUTPUT,
     flags.option("in_place", "Overwrite the input file with the result.", kind=bool),
@@ -97,6 +101,7 @@ JOB = (
     CODER,
     KEEP_OPTIMIZER,
     REPORT,
+    SHA256,
     flags.option(
         "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
     ),
@@ -114,7 +119,10 @@ JOB = (
         metavar="CSV",
     ),
     flags.option(
-        "calibrate", "CSV of calibration data for an int8 or int16x8 .tflite.", metavar="CSV"
+        "calibrate",
+        "CSV of calibration data, for steps that look at outputs (by default --train) and for an "
+        "int8 or int16x8 .tflite; labels are not needed.",
+        metavar="CSV",
     ),
     *flags.of_models([ExportOptions]),
     flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
@@ -224,33 +232,40 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             raise UsageError(f"--distribute {distribute}: a dry run is one process", "leave it out")
         if values.get("checkpoint"):
             raise UsageError("--checkpoint: a dry run keeps nothing", "leave it out")
-        report = modelcut.run(recipe, values["model"], dry_run=True, say=say, **read, **trust)
-        finish(report, values)
-        return
-    if output is None:
+    elif output is None:
         raise UsageError("no output named", "add -o FILE, or --in-place")
-    if output.suffix.lower() != ".tflite":
-        for name in ("type", "io", "samples", "calibrate", "c_array", "sparse"):
+    if output is not None and output.suffix.lower() != ".tflite":
+        for name in ("type", "io", "samples", "c_array", "sparse"):
             if values.get(name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"
                 )
+    written: dict[str, Any] = {
+        "compression": choice(values, "compression", Compression),
+        "coder": choice(values, "coder", Coder),
+        "keep_optimizer": bool(values.get("keep_optimizer")),
+        "force": bool(values.get("force")),
+        "in_place": bool(values.get("in_place")),
+        "report": output is not None and values.get("report") is not False,
+    }
+    if output is None:
+        for name in ("calibrate", *written):
+            if read.get(name) or written.get(name):
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag}: this option needs an output file", "add -o FILE")
     try:
         report = modelcut.run(
             recipe,
             values["model"],
             output,
+            dry_run=bool(values.get("dry_run")),
+            sha256=bool(values.get("sha256")),
             say=say,
-            force=bool(values.get("force")),
-            in_place=bool(values.get("in_place")),
-            compression=choice(values, "compression", Compression),
-            coder=choice(values, "coder", Coder),
-            keep_optimizer=bool(values.get("keep_optimizer")),
-            report=values.get("report") is not False,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),
             resume=bool(values.get("resume")),
             checkpoint_every=every,
+            **written,
             **read,
             **trust,
         )
@@ -271,14 +286,14 @@ def _seconds(values: Mapping[str, Any]) -> float:
     for name in ("checkpoint_every", "resume"):
         if values.get(name) and not values.get("checkpoint"):
             flag = name.replace("_", "-")
-            raise UsageError(f"--{flag}: of which checkpoint?", "add --checkpoint FOLDER")
+            raise UsageError(f"--{flag}: no checkpoint folder is given", "add --checkpoint FOLDER")
     text = values.get("checkpoint_every")
     try:
         seconds = 60.0 if text is None else float(text)
     except ValueError:
         seconds = -1
     if not 0 <= seconds < math.inf:
-        raise UsageError(f"--checkpoint-every: {text!r} is no number of seconds")
+        raise UsageError(f"--checkpoint-every: {text!r} is not a number of seconds")
     return seconds
 
 

@@ -19,6 +19,7 @@ def register(app: typer.Typer, name: str) -> None:
         options.CODER,
         options.KEEP_OPTIMIZER,
         options.REPORT,
+        options.SHA256,
         *flags.of_models([Gates]),
         *options.SHOW,
     ]

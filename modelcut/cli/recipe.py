@@ -1,4 +1,4 @@
-"""`modelcut recipe check | schema | show`."""
+"""`modelcut recipe check | new | schema | show`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,28 @@ from modelcut.errors import UsageError
 
 
 def register(app: typer.Typer, name: str) -> None:
-    """Adds the three commands below `recipe`."""
+    """Adds the four commands below `recipe`."""
     group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
-    app.add_typer(group, name=name, help="Check recipes, print their JSON Schema, show examples.")
+    app.add_typer(
+        group,
+        name=name,
+        help="Check recipes, make one for a model, print their JSON Schema, show examples.",
+    )
     check_parameters = [
         flags.argument("recipe", "Recipe file (YAML)."),
         flags.option("model", "Model file to check the recipe against.", metavar="FILE"),
     ]
     group.command("check")(flags.command(check_parameters, check))
+    new_parameters = [
+        flags.argument("model", "Model that the recipe is for."),
+        flags.option(
+            "goal",
+            "What the recipe is to achieve: a small file, a fast network, or a .tflite for a "
+            "microcontroller (default: size).",
+            metavar="size|speed|microcontroller",
+        ),
+    ]
+    group.command("new")(flags.command(new_parameters, new))
     group.command("schema")(flags.command([], schema))
     shown = [
         flags.argument(
@@ -34,14 +48,34 @@ def check(**values: Any) -> None:
     from modelcut import safety
     from modelcut.formats import registry
     from modelcut.job import fold
-    from modelcut.recipe.recipe import load
+    from modelcut.recipe.recipe import parse
+    from modelcut.recipe.space import Space
+    from modelcut.recipe.yaml_text import load_file
 
-    recipe = load(Path(values["recipe"]))
+    space = Space.of(load_file(Path(values["recipe"])))
+    if space.parameters:
+        space.check()
+    recipe = space.at({}) if space.parameters else parse(space.document)
     if values.get("model"):
         safety.check_path(Path(values["model"]))
         with registry.open_model(Path(values["model"])) as model:
             fold.fold(model, recipe, lambda _: None)
-    typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps, no errors")
+    left = f", {len(space.parameters)} values for a search to decide" if space.parameters else ""
+    typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps{left}, no errors")
+
+
+def new(**values: Any) -> None:
+    """Print a recipe for a model and a goal, with comments; nothing is tried."""
+    from modelcut import safety
+    from modelcut.cli.options import choice
+    from modelcut.formats import registry
+    from modelcut.tuner import starter
+
+    goal: starter.Goal = choice(values, "goal", starter.Goal) or "size"
+    path = Path(values["model"])
+    safety.check_path(path)
+    with registry.open_model(path) as model:
+        typer.echo(starter.recipe_for(model, goal), nl=False)
 
 
 def schema() -> None:

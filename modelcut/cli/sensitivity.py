@@ -48,6 +48,10 @@ def register(app: typer.Typer, name: str) -> None:
         *flags.of_models([DataOptions]),
         *options.TASK,
         *options.TRUST,
+        flags.option(
+            "output", "Write the profile to this file as JSON.", "--output", "-o", metavar="FILE"
+        ),
+        options.FORCE,
         flags.option("json", "Print the profile as JSON on stdout.", kind=bool),
         flags.option("quiet", "Do not show progress.", "--quiet", "-q", kind=bool),
     ]
@@ -60,7 +64,7 @@ def methods() -> dict[str, type[Budgeted]]:
     for family in steps.families():
         for method in steps.methods(family):
             cls = steps.find(family, method)
-            if issubclass(cls, Budgeted):
+            if issubclass(cls, Budgeted) and cls.by_layer:
                 found[method] = cls
     return found
 
@@ -77,28 +81,44 @@ def sensitivity(**values: Any) -> None:
     for name in wanted:
         if name not in known:
             raise UsageError(
-                f"--method {name}: has no strength to try", f"known: {', '.join(known)}"
+                f"--method {name}: has no strength to vary", f"known: {', '.join(known)}"
             )
     if values.get("settings") and len(wanted) > 1:
-        raise UsageError("--settings: of which method?", "name one with --method")
+        raise UsageError("--settings needs a method", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
     from modelcut.job import sensitivity
+    from modelcut.job.outputs import Outputs
     from modelcut.job.request import Trust
     from modelcut.report import profile, render, terminal
 
-    report = sensitivity.assess(
-        Path(values["model"]),
-        Path(values["data"]),
-        Recipe(made, options.head_from(values), "modelcut sensitivity"),
-        Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
-        train=options.path_of(values.get("train")),
-        say=(say := options.progress(values)),
-    )
-    say("")
+    place = options.path_of(values.get("output"))
+    read = [Path(values[name]) for name in ("model", "data", "train") if values.get(name)]
+    with Outputs(read, force=bool(values.get("force")), ours=_is_ours) as outputs:
+        draft = None if place is None else outputs.add(place)
+        report = sensitivity.assess(
+            Path(values["model"]),
+            Path(values["data"]),
+            Recipe(made, options.head_from(values), "modelcut sensitivity"),
+            Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
+            train=options.path_of(values.get("train")),
+            say=(say := options.progress(values)),
+        )
+        say("")
+        if draft is not None:
+            draft.write_text(render(report, "json"), encoding="utf-8")
+            outputs.publish()
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)
     else:
         terminal.draw(profile.tables(report))
+        for line in profile.recommendations(report):
+            typer.echo(line)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an earlier profile is there."""
+    with path.open("rb") as file:
+        return b'"modelcut-sensitivity/' in file.read(200)
 
 
 def _step(cls: type[Budgeted], values: dict[str, Any]) -> Budgeted:

@@ -17,6 +17,7 @@ def register(app: typer.Typer, name: str) -> None:
         options.FORCE,
         options.COMPRESSION,
         options.REPORT,
+        options.SHA256,
         *options.SHOW,
     ]
     app.command(name)(flags.command(parameters, unpack))

@@ -86,7 +86,7 @@ class Columns:
             )
             raise InputError(
                 f"{path}: {said}",
-                "give each its own name; --header false where the first line is a row of data",
+                "give each its own name; --header false where the first line is a sample",
             )
         made = cls(path, options, names, dialect, {spec.name: spec for spec in inputs})
         made.reconstructs = options.label == INPUT and INPUT not in names
@@ -166,7 +166,7 @@ class Columns:
         if len(unknown) > 1:
             raise UsageError(
                 f"{self.path}: the model has several inputs of unknown size",
-                "say which columns go where with --inputs '{name: glob*}'",
+                "assign columns to inputs with --inputs '{name: glob*}'",
             )
         fixed = sum(_width(spec.shape) or 0 for spec in inputs)
         result, start = {}, 0
@@ -231,7 +231,7 @@ class Columns:
         if width == 0:
             raise InputError(
                 f"{self.path}: no column is left for the model's input {spec.name!r}",
-                "one column is the label; --delimiter says what is between cells",
+                "one column is the label; --delimiter sets the separator of the cells",
             )
         if row_shape(spec.shape, width) is None:
             shape = "×".join("?" if n is None else str(n) for n in spec.shape)

@@ -77,7 +77,7 @@ class CsvDialect:
         if not whole and 2 < len(records) < _SAMPLE_ROWS:
             records.pop()  # it may be cut
         if not records:
-            raise InputError(f"{path}: holds no rows")
+            raise InputError(f"{path}: has no rows")
         (begin, end, first), rows = records[0], [row for _, _, row in records[1:]]
         if len(first) > MAX_COLUMNS:
             raise InputError(f"{path}: has more than {MAX_COLUMNS:,} columns")

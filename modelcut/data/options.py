@@ -88,14 +88,14 @@ class DataOptions(BaseModel):
 
     label: Label = Field(
         default=None,
-        description="Label column (name, or number from 0), or several, or {output: column}; "
-        "default: one named label, target, class or y, else the last; input: of an autoencoder, "
-        "the inputs themselves.",
+        description="Label column (name, or index from 0), a list of columns, or {output: column}; "
+        "default: the column named label, target, class or y, otherwise the last; input: the "
+        "inputs themselves, for an autoencoder.",
     )
     classes: Classes | None = Field(
         default=None,
         description="Class names in the order of the outputs, such as [cat, dog], or {output: "
-        "names}; labels, numbers too, are looked up among them.",
+        "names}; all labels, including numbers, are looked up among them.",
         json_schema_extra={"repeat": True},
     )
     inputs: dict[str, list[str] | str] | None = Field(
@@ -145,11 +145,11 @@ class DataOptions(BaseModel):
     def _outliers_are_defined(self) -> Self:
         rules = [r for r in ("outlier_z", "outlier_range") if getattr(self, r) is not None]
         if self.outliers != "keep" and len(rules) != 1:
-            raise ValueError("outliers needs one of outlier_z and outlier_range")
+            raise ValueError("outliers needs outlier_z or outlier_range")
         if self.outliers == "keep" and rules:
-            raise ValueError(f"{rules[0]} does nothing while outliers is keep; say clip or drop")
+            raise ValueError(f"{rules[0]} has no effect with outliers: keep; use clip or drop")
         if self.outlier_range and self.outlier_range[0] > self.outlier_range[1]:
-            raise ValueError("outlier_range: the least is larger than the most")
+            raise ValueError("outlier_range: the minimum is larger than the maximum")
         return self
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from modelcut.errors import UsageError
 
-Part = Literal["all", "train", "validation"]
+Part = Literal["all", "train", "validation", "calibration"]
 
 
 _CHUNK_VALUES = 1 << 21

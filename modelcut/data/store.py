@@ -82,7 +82,8 @@ class RowStore:
         if not found:
             what = "validation" if part == "validation" else "training"
             raise InputError(
-                f"{self._table.path}: no rows are left for {what}", "give more rows, or no share"
+                f"{self._table.path}: no samples are left for {what}",
+                "give more samples, or a smaller fraction",
             )
 
     def _fill(self) -> None:

@@ -128,7 +128,9 @@ def open_network(
     elif not mixed and dialect != "litert":
         more["mixed"] = False
     if signature and dialect != "saved_model":
-        raise UsageError(f"--signature: {path} is no SavedModel and has none", "leave it out")
+        raise UsageError(
+            f"--signature: {path} is not a SavedModel and has no signatures", "leave it out"
+        )
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
         _prepare(folder)
         # Keras tells formats by the name; ours are told by content.
@@ -157,7 +159,7 @@ def open_network(
 def imported(name: str) -> Any:
     """TensorFlow, or a Keras on it, as a module.
 
-    They are half a million objects, all of which stay: to look them through for garbage again and
+    They are half a million objects, none of which is freed: to scan them for garbage again and
     again takes a sixth of the time of their import, and half a second once they are there.
 
     Args:

@@ -60,6 +60,12 @@ class RecipeError(ModelcutError):
     """A recipe that does not hold: unknown keys, values out of range, steps that do not compose."""
 
 
+class InfeasibleError(ModelcutError):
+    """No model within the limits was found."""
+
+    exit_code = ExitCode.GATE
+
+
 class UnsafeError(ModelcutError):
     """A file that would run code or reach outside itself."""
 

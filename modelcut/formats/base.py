@@ -62,7 +62,7 @@ class WriteOptions:
     """How a model is written.
 
     Attributes:
-        compression: none; fast (ISA-L's deflate); best (slow deflate at its highest level).
+        compression: none; fast (ISA-L's deflate); best (zlib's deflate at its highest level).
         coder: of the packed format: huffman, range, or the smaller one for each tensor.
         keep_optimizer: keep the optimizer's state; refused where a shape changed.
         provenance: gives plain JSON data to be kept in the file's one entry of that kind. Asked
@@ -154,7 +154,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def read(self, path: Path) -> Model:
-        """Reads the architecture; tensors stay in the file until pulled. Runs no code.
+        """Reads the architecture; tensors are read when they are pulled. Runs no code.
 
         Returns:
             A model that closes what it holds open (`Origin.close`).

@@ -85,13 +85,13 @@ class OnDisk:
                     raise InputError(f"{self.where}: holds more than {MAX_FILES} files")
                 if item.is_symlink():
                     raise UnsafeError(
-                        f"{self.where}: {name!r} is a link, which may lead outside",
+                        f"{self.where}: {name!r} is a link, which may point outside the model",
                         "copy it with cp -rL",
                     )
                 if item.is_dir(follow_symlinks=False):
                     waiting.append(Path(item.path))
                 elif not item.is_file(follow_symlinks=False):
-                    raise InputError(f"{self.where}: {name!r} is no regular file")
+                    raise InputError(f"{self.where}: {name!r} is not a regular file")
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,13 @@ def bounded(files: Files, name: str, most: int) -> bytes:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name of a file in a model would be a place outside the model, on any system."""
+    """Whether a file name in a model would lead outside the model, on any system."""
     parts = name.replace("\\", "/").split("/")
     return not parts[0] or ".." in parts or ":" in parts[0] or "\0" in name
 
 
 class Names:
-    """Names that come out of a container, held against each other and the rules."""
+    """Names that come from a container, checked against each other and the rules."""
 
     def __init__(self, where: str) -> None:
         """Knows none yet.
@@ -168,11 +168,13 @@ class Names:
             raise InputError(f"{self._where}: holds more than {MAX_FILES} files")
         shown = printable(name)
         if leads_out(name) or "\\" in name:
-            raise UnsafeError(f"{self._where}: the member {shown!r} leads out of the model")
+            raise UnsafeError(
+                f"{self._where}: the path of the member {shown!r} leads outside the model"
+            )
         whole = name.rstrip("/")
         parts = whole.split("/")
         if len(name) > _MAX_NAME or not all(parts) or "." in parts:
-            raise InputError(f"{self._where}: the member {shown!r} has no name for a file")
+            raise InputError(f"{self._where}: the name of the member {shown!r} is not a file name")
         above = {"/".join(parts[:end]) for end in range(1, len(parts))}
         if name.endswith("/"):
             above.add(whole)

@@ -158,7 +158,7 @@ def for_output(path: Path, model: Model) -> Format:
         UsageError: no format has this suffix, or it cannot hold this model.
     """
     if path.name in ("", ".."):
-        raise UsageError(f"{path}: is a place, not the name of an output", "add a name to it")
+        raise UsageError(f"{path}: is a folder, not the name of an output", "add a file name")
     suffix = suffix_of(path).lower()
     if not suffix or suffix[1:].isdigit():  # "small", or a version such as "1.2"
         suffix = ".savedmodel"
@@ -171,7 +171,9 @@ def for_output(path: Path, model: Model) -> Format:
             if reason := final or candidate.refusal(model) or _beyond_engines(candidate, model):
                 raise UsageError(f"{path}: {reason}")
             return candidate
-    raise UsageError(f"{path}: unknown kind of output", f"name it {', '.join(suffixes())}")
+    raise UsageError(
+        f"{path}: unknown output format", f"use one of these suffixes: {', '.join(suffixes())}"
+    )
 
 
 def _beyond_engines(one: Format, model: Model) -> str:

@@ -151,7 +151,7 @@ def _by_name(
         best = int(np.argmax(scores)) if scores else -1
         if best < 0 or scores[best] < 0:
             raise InputError(
-                f"{where}: the weight {printable(one.name)!r} belongs to none of the layers"
+                f"{where}: the weight {printable(one.name)!r} does not belong to any layer"
             )
         parts[best].append(one)
     return [
@@ -187,7 +187,7 @@ def _only_states_differ(known: Sequence[WeightSpec], stored: Sequence[Stored]) -
 
 
 def guess(one: Stored) -> WeightSpec:
-    """What a weight is, from its name and rank alone."""
+    """What a weight is, from its name and rank."""
     role = _role_in(one.name)
     kind = classes.kind_of(role, len(one.shape))
     matrix = kind in ("kernel", "recurrent")
@@ -298,7 +298,7 @@ def with_encodings(
 
 
 def _formerly(layer: Layer) -> dict[str, str]:
-    """What an earlier modelcut called the tensors, of unknown classes by the last part alone."""
+    """The tensors' names in an earlier modelcut; of unknown classes, only the last part."""
     roles = _unique(tensor.role.rpartition("/")[2].rstrip("'") for tensor in layer.tensors)
     former = (f"{layer.name}/{role}" for role in roles)
     return dict(zip((tensor.name for tensor in layer.tensors), former, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from modelcut.graph import shapes
 from modelcut.graph.keras import layer_shapes
@@ -43,6 +44,34 @@ def calls(root: Entry) -> Calls:
         TooManyError: layers are called with too many shapes.
     """
     return _Counting().model(root, (), ())[1]
+
+
+def total(root: Entry) -> int:
+    """How many calls of layers one inference has, those inside of submodels at each call of them.
+
+    Nothing is followed twice, so that it is told at once of what would take forever to run.
+
+    Raises:
+        InputError: the layers do not hang together.
+    """
+    count = 0
+    if not is_functional(root):
+        return sum(_of_entry(entry) for entry in layer_list(root) or [])
+    graph = CallGraph(root, "the model")
+    known: dict[str, int] = {}
+    for name, _ in graph.sequence():
+        if name not in known:
+            known[name] = _of_entry(graph.entries[name])
+        count += known[name]
+    return count
+
+
+def _of_entry(entry: Entry) -> int:
+    """One call of a layer, with those inside of a submodel, or of one that it holds."""
+    if layer_list(entry) is not None:
+        return 1 + total(entry)
+    held = [inner.entry for _, inner in node_of(entry, ()).wrapped]
+    return 1 + sum(_of_entry(inner) for inner in held)
 
 
 class _Counting:
@@ -101,15 +130,18 @@ class _Counting:
                 continue
             sources = tuple(shape_of(ref) for ref in graph.calls[name][index])
             sources = _in_order(entry, index, sources)
-            made[name, index] = self._call(entry, (*path, name), sources, found)
+            call = shapes.call_at(entry, index)
+            made[name, index] = self._call(entry, (*path, name), sources, found, call)
         return [shape_of(ref, end=True) for ref in graph.outputs]
 
-    def _call(self, entry: Entry, path: Path, sources: Sources, found: Calls) -> list[Shape | None]:
+    def _call(
+        self, entry: Entry, path: Path, sources: Sources, found: Calls, call: Any = None
+    ) -> list[Shape | None]:
         """Shapes of the outputs of one call, which is added to those found."""
         if layer_list(entry) is not None:
             outputs, inside = self.model(entry, path, sources)
         else:
-            outputs = [shapes.of_layer(node_of(entry, path), sources)]
+            outputs = shapes.of_call(node_of(entry, path), sources, call)
             inside = Counter({(path, sources): 1})
         self._kinds += len(inside)
         if self._kinds > MAX_KINDS:

@@ -19,7 +19,7 @@ from modelcut.graph.keras.calls import (
     name_of,
 )
 from modelcut.graph.keras.channel_values import Value
-from modelcut.graph.node import Path
+from modelcut.graph.node import WRAPPED, Path
 
 Kept: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 """From the channels at some indices to a boolean mask of those indices: which are kept."""
@@ -61,11 +61,15 @@ class _Edit:
     def __init__(self, found: Dependencies, kept: Kept) -> None:
         self._found = found
         self._kept = kept
-        self._sizes: dict[Path, list[tuple[str, int | None, int]]] = {}
+        self._shaped: dict[Path, set[str]] = {}
+        for path, key in found.shapes:
+            self._shaped.setdefault(path, set()).add(key)
+        self._sizes: dict[tuple[Path, int | None], list[tuple[str, int | None, int]]] = {}
         for size in found.sizes:
             count = int(kept(size.ids).sum())
             if count != size.ids.size:
-                self._sizes.setdefault(size.path, []).append((size.key, size.index, count))
+                known = self._sizes.setdefault((size.path, size.call), [])
+                known.append((size.key, size.index, count))
 
     def model(self, model: Entry, path: Path) -> dict[str, Any]:
         entries = layer_list(model) or []
@@ -82,26 +86,65 @@ class _Edit:
             new["config"] = self._config(new["config"], path, given, str(entry["class_name"]))
         built = new.get("build_config")
         if isinstance(built, dict) and given:
-            new["build_config"] = {
-                key: self._shapes(value, given) if key == "input_shape" else value
-                for key, value in built.items()
-            }
+            new["build_config"] = self._built(built, path, given)
         nodes = new.get("inbound_nodes")
         if graph is not None and isinstance(nodes, list):
+            nodes = [self._called(node, path, index) for index, node in enumerate(nodes)]
             new["inbound_nodes"] = self._tensors(nodes, path[:-1], graph)
         return new
+
+    def _built(
+        self, built: Mapping[str, Any], path: Path, given: Sequence[Value]
+    ) -> dict[str, Any]:
+        """What Keras builds a layer from: its input's shape, or several by name."""
+        new = dict(built)
+        for key, value in built.items():
+            if key == "shapes_dict" and isinstance(value, dict):
+                new[key] = self._built(value, path, given)
+            elif (path, key) in self._found.shapes:
+                new[key] = self._shapes(value, self._found.shapes[path, key])
+            elif key == "input_shape":
+                new[key] = self._shapes(value, given)
+        return new
+
+    def _called(self, node: Any, path: Path, index: int) -> Any:
+        """A call whose keyword arguments follow."""
+        for key, place, count in self._sizes.get((path, index), ()):
+            node = _with_argument(node, key, place, count)
+        return node
+
+    def _wrapped(self, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """A configuration whose layers inside of the layer follow."""
+        new = dict(config)
+        for role, key in WRAPPED:
+            inner = config.get(key)
+            if isinstance(inner, list):
+                new[key] = [
+                    self._inside(each, (*path, role if len(inner) == 1 else f"{role}{n}"))
+                    for n, each in enumerate(inner)
+                ]
+            elif isinstance(inner, dict):
+                new[key] = self._inside(inner, (*path, role))
+        return new
+
+    def _inside(self, entry: Any, path: Path) -> Any:
+        if isinstance(entry, dict) and path in self._found.given:
+            return self._entry(entry, path, None)
+        return entry
 
     def _config(
         self, config: Mapping[str, Any], path: Path, given: Sequence[Value], kind: str
     ) -> dict[str, Any]:
-        new = dict(config)
-        for key, index, count in self._sizes.get(path, ()):
+        new = self._wrapped(config, path)
+        for key, index, count in self._sizes.get((path, None), ()):
             if index is None:
                 new[key] = count
             else:
                 new[key] = [count if i == index else n for i, n in enumerate(new[key])]
         if not given:
             return new
+        for key in new.keys() & self._shaped.get(path, ()):
+            new[key] = self._shapes(new[key], self._found.shapes[path, key])
         for key in ("batch_input_shape", "batch_shape", "build_input_shape"):
             if key in new:
                 new[key] = self._shape(new[key], given[0])
@@ -150,3 +193,14 @@ class _Edit:
         if value is None or "shape" not in config:
             return item
         return {**item, "config": {**config, "shape": self._shape(config["shape"], value)}}
+
+
+def _with_argument(node: Any, key: str, index: int | None, count: int) -> Any:
+    """A call of tf_keras, of whose tensors each says the keyword arguments, with one changed."""
+    if isinstance(node, dict):
+        if isinstance(node.get(key), list) and index is not None:
+            return {**node, key: [count if i == index else n for i, n in enumerate(node[key])]}
+        return node
+    if isinstance(node, list):
+        return [_with_argument(item, key, index, count) for item in node]
+    return node

@@ -54,7 +54,7 @@ class Node:
     def wrapped(self) -> list[tuple[str, Node]]:
         """The layers inside a wrapper (TimeDistributed, Bidirectional, RNN), each with its role."""
         parts = []
-        for role, key in _WRAPPED:
+        for role, key in WRAPPED:
             inner = self.config.get(key)
             cells = inner if isinstance(inner, list) else [inner]
             for index, cell in enumerate(cells):
@@ -68,7 +68,8 @@ class Node:
         return parts
 
 
-_WRAPPED = (("layer", "layer"), ("backward", "backward_layer"), ("cell", "cell"), ("cell", "cells"))
+WRAPPED = (("layer", "layer"), ("backward", "backward_layer"), ("cell", "cell"), ("cell", "cells"))
+"""The roles of layers inside of others, each with the key of the configuration that has them."""
 
 
 def node_of(entry: Entry, path: Path) -> Node:

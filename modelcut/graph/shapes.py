@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelcut.graph.keras import classes, layer_shapes
+from modelcut.graph.keras import channel_operations, classes, layer_shapes
 from modelcut.graph.keras.calls import (
     CallGraph,
     Entry,
@@ -34,6 +34,20 @@ def infer(root: Entry) -> tuple[Shapes, Shapes]:
     walk = _Walk()
     walk.model(root, (), None)
     return walk.inputs, walk.outputs
+
+
+def of_call(node: Node, sources: Sequence[Shape | None], call: Any = None) -> list[Shape | None]:
+    """Shapes of what comes out of one call of a layer, wrapped ones too.
+
+    Args:
+        node: node of the layer.
+        sources: shapes of what goes in.
+        call: the call as the file has it; None in a Sequential.
+    """
+    if node.is_operation or node.class_name in channel_operations.TENSORFLOW:
+        # A class of the same name as a layer, such as Add, has other rules.
+        return channel_operations.shapes(node, sources, call)
+    return [_Walk().leaf(node, list(sources))]
 
 
 def of_layer(node: Node, sources: Sequence[Shape | None]) -> Shape | None:
@@ -90,18 +104,22 @@ class _Walk:
                 self.outputs[(*path, name)] = shape
                 continue
             sources = [shape_of(ref) for ref in graph.calls[name][0]]
-            made[name] = self._layer(entry, (*path, name), sources)
+            made[name] = self._layer(entry, (*path, name), sources, call_at(entry))
             if made[name][0] is None:
                 made[name] = [said.get((name, 0, 0))]
                 self.outputs[(*path, name)] = made[name][0]
         return [shape_of(ref) for ref in graph.outputs]
 
-    def _layer(self, entry: Entry, path: Path, sources: list[Shape | None]) -> list[Shape | None]:
+    def _layer(
+        self, entry: Entry, path: Path, sources: list[Shape | None], call: Any = None
+    ) -> list[Shape | None]:
         self.inputs[path] = sources[0] if sources else None
         if layer_list(entry) is not None:
             result = self.model(entry, path, sources) or [None]
         else:
-            result = [self.leaf(node_of(entry, path), sources)]
+            node = node_of(entry, path)
+            held = node.class_name in classes.WRAPPERS  # whose layers are filled in, too
+            result = [self.leaf(node, sources)] if held else of_call(node, sources, call)
         self.outputs[path] = result[0]
         return result
 
@@ -131,11 +149,17 @@ class _Walk:
 
 def _own_shape(node: Node, sources: Sequence[Shape | None]) -> Shape | None:
     if node.is_operation:
-        return None  # a class of the same name as a layer, such as Add, has other rules
+        return None
     try:
         return layer_shapes.output_shape(node.class_name, node.config, sources)
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return None  # a configuration of the wrong types: whoever runs it will say so
+
+
+def call_at(entry: Entry, index: int = 0) -> Any:
+    """A call of a layer as the file has it; None where there is none."""
+    nodes = entry.get("inbound_nodes")
+    return nodes[index] if isinstance(nodes, list) and index < len(nodes) else None
 
 
 def _recurrent(node: Node, cell: Node, given: Shape | None) -> Shape | None:

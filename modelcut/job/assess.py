@@ -14,6 +14,7 @@ from modelcut.job.evaluate import evaluate, open_evaluator
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
+from modelcut.metrics.limits import uncertain
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
 from modelcut.report.schema import Report
@@ -49,10 +50,16 @@ def assess(
             compared=against is not None,
         )
         after = (path, model) if against is not None else None
-        evaluation = evaluate(recipe, evaluator, after, original[1], trust)
+        evaluation = evaluate(
+            recipe, evaluator, after, original[1], trust, ("the reference", "the model")
+        )
     report = replace(report, evaluation=evaluation)
     if reference is not None:
         sizes = build.beside(reference.sizes, report.sizes)
+        more = original[1].origin.optimizer_bytes - model.origin.optimizer_bytes
+        sizes = build.with_left_out(sizes, max(0, more))
         report = replace(report, against=reference.input, sizes=sizes)
-    gates = tuple(recipe.head.gates.judge(report))
-    return replace(report, warnings=(*report.warnings, *data_warnings(report)), gates=gates)
+    gates = recipe.head.gates
+    verdicts = tuple(gates.judge(report))
+    warnings = (*report.warnings, *data_warnings(report, gates), *uncertain(verdicts))
+    return replace(report, warnings=warnings, gates=verdicts)

@@ -45,7 +45,7 @@ def check_request(job: Job) -> None:
         UsageError: data is missing, or an input is no local file.
         InputError: an input is empty.
     """
-    check_needs(job.recipe, job.train, job.validate, job.test)
+    check_needs(job.recipe, job.train, job.validate, job.test, calibrate=job.calibrate)
     for path in job.inputs:
         safety.check_path(path)
 
@@ -79,6 +79,7 @@ def check_needs(
     validate: Path | None,
     test: Path | None,
     *,
+    calibrate: Path | None = None,
     dry: bool = False,
 ) -> None:
     """Holds what the recipe needs against what was given.
@@ -89,6 +90,11 @@ def check_needs(
     for index, step in enumerate(recipe.steps):
         if "train" in step.needs:
             with_training_data(train, index, step.title)
+        if "calibration" in step.needs and calibrate is None and train is None:
+            raise UsageError(
+                f"step {index + 1}, {step.title}: needs calibration data",
+                "add --calibrate FILE.csv, or --train FILE.csv; labels are not needed",
+            )
         if "validation" not in step.needs:
             continue
         if train is None and validate is None:
@@ -99,7 +105,7 @@ def check_needs(
         if validate is not None and test is not None and validate.resolve() == test.resolve():
             raise UsageError(
                 f"step {index + 1}, {step.title}: --validate and --test are the same file",
-                "what is chosen on the test data cannot be judged by it",
+                "a setting that is chosen on the test data cannot be evaluated on it",
             )
     if test is None and not dry and recipe.head.gates.needing_data():
         names = ", ".join(recipe.head.gates.needing_data())
@@ -119,24 +125,33 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
     signatures = registry.of_model(model).signatures or writer.signatures
     if job.recipe.head.data.signature and not signatures:
-        raise UsageError(f"--signature: {job.model} is no SavedModel and has none", "leave it out")
+        raise UsageError(
+            f"--signature: {job.model} is not a SavedModel and has no signatures", "leave it out"
+        )
     if job.coder is not None and not writer.entropy_coded:
-        raise UsageError(f"--coder: {job.output} is no packed file", "name the output .mcut")
+        raise UsageError(f"--coder: {job.output} is not a packed file", "name the output .mcut")
     if job.compression is not None and writer.own_coding:
         raise UsageError(f"--compression: {job.output}: {writer.own_coding}", "leave it out")
     if engine and job.keep_optimizer:
         raise UsageError(
             f"--keep-optimizer: {job.output} cannot hold an optimizer state", "leave it out"
         )
-    if not writer.converted:
-        return
     options = job.recipe.head.export
+    used = any("calibration" in step.needs for step in job.recipe.steps)
+    if not writer.converted:
+        if job.calibrate is not None and not used:
+            raise UsageError(
+                f"--calibrate is for steps that look at outputs, and for a .tflite; not for "
+                f"{job.output.name} by this recipe",
+                "--rounding gptq, --range output and --correct use it",
+            )
+        return
     if options.calibrated and job.calibrate is None:
         raise UsageError(
             f"a .tflite of type {options.type} needs a calibration set",
             "add --calibrate FILE.csv, with samples like those of the training data",
         )
-    if not options.calibrated and job.calibrate is not None:
+    if not options.calibrated and job.calibrate is not None and not used:
         raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
 
 
@@ -200,7 +215,7 @@ def check_trainable(
         text = model.architecture.text
     if not text:
         raise InputError(
-            f"{model.origin.path}: holds weights only, no network that could be run", otherwise
+            f"{model.origin.path}: has weights only, no network that can be run", otherwise
         )
     scan.check_runnable(
         text,

@@ -1,6 +1,6 @@
 """What an interrupted training needs to go on: a folder with a file for each step that trains.
 
-`checkpoint.json` says what the checkpoint is of: version, recipe, model and data by their SHA-256.
+`checkpoint.json` says what the checkpoint is of: version, recipe, model and data by their BLAKE3.
 `step-N.npz` holds the state of the training in step N: arrays, and one text of JSON. Steps that do
 not train are done again; they give the same bits. Each file is written beside its place and
 renamed, so that there is a whole one at any time.
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from modelcut.arrays.digest import of_text
 from modelcut.errors import InputError, UsageError
-from modelcut.job.digest import sha256_of
 from modelcut.runtime import Saved
 
 SCHEMA = "modelcut-checkpoint/1"
@@ -58,18 +58,18 @@ class Checkpoint:
         self.folder = folder
         self._every = every
         self._writes = writes
-        mine = {name: sha256_of(text).hex() for name, text in of.items()}
+        mine = {name: of_text(text) for name, text in of.items()}
         about = folder / _ABOUT
         if about.is_file():
             self._check(about, mine)
             if writes and not resume:
                 raise UsageError(
                     f"{folder}: holds the checkpoint of an interrupted run",
-                    "--resume goes on from it; or remove it",
+                    "--resume continues it; or remove it",
                 )
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder}: is no checkpoint of modelcut", "name a new folder")
+            raise UsageError(f"{folder}: is not a checkpoint of modelcut", "name a new folder")
         if writes:
             folder.mkdir(exist_ok=True)
             text = json.dumps({"schema": SCHEMA, "of": mine}, indent=1)
@@ -80,7 +80,7 @@ class Checkpoint:
             found = json.loads(about.read_text(encoding="utf-8"))
             schema, of = found["schema"], dict(found["of"])
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{about}: is damaged", "remove the folder, and begin anew") from None
+            raise InputError(f"{about}: is damaged", "remove the folder, and start again") from None
         if schema != SCHEMA:
             raise InputError(f"{about}: is of another version of modelcut", "remove the folder")
         for name, digest in mine.items():
@@ -130,7 +130,7 @@ class FileKeeper:
                 arrays = {name: file[f"a{number}"] for number, name in enumerate(names)}
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"{self._path}: is damaged: {error}", "remove the folder, and begin anew"
+                f"{self._path}: is damaged: {error}", "remove the folder, and start again"
             ) from None
         return Saved(arrays, facts)
 
@@ -143,11 +143,11 @@ class FileKeeper:
                 as they are after another commit, whose version may be the same.
         """
         other = f"{self._path}: the checkpoint is of another training"
-        hint = "remove the folder, and begin anew"
+        hint = "remove the folder, and start again"
         try:
             yield
         except (KeyError, TypeError):
-            raise InputError(f"{other}: its facts are not those of today", hint) from None
+            raise InputError(f"{other}: its facts do not match this version", hint) from None
         except InputError as error:
             raise InputError(f"{other}: {error.message}", hint) from None
 

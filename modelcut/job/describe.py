@@ -14,12 +14,15 @@ from modelcut.job.digest import Digest, size
 from modelcut.job.fold import Folded
 from modelcut.job.request import Job
 from modelcut.job.write import Draft
+from modelcut.metrics.confidence import too_few
+from modelcut.metrics.limits import Limits
 from modelcut.model import cost
 from modelcut.model.measure import Meter
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
 from modelcut.report.build import Identity, Passage
 from modelcut.report.schema import SCHEMA, Input, Output, Report
+from modelcut.safety import printable
 from modelcut.steps import effect
 from modelcut.steps.base import Context
 
@@ -43,7 +46,8 @@ def describe(
             model.origin.dialect,
             model.origin.writer,
             file_bytes[0],
-            digest.hex(),
+            digest.sha256,
+            digest.blake3,
             registry.facts(model),
             model.origin.format if model.origin.container else None,
             tuple(model.origin.dropped),
@@ -87,7 +91,8 @@ def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> O
         str(job.output),
         writer.name,
         size(draft.path),
-        printed.hex(),
+        printed.sha256,
+        printed.blake3,
         compression,
         tuple(written.dropped),
         {writer.facts_key: dict(written.facts)} if written.facts else {},
@@ -120,7 +125,26 @@ def _left_alone_by_value(passage: Passage) -> list[str]:
     return lines
 
 
-def data_warnings(report: Report, notes: Sequence[str] = ()) -> list[str]:
-    """What was odd in the data: as the steps read it, and as it was evaluated."""
-    found = report.evaluation.after.get("warnings", []) if report.evaluation else []
-    return list(dict.fromkeys([*notes, *found]))
+def data_warnings(report: Report, limits: Limits, notes: Sequence[str] = ()) -> list[str]:
+    """What was odd in the data: as the steps read it, and as it was evaluated.
+
+    Args:
+        report: the report, evaluated.
+        limits: the gates that it is judged by.
+        notes: what the steps noticed.
+    """
+    found = report.evaluation
+    if found is None:
+        return list(dict.fromkeys(notes))
+    sides = [side.get("warnings", []) for side in (found.before, found.after) if side]
+    lines = [*notes, *(line for side in sides for line in side)]
+    if found.change:
+        lines += too_few(limits, found.change, int(found.after.get("rows", 0)))
+    ratio = found.latency
+    if ratio and not ratio["same_engine"]:
+        first, second = (printable(str(name), 60) for name in ratio["engines"])
+        lines.append(
+            f"latency: {first} and {second} are different engines: their ratio is not that of "
+            "the networks alone"
+        )
+    return list(dict.fromkeys(lines))

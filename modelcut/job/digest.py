@@ -1,31 +1,43 @@
-"""What a file was when it was read: its SHA-256, and whether it has changed since."""
+"""What a file was when it was read: its hash, and whether it has changed since."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
+
+from modelcut.arrays.digest import hasher
 
 _PIECE = 256 << 10
 """Bytes read at a time; they are still in the cache when they are hashed."""
 
 
 class Digest:
-    """The SHA-256 of a file or of a folder, computed beside the work (hashing needs no lock).
+    """The BLAKE3 of a file or of a folder, computed beside the work (hashing needs no lock).
 
     Used as a context manager: leaving it stops a computation that nobody waited for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sha256: bool = False) -> None:
+        """Begins to read.
+
+        Args:
+            path: file or folder.
+            sha256: its SHA-256 is wanted too, which takes several times as long.
+        """
         self._path = path
         self._state = _state(path)
         self._stop = Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="modelcut-digest")
-        self._future: Future[str] = self._pool.submit(sha256, path, self._stop)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="modelcut-digest")
+        self._blake3: Future[str] = self._pool.submit(blake3, path, self._stop)
+        self._sha256: Future[str] | None = None
+        if sha256:
+            self._sha256 = self._pool.submit(sha256_of, path, self._stop)
 
     def __enter__(self) -> Digest:
         return self
@@ -34,13 +46,19 @@ class Digest:
         self._stop.set()
         self._pool.shutdown(wait=True)
 
-    def hex(self) -> str:
-        """The digest; waits until it is there.
+    @property
+    def blake3(self) -> str:
+        """The BLAKE3 in hexadecimal; waits until it is there.
 
         Raises:
             OSError: the file cannot be read.
         """
-        return self._future.result()
+        return self._blake3.result()
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 in hexadecimal, or None where it was not asked for; waits too."""
+        return None if self._sha256 is None else self._sha256.result()
 
     def changed(self) -> bool:
         """Whether the file is another one now, or has been written to."""
@@ -50,26 +68,32 @@ class Digest:
             return True
 
 
-def sha256(path: Path, stop: Event | None = None) -> str:
-    """The SHA-256 of a file; of a folder, that of its files' names and digests in sorted order."""
-    total = hashlib.sha256()
+def blake3(path: Path, stop: Event | None = None) -> str:
+    """The BLAKE3 of a file; of a folder, that of its files' names and digests in sorted order."""
+    return _hashed(path, hasher, stop)
+
+
+def sha256_of(path: Path, stop: Event | None = None) -> str:
+    """The SHA-256 of a file or folder; see `blake3`."""
+    return _hashed(path, hashlib.sha256, stop)
+
+
+def _hashed(path: Path, new: Callable[[], Any], stop: Event | None) -> str:
+    total = new()
     if path.is_dir():
         for part in _files(path):
-            total.update(f"{part.relative_to(path).as_posix()}\0{sha256(part, stop)}\n".encode())
-        return total.hexdigest()
+            name = part.relative_to(path).as_posix()
+            total.update(f"{name}\0{_hashed(part, new, stop)}\n".encode())
+        return str(total.hexdigest())
     for part in _shards(path):
-        total.update(f"{part.name}\0{sha256(part, stop)}\n".encode())
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        total.update(f"{part.name}\0{_hashed(part, new, stop)}\n".encode())
+    piece = memoryview(bytearray(_PIECE))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
             if stop is not None and stop.is_set():
                 return ""
-            total.update(piece)
-    return total.hexdigest()
-
-
-def sha256_of(text: str) -> bytes:
-    """The SHA-256 of a text, as bytes."""
-    return hashlib.sha256(text.encode()).digest()
+            total.update(piece[:count])
+    return str(total.hexdigest())
 
 
 def size(path: Path) -> int:

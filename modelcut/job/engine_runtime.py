@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import Part, Rows, with_labels
 from modelcut.data.store import RowStore
+from modelcut.engines import Network
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
 from modelcut.errors import InputError, UsageError
@@ -30,6 +34,8 @@ from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Running
 
 _BATCH = 1024
+_WARM = 3
+"""Runs before a latency is measured."""
 
 
 class EngineRuntime:
@@ -42,10 +48,12 @@ class EngineRuntime:
         options: DataOptions,
         *,
         validate: Path | None = None,
+        calibrate: Path | None = None,
         wanted: Wanted | None = None,
         seed: int = 0,
         trust: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        custom_module: str = "",
         team: Team | None = None,
     ) -> None:
         """Starts nothing yet.
@@ -55,20 +63,24 @@ class EngineRuntime:
             train: CSV of training data; None: there is validation data only.
             options: how the CSV is parsed.
             validate: CSV of validation data; None: a fraction of `train` is set aside.
+            calibrate: CSV of calibration data, whose labels are not read; None: `train` is used.
             wanted: task and logits of the outputs, as set by the user.
             seed: seed of the engine's random generators and of the choice of samples set aside.
             trust: whether code in the file may run.
             custom_objects: the user's own layers and functions, by name.
+            custom_module: the module that they are from, for another process.
             team: the processes that train together; None: this process alone.
         """
         self.original = original
         self._train = train
         self._validate = validate
+        self._calibrate = calibrate
         self._options = options
         self._wanted = wanted or Wanted()
         self._seed = seed
         self._trust = trust
         self._custom = dict(custom_objects or {})
+        self._custom_module = custom_module
         self._team = team or Team()
         self._stores: dict[Any, RowStore] = {}
         self._targets: tuple[Target, ...] = ()
@@ -79,7 +91,7 @@ class EngineRuntime:
         where = str(model.origin.path)
         if model.origin.configuration:
             raise InputError(
-                f"{where}: the model's class is its author's own; modelcut cannot train it",
+                f"{where}: the model is subclassed; modelcut cannot train it",
                 "build it with keras.Model(inputs, outputs), or leave out the steps that train",
             )
         options = base.WriteOptions(compression="none")
@@ -102,13 +114,71 @@ class EngineRuntime:
         self._decide(network, where)
         return start(network, places, self._goals(network), where, self._team)
 
+    @contextlib.contextmanager
+    def timer(self, model: Model, engine: str) -> Iterator[Callable[[], float]]:
+        running = self.open(model)
+        sample = next(iter(self.rows(running, 1)))
+        assert isinstance(running, KerasRunning)
+        inputs = [spec.name for spec in running.network.inputs]
+        given = dict(zip(inputs, sample.inputs, strict=True))
+        with contextlib.ExitStack() as stack:
+            network: Network = running.network
+            if engine == "litert":
+                network = stack.enter_context(self._litert(model))
+                given = dict(zip((s.name for s in network.inputs), sample.inputs, strict=True))
+
+            def run() -> float:
+                start = time.perf_counter()
+                network.predict(given, exact=True)
+                around = time.perf_counter() - start
+                inside: float | None = getattr(network, "seconds", None)
+                return around if inside is None else inside
+
+            for _ in range(_WARM):
+                run()
+            yield run
+
+    @contextlib.contextmanager
+    def _litert(self, model: Model) -> Iterator[Network]:
+        """A `.tflite` of float32, made for as long as it is needed."""
+        from modelcut.engines.litert import network as litert
+        from modelcut.formats.litert.tflite import METADATA
+
+        options = base.WriteOptions(compression="none")
+        with (
+            registry.scratch_file(model, options) as (path, writer),
+            tempfile.TemporaryDirectory(prefix="modelcut-") as folder,
+        ):
+            target = Path(folder) / "model.tflite"
+            litert.convert(
+                {
+                    "source": str(path),
+                    "shown": str(model.origin.path),
+                    "dialect": model.origin.dialect,
+                    "suffix": writer.engine_suffix,
+                    "trust": self._trust,
+                    "custom_objects": self._custom_module,
+                    "target": str(target),
+                    "signature": None,
+                    "twin": None,
+                    "type": "float32",
+                    "io": "float32",
+                    "sparse": False,
+                    "calibrate": None,
+                    "metadata": METADATA,
+                    "provenance": "{}",
+                }
+            )
+            yield litert.LiteRTNetwork(target)
+
     @property
     def notes(self) -> list[str]:
         """What the user should know of how the rows are read, each once."""
         return list(self._notes)
 
     def _table(self, path: Path, network: engines.Network) -> Csv:
-        table = Csv.open(path, self._options, network.inputs)
+        labelled = path != self._calibrate or path in (self._train, self._validate)
+        table = Csv.open(path, self._options, network.inputs, labelled=labelled)
         self._notes.update(dict.fromkeys(table.warnings))
         return table
 
@@ -176,15 +246,19 @@ class EngineRuntime:
     ) -> Iterator[Rows]:
         assert isinstance(running, KerasRunning)
         store = self._store(running, self._source(part))
+        if part == "calibration":
+            part = "train" if share and self._calibrate is None else "all"
         if self._validate is not None:
             part = "all"  # no rows of --train are set aside, and all of --validate are used
         return store.batches(size, part=part, share=share, shuffle=shuffle)
 
     def _source(self, part: Part) -> Path:
         """The CSV that has the rows of a part."""
-        path = self._train or self._validate
+        path = self._train or self._validate or self._calibrate
         if part == "validation" and self._validate is not None:
             path = self._validate
+        if part == "calibration" and self._calibrate is not None:
+            path = self._calibrate
         assert path is not None
         return path
 

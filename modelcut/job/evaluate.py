@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
+from modelcut.job.expected import expectations
 from modelcut.job.request import Trust
+from modelcut.metrics.intervals import CONFIDENCE
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
@@ -48,7 +50,8 @@ def open_evaluator(
     head = recipe.head
     network = network_of(recipe, path, model, trust, beside=beside)
     wanted = Wanted(head.task, head.from_logits)
-    evaluator = inference.Evaluator.open(network, test, head.data, wanted)
+    expected = expectations(model)
+    evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected)
     evaluator.check(head.gates, compared=compared)
     return evaluator
 
@@ -97,6 +100,7 @@ def evaluate(
     other: tuple[Path, Model] | None,
     original: Model,
     trust: Trust,
+    names: tuple[str, str] = ("the original", "the result"),
 ) -> Evaluation:
     """Runs one or two networks over a CSV.
 
@@ -106,20 +110,24 @@ def evaluate(
         other: the model that is compared with the original.
         original: the model of the evaluator.
         trust: which code of the file may run.
+        names: what the two are called in warnings.
 
     Returns:
         The report's `evaluation`: the only model stands as `after`.
     """
-    from modelcut.metrics import accumulators
-
-    network = None
-    if other is not None:
-        signatures = registry.of_model(original).signatures
-        network = network_of(recipe, *other, trust, beside=signatures)
-    results, agreement = evaluator.run(network)
-    parts = [result.to_dict() for result in results]
     test = str(evaluator.table.path)
-    if len(parts) == 1:
-        return Evaluation(test, None, parts[0])
-    change = accumulators.compare(parts[0]["metrics"], parts[1]["metrics"])
-    return Evaluation(test, parts[0], parts[1], change, agreement)
+    if other is None:
+        (alone,), _ = evaluator.run()
+        return Evaluation(test, None, alone.to_dict(), confidence=CONFIDENCE)
+    signatures = registry.of_model(original).signatures
+    network = network_of(recipe, *other, trust, beside=signatures)
+    (before, after), (pair,) = evaluator.run(network, names=names)
+    return Evaluation(
+        test,
+        before.to_dict(),
+        after.to_dict(),
+        pair.change,
+        pair.agreement,
+        pair.latency,
+        CONFIDENCE,
+    )

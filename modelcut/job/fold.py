@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.request import Say
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
-from modelcut.runtime import Runtime
+from modelcut.runtime import Keeper, Runtime
 from modelcut.steps import effect
 from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budgeted
+
+
+class Keepers(Protocol):
+    """A keeper for each step that trains."""
+
+    def keeper(self, step: int) -> Keeper:
+        """That of one step, by its number from 0."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def fold(
     recipe: Recipe,
     say: Say,
     runtime: Runtime | None = None,
-    kept: Checkpoint | None = None,
+    kept: Keepers | None = None,
 ) -> Folded:
     """Applies the steps in order; nothing but surveys and trainings is computed yet.
 
@@ -44,11 +51,12 @@ def fold(
         recipe: the recipe whose steps and seed apply.
         say: takes a line about progress.
         runtime: runs the model, for steps that train or search.
-        kept: checkpoint that holds the state of trainings.
+        kept: gives each step that trains what keeps its state.
     """
     models, outcomes, seconds = [model], [], []
     budgeted = [step for step in recipe.steps if isinstance(step, Budgeted)]
     set_aside = max((step.set_aside for step in budgeted), default=0.0)
+    sharing = [index for index, step in enumerate(recipe.steps) if _shares(step)]
     for index, step in enumerate(recipe.steps):
         say(step.title)
         start = time.perf_counter()
@@ -60,6 +68,7 @@ def fold(
             runtime=runtime,
             keeper=keeper,
             set_aside=set_aside,
+            shared=(sharing.index(index) + 1, len(sharing)) if index in sharing else (1, 1),
         )
         searched = isinstance(step, Budgeted) and step.searched
         outcome = (
@@ -70,6 +79,11 @@ def fold(
         outcomes.append(replace(outcome, warnings=(*outcome.warnings, *told)))
         models.append(outcome.model)
     return Folded(tuple(models), tuple(outcomes), tuple(seconds))
+
+
+def _shares(step: Step) -> bool:
+    """Whether the limits of a step's budget are those of several steps together."""
+    return isinstance(step, Budgeted) and step.budget is not None and step.budget.shared
 
 
 def _searched(step: Step, model: Model, context: Context) -> Outcome:

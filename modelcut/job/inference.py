@@ -17,14 +17,16 @@ from modelcut.data import DataOptions
 from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import with_labels
 from modelcut.engines import Network, quiet
+from modelcut.job import latency
+from modelcut.job.expected import Expected, Seen
 from modelcut.job.targets import Targets, Wanted, paired, plan
+from modelcut.metrics import accumulators
+from modelcut.metrics.confidence import Confidence
 from modelcut.metrics.limits import Limits
 from modelcut.metrics.scores import Agreement, Scores, Target, check_limits
 
 _BATCH_VALUES = 1 << 22
 _MOST_ROWS = 1024
-_LATENCY_RUNS = 50
-_LATENCY_SECONDS = 2.0
 
 
 @dataclass
@@ -69,6 +71,21 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """How a network compares with the first one, on the same rows.
+
+    Attributes:
+        change: drop or increase of each metric, with intervals and McNemar's test.
+        agreement: how far the two decide alike.
+        latency: median of the paired ratios of their latencies, with its interval.
+    """
+
+    change: dict[str, Any]
+    agreement: dict[str, Any]
+    latency: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Evaluator:
     """A network and a CSV that it fits, with what each output is measured against.
 
@@ -77,16 +94,23 @@ class Evaluator:
         table: the CSV that the samples are read from.
         options: how the CSV is parsed.
         targets: the outputs.
+        expected: what the network's first layers expect of the features.
     """
 
     network: Network
     table: Csv
     options: DataOptions
     targets: Targets
+    expected: Sequence[Expected] = ()
 
     @classmethod
     def open(
-        cls, network: Network, path: Path, options: DataOptions, wanted: Wanted | None = None
+        cls,
+        network: Network,
+        path: Path,
+        options: DataOptions,
+        wanted: Wanted | None = None,
+        expected: Sequence[Expected] = (),
     ) -> Evaluator:
         """Looks at the first lines of the CSV; no sample is run yet.
 
@@ -95,7 +119,8 @@ class Evaluator:
             UsageError: its label columns do not.
         """
         table = Csv.open(path, options, network.inputs)
-        return cls(network, table, options, plan(network, table, options, wanted or Wanted()))
+        targets = plan(network, table, options, wanted or Wanted())
+        return cls(network, table, options, targets, expected)
 
     def check(self, limits: Limits, *, compared: bool) -> None:
         """Refuses what cannot be measured.
@@ -111,31 +136,38 @@ class Evaluator:
             with_labels(self.table.labels or None, self.table.path)
         check_limits(limits, self.targets.outputs, compared=compared)
 
-    def run(self, other: Network | None = None) -> tuple[list[Measurement], dict[str, Any] | None]:
+    def run(
+        self, *others: Network, names: Sequence[str] = ("the original", "the result")
+    ) -> tuple[list[Measurement], list[Pair]]:
         """Runs all rows.
 
         Args:
-            other: a network that is compared with the evaluator's own, which is the original.
+            others: networks that are compared with the evaluator's own, which is the original.
+            names: what each network is called in warnings; of a single one, "the model".
 
         Returns:
-            One evaluation a network; and, of two, how far they agree.
+            One evaluation a network; and of each of the others how it compares with the first.
 
         Raises:
             InputError: rows or labels do not fit the networks.
         """
-        networks = [self.network] if other is None else [self.network, other]
+        networks = [self.network, *others]
+        names = names if others else ("the model",)
         orders = [paired(self.network.outputs, each.outputs) for each in networks]
         targets, table = self.targets.outputs, self.table
         first = Scores(targets)
-        scores = [first] if other is None else [first, Scores(targets, first)]
-        agreement = Agreement(targets, first) if other is not None else None
+        scores = [first, *(Scores(targets, first) for _ in others)]
+        agreements = [Agreement(targets, first) for _ in others]
+        # Of a network alone, or of each other one together with the first.
+        certain = [Confidence(targets, first, 1 + bool(others)) for _ in others or networks]
         seconds = [0.0] * len(networks)
         counted = rows = 0
         sample: Batch | None = None
-        distinct = _Distinct()
+        distinct, seen = _Distinct(), Seen(self.expected)
         for number, batch in enumerate(ahead(table.batches(_batch_size(self.network)))):
             sample = sample or batch
             distinct.look(batch)
+            seen.look(list(batch.inputs.values()))
             results = []
             for index, network in enumerate(networks):
                 with quiet():
@@ -150,14 +182,20 @@ class Evaluator:
             labels = _labels(targets, batch, str(table.path))
             for sums, result in zip(scores, results, strict=True):
                 sums.update(labels, result)
-            if agreement:
-                agreement.look(*results)
+            for agreement, result in zip(agreements, results[1:], strict=True):
+                agreement.look(results[0], result)
+            for index, counts in enumerate(certain):
+                counts.look(labels, *([results[0], results[index + 1]] if others else results))
         assert sample is not None
+        times, compared = latency.measure(networks, sample, _named)
         warnings = [*self.targets.notes, *table.warnings, *distinct.warnings(targets)]
+        warnings += seen.warnings()
         evaluations = []
         for index, network in enumerate(networks):
-            merged = scores[index].result()
+            mine, which = certain[max(0, index - 1)], min(index, 1)
+            merged = mine.metrics(scores[index].result(), which)
             lines = [*warnings, *scores[index].notes(), *_odd(merged)]
+            lines += mine.warnings(merged, which, names[index])
             measured = [target for target in targets if target.places]
             evaluations.append(
                 Measurement(
@@ -166,13 +204,23 @@ class Evaluator:
                     metrics=merged,
                     rows=rows,
                     rows_per_second=counted / seconds[index] if seconds[index] else None,
-                    latency=_latency(network, sample),
+                    latency=times[index],
                     outputs=scores[index].described(),
                     cleaning=table.cleaning.to_dict(),
                     warnings=lines,
                 )
             )
-        return evaluations, agreement.result() if agreement else None
+        pairs = [
+            Pair(
+                counts.change(accumulators.compare(evaluations[0].metrics, other.metrics)),
+                agreement.result(),
+                ratio,
+            )
+            for counts, agreement, other, ratio in zip(
+                certain, agreements, evaluations[1:], compared, strict=False
+            )
+        ]
+        return evaluations, pairs
 
 
 def evaluate(
@@ -201,7 +249,8 @@ def evaluate(
     """
     evaluator = Evaluator.open(networks[0], path, options, Wanted(task or "auto", from_logits))
     evaluator.check(Limits(), compared=len(networks) > 1)
-    return evaluator.run(networks[1] if len(networks) > 1 else None)
+    found, pairs = evaluator.run(*networks[1:])
+    return found, pairs[0].agreement if pairs else None
 
 
 def _labels(targets: Sequence[Target], batch: Batch, where: str) -> list[np.ndarray | None]:
@@ -271,28 +320,3 @@ class _Distinct:
         if measured and self._one_label and measured[0].task.decides:
             found.append("all rows of the CSV have the same label")
         return found
-
-
-def _latency(network: Network, sample: Batch) -> dict[str, Any]:
-    """Milliseconds of single rows (of the fixed batch, where there is one), after a warm-up."""
-    rows = network.fixed_batch or 1
-    times: list[float] = []
-    started = time.perf_counter()
-    with quiet():
-        for run in range(_LATENCY_RUNS + 5):
-            at = run * rows % max(1, len(sample) - rows + 1)
-            inputs = _named(sample.inputs, network)
-            part = {name: values[at : at + rows] for name, values in inputs.items()}
-            start = time.perf_counter()
-            network.predict(part, exact=True)
-            took = _seconds(network, time.perf_counter() - start)
-            if run >= 5 or time.perf_counter() - started > _LATENCY_SECONDS:
-                times.append(1000 * took)
-            if time.perf_counter() - started > _LATENCY_SECONDS:
-                break
-    return {
-        "batch": rows,
-        "runs": len(times),
-        "median_ms": float(np.median(times)),
-        "p90_ms": float(np.percentile(times, 90)),
-    }

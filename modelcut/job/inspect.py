@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.arrays import buffers
 from modelcut.errors import InputError
 from modelcut.formats import registry
-from modelcut.job import start
-from modelcut.job.check import check_needs
+from modelcut.job import provenance, start
+from modelcut.job.check import Checked, check_needs, check_options
 from modelcut.job.describe import describe, passage_of, warnings_of
 from modelcut.job.digest import Digest
 from modelcut.job.fold import Folded, fold
-from modelcut.job.request import Say, Trust
+from modelcut.job.outputs import Outputs
+from modelcut.job.request import Job, Say, Trust
 from modelcut.job.verify import measure_rest
+from modelcut.job.write import places_of
 from modelcut.model import edit
 from modelcut.model.measure import Meter
 from modelcut.model.model import Model
@@ -59,6 +62,9 @@ def look(
     validate: Path | None = None,
     trust: Trust | None = None,
     test: Path | None = None,
+    calibrate: Path | None = None,
+    job: Job | None = None,
+    sha256: bool = False,
 ) -> Iterator[tuple[Model, Report]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -70,21 +76,28 @@ def look(
         validate: CSV for the steps that search.
         trust: what of the file's code may run for them.
         test: CSV that the recipe would be judged on; a warning says that it is not.
+        calibrate: CSV for the steps that look at outputs.
+        job: the job that the dry run stands for: what it would refuse is refused here too.
+        sha256: report the SHA-256 of the file too.
 
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.
     """
-    for each in (path, train, validate, test):
+    for each in (path, train, validate, test, calibrate):
         if each is not None:
             safety.check_path(each)
     if recipe:
-        check_needs(recipe, train, validate, test, dry=True)
+        check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
     with contextlib.ExitStack() as opened:
-        with Digest(path) as digest:
+        with Digest(path, sha256=sha256) as digest, buffers.kept():
             model = opened.enter_context(registry.open_model(path))
             runtime = None
+            if job:
+                _check_output(job, model)
             if recipe:
-                runtime = start.runtime_for(model, recipe, train, validate, trust or Trust())
+                runtime = start.runtime_for(
+                    model, recipe, train, validate, trust or Trust(), calibrate=calibrate
+                )
             folded = fold(model, recipe, say, runtime) if recipe else Folded((model,))
             meters: dict[Identity, Meter] = {}
             measure_rest(folded.models, meters)
@@ -94,3 +107,16 @@ def look(
             if test is not None or (recipe and list(recipe.head.gates.items())):
                 warnings.append("a dry run judges neither accuracy nor gates")
         yield model, replace(report, warnings=tuple(warnings))
+
+
+def _check_output(job: Job, model: Model) -> None:
+    """Refuses an output and its options as the job itself would; writes nothing."""
+    checked = Checked(job, model, registry.for_output(job.output, model))
+    check_options(job, model, checked.writer)
+    places = places_of(checked)
+    with Outputs(
+        job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
+    ) as outputs:
+        outputs.check(places.model, folder=checked.writer.folder)
+        for page in (*places.reports.values(), *([places.header] if places.header else [])):
+            outputs.check(page)

@@ -79,7 +79,7 @@ class Outputs:
             UsageError: the place is an input, is taken, or has no folder.
             ResourceError: its folder cannot be written to.
         """
-        self._check(place, folder=folder)
+        self.check(place, folder=folder)
         here = _here()
         remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
         name = f".{place.name[:100]}.{os.getpid()}-{here}{secrets.token_hex(4)}.part"
@@ -138,7 +138,16 @@ class Outputs:
             self.published.append(place)
             self._files.pop(0)
 
-    def _check(self, place: Path, *, folder: bool) -> None:
+    def check(self, place: Path, *, folder: bool = False) -> None:
+        """Refuses a place that must not be written to; looks only.
+
+        Args:
+            place: path of the result.
+            folder: it is one.
+
+        Raises:
+            UsageError: the place is an input, is taken, or has no folder.
+        """
         if "://" in str(place):
             raise UsageError(f"{place}: only local files are written")
         if not place.parent.is_dir():
@@ -146,7 +155,7 @@ class Outputs:
         if place.is_dir() and not folder:
             raise UsageError(f"{place}: is a folder", "name a file")
         if folder and place.exists() and not place.is_dir():
-            raise UsageError(f"{place}: is a file", "name a folder that is not there yet")
+            raise UsageError(f"{place}: is a file", "name a folder that does not exist")
         if folder:
             self._check_apart(place)
         if not place.exists():
@@ -161,7 +170,7 @@ class Outputs:
             return
         if folder and not any((place / name).is_file() for name in _MODEL_FILES):
             # Not even by force: all that is in a folder would go with it.
-            raise UsageError(f"{place}: is a folder of other things", "name a new folder")
+            raise UsageError(f"{place}: is a folder with other files", "name a new folder")
         if not (self._force or self._ours(place)):
             raise UsageError(
                 f"{place}: exists, and modelcut did not write it", "name another file, or --force"
@@ -173,9 +182,9 @@ class Outputs:
         for source in self._inputs:
             other = source.resolve()
             if mine in other.parents:
-                raise UsageError(f"{place}: holds the input {source}", "name another folder")
+                raise UsageError(f"{place}: contains the input {source}", "name another folder")
             if other.is_dir() and other in mine.parents:
-                raise UsageError(f"{place}: lies in the input {source}", "name another folder")
+                raise UsageError(f"{place}: is inside the input {source}", "name another folder")
 
 
 def check_appended(
@@ -217,7 +226,7 @@ def check_appended(
         except UnicodeDecodeError:
             binary = True
         if binary:
-            raise UsageError(f"{place}: is not a file of text", "name another file")
+            raise UsageError(f"{place}: is not a text file", "name another file")
     if not os.access(place if place.exists() else place.parent, os.W_OK):
         raise ResourceError(f"{place}: cannot be written")
 

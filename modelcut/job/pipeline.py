@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from modelcut.arrays import buffers
 from modelcut.errors import InputError, ResourceError
 from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
@@ -23,32 +24,45 @@ from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
 from modelcut.job.verify import refuse_nan, verify
 from modelcut.job.write import Draft, Places, reserve, write
+from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
 from modelcut.report.schema import Report, Worker
 
 if TYPE_CHECKING:
+    from modelcut.job.checkpoint import Checkpoint
     from modelcut.job.inference import Evaluator
+    from modelcut.job.session import Session, States
 
 
-def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
+def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> Report | Worker:
     """Does the whole job and returns the report; its `passed` tells whether the gates passed.
 
     A worker that is not the chief of a distributed training does its share, waits until the chief
     has written, and returns a `Worker`.
 
+    Args:
+        job: what is asked for.
+        say: takes a line about progress.
+        session: what this job shares with others on the same model; None: nothing.
+
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
     """
     check_request(job)
-    with Digest(job.model) as digest, contextlib.ExitStack() as opened:
+    with Digest(job.model, sha256=job.sha256) as digest, contextlib.ExitStack() as opened:
+        opened.enter_context(buffers.kept())
         checked = check(job)
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
-        runtime = start.runtime_for(model, job.recipe, job.train, job.validate, job.trust, team)
+        runtime = start.runtime_for(
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+        )
         chief = team is None or team.chief
-        kept = start.checkpoint_for(job, digest, writes=chief)
+        kept: Checkpoint | States | None = start.checkpoint_for(job, digest, writes=chief)
+        if kept is None and session is not None:
+            kept = session.kept(job, digest)
         if team is not None and not chief:
             fold(model, job.recipe, say, runtime, kept)
             team.finish()
@@ -58,7 +72,7 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
         if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
             # A gate that nothing can judge, and labels that do not fit, are refused before work.
             say("starting the network")
-            evaluator = _evaluator(checked)
+            evaluator = _evaluator(checked, session)
         with Outputs(
             job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         ) as outputs:
@@ -68,11 +82,11 @@ def run(job: Job, say: Say = lambda _: None) -> Report | Worker:
             say("writing")
             draft = write(checked, folded, places.model, partial(provenance.of, job, model, digest))
             outputs.flush(places.model)
-            with Digest(places.model) as printed:
+            with Digest(places.model, sha256=job.sha256) as printed:
                 again = opened.enter_context(verify(checked, folded, draft))
                 passage = passage_of(folded, job.recipe, draft.meters, draft.written)
                 report = _described(checked, passage, draft, digest, printed)
-            report = _measured(checked, draft, places, again, report, evaluator, say)
+            report = _measured(checked, draft, places, again, report, evaluator, say, session)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
             lost = _publish(job, report, places, outputs, digest)
         if lost:  # the model took longer to make than its report
@@ -96,6 +110,10 @@ def _described(
     if set(origin.dropped) & set(draft.written.dropped):
         sizes = build.with_left_out(sizes, origin.optimizer_bytes)
     output = output_of(job, checked.writer, draft, printed)
+    plain = job.compression == "none" or (
+        bool(checked.writer.own_coding) and not checked.writer.entropy_coded
+    )
+    sizes = build.with_weights(sizes, "none" if plain else "deflate", output.facts)
     return replace(report, output=output, sizes=sizes)
 
 
@@ -107,6 +125,7 @@ def _measured(
     report: Report,
     evaluator: Evaluator | None,
     say: Say,
+    session: Session | None,
 ) -> Report:
     """The report with what takes an engine."""
     job = checked.job
@@ -119,7 +138,11 @@ def _measured(
         say("evaluating")
         written = (draft.path, again)
         evaluation = evaluate(
-            job.recipe, evaluator or _evaluator(checked), written, checked.model, job.trust
+            job.recipe,
+            evaluator or _evaluator(checked, session),
+            written,
+            checked.model,
+            job.trust,
         )
         report = replace(report, evaluation=evaluation)
     return report
@@ -128,18 +151,23 @@ def _measured(
 def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[str]) -> Report:
     """The report with its warnings, and each gate passed or failed."""
     assert report.output is not None
+    gates = checked.job.recipe.head.gates
     warnings = (
         *warnings_of(passage),
         *checked.writer.warnings(report.output),
-        *data_warnings(report, notes),
+        *data_warnings(report, gates, notes),
     )
-    gates = checked.job.recipe.head.gates
-    report = replace(report, warnings=warnings, gates=tuple(gates.judge(report)))
+    chosen = checked.job.search
+    verdicts = tuple(gates.judge(report))
+    warnings += (*(chosen or {}).get("warnings", ()), *uncertain(verdicts))
+    report = replace(report, warnings=warnings, gates=verdicts, search=chosen)
     return replace(report, notes=tuple(build.notes(report, gates)))
 
 
-def _evaluator(checked: Checked) -> Evaluator:
+def _evaluator(checked: Checked, session: Session | None) -> Evaluator:
     """The original's network on the test data."""
+    if session is not None:
+        return session.evaluator(checked)
     job = checked.job
     assert job.test is not None
     beside = checked.writer.signatures

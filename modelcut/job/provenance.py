@@ -34,7 +34,7 @@ def of(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
     """What the output remembers of how it was made; the same for the same job."""
     entry = {
         "modelcut": __version__,
-        "input_sha256": digest.hex(),
+        "input_blake3": digest.blake3,
         "recipe": job.recipe.to_dict(),
         "versions": {name: versions()[name] for name in ("numpy", "h5py", "isal")},
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modelcut.engines.keras.cluster import Distribute
 from modelcut.formats import base
@@ -43,12 +44,14 @@ class Job:
         compression: none, fast or best; None: the default.
         coder: entropy coder of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state; None: where the output can hold it.
+        sha256: report the SHA-256 of input and output too.
         report: write NAME.report.json and NAME.report.md beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
         distribute: on which devices and machines the steps that train do so.
         checkpoint: folder for the state of a training; None: the state is not saved.
         resume: whether to resume from the checkpoint in the folder.
         checkpoint_every: seconds between two checkpoints.
+        search: where the recipe was chosen by a search: how, as plain data, for the report.
     """
 
     model: Path
@@ -64,12 +67,14 @@ class Job:
     compression: base.Compression | None = None
     coder: Coder | None = None
     keep_optimizer: bool | None = False
+    sha256: bool = False
     report: bool = True
     lossless: bool = False
     distribute: Distribute = "none"
     checkpoint: Path | None = None
     resume: bool = False
     checkpoint_every: float = 60
+    search: Mapping[str, Any] | None = None
 
     @property
     def header(self) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 from modelcut import __version__, safety
 from modelcut.budget.bench import Bench
 from modelcut.budget.profile import Trier, profile
+from modelcut.budget.ranking import rank
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import provenance, start
@@ -43,7 +44,8 @@ def assess(
 
     Returns:
         Plain JSON data: `profiles`, one a step, with the `base` and the `layers`, and of each layer
-        its `trials` in the order of `settings`.
+        its `trials` in the order of `settings`; and the `ranking` of the layers, as
+        `budget.ranking.Ranking`.
 
     Raises:
         ModelcutError: data is missing, the model cannot be run, or the samples do not fit it.
@@ -80,13 +82,21 @@ def assess(
                     "left_alone": trier.skipped | trier.unmoved,
                 }
             )
+            trials = {name: [each.to_dict() for each in own] for name, own in found.items()}
+            ranking = rank(bench.base.to_dict(), step.ladder, trials)
+            profiles[-1]["ranking"] = ranking.to_dict() if ranking else None
         if digest.changed():
             raise InputError(f"{path}: changed while modelcut was reading it", "run again")
         return {
             "schema": SCHEMA,
             "modelcut": __version__,
             "versions": provenance.versions(),
-            "input": {"path": str(path), "bytes": size(path), "sha256": digest.hex()},
+            "input": {
+                "path": str(path),
+                "bytes": size(path),
+                "sha256": None,
+                "blake3": digest.blake3,
+            },
             "data": {"path": str(data), "rows": bench.rows},
             "seed": recipe.head.seed,
             "profiles": profiles,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcut import __version__
+from modelcut.arrays.digest import of_text
 from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.check import check_trainable, own_objects
 from modelcut.job.checkpoint import Checkpoint
-from modelcut.job.digest import Digest, sha256, sha256_of
+from modelcut.job.digest import Digest, blake3
 from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
@@ -38,7 +39,8 @@ def team_for(job: Job, digest: Digest) -> Team | None:
 
     found = team.start(job.distribute)
     if found.workers > 1:
-        found.check_same({what: sha256_of(text) for what, text in identity(job, digest).items()})
+        same = identity(job, digest).items()
+        found.check_same({what: bytes.fromhex(of_text(text)) for what, text in same})
     return found
 
 
@@ -66,9 +68,10 @@ def identity(job: Job, digest: Digest) -> dict[str, str]:
     return {
         "version of modelcut or its libraries": json.dumps([__version__, provenance.versions()]),
         "recipe": json.dumps(job.recipe.to_dict(), sort_keys=True),
-        "model": digest.hex(),
-        "CSV for --train": sha256(job.train) if job.train else "",
-        "CSV for --validate": sha256(job.validate) if job.validate else "",
+        "model": digest.blake3,
+        "CSV for --train": blake3(job.train) if job.train else "",
+        "CSV for --validate": blake3(job.validate) if job.validate else "",
+        **({"CSV for --calibrate": blake3(job.calibrate)} if job.calibrate else {}),
     }
 
 
@@ -79,12 +82,15 @@ def runtime_for(
     validate: Path | None,
     trust: Trust,
     team: Team | None = None,
+    calibrate: Path | None = None,
 ) -> EngineRuntime | None:
     """Where the recipe has steps that train or search: what they do it with."""
-    wanted = {"train", "validation"}
-    if (train or validate) is None or not any(wanted & step.needs for step in recipe.steps):
+    wanted = {"train", "validation", "calibration"}
+    if (train or validate or calibrate) is None or not any(
+        wanted & step.needs for step in recipe.steps
+    ):
         return None
-    return open_runtime(model, recipe, train, validate, trust, team)
+    return open_runtime(model, recipe, train, validate, trust, team, calibrate)
 
 
 def open_runtime(
@@ -94,6 +100,7 @@ def open_runtime(
     validate: Path | None,
     trust: Trust,
     team: Team | None = None,
+    calibrate: Path | None = None,
 ) -> EngineRuntime:
     """A runtime for a model; nothing is started yet.
 
@@ -112,9 +119,11 @@ def open_runtime(
         train,
         head.data,
         validate=validate,
+        calibrate=calibrate,
         wanted=Wanted(head.task, head.from_logits),
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,
+        custom_module=trust.custom_objects,
         team=team,
     )

@@ -96,7 +96,9 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
             notes.append(f"the output {_shown(spec)} has no label and is not measured")
         notes += _note(spec, decided, several=len(outputs) > 1)
     if scales and not any(t.task.decides for t in made if t.name in scales):
-        raise UsageError("--from-logits: is for outputs that decide, and none does", "leave it out")
+        raise UsageError(
+            "--from-logits: applies to classifier outputs, and the model has none", "leave it out"
+        )
     return Targets(tuple(made), tuple(notes))
 
 
@@ -176,8 +178,8 @@ def _units(spec: OutputSpec, *, measured: bool) -> int:
     shape = [n for n in spec.shape if n != 1]
     if measured and (len(shape) > 1 or None in shape):
         raise UsageError(
-            f"the output {spec.name!r} of shape {spec.shape} has more than one label a row",
-            "modelcut takes one decision a row; use such a network in your own code",
+            f"the output {spec.name!r} of shape {spec.shape} has more than one label per sample",
+            "modelcut evaluates one decision per sample",
         )
     return next((n for n in shape if n is not None), 1)
 
@@ -219,7 +221,7 @@ def _dealt(
     raise UsageError(
         f"{table.path}: label columns {printable(', '.join(columns), 100)}: it cannot be told "
         f"which of the outputs they are of ({printable(', '.join(s.name for s in outputs), 90)})",
-        f"say it by name: --label '{{{printable(example, 120)}}}'; of a SavedModel, "
+        f"name the output: --label '{{{printable(example, 120)}}}'; of a SavedModel, "
         "--signature NAME:OUTPUT takes one",
     )
 

@@ -68,6 +68,6 @@ def check_same(model: Model, again: Model, output: Path) -> None:
     if meant != found:
         odd = sorted(name for name, _ in meant ^ found)[:3]
         raise InternalError(
-            f"{output}: what was written does not read back the same ({', '.join(odd)})",
+            f"{output}: the written file does not read back the same ({', '.join(odd)})",
             "internal error of modelcut: please report it with the input",
         )

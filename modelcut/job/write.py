@@ -21,7 +21,7 @@ History = Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Places:
-    """Where a job writes until all of it is published.
+    """The files that a job writes, by their hidden names until they are published.
 
     Attributes:
         model: the file or folder.
@@ -56,11 +56,16 @@ def reserve(checked: Checked, outputs: Outputs) -> Places:
         UsageError: a place is taken, is an input, or has no folder.
         ResourceError: its folder cannot be written to.
     """
+    wanted = places_of(checked)
+    model = outputs.add(wanted.model, folder=checked.writer.folder)
+    reports = {form: outputs.add(path) for form, path in wanted.reports.items()}
+    return Places(model, reports, outputs.add(wanted.header) if wanted.header else None)
+
+
+def places_of(checked: Checked) -> Places:
+    """What a job writes, by its final names."""
     job = checked.job
-    model = outputs.add(job.output, folder=checked.writer.folder)
-    pages = provenance.report_paths(job.output) if job.report else {}
-    reports = {form: outputs.add(path) for form, path in pages.items()}
-    return Places(model, reports, outputs.add(job.header) if job.header else None)
+    return Places(job.output, provenance.report_paths(job.output) if job.report else {}, job.header)
 
 
 def write(checked: Checked, folded: Folded, place: Path, history: History) -> Draft:

@@ -46,7 +46,7 @@ def labels_for(
     if task == "regression":
         if labels.shape[1] != units:
             raise InputError(
-                f"{where}: {labels.shape[1]} label columns, the model gives {units} numbers"
+                f"{where}: {labels.shape[1]} label columns, the model has {units} outputs"
             )
         return labels
     if task == "multilabel":
@@ -77,8 +77,8 @@ def check_classes(classes: Sequence[str], task: str, units: int, output: str) ->
     """
     if task == "regression":
         raise UsageError(
-            f"--classes: the output {printable(output, 60)!r} gives numbers, not classes",
-            "leave it out, or say what the output is with --task",
+            f"--classes: the output {printable(output, 60)!r} is a regression, without classes",
+            "leave it out, or set the task with --task",
         )
     count = units if task == "multilabel" else max(2, units)
     if len(classes) != count:
@@ -89,7 +89,7 @@ def check_classes(classes: Sequence[str], task: str, units: int, output: str) ->
         )
     twice = next((name for name in classes if list(classes).count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"--classes: {printable(twice, 40)!r} stands twice")
+        raise UsageError(f"--classes: {printable(twice, 40)!r} is listed twice")
 
 
 def _written(value: float) -> str:
@@ -128,7 +128,7 @@ def _named(labels: np.ndarray, classes: Sequence[str], where: str) -> np.ndarray
         else:
             shown = cell if isinstance(cell, str) else _written(float(cell))
             raise InputError(
-                f"{where}: the label {printable(shown, 40)!r} is none of --classes",
+                f"{where}: the label {printable(shown, 40)!r} is not one of --classes",
                 f"they are: {printable(', '.join(classes), 120)}",
             )
     return np.array([known[cell] for cell in cells], np.float64)[:, None]
@@ -152,7 +152,8 @@ def _whole(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     if not np.array_equal(whole, labels):
         odd = float(labels[whole != labels][0])
         raise InputError(
-            f"{where}: the label {odd:g} is no class number", "for regression say --task regression"
+            f"{where}: the label {odd:g} is not a class number",
+            "for regression say --task regression",
         )
     low, high = int(whole.min(initial=0)), int(whole.max(initial=0))
     if low < 0 or high >= count:
@@ -160,5 +161,5 @@ def _whole(labels: np.ndarray, count: int, where: str) -> np.ndarray:
         if high == count and low >= 0:
             hint += "; are these numbered from 1?"
         hint += "; other labels are named in the order of the outputs: --classes '[3, 4, 5]'"
-        raise InputError(f"{where}: the label {low if low < 0 else high} is no class", hint)
+        raise InputError(f"{where}: the label {low if low < 0 else high} is not a class", hint)
     return whole.astype(np.int64)

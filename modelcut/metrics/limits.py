@@ -6,7 +6,7 @@ Adding a gate is adding a field with its `path`: where in the report the number 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -49,8 +49,9 @@ EachNumber = Annotated[float, ONE_OR_EACH, AS_GIVEN, schema({"type": "number"})]
 Of = Literal["", "classes", "numbers", "agreement"]
 
 
-def _gate(path: str, text: str, of: Of = "") -> Any:
-    return Field(default=None, description=text, json_schema_extra={"path": path, "of": of})
+def _gate(path: str, text: str, of: Of = "", interval: str = "") -> Any:
+    extra = {"path": path, "of": of, "interval": interval}
+    return Field(default=None, description=text, json_schema_extra=dict(extra))
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Limit:
         path: where in the report its value stands.
         of: what outputs it is for: classes, numbers, agreement (of decisions); "" for any model.
         output: the name of the output that is meant; "": the worst one decides.
+        interval: where in the report the value's confidence interval stands, by which a noisy value
+            is judged; "": the value itself decides.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Limit:
     path: str
     of: str = ""
     output: str = ""
+    interval: str = ""
 
     @property
     def shown(self) -> str:
@@ -84,7 +88,8 @@ class Limit:
     @property
     def compares(self) -> bool:
         """Whether it takes two models to judge it."""
-        return self.path.startswith(("evaluation.change.", "evaluation.agreement."))
+        places = ("evaluation.change.", "evaluation.agreement.", "evaluation.latency.")
+        return self.path.startswith(places)
 
     def value(self, report: Any) -> tuple[float | None, str]:
         """What a report has at its place, and of which output; None for nothing.
@@ -181,7 +186,8 @@ class Limits(BaseModel):
                 continue
             of = str(extra["of"])
             for output, limit in said.items() if isinstance(said, dict) else [("", said)]:
-                yield Limit(name, limit, str(extra["path"]), of, output)
+                where, interval = str(extra["path"]), str(extra["interval"])
+                yield Limit(name, limit, where, of, output, interval)
 
     def items(self) -> Iterator[tuple[str, float, str]]:
         """The limits that are set: name, limit, path in the report."""
@@ -197,18 +203,24 @@ class Limits(BaseModel):
 
         Returns:
             One dict a limit: name, limit, value (None where the report has no such number, which
-            does not hold), held; and of a network with several outputs, the output that decided.
+            does not hold), held; of a network with several outputs, the output that decided; and of
+            a noisy value its interval: it does not hold where all of that is beyond the limit.
         """
         verdicts = []
         for limit in self.each():
             value, output = limit.value(report)
             # A share of rows is not exact in binary: 0.03 - 0.02 must pass a limit of 0.01.
             slack = 1e-9 * max(1.0, abs(limit.limit))
-            held = value is not None and (
-                value <= limit.limit + slack if limit.at_most else value >= limit.limit - slack
+            interval = _part(report, limit.interval) if limit.interval else None
+            best = value
+            if value is not None and interval is not None:
+                best = interval[0] if limit.at_most else interval[1]
+            held = best is not None and (
+                best <= limit.limit + slack if limit.at_most else best >= limit.limit - slack
             )
             verdict = {"name": limit.name, "limit": limit.limit, "value": value, "held": held}
-            verdicts.append({**verdict, "output": output} if output else verdict)
+            verdict |= {"output": output} if output else {}
+            verdicts.append(verdict | ({"interval": list(interval)} if interval else {}))
         return verdicts
 
 
@@ -222,9 +234,15 @@ class Gates(Limits):
         "sizes.ratio",
         "Minimum ratio of the original's parameter bytes to the size of the written file.",
     )
+    min_weights_ratio: Positive | None = _gate(
+        "sizes.weights.ratio",
+        "Minimum ratio of the original's weights to those in the written file, both compressed "
+        "alike: the first line of the report; the optimizer's state counts on neither side.",
+    )
     min_file_ratio: Positive | None = _gate(
         "sizes.file_ratio",
-        "Minimum ratio of the size of the original file to that of the written file.",
+        "Minimum ratio of the size of the original file, with its optimizer's state if it has one, "
+        "to that of the written file. min_weights_ratio is without.",
     )
     min_sparsity: Share | None = _gate(
         "sizes.after.totals.sparsity", "Minimum fraction of zeros among the parameters."
@@ -238,8 +256,30 @@ class Gates(Limits):
     )
     max_latency_ms: Positive | None = _gate(
         "evaluation.after.latency.median_ms",
-        "Maximum latency of a single sample in milliseconds, on this host.",
+        "Maximum latency of a single sample in milliseconds, on this host; fails where all of the "
+        "confidence interval is above it.",
+        interval="evaluation.after.latency.interval_ms",
     )
+    max_latency_ratio: Positive | None = _gate(
+        "evaluation.latency.ratio",
+        "Maximum ratio of the latency to that of the original, such as 1 for not slower; fails "
+        "where all of the confidence interval is above it.",
+        interval="evaluation.latency.interval",
+    )
+
+
+def uncertain(verdicts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Of which gates the interval of the value holds the limit: passed, but not for certain."""
+    lines = []
+    for verdict in verdicts:
+        low, high = verdict.get("interval") or (0.0, 0.0)
+        if low < verdict["limit"] < high:
+            lines.append(
+                f"gate {verdict['name']}: the limit {verdict['limit']:g} lies within the "
+                f"confidence interval of what was measured, {low:.4g} to {high:.4g}: it passed, "
+                "and may not the next time"
+            )
+    return lines
 
 
 def _part(report: Any, path: str) -> Any:

@@ -219,10 +219,10 @@ def check_limits(limits: Limits, targets: Sequence[Target], *, compared: bool) -
         UsageError: names the limit, why it has no meaning, and what to do.
     """
     for limit in limits.each():
-        if not limit.of:
-            continue
         if limit.compares and not compared:
             raise UsageError(f"the gate {limit.shown} compares two models", "add --against FILE")
+        if not limit.of:
+            continue
         outputs = tuple(targets)
         if limit.output:
             outputs = tuple(target for target in outputs if target.name == limit.output)
@@ -241,5 +241,5 @@ def check_limits(limits: Limits, targets: Sequence[Target], *, compared: bool) -
             raise UsageError(
                 f"the gate {limit.shown} is for {meant}, and has no meaning for "
                 f"{' and '.join(kinds)}",
-                "leave it out, or say what the output is with --task",
+                "leave it out, or set the task with --task",
             )

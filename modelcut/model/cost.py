@@ -20,7 +20,7 @@ MAX_VALUES = 1 << 30
 def check_sizes(model: Model) -> None:
     """Refuses a network whose layers declare outputs that no machine holds.
 
-    Weights need no such look: the reader has held what is declared against what is stored.
+    Weights need no such look: the reader has checked what is declared against what is stored.
 
     Raises:
         InputError: names the layer and the size.

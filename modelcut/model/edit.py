@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ def dependencies(model: Model) -> Dependencies:
     """The dependency groups of a model that has an architecture.
 
     Raises:
-        InputError: the layers do not hang together.
+        InputError: the layers are inconsistent.
     """
     assert model.architecture is not None
     # Of weights that Keras holds in a form of its own, no axis is told apart.
@@ -33,7 +34,13 @@ def dependencies(model: Model) -> Dependencies:
         }
         for layer in model.layers
     }
-    return groups.dependencies(model.architecture, weights)
+    fixed = {
+        (layer.path, tensor.role)
+        for layer in model.layers
+        for tensor in layer.tensors
+        if tensor.kinds[-1:] != ("dense",)
+    }
+    return groups.dependencies(model.architecture, weights, fixed)
 
 
 def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: int) -> Model:
@@ -52,13 +59,22 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
         mask = kept(slot.ids)
         if not mask.all():
             takes[slot.path, slot.role].append((slot.axis, np.flatnonzero(mask)))
+    factors = {
+        (scaled.path, scaled.role): math.sqrt(kept(scaled.ids).sum() / scaled.ids.size)
+        for scaled in found.scaled
+        if scaled.ids.any()
+    }
     architecture = edit.without_channels(model.architecture, found, kept)
     nodes = {node.path: node for node in architecture.nodes}
     layers = []
     for layer in model.layers:
         node = nodes.get(layer.path)
         tensors = tuple(
-            _taken(tensor, tuple(takes[layer.path, tensor.role]), step)
+            _scaled(
+                taken(tensor, tuple(takes[layer.path, tensor.role]), step),
+                factors.get((layer.path, tensor.role), 1.0),
+                step,
+            )
             if (layer.path, tensor.role) in takes
             else tensor
             for tensor in layer.tensors
@@ -68,7 +84,14 @@ def without_channels(model: Model, found: Dependencies, gone: np.ndarray, step: 
     return replace(model, layers=tuple(layers), architecture=architecture)
 
 
-def _taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+def taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
+    """The tensor with only some slices; nothing is read.
+
+    Args:
+        tensor: which.
+        takes: axes, and the indices that are kept of each.
+        step: number of the step, from 0.
+    """
     shape = list(tensor.shape)
     for axis, indices in takes:
         shape[axis] = indices.size
@@ -91,3 +114,15 @@ def in_architecture(model: Model, layers: Sequence[Layer], architecture: Archite
         config = layer.config if node is None else node.config
         found.append(replace(layer, node=node, config=config))
     return replace(model, layers=tuple(found), architecture=architecture)
+
+
+def _scaled(tensor: Tensor, factor: float, step: int) -> Tensor:
+    """A tensor multiplied by a number."""
+    if factor == 1:
+        return tensor
+
+    def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
+        del values
+        return Rewrite(encoding, lambda part, _: (part * factor).astype(part.dtype))
+
+    return tensor.then(step, plan, tensor.kinds, tensor.shape)

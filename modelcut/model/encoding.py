@@ -2,9 +2,9 @@
 
 An encoding is a set of permitted arrays. The trainer projects onto it, the packer writes codes
 from it, the report counts from it; none of them knows which step made it. Encodings compose:
-`Sparse(Codebook(...))` keeps zeros exactly zero and shares the values of the rest.
+`Sparse(Codebook(...))` keeps zeros exactly zero and clusters the other values.
 
-Values are always held as the floats that the file stores; codes are recovered from them exactly.
+Values are always kept as the floats that the file stores; codes are recovered from them exactly.
 Arrays of parameters (`scale`, `zero_point`) broadcast against the tensor: each axis has length 1,
 the tensor's own length, or, on the grouped axis, one entry a group.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -74,7 +74,7 @@ class Encoding(ABC):
         return False
 
     def recoded(self, encoding: Encoding) -> Encoding:
-        """`encoding` in the place of the one of the values; a mask and its pattern are kept."""
+        """`encoding` in place of the current one of the values; a mask and its pattern are kept."""
         return encoding
 
     @property
@@ -95,6 +95,18 @@ class Encoding(ABC):
             indices: indices of the slices that are kept, int64, shape (n,).
         """
         del axis, indices
+        return self
+
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        """The encoding of a tensor whose axes are moved or merged.
+
+        Args:
+            shape: shape of the tensor as it is.
+            arrange: moves the axes of an array of that shape.
+        """
+        del shape, arrange
         return self
 
     @abstractmethod
@@ -185,7 +197,7 @@ class Fixed(Dense):
     when the file is read, so that no record of it is kept.
 
     Attributes:
-        held: how Keras holds the values: "int8", "int4, 2 a byte", "float8 when run".
+        held: how Keras stores the values: "int8", "int4, 2 a byte", "float8 when run".
     """
 
     held: str = ""
@@ -242,6 +254,11 @@ class Sparse(Encoding):
         pattern = self.pattern if self.pattern in ("rows", "columns") else ""
         return Sparse(self.inner.take(axis, indices), pattern)
 
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        return Sparse(self.inner.arranged(shape, arrange))
+
     def project(
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
@@ -260,7 +277,7 @@ class Sparse(Encoding):
         return nearest, None if codes is None else self._shifted(codes, nearest != 0)
 
     def _shifted(self, codes: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Codes of `inner` a place up, for zeros to take code 0."""
+        """Codes of `inner` plus one, since zeros take code 0."""
         codes = codes.astype(np.result_type(codes.dtype, np.min_scalar_type(self.symbols or 0)))
         codes += 1
         codes *= kept

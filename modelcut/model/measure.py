@@ -1,4 +1,4 @@
-"""Numbers about tensors: the only place where they are made, from what is really written.
+"""Measurements of tensors: made in this module only, from the values as they are written.
 
 A `Meter` watches one tensor on its way to the file: what it was, and what each edit made of it.
 """

@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from modelcut.arrays.blocks import ALL, SCALAR, map_rows
+from modelcut.arrays import buffers
+from modelcut.arrays.blocks import ALL, SCALAR, in_threads, map_rows, row_blocks
 from modelcut.errors import InternalError, ModelcutError
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.measure import Count, Difference, Meter, count, difference
 
 if TYPE_CHECKING:  # a step that edits tensors only has no need of it, nor has its --help
     from modelcut.graph.architecture import Architecture, Node
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Rewrite:
             values that the encoding permits.
         dtype: dtype of the new values; None: unchanged.
         whole: call `block` once with all rows (an edit that must see them at once).
-        left_alone: why the tensor stays as it is, where only its values could tell; `leave`
+        left_alone: why the tensor was skipped, where only its values can tell; `leave`
             makes such a rewrite.
         take: (axis, indices) pairs: the slices that are kept, the others being removed; instead of
             a `block`. The measured error is that of the removed values set to zero.
@@ -72,11 +76,15 @@ class Source:
     Attributes:
         read: returns all values in a fresh, writable, C-contiguous array.
         sample: returns a flat sample, spread over the tensor, of at least about the given number
-            of values without reading all; None where reading all is as cheap.
+            of values without reading all; None where reading all costs no more.
+        part: returns the values of some rows of axis 0, from a slice with a start and a stop, in a
+            fresh array, without reading others; may be called from several threads. None where
+            they cannot be read alone.
     """
 
     read: Callable[[], np.ndarray]
     sample: Callable[[int], np.ndarray] | None = None
+    part: Callable[[slice], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +194,21 @@ class Tensor:
             meter.done_with(values)
         return values, encoding
 
+    def map_rows(self, function: Callable[[np.ndarray], R]) -> list[R]:
+        """Calls `function` with the values of each block of rows, on all cores, in order.
+
+        Where nothing is to be edited first, the tensor is never in memory as a whole.
+
+        Raises:
+            ModelcutError: as of `pull`.
+        """
+        part = self.source.part
+        if self.edits or part is None:
+            values = np.atleast_1d(self.pull()[0])
+            return map_rows(lambda rows: function(values[rows]), values)
+        blocks = row_blocks(self.shape, self.dtype.itemsize)
+        return list(in_threads(lambda rows: function(part(rows)), blocks))
+
     def sample(self, count: int) -> np.ndarray:
         """At least about `count` values spread over the tensor, or all, flat, edits applied."""
         if not self.edits and self.source.sample and self.size > count:
@@ -215,7 +238,7 @@ def _apply(
     if rewrite.take:
         return _taken(rewrite, values, measured=measured)
     retyped = rewrite.dtype is not None and rewrite.dtype != values.dtype
-    result = np.empty(values.shape, rewrite.dtype) if retyped else values
+    result = buffers.empty(values.shape, rewrite.dtype) if retyped else values
     values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[Difference, Count] | None:
@@ -273,7 +296,7 @@ class Layer:
         class_name: class name as in the file; "" where the file has no architecture.
         config: the layer's configuration, not to be changed.
         tensors: in the order in which Keras saves them.
-        node: its place in the architecture; None where the file has none.
+        node: its node in the architecture; None where the file has none.
     """
 
     path: tuple[str, ...]

@@ -44,7 +44,7 @@ class ExportOptions(BaseModel):
         if self.sparse and self.type != "float32":
             raise ValueError("sparse goes with type: float32 only; LiteRT cannot run others")
         if self.sparse and self.c_array:
-            raise ValueError("c_array: LiteRT for Microcontrollers has no sparse form")
+            raise ValueError("c_array: LiteRT for Microcontrollers does not support sparse kernels")
         return self
 
     @property

@@ -154,6 +154,11 @@ def parse(document: Document) -> Recipe:
     problems = _Problems(document)
     head_data = {key: value for key, value in data.items() if key != "steps"}
     known = [*Head.model_fields, "steps"]
+    if place := _open_value(data, ()):
+        raise RecipeError(
+            f"{document.where(place)}: {place[-1]!r} leaves a value open",
+            "`modelcut search -r` decides it; `modelcut run` takes recipes that say all",
+        )
     head = problems.validate(Head, head_data, (), known)
     parsed = []
     if "steps" not in data:
@@ -168,6 +173,28 @@ def parse(document: Document) -> Recipe:
     recipe = Recipe(tuple(step for step in parsed if step), head, document.name)
     recipe.check()
     return recipe
+
+
+OPEN = {"choose": ["choose"], "range": ["range", "log"], "maybe": ["maybe"]}
+"""What may stand in the place of a value that a search decides: see `space`."""
+
+
+def is_open(value: Any, key: str) -> bool:
+    """Whether a value is left open in this way."""
+    return isinstance(value, dict) and key in value and set(value) <= set(OPEN[key])
+
+
+def _open_value(value: Any, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Path of the first value that is left open; () where there is none."""
+    for key in OPEN:
+        if is_open(value, key):
+            return (*path, key)
+    items: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    return next((found for key, item in items if (found := _open_value(item, (*path, key)))), ())
 
 
 def _step(item: Any, index: int, problems: _Problems) -> Step | None:
@@ -195,7 +222,7 @@ def _step(item: Any, index: int, problems: _Problems) -> Step | None:
     if isinstance(value, dict):
         twice = sorted(set(value) & set(fields))
         if twice:
-            problems.add((*path, twice[0]), f"{twice[0]!r} stands twice in one step")
+            problems.add((*path, twice[0]), f"{twice[0]!r} is given twice in one step")
             return None
         method = value.get("method", steps.default(family))
         inner = {key: v for key, v in value.items() if key != "method"}
@@ -277,7 +304,8 @@ def schema() -> dict[str, Any]:
             names = [method, *(old for old, new in steps.aliases(family).items() if new == method)]
             named: dict[str, Any] = {"const": method} if len(names) == 1 else {"enum": names}
             named["description"] = "The method of this step."
-            part["properties"] = {family: named, **part.get("properties", {})}
+            own = {field: _or_open(about) for field, about in part.get("properties", {}).items()}
+            part["properties"] = {family: named, **own}
             for old, new in cls.aliases.items():
                 about = f"Former name of {new}."
                 now = part["properties"][new]
@@ -289,12 +317,51 @@ def schema() -> dict[str, Any]:
     head["properties"]["steps"] = {
         "type": "array",
         "description": "Applied in this order.",
-        "items": {"anyOf": choices},
+        "items": {"anyOf": [{"$ref": "#/$defs/step"}, *_open_steps()]},
     }
+    definitions |= {"step": {"anyOf": choices}, **_open_values()}
     head["required"] = ["steps"]
     head["title"] = "modelcut recipe"
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **head,
         "$defs": definitions,
+    }
+
+
+def _or_open(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a field whose value a search may decide."""
+    told = {name: about[name] for name in ("title", "description", "default") if name in about}
+    plain = {name: value for name, value in about.items() if name not in told}
+    return {**told, "anyOf": [plain, {"$ref": "#/$defs/choose"}, {"$ref": "#/$defs/range"}]}
+
+
+def _open_steps() -> list[dict[str, Any]]:
+    """JSON Schema of steps that a search may take, leave out, or choose among."""
+    step = {"$ref": "#/$defs/step"}
+    found = []
+    for key, content in (("maybe", step), ("choose", {"type": "array", "items": step})):
+        about = {"type": "object", "properties": {key: content}, "required": [key]}
+        found.append({**about, "additionalProperties": False})
+    return found
+
+
+def _open_values() -> dict[str, Any]:
+    """JSON Schema of what may stand in the place of a value; for `modelcut search`."""
+    number = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    return {
+        "choose": {
+            "type": "object",
+            "description": "One of these values; modelcut search decides.",
+            "properties": {"choose": {"type": "array", "minItems": 1}},
+            "required": ["choose"],
+            "additionalProperties": False,
+        },
+        "range": {
+            "type": "object",
+            "description": "A number between these two; modelcut search decides.",
+            "properties": {"range": number, "log": {"type": "boolean"}},
+            "required": ["range"],
+            "additionalProperties": False,
+        },
     }

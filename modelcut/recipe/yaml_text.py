@@ -160,7 +160,7 @@ class _Reader:
                 raise RecipeError(f"{place}: merge keys (<<) are not allowed in a recipe")
             key = key_node.value
             if key in result:
-                raise RecipeError(f"{place}: {key!r} stands twice")
+                raise RecipeError(f"{place}: {key!r} is given twice")
             self.places[(*path, key)] = (line, column)
             result[key] = self.value(value_node, (*path, key))
         return result

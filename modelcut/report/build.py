@@ -15,6 +15,7 @@ from modelcut.metrics.limits import Gates
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
+from modelcut.report import html as _html  # noqa: F401  # shows reports in notebooks
 from modelcut.report.schema import (
     LayerRow,
     LeftOut,
@@ -27,6 +28,7 @@ from modelcut.report.schema import (
     TensorChange,
     TensorRow,
     Totals,
+    Weights,
 )
 from modelcut.safety import printable
 from modelcut.steps.base import Outcome, Step
@@ -148,12 +150,30 @@ def beside(reference: Sizes, own: Sizes) -> Sizes:
     if not (after.file_bytes and before.totals.parameters):
         return Sizes(before, after)
     assert before.file_bytes is not None
+    one, two = before.totals.deflated_bytes, after.totals.deflated_bytes
     return Sizes(
         before,
         after,
         before.totals.bytes / after.file_bytes,
         before.file_bytes / after.file_bytes,
+        weights=Weights(one, two, one / two, "deflate") if one and two else None,
     )
+
+
+def with_weights(sizes: Sizes, coding: str, facts: Mapping[str, Any]) -> Sizes:
+    """The sizes with the weights alone, those of the original as the written file would hold them.
+
+    Args:
+        sizes: sizes of a model that was written.
+        coding: what compresses the written file: deflate or none.
+        facts: what an engine tells of a file that it made: of a `.tflite` its constants.
+    """
+    constants = (facts.get("litert") or {}).get("constants") or {}
+    totals, after = sizes.before.totals, sum(constants.values()) or sizes.after.stored_bytes
+    before = totals.deflated_bytes if coding == "deflate" else totals.bytes
+    if not (before and after):
+        return sizes
+    return replace(sizes, weights=Weights(before, after, before / after, coding))
 
 
 def with_left_out(sizes: Sizes, optimizer_bytes: int) -> Sizes:

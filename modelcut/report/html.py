@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from modelcut.report.cells import Table
 from modelcut.report.schema import Report
-from modelcut.report.tables import Table, tables
+from modelcut.report.tables import tables
 from modelcut.safety import printable
 
 _STYLE = (
@@ -62,3 +63,6 @@ def _table(table: Table) -> str:
 
 def _text(value: str) -> str:
     return escape(printable(str(value), 400))
+
+
+Report.shown_by = tables_of  # in notebooks

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 
-from modelcut.report.schema import Report
-from modelcut.report.tables import Table, tables
+from modelcut.report.cells import Table
+from modelcut.report.schema import Input, Output, Report
+from modelcut.report.tables import tables
 from modelcut.safety import printable
 
 
@@ -32,12 +33,15 @@ def render(report: Report) -> str:
 
 def _headline(report: Report) -> str:
     name = _escape(str(report.input.path).rpartition("/")[2])
-    ratio = report.sizes.ratio
+    weights, ratio = report.sizes.weights, report.sizes.ratio
+    smaller = f", {ratio:.1f}× smaller" if ratio else ""
+    if weights is not None:
+        smaller = f", weights {weights.ratio:.1f}× smaller"
     verdict = ""
     if report.gates:
         failed = sum(not gate["held"] for gate in report.gates)
         verdict = f" — {failed} gate(s) failed" if failed else " — all gates passed"
-    return f"modelcut: {name}" + (f", {ratio:.1f}× smaller" if ratio else "") + verdict
+    return f"modelcut: {name}{smaller}{verdict}"
 
 
 def _steps(report: Report) -> str:
@@ -64,14 +68,20 @@ def _origin(report: Report) -> list[str]:
     source = report.input
     lines = [
         f"- input: `{_code(source.path)}`, {source.format}, written by "
-        f"{_escape(source.writer)}, SHA-256 `{source.sha256}`"
+        f"{_escape(source.writer)}, {_digests(source)}"
     ]
     if report.output:
         output = report.output
-        lines.append(f"- output: `{_code(output.path)}`, SHA-256 `{output.sha256}`")
+        lines.append(f"- output: `{_code(output.path)}`, {_digests(output)}")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines.append(f"- modelcut {report.modelcut}, seed {report.seed}, {versions}")
     return lines
+
+
+def _digests(file: Input | Output) -> str:
+    """What the file is known again by."""
+    found = f"BLAKE3 `{file.blake3}`"
+    return f"{found}, SHA-256 `{file.sha256}`" if file.sha256 else found
 
 
 def _escape(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modelcut.report.tables import Table, count, headline
+from modelcut.report.cells import Table, count
+from modelcut.report.tables import headline
 from modelcut.safety import printable
 
 
@@ -27,3 +28,39 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
         if any(not trial["changed"] for layer in part["layers"] for trial in layer["trials"]):
             note += "; =: that setting does nothing to the layer"
         yield Table(title, ("layer", "class", *columns), rows, left=("class",), note=note)
+
+
+def recommendations(report: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence a method: which layers carry the loss, and what to do about them."""
+    for part in report["profiles"]:
+        ranking = part["ranking"]
+        if ranking is None:
+            continue
+        what, field = _MEASURES[ranking["measure"]], part["field"]
+        at = f"{part['title']}, every layer alone at {field} {ranking['setting']:g}"
+        if not ranking["carrying"]:
+            yield f"{at}: all layers lose about alike; no layer needs a setting of its own"
+            continue
+        names = ", ".join(printable(name, 40) for name in ranking["carrying"])
+        count_of = len(ranking["carrying"])
+        plural = "layers carry" if count_of > 1 else "layer carries"
+        yield (
+            f"{at}: {count_of} of {len(ranking['losses'])} {plural} "
+            f"{ranking['fraction']:.0%} of {what}: {names}"
+        )
+        own = {name: value for name, value in ranking["overrides"].items() if value is not None}
+        if own:
+            fields = ", ".join(
+                f"{printable(name, 40)}: {{{field}: {value:g}}}" for name, value in own.items()
+            )
+            yield f"  overrides: {{{fields}}}"
+        left = [name for name, value in ranking["overrides"].items() if value is None]
+        if left:
+            yield f"  exclude: [{', '.join(printable(name, 40) for name in left)}]"
+
+
+_MEASURES = {
+    "log_loss": "the increase of the log loss",
+    "rmse": "the increase of the RMSE",
+    "shift": "the change of the outputs",
+}

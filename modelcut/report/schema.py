@@ -6,10 +6,9 @@ declared `_PRESENT` is left out of the JSON where it has no value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from modelcut.model.measure import Summary
 
@@ -63,7 +62,9 @@ class Input(Part):
         dialect: which Keras wrote it.
         writer: version of Keras that wrote the file.
         bytes: size of the file, or of all files of a folder.
-        sha256: SHA-256 of the file, in hexadecimal.
+        sha256: SHA-256 of the file, in hexadecimal; None unless it was asked for (`--sha256`).
+        blake3: BLAKE3 of the file, in hexadecimal, as `b3sum` gives it; of a folder, that of a line
+            with name and digest for each of its files.
         facts: what the format tells besides, under the format's name.
         packed: registry name of the format inside a container; absent without a container.
         left_out: what a rewrite leaves out by default, such as the optimizer's state, in words.
@@ -74,7 +75,8 @@ class Input(Part):
     dialect: str
     writer: str
     bytes: int
-    sha256: str
+    sha256: str | None
+    blake3: str
     facts: Mapping[str, Any] = field(default_factory=dict, metadata=_FLAT)
     packed: str | None = field(default=None, metadata=_PRESENT)
     left_out: tuple[str, ...] = field(default=(), metadata=_PRESENT)
@@ -88,7 +90,9 @@ class Output(Part):
         path: where it was written.
         format: registry name of the output's format.
         bytes: size of the output.
-        sha256: SHA-256 of the file, in hexadecimal.
+        sha256: SHA-256 of the file, in hexadecimal; None unless it was asked for (`--sha256`).
+        blake3: BLAKE3 of the file, in hexadecimal, as `b3sum` gives it; of a folder, that of a line
+            with name and digest for each of its files.
         compression: none, fast or best; None where the format has a coding of its own.
         dropped: what was left out of the file, such as the optimizer's state, in words.
         facts: what an engine tells of a file that it made, under the engine's name.
@@ -98,7 +102,8 @@ class Output(Part):
     path: str
     format: str
     bytes: int
-    sha256: str
+    sha256: str | None
+    blake3: str
     compression: str | None
     dropped: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict, metadata=_FLAT)
@@ -181,6 +186,25 @@ class LeftOut(Part):
 
 
 @dataclass(frozen=True)
+class Weights(Part):
+    """The weights alone, those of the original compressed like those of the result.
+
+    Attributes:
+        before: bytes of the original's weights.
+        after: bytes of the weights in the written file; of a model that was only measured, what
+            they deflate to.
+        ratio: the one divided by the other.
+        coding: what compresses both: deflate, or none; of a packed file, whose entropy coder is
+            its own, deflate for the original.
+    """
+
+    before: int
+    after: int
+    ratio: float
+    coding: str
+
+
+@dataclass(frozen=True)
 class Sizes(Part):
     """Before and after, and the ratios.
 
@@ -190,6 +214,7 @@ class Sizes(Part):
         ratio: parameter bytes of the original divided by the bytes of the file.
         file_ratio: bytes of the original file divided by those of the written one.
         optimizer: the optimizer's state that the original file has and the written one lacks.
+        weights: the weights alone, compressed alike.
     """
 
     before: Size
@@ -197,6 +222,7 @@ class Sizes(Part):
     ratio: float | None = None
     file_ratio: float | None = None
     optimizer: LeftOut | None = field(default=None, metadata=_PRESENT)
+    weights: Weights | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True)
@@ -325,6 +351,8 @@ class Evaluation(Part):
         after: the compressed model, or the only one.
         change: drop or increase of each metric from the original to the compressed model.
         agreement: how far the two models decide alike.
+        latency: the latencies of the two, measured in turn.
+        confidence: level of the metrics' intervals.
     """
 
     test: str
@@ -332,6 +360,8 @@ class Evaluation(Part):
     after: Mapping[str, Any]
     change: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    latency: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    confidence: float | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +417,11 @@ class Report(Part):
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
+        search: where the recipe was chosen by `search`: the number of trials, the one that was
+            chosen, and what it gave on the validation samples.
     """
+
+    shown_by: ClassVar[Callable[[Report], str] | None] = None
 
     schema: str
     modelcut: str
@@ -408,16 +442,17 @@ class Report(Part):
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
+    search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
         return all(gate["held"] for gate in self.gates)
 
-    def _repr_html_(self) -> str:
-        """The report's tables, for notebooks."""
-        # By name: the forms of the report read this file.
-        return str(import_module("modelcut.report.html").tables_of(self))
+    def _repr_html_(self) -> str | None:
+        """The report's tables, for notebooks; None has them show plain text."""
+        show = type(self).shown_by  # the form registers itself, since forms read this file
+        return show(self) if show else None
 
 
 @dataclass(frozen=True)

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size
 from modelcut.report.schema import LayerRow, Report, StepRow, TensorRow
+from modelcut.report.summary import metrics_of, summary
 from modelcut.safety import printable
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns of text; the first is left-aligned, the others right-aligned unless named in `left`.
-
-    Attributes:
-        title: title of the table.
-        columns: headings of the columns.
-        rows: cells as text, as many as columns.
-        left: further columns that are aligned left.
-        note: a line below the table; may be empty.
-        text: lines below all that, as they are; may be empty.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    left: tuple[str, ...] = ()
-    note: str = ""
-    text: str = ""
 
 
 def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     """All tables that the report has something for; `full` lists untouched tensors too."""
-    yield _summary(report)
+    yield summary(report)
     if len(report.ledger) > 1:
         yield _ledger(report)
     for step in report.steps:
@@ -55,77 +35,6 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
         yield _gates(report)
 
 
-def _summary(report: Report) -> Table:
-    before, after = report.sizes.before, report.sizes.after
-    rows: list[tuple[str, ...]] = []
-
-    def add(name: str, old: Any, new: Any, show: Callable[[Any], str], change: str = "") -> None:
-        if old is None and new is None:
-            return
-        if not change and isinstance(old, (int, float)) and isinstance(new, (int, float)):
-            change = _factor(old, new)
-        rows.append((name, _or_dash(old, show), _or_dash(new, show), change))
-
-    written = report.output is not None
-    add("file", before.file_bytes, after.file_bytes, size)
-    add("parameters as bytes", before.totals.bytes, after.totals.bytes, size)
-    add("… after deflate", before.totals.deflated_bytes, after.totals.deflated_bytes, size)
-    add("parameters", before.totals.parameters, after.totals.parameters, count)
-    add("non-zero", before.totals.nonzeros, after.totals.nonzeros, count)
-    add("bits per weight", before.totals.bits_per_weight, after.totals.bits_per_weight, number)
-    add("multiply-accumulates", before.macs, after.macs, count)
-    outputs = _outputs(report)
-    for output, (old, new) in outputs.items():
-        for key, name in _METRICS.items():
-            a: Any = old.get(key)
-            b: Any = new.get(key)
-            drop = f"{b - a:+.4f}" if _is_number(a) and _is_number(b) else ""
-            shown = f"{printable(output, 32)}: {name}" if output else name
-            add(shown, a, b, lambda value: f"{value:.4f}", drop)
-    latency = [(side.get("latency") or {}).get("median_ms") for side in _sides(report)]
-    add("latency, one row, this host", latency[0], latency[1], lambda value: f"{value:.3g} ms")
-    compared = any(old for old, _ in outputs.values()) or report.against is not None
-    if not written and not report.steps and not compared:
-        # Nothing was done: there is only one state to tell of.
-        return Table(
-            "Summary",
-            ("", "value"),
-            [(row[0], row[1] if row[2] == "–" else row[2]) for row in rows],
-        )
-    heads = ("reference", "model") if report.against is not None else ("before", "after")
-    return Table("Summary", ("", *heads, "change"), rows)
-
-
-def _sides(report: Report) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The evaluations before and after; empty where there is none."""
-    if report.evaluation is None:
-        return {}, {}
-    return report.evaluation.before or {}, report.evaluation.after
-
-
-def _outputs(report: Report) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The metrics before and after of each output, by its name ("" where there is one)."""
-    sides = [side.get("metrics") or {} for side in _sides(report)]
-    names = sides[1].get("outputs") or {}
-    if not names:
-        return {"": (sides[0], sides[1])}
-    return {
-        name: ((sides[0].get("outputs") or {}).get(name, {}), part) for name, part in names.items()
-    }
-
-
-_METRICS = {
-    "accuracy": "accuracy",
-    "precision_macro": "precision, macro",
-    "recall_macro": "recall, macro",
-    "f1_macro": "F1, macro",
-    "log_loss": "log loss",
-    "mae": "mean absolute error",
-    "rmse": "RMSE",
-    "r2": "R²",
-}
-
-
 def _ledger(report: Report) -> Table:
     rows = [
         (
@@ -134,7 +43,7 @@ def _ledger(report: Report) -> Table:
             percent(row.totals.sparsity),
             number(row.totals.bits_per_weight),
             size(row.totals.bytes),
-            _or_dash(row.totals.deflated_bytes, size),
+            or_dash(row.totals.deflated_bytes, size),
         )
         for row in report.ledger
     ]
@@ -234,14 +143,14 @@ def _tensor_cells(layer: LayerRow, tensor: TensorRow) -> tuple[str, ...]:
         " ".join(f"{error:.3f}" for error in errors) or ("new" if tensor.new else "–"),
         " ".join("–" if ratio is None else f"{ratio:.1f}" for ratio in ratios) or "–",
         number(after.bits / after.size) if after.size else "–",
-        _or_dash(tensor.stored_bytes, size),
+        or_dash(tensor.stored_bytes, size),
         tensor.encoding,
     )
 
 
 def _classes(report: Report) -> Iterator[Table]:
     """Of each output that decides: its classes or labels."""
-    for output, (before, after) in _outputs(report).items():
+    for output, (before, after) in metrics_of(report).items():
         title = f"Classes of {printable(output, 32)}" if output else "Classes"
         yield _classes_of(title, before.get("per_class") or [], after.get("per_class") or [])
 
@@ -257,9 +166,9 @@ def _classes_of(
             (
                 printable(str(row["class"]), 32),
                 count(row["support"]),
-                _or_dash(was.get("recall"), lambda v: f"{v:.4f}"),
+                or_dash(was.get("recall"), lambda v: f"{v:.4f}"),
                 f"{row['recall']:.4f}",
-                _or_dash(was.get("f1"), lambda v: f"{v:.4f}"),
+                or_dash(was.get("f1"), lambda v: f"{v:.4f}"),
                 f"{row['f1']:.4f}",
             )
         )
@@ -273,12 +182,21 @@ def _gates(report: Report) -> Table:
         (
             gate["name"] + (f", {printable(gate['output'], 32)}" if gate.get("output") else ""),
             f"{gate['limit']:g}",
-            "not measured" if gate["value"] is None else f"{gate['value']:.6g}",
+            _value(gate),
             "passed" if gate["held"] else "FAILED",
         )
         for gate in report.gates
     ]
     return Table("Gates", ("gate", "limit", "value", ""), rows)
+
+
+def _value(gate: Mapping[str, Any]) -> str:
+    if gate["value"] is None:
+        return "not measured"
+    if not gate.get("interval"):
+        return f"{gate['value']:.6g}"
+    low, high = gate["interval"]
+    return f"{gate['value']:.4g} ({low:.4g} to {high:.4g})"
 
 
 def _search(step: StepRow) -> Table:
@@ -311,10 +229,10 @@ def _rounds(step: StepRow) -> Table:
     facts = step.facts
     what, base = headline(facts.get("before", {}))
     rows: list[tuple[str, ...]] = [("before", "", base, "")]
-    for number, one in enumerate(facts["rounds"], 1):
+    for turn, one in enumerate(facts["rounds"], 1):
         verdict = {True: "within budget", False: "exceeded", None: ""}[one.get("held")]
         left = count(sum(one["nonzeros"].values()))
-        rows.append((str(number), left, headline(one)[1], verdict))
+        rows.append((str(turn), left, headline(one)[1], verdict))
     limits = ", ".join(f"{name} {limit:g}" for name, limit in facts.get("limits", {}).items())
     if not facts.get("before"):  # nothing was judged
         rows = [row[:2] for row in rows[1:]]
@@ -324,7 +242,7 @@ def _rounds(step: StepRow) -> Table:
     return Table(title, columns, rows, note=note)
 
 
-_HEADLINES = {"accuracy": "accuracy", "rmse": "RMSE"}
+HEADLINES = {"accuracy": "accuracy", "rmse": "RMSE"}
 
 
 def headline(measured: Mapping[str, Any]) -> tuple[str, str]:
@@ -334,45 +252,7 @@ def headline(measured: Mapping[str, Any]) -> tuple[str, str]:
         found = {output: headline(part) for output, part in parts.items()}
         names = (f"{printable(output, 32)} {name}" for output, (name, _) in found.items())
         return ", ".join(names), ", ".join(value for _, value in found.values())
-    for key, name in _HEADLINES.items():
-        if _is_number(measured.get(key)):
+    for key, name in HEADLINES.items():
+        if is_number(measured.get(key)):
             return name, f"{measured[key]:.4f}"
     return "value", "–"
-
-
-def size(value: float) -> str:
-    """Bytes in SI units: 999 B, 12.3 kB, 1.23 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    raise AssertionError
-
-
-def count(value: float) -> str:
-    """A whole number with thin thousands: 1,234,567."""
-    return f"{value:,.0f}"
-
-
-def number(value: float) -> str:
-    """A number of about three digits."""
-    return f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    """A share as a percentage."""
-    return f"{100 * value:.1f} %"
-
-
-def _factor(old: float, new: float) -> str:
-    if old <= 0 or new <= 0 or old == new:
-        return "" if old != new else "="
-    return f"÷ {old / new:.2f}" if new < old else f"× {new / old:.2f}"
-
-
-def _or_dash(value: Any, show: Callable[[Any], str]) -> str:
-    return show(value) if _is_number(value) else "–"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from modelcut.report.cells import Table
 from modelcut.report.schema import Report
-from modelcut.report.tables import Table, tables
+from modelcut.report.tables import tables
 from modelcut.safety import printable
 
 

@@ -17,17 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
-from modelcut.graph.keras import quantized
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
-    from modelcut.runtime import Keeper, Runtime
+    from modelcut.runtime import Coupled, Keeper, Runtime
 from modelcut.steps.select import matches, matches_any, optional, suggest
 
-Need = Literal["graph", "train", "validation", "loop"]
-"""The architecture; training data; validation data, for a search; a training loop."""
+Need = Literal["graph", "train", "validation", "calibration", "loop"]
+"""The architecture; training data; validation data, for a search; samples without labels; a
+training loop."""
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 
 
 NOT_FINITE = "holds NaN or infinite values"
-"""Why a step leaves a tensor alone whose statistics mean nothing."""
+"""Why a step skips a tensor whose statistics mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Context:
             is not saved.
         set_aside: fraction of the training samples that something is judged on, so that nothing
             else may look at them; 0: none are, and all can be used.
+        shared: of the steps of the recipe whose budgets share their limits, which one this is, from
+            1, and how many there are.
+        coupled: of a training that another step asks for, channels with a group lasso over all
+            tensors that share them.
     """
 
     index: int = 0
@@ -63,6 +67,8 @@ class Context:
     memo: dict[Any, Any] = field(default_factory=dict)
     keeper: Keeper | None = None
     set_aside: float = 0.0
+    shared: tuple[int, int] = (1, 1)
+    coupled: tuple[Coupled, ...] = ()
 
     def required_runtime(self, title: str) -> Runtime:
         """The runtime, for a step that cannot do without.
@@ -197,6 +203,11 @@ class Step(BaseModel, ABC):
             RecipeError: the step does not fit the model.
         """
 
+    def finished(self, model: Model, outcome: Outcome, context: Context) -> Outcome:
+        """What `apply` gives back, once the step has done its own work; see `Corrected`."""
+        del model, context
+        return outcome
+
     def architecture_of(self, model: Model, context: Context, without: str) -> Architecture:
         """The architecture, for a step that needs the graph.
 
@@ -279,6 +290,8 @@ class Step(BaseModel, ABC):
             parts, _, last = tensor.role.rpartition("/")
             return f"{tensor.kind} (role:{'*/' if parts else ''}{last} includes it)"
         if isinstance(tensor.encoding, Fixed):
+            from modelcut.graph.keras import quantized
+
             return quantized.why_fixed(tensor.encoding.held)
         if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
             return f"holds {tensor.dtype} values, not floats"
@@ -357,7 +370,8 @@ class TensorStep(LayerStep):
                 skipped[tensor.name] = edit
             else:
                 edited[tensor.name] = tensor.then(context.index, edit, settings.kinds_after(tensor))
-        return Outcome(model.with_tensors(edited), facts, skipped, self.warnings(chosen))
+        outcome = Outcome(model.with_tensors(edited), facts, skipped, self.warnings(chosen))
+        return self.finished(model, outcome, context)
 
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
         """What a user should know of these settings on these tensors."""

@@ -1,4 +1,4 @@
-"""Whether a step did anything: one that left all its targets alone does not pass in silence."""
+"""Whether a step did anything: one that skipped all its targets is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def of_outcome(step: Step, model: Model, outcome: Outcome, context: Context) -> 
 def of_reasons(
     step: Step, model: Model, left_alone: Mapping[str, str], context: Context
 ) -> tuple[str, ...]:
-    """As `of_outcome`, by the reasons alone.
+    """As `of_outcome`, from the reasons only.
 
     Args:
         step: the step that was applied.

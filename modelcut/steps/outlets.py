@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from modelcut.errors import ModelcutError
+from modelcut.graph import groups
 from modelcut.graph.architecture import Architecture
-from modelcut.graph.keras.calls import (
-    Call,
-    CallGraph,
-    Entry,
-    Ref,
-    is_functional,
-    layer_list,
-    name_of,
-)
+from modelcut.graph.groups import Called
 from modelcut.graph.node import Path
 from modelcut.model.model import Layer, Model
 from modelcut.steps.base import TARGET_KINDS
 
 REASON = "its channels are the network's outputs (include or overrides by its name prune it)"
-"""Why a layer is left alone."""
+"""Why a layer is skipped."""
 
 _MIXES = re.compile(
     r"^(Dot|Matmul|MatMul|Einsum|Tensordot|Attention|AdditiveAttention|Embedding"
     r"|CategoryEncoding|Hashing)$"
 )
-"""Classes without a kernel whose outputs are not the channels of what goes in."""
+"""Classes without a kernel whose outputs are not the channels of their inputs."""
 
 _ONE_EACH = re.compile(r"^Depthwise")
-"""Classes with a kernel that keep channels apart: also what goes in has the outputs' channels."""
+"""Classes with a kernel that keep channels apart: their inputs have the outputs' channels too."""
 
 
 def layers_of(model: Model) -> list[Layer] | None:
@@ -41,7 +34,8 @@ def layers_of(model: Model) -> list[Layer] | None:
     (activations, normalization, pooling, reshaping, merging) and through submodels.
 
     Returns:
-        The layers; None where the file does not say which layer feeds which.
+        The layers; none where the network has too many calls of layers to follow; None where the
+        file does not say which layer feeds which.
     """
     if model.architecture is None:
         return None
@@ -65,7 +59,7 @@ def layers_of(model: Model) -> list[Layer] | None:
 
 
 def spared(model: Model, *patterns: Iterable[str]) -> dict[str, str]:
-    """The tensors of these layers, each with the reason to leave it alone.
+    """The tensors of these layers, each with the reason to skip it.
 
     Args:
         model: the model as a step receives it.
@@ -87,59 +81,27 @@ def _is_name_of(layer: Layer, pattern: str) -> bool:
 
 
 def _found(architecture: Architecture, own: set[Path]) -> set[Path]:
+    """Goes back from the outputs of the network, call by call."""
+    traced = groups.trace(architecture)
+    if traced is None:
+        return set()
     found: set[Path] = set()
-    _walk(architecture.root, (), None, own, found)
+    waiting, seen = list(traced.ends), {0}
+    while waiting:
+        number = waiting.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        called = traced.calls[number - 1]
+        if called.leaves or _passes(called, own, found):
+            waiting += called.sources
     return found
 
 
-def _walk(
-    model: Entry, path: Path, outputs: set[int] | None, own: set[Path], found: set[Path]
-) -> bool:
-    """Goes back from some outputs of a (sub)model, None: all.
-
-    Returns:
-        Whether an input of it is reached, whose channels are then outputs too.
-    """
-    if is_functional(model):
-        return _walk_graph(CallGraph(model, "the model"), path, outputs, own, found)
-    return all(
-        _passes(entry, (*path, name_of(entry)), None, own, found)
-        for entry in reversed(layer_list(model) or [])
-    )
-
-
-def _walk_graph(
-    graph: CallGraph, path: Path, outputs: set[int] | None, own: set[Path], found: set[Path]
-) -> bool:
-    waiting = [
-        (graph.call_of(ref, "", end=True), ref.tensor)
-        for index, ref in enumerate(graph.outputs)
-        if outputs is None or index in outputs
-    ]
-    seen: set[tuple[Call, int]] = set()
-    inputs = {ref.name for ref in graph.inputs}
-    reached = False
-    while waiting:
-        here = waiting.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        (name, index), tensor = here
-        refs: Sequence[Ref] = graph.calls[name][index]
-        reached = reached or name in inputs or not refs
-        if _passes(graph.entries[name], (*path, name), {tensor}, own, found):
-            waiting += [(graph.call_of(ref, ""), ref.tensor) for ref in refs]
-    return reached
-
-
-def _passes(
-    entry: Entry, path: Path, outputs: set[int] | None, own: set[Path], found: set[Path]
-) -> bool:
+def _passes(called: Called, own: set[Path], found: set[Path]) -> bool:
     """Whether the channels that go into a layer are those that come out of it."""
-    kind = str(entry["class_name"])
-    if layer_list(entry) is not None:
-        return _walk(entry, path, outputs, own, found)
-    if path in own:
-        found.add(path)
+    kind = str(called.entry["class_name"])
+    if called.path in own:
+        found.add(called.path)
         return bool(_ONE_EACH.match(kind))
     return not _MIXES.match(kind)

@@ -1,4 +1,4 @@
-"""Steps whose strength can be searched: a budget in the place of a number.
+"""Steps whose strength can be searched: a budget instead of a number.
 
 A method names the field that makes it stronger and an ordered ladder of settings; that is all a
 method needs to do to be searched and to be profiled by `modelcut sensitivity`. The search itself
@@ -57,17 +57,43 @@ class Budget(Limits):
         "defaults.",
     )
 
+    shared: bool = Field(
+        default=False,
+        description="Share the limits among all steps of the recipe whose budget says so: the "
+        "loss is relative to the original model, and the k-th of n such steps may use k/n of it "
+        "together with those before.",
+    )
+
+    def part(self, number: int, count: int) -> Self:
+        """The limits on losses that the first `number` of `count` steps may reach together."""
+
+        def some(limit: Any) -> Any:
+            if isinstance(limit, dict):
+                return {name: some(value) for name, value in limit.items()}
+            return limit * number / count
+
+        given = {limit.name: getattr(self, limit.name) for limit in self.each()}
+        fields = {name: some(limit) for name, limit in given.items() if name.startswith("max_")}
+        return self.model_copy(update=fields)
+
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if not any(True for _ in self.items()):
-            raise ValueError("name what may be lost, such as max_accuracy_drop")
+            raise ValueError("give at least one limit, such as max_accuracy_drop")
         return self
 
 
 class Budgeted(LayerStep):
-    """A step with a strength, given by one of its fields or searched for each layer."""
+    """A step with a strength, given by one of its fields or searched for each layer.
+
+    Class attributes:
+        strength: how it is made stronger.
+        by_layer: whether each layer can have a strength of its own; else the step itself searches
+            one for all, and `modelcut sensitivity` has nothing to try.
+    """
 
     strength: ClassVar[Strength]
+    by_layer: ClassVar[bool] = True
     global_fields: ClassVar[frozenset[str]] = frozenset({"budget"})
 
     budget: Budget | None = Field(

@@ -59,7 +59,7 @@ def test_a_tensor_that_is_damaged_is_named(good, tmp_path):
     with pytest.raises(InputError, match=r"dense_1/bias is damaged: its checksum"):
         registry.open_model(path)
     path.write_bytes(good[:-1])
-    with pytest.raises(InputError, match=r"dense_1/bias is cut short"):
+    with pytest.raises(InputError, match=r"dense_1/bias is truncated"):
         registry.open_model(path)
     path.write_bytes(good + b"x")
     with pytest.raises(InputError, match="1 bytes follow its end"):
@@ -225,7 +225,7 @@ def test_the_command_says_it_in_one_line(good, modelcut, tmp_path):
     said = modelcut("unpack", path, "-o", tmp_path / "o.h5")
     assert said.code == 2
     assert said.err.count("\n") == 1
-    assert "dense_1/bias is cut short" in said.err
+    assert "dense_1/bias is truncated" in said.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mcut"]
 
 

@@ -267,7 +267,7 @@ def test_the_summary_is_not_appended_to_other_inputs(tmp_path, modelcut, in_one_
         (table, "is the input"),
         (script, "is the input"),
         (other, "a .csv file"),
-        (binary, "not a file of text"),
+        (binary, "not a text file"),
         (tmp_path, "is a folder"),
         (tmp_path / "none" / "page.md", "folder does not exist"),
     ):

@@ -177,7 +177,7 @@ def test_sparse_members(tmp_path, refused):
 def test_what_is_no_archive_of_a_model(tmp_path, refused):
     files = members(tmp_path)
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"some text"))
-    refused(tmp_path / "a.gz", 2, words="no tar archive")
+    refused(tmp_path / "a.gz", 2, words="not a tar archive")
     refused(tar(tmp_path / "b.tar.gz", {"letters.txt": b"dear"}), 2, words="holds no SavedModel")
     refused(zipped(tmp_path / "c.zip", {"letters.txt": b"dear"}), 2, words="holds no SavedModel")
     (tmp_path / "d.zip").write_bytes(b"PK\x03\x04" + bytes(200))
@@ -188,7 +188,7 @@ def test_what_is_no_archive_of_a_model(tmp_path, refused):
     refused(tmp_path / "e.zip", 2, words="unknown way")
     after = gzip.decompress(tar(tmp_path / "f.tar.gz", files).read_bytes()) + b"more"
     (tmp_path / "f.tar.gz").write_bytes(gzip.compress(after))
-    refused(tmp_path / "f.tar.gz", 2, words="goes on after its end")
+    refused(tmp_path / "f.tar.gz", 2, words="continues after its end")
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])

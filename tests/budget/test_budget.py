@@ -14,6 +14,7 @@ from modelcut.budget.bench import Bench
 from modelcut.budget.profile import Trier, profile
 from modelcut.budget.search import chain, search
 from modelcut.errors import RecipeError
+from modelcut.job.fold import fold
 from modelcut.recipe.recipe import parse
 from modelcut.recipe.yaml_text import loads
 from modelcut.steps.base import Context
@@ -154,7 +155,7 @@ def test_a_budget_that_cannot_hold_is_an_error_before_any_search(toy):
     runtime = WatchedLab.taught_by(toy, shift=1)
     bench = Bench(toy, runtime)
     step = steps.find("prune", "magnitude")(budget={"min_accuracy": 0.9})
-    with pytest.raises(RecipeError, match="does not hold even with the searched layers left alone"):
+    with pytest.raises(RecipeError, match="is exceeded even if no layer is changed"):
         search(step, toy, Context(), bench)
     assert runtime.opened[0].written == []
 
@@ -186,7 +187,7 @@ def test_the_chain_goes_along_the_convex_hull():
     ("fields", "words"),
     [
         ({"budget": {"max_accuracy_drop": 0.1}, "sparsity": 0.5}, "exactly one of"),
-        ({"budget": {}}, "name what may be lost"),
+        ({"budget": {}}, "give at least one limit"),
         ({"budget": {"max_accuracy_drop": 0.1}, "scope": "global"}, "leave scope out"),
         ({"budget": {"max_accuracy_drop": 0.1, "candidates": [0.5, 2]}}, "2 is no sparsity"),
         ({"budget": {"max_bytes": 3}}, "max_bytes"),
@@ -199,5 +200,39 @@ def test_budgets_that_mean_nothing(fields, words):
 
 
 def test_bits_and_a_budget_are_not_both_taken():
-    with pytest.raises(ValueError, match="at most one of bits, average_bits and budget"):
+    with pytest.raises(
+        ValueError, match="at most one of bits, average_bits, parameter_bytes and budget"
+    ):
         steps.find("quantize", "linear")(bits=4, budget={"max_accuracy_drop": 0.1})
+
+
+def test_several_steps_share_one_budget(toy):
+    """The first may use half of it, both together all of it, against the original."""
+
+    def lost(limit, **more):
+        runtime = WatchedLab.taught_by(toy)
+        budget = {"max_accuracy_drop": limit, **more}
+        made = parse(
+            loads(
+                json.dumps(
+                    {
+                        "steps": [
+                            {"prune": "magnitude", "budget": budget},
+                            {"quantize": "linear", "budget": budget},
+                        ]
+                    }
+                ),
+                "r",
+            )
+        )
+        folded = fold(toy, made, lambda _: None, runtime)
+        reached = [outcome.facts["budget"] for outcome in folded.outcomes]
+        return [lost_by(model, runtime) for model in folded.models[1:]], reached
+
+    (first, both), facts = lost(0.1, shared=True)
+    assert first <= 0.05 + 1e-9
+    assert both <= 0.1 + 1e-9
+    assert [each["limits"]["max_accuracy_drop"] for each in facts] == [0.05, 0.1]
+    (alone, apart), _ = lost(0.1)
+    assert first < alone
+    assert apart > both

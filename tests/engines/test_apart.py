@@ -207,7 +207,7 @@ def test_nothing_that_lies_about_is_imported(command, tmp_path, kept):
 
 def test_errors_name_the_file(kept):
     network = kept["v1"]
-    with pytest.raises(InputError, match=r"v1: the network cannot run on these rows"):
+    with pytest.raises(InputError, match=r"v1: the network cannot run on these samples"):
         network.predict({spec.name: np.zeros((2, 99), "float32") for spec in network.inputs})
 
 

@@ -9,16 +9,18 @@ from modelcut.data import DataOptions
 from modelcut.formats import registry
 from modelcut.job.engine_runtime import EngineRuntime
 from modelcut.model.encoding import Dense
-from modelcut.runtime import Constraint, TrainingPlan
+from modelcut.runtime import Constraint, Coupled, TrainingPlan
 
 KERNEL = "last/kernel"
 BATCH, RATE = 16, 0.1
 COSTS = np.array([0.2, 1.0, 3.0])
 T = 2.5
+CHANNELS = np.array([1, -1, 0, -1])
+"""Of each input; -1: of no group."""
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def runtime(tmp_path_factory):
     """A network of one softmax layer, and rows for two batches."""
     import keras
 
@@ -30,7 +32,13 @@ def bench(tmp_path_factory):
     rows = np.column_stack([rng.normal(size=(2 * BATCH, 4)).round(2), np.arange(2 * BATCH) % 3])
     np.savetxt(folder / "rows.csv", rows, fmt="%g", delimiter=",")
     model = registry.open_model(folder / "model.keras")
-    runtime = EngineRuntime(model, folder / "rows.csv", DataOptions(header=False))
+    return EngineRuntime(model, folder / "rows.csv", DataOptions(header=False))
+
+
+@pytest.fixture(scope="module")
+def bench(runtime):
+    """The network, another one as its teacher, the rows, and the kernel at the start."""
+    model = runtime.original
     running, teacher = runtime.open(model), runtime.open(model)
     (part,) = runtime.rows(running, 2 * BATCH)
     start = running.read([KERNEL])[KERNEL]
@@ -92,6 +100,13 @@ def penalized(penalty, weights):
     if penalty == "group_lasso":
         norm = np.sqrt((weights**2).sum(axis=0))
         return weights * np.maximum(1 - RATE * 0.5 * np.sqrt(4) / norm, 0)
+    if penalty == "coupled":
+        shrunk = weights.copy()
+        for channel in range(2):
+            rows = weights[channel == CHANNELS]
+            factor = max(1 - RATE * 0.5 * np.sqrt(3) / np.sqrt((rows**2).sum()), 0)
+            shrunk[channel == CHANNELS] = rows * factor
+        return shrunk
     return weights
 
 
@@ -104,6 +119,7 @@ def penalized(penalty, weights):
         ("sgd", "mse", "l1"),
         ("sgd", "mae", "l2"),
         ("sgd", "huber", "group_lasso"),
+        ("adam", "cross_entropy", "coupled"),
         ("sgd", "costs", ""),
         ("sgd", "teacher", ""),
     ],
@@ -111,7 +127,9 @@ def penalized(penalty, weights):
 def test_two_steps(bench, optimizer, loss, penalty):
     running, teacher, rows, start = bench
     running.write({KERNEL: start})
-    constraint = Constraint(Dense(), decay=True, axis=1, **({penalty: 0.5} if penalty else {}))
+    own = {penalty: 0.5} if penalty not in ("", "coupled") else {}
+    constraint = Constraint(Dense(), decay=True, axis=1, **own)
+    coupled = Coupled(0.5, 2, ((KERNEL, 0, CHANNELS), ("not trained", 0, CHANNELS)))
     plan = TrainingPlan(
         {KERNEL: constraint},
         optimizer=optimizer,
@@ -123,6 +141,7 @@ def test_two_steps(bench, optimizer, loss, penalty):
         teacher=teacher if loss == "teacher" else None,
         distill=1.0 if loss == "teacher" else 0.0,
         temperature=T,
+        coupled=(coupled,) if penalty == "coupled" else (),
     )
     trainer = running.trainer(plan)
     trainer.run(rows, np.full(2, RATE))
@@ -139,3 +158,9 @@ def test_two_steps(bench, optimizer, loss, penalty):
         weights = penalized(penalty, update(optimizer, weights, slope, memory))
     np.testing.assert_allclose(found, weights, rtol=2e-4, atol=1e-5)
     assert np.abs(found - start).max() > 0.01
+
+
+@pytest.mark.parametrize("engine", ["keras", pytest.param("litert", marks=pytest.mark.slow)])
+def test_a_timer_tells_the_seconds_of_one_sample(runtime, engine):
+    with runtime.timer(runtime.original, engine) as run:
+        assert 0 < min(run() for _ in range(3)) < 1

@@ -154,7 +154,7 @@ def test_a_grid_of_4_bits_stands_in_4_bits(tmp_path):
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
-    grid = kept_scales.on_grid(np.ascontiguousarray((codes * scale).T))
+    grid = kept_scales.exact_scales(np.ascontiguousarray((codes * scale).T))
     told = kept_scales.keep(path, twin, {"wide/kernel": grid}, {})
     assert told.exact == ["wide/kernel"]
     found, graph, model = operators(path)
@@ -173,26 +173,26 @@ def test_a_grid_is_found_by_looking(most):
     codes[:, 0] = most
     scale = rng.uniform(1e-4, 3, 12).astype("float32")
     rows = codes.astype("float32") * scale[:, None]
-    grid = kept_scales.on_grid(rows)
+    grid = kept_scales.exact_scales(rows)
     np.testing.assert_array_equal(grid.codes * grid.scale[:, None], rows)
     np.testing.assert_array_equal(grid.codes, codes)
     rows[5, 1:] = rng.normal(size=299)
-    assert kept_scales.on_grid(rows) is None
+    assert kept_scales.exact_scales(rows) is None
 
 
 def test_plain_weights_lie_on_no_grid():
     rng = np.random.default_rng(0)
-    assert kept_scales.on_grid(rng.normal(size=(8, 500)).astype("float32")) is None
-    assert kept_scales.on_grid(np.full((2, 9), np.nan, "float32")) is None
-    assert kept_scales.on_grid(np.zeros((2, 9), "float32")) is None
+    assert kept_scales.exact_scales(rng.normal(size=(8, 500)).astype("float32")) is None
+    assert kept_scales.exact_scales(np.full((2, 9), np.nan, "float32")) is None
+    assert kept_scales.exact_scales(np.zeros((2, 9), "float32")) is None
 
 
 @pytest.mark.parametrize(
     ("encoding", "words"),
     [
-        (Affine(8, np.full((1, 1), 0.01, "f4"), np.full((1, 1), 20, "i4")), "another zero"),
+        (Affine(8, np.full((1, 1), 0.01, "f4"), np.full((1, 1), 20, "i4")), "is asymmetric"),
         (Affine(4, np.full((4, 1), 0.1, "f4"), None, 4, 0), "group"),
-        (Codebook(np.array([-1.7, -0.31, 0.53, 1.1], "f4")), "on no grid"),
+        (Codebook(np.array([-1.7, -0.31, 0.53, 1.1], "f4")), "not multiples of one scale"),
     ],
 )
 def test_grids_that_litert_has_no_form_for_are_told(encoding, words):

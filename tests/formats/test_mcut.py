@@ -354,10 +354,13 @@ def test_the_commands(modelcut, tmp_path):
     ("arguments", "words"),
     [
         (("pack", "M"), "no output named"),
-        (("pack", "M", "-o", "x.h5"), "not what `modelcut pack` writes"),
-        (("unpack", "M", "-o", "x.mcut"), "not what `modelcut unpack` writes"),
+        (("pack", "M", "-o", "x.h5"), "`modelcut pack` does not write this format"),
+        (("unpack", "M", "-o", "x.mcut"), "`modelcut unpack` does not write this format"),
         (("pack", "M", "-o", "x.mcut", "--coder", "zip"), "is not huffman, range or best"),
-        (("prune", "M", "--sparsity", "0.5", "-o", "x.h5", "--coder", "best"), "is no packed file"),
+        (
+            ("prune", "M", "--sparsity", "0.5", "-o", "x.h5", "--coder", "best"),
+            "is not a packed file",
+        ),
         (
             ("prune", "M", "--sparsity", "0.5", "-o", "x.mcut", "--compression", "fast"),
             "has coders of its own",

@@ -391,7 +391,7 @@ def _replace(name, values):
         (lambda f, r: r.attrs.__delitem__("layer_names"), "no layer_names"),
         (lambda f, r: r["dense"].attrs.__delitem__("weight_names"), "no weight_names"),
         (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"../x"]), "plain path"),
-        (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"nope"]), "is not there"),
+        (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"nope"]), "does not exist"),
         (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"dense"]), "is a group"),
         (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"dense/bias:0"]), "2 weights"),
         (_replace("dense/dense/kernel:0", np.ones((8, 12), "complex64")), "no weights"),

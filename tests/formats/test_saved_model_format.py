@@ -255,8 +255,8 @@ def test_what_a_folder_may_replace(tmp_path, modelcut):
     assert (tmp_path / "other" / "letters.txt").read_text() == "dear"
     foreign = saved_model("module", tmp_path)
     assert "did not write" in call(foreign).err
-    assert "lies in the input" in call(golden / "inside").err
-    assert "holds the input" in call(tmp_path, "--force").err
+    assert "is inside the input" in call(golden / "inside").err
+    assert "contains the input" in call(tmp_path, "--force").err
     assert "is the input" in call(golden).err
     before = shard(golden).read_bytes()
     assert modelcut("prune", golden, "--sparsity", "0.5", "--in-place", "-q").code == 0

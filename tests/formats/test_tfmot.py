@@ -123,7 +123,7 @@ def test_what_cannot_be_taken_off_is_refused(modelcut, tmp_path):
 
     for edit, words in (
         (cluster, "strip_clustering"),
-        (own_config, "than modelcut can take off"),
+        (own_config, "than modelcut can remove"),
         (empty, "is empty"),
         (twice, "called more than once"),
     ):

@@ -37,7 +37,7 @@ def test_what_was_saved_is_loaded(tmp_path):
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]
     (folder / "mine.txt").unlink()
     (folder / "other").touch()
-    with pytest.raises(UsageError, match="is no checkpoint"):
+    with pytest.raises(UsageError, match="is not a checkpoint"):
         opened(folder)
 
 
@@ -52,7 +52,7 @@ def test_how_often(tmp_path):
 
 def test_a_checkpoint_is_only_used_when_asked(tmp_path):
     opened(tmp_path / "kept", resume=False)
-    with pytest.raises(UsageError, match="--resume goes on from it"):
+    with pytest.raises(UsageError, match="--resume continues it"):
         opened(tmp_path / "kept", resume=False)
     opened(tmp_path / "kept")
 

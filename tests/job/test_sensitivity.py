@@ -38,6 +38,26 @@ def test_a_profile_of_some_layers(modelcut):
     assert prune["digit"]["trials"][-1]["accuracy"] < 0.9
 
 
+def test_a_ranking_and_a_file(modelcut, tmp_path):
+    place = tmp_path / "profile.json"
+    arguments = ("sensitivity", MODEL, "--validate", TEST, *SCALE, "--method", "magnitude")
+    said = modelcut(*arguments, "--settings", "[0.3, 0.6, 0.9]", "-o", place)
+    assert said.code == 0, said
+    (part,) = json.loads(place.read_text())["profiles"]
+    ranking = part["ranking"]
+    assert ranking["measure"] == "log_loss"
+    assert ranking["setting"] in part["settings"]
+    losses = list(ranking["losses"].values())
+    assert losses == sorted(losses, reverse=True)
+    assert ranking["fraction"] >= 0.8
+    assert ranking["carrying"] == list(ranking["losses"])[: len(ranking["carrying"])]
+    for name in ranking["carrying"]:
+        assert name in said.out.splitlines()[-2] + said.out.splitlines()[-1]
+    assert modelcut(*arguments, "--settings", "[0.5]", "-o", MODEL).code == 2
+    again = modelcut(*arguments, "--settings", "[0.5]", "-o", place, "-q")
+    assert again.code == 0, "its own file may be written again"
+
+
 def test_what_it_says_is_what_pruning_that_layer_gives(modelcut, tmp_path):
     common = ("--include", "conv2", *SCALE, "--json")
     said = modelcut(
@@ -144,8 +164,11 @@ def test_a_criterion_on_a_real_network(modelcut, tmp_path):
     ("arguments", "words"),
     [
         (("sensitivity", MODEL), "--validate"),
-        (("sensitivity", MODEL, "--validate", TEST, "--method", "float16"), "no strength"),
-        (("sensitivity", MODEL, "--validate", TEST, "--settings", "[0.5]"), "of which method"),
+        (("sensitivity", MODEL, "--validate", TEST, "--method", "float16"), "no strength to vary"),
+        (
+            ("sensitivity", MODEL, "--validate", TEST, "--settings", "[0.5]"),
+            "--settings needs a method",
+        ),
         (
             ("sensitivity", MODEL, "--validate", TEST, "--method", "linear", "--settings", "[99]"),
             "99 is no bits",

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from toys import MODELS
 
 from modelcut import steps
@@ -178,7 +179,7 @@ def test_verify_finds_a_file_of_another_model(written, tmp_path):
     checked, folded, _, draft = written
     other = registry.open_model(MODELS / "tf_keras_cnn.h5")
     registry.by_name(other.origin.format).write(other, tmp_path / "x.h5", WriteOptions())
-    with pytest.raises(ModelcutError, match=r"o\.h5: what was written does not read back"):
+    with pytest.raises(ModelcutError, match=r"o\.h5: the written file does not read back"):
         verify.verify(checked, folded, replace(draft, path=tmp_path / "x.h5"))
     draft.path.write_bytes(draft.path.read_bytes()[:100])
     with pytest.raises(InputError):
@@ -202,10 +203,11 @@ def test_verify_measures_what_no_writer_pulled():
 def test_describe_tells_of_the_files(written):
     checked, folded, _, draft = written
     passage = describe.passage_of(folded, checked.job.recipe, draft.meters, draft.written)
-    with Digest(MODEL) as digest, Digest(draft.path) as printed:
+    with Digest(MODEL, sha256=True) as digest, Digest(draft.path) as printed:
         report = describe.describe(passage, MODEL, draft.path, digest, checked.job.recipe)
         output = describe.output_of(checked.job, checked.writer, draft, printed)
     assert report.input.sha256 == hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    assert report.input.blake3 == blake3(MODEL.read_bytes()).hexdigest()
     assert report.input.bytes == MODEL.stat().st_size
     assert report.sizes.before.file_bytes == MODEL.stat().st_size
     assert report.sizes.after.file_bytes == draft.path.stat().st_size
@@ -217,7 +219,8 @@ def test_describe_tells_of_the_files(written):
     }  # fmt: skip
     assert report.sizes.before.macs == 8 * 12 + 12 * 3
     assert output.path == str(checked.job.output)  # not the hidden name
-    assert output.sha256 == hashlib.sha256(draft.path.read_bytes()).hexdigest()
+    assert output.blake3 == blake3(draft.path.read_bytes()).hexdigest()
+    assert output.sha256 is None
     assert output.compression == "fast"
     assert report.output is None
 

@@ -94,7 +94,7 @@ def test_each_output_has_its_own_loss_task_and_classes(tmp_path):
     said = Wanted({"width": "binary"}, {"width": True})
     found = planned(tmp_path, network, wanted=said, label=options["label"])
     assert (found.outputs[0].task.kind, found.outputs[0].task.logits) == ("binary", True)
-    with pytest.raises(UsageError, match="--from-logits: is for outputs that decide"):
+    with pytest.raises(UsageError, match="--from-logits: applies to classifier outputs"):
         planned(tmp_path, network, wanted=Wanted("auto", {"width": True}), label=options["label"])
     with pytest.raises(UsageError, match="2 names, the output 'side' has 3"):
         planned(tmp_path, network, label=options["label"], classes={"side": ["l", "r"]})

@@ -55,13 +55,13 @@ def test_one_hot_columns_are_taken_in_the_order_of_the_names():
 @pytest.mark.parametrize(
     ("task", "units", "labels", "classes", "words"),
     [
-        ("multiclass", 3, column(-1.0), None, "no class"),
+        ("multiclass", 3, column(-1.0), None, "not a class"),
         ("multiclass", 3, column(1.0, 2.0, 3.0), None, "numbered from 1"),
         ("multiclass", 6, column(3.0, 8.0), None, "--classes '[3, 4, 5]'"),
-        ("multiclass", 3, column(0.5), None, "no class number"),
+        ("multiclass", 3, column(0.5), None, "not a class number"),
         ("multiclass", 3, column("cat"), None, "--classes"),
-        ("multiclass", 2, column("cow"), ["cat", "dog"], "'cow' is none of --classes"),
-        ("multiclass", 2, column(5.0), ["3", "4"], "'5' is none of --classes"),
+        ("multiclass", 2, column("cow"), ["cat", "dog"], "'cow' is not one of --classes"),
+        ("multiclass", 2, column(5.0), ["3", "4"], "'5' is not one of --classes"),
         ("multiclass", 3, np.ones((2, 3)), None, "sum to 1"),
         ("multiclass", 3, np.ones((2, 2)), None, "one-hot"),
         ("multilabel", 3, np.ones((2, 2)), None, "3 columns"),
@@ -78,8 +78,8 @@ def test_names_must_fit_the_output():
     check_classes(["a", "b"], "binary", 1, "y")
     for classes, task, units, words in (
         (["a", "b"], "multiclass", 3, "2 names, the output 'y' has 3"),
-        (["a", "a"], "multiclass", 2, "'a' stands twice"),
-        (["a", "b"], "regression", 1, "gives numbers"),
+        (["a", "a"], "multiclass", 2, "'a' is listed twice"),
+        (["a", "b"], "regression", 1, "is a regression"),
     ):
         with pytest.raises(UsageError, match=words):
             check_classes(classes, task, units, "y")

@@ -34,7 +34,7 @@ def test_speech_is_told_from_music_in_an_eleventh_of_the_bytes(tmp_path, modelcu
     ]
     assert len(kernels) == 9
     for tensor in kernels:
-        assert re.fullmatch(r"sparse, 1[456] shared values", tensor["encoding"]), tensor
+        assert re.fullmatch(r"sparse, 1[456] centroids", tensor["encoding"]), tensor
         titles = [change["title"] for change in tensor["changes"]]
         assert titles == ["prune: magnitude", "quantize: cluster"]
         assert tensor["coder"] == "huffman"

@@ -53,8 +53,10 @@ def made():
         modelcut="9.8.7",
         versions={"python": "3.11.0"},
         host={"machine": "x86_64", "system": "Linux"},
-        input=Input("in/a_model.h5", "hdf5", "keras2", "Keras 2.4.0", 1000, "ab" * 32),
-        output=Output("out/small.h5", "hdf5", 250, "cd" * 32, "fast", ("optimizer state, 9 kB",)),
+        input=Input("in/a_model.h5", "hdf5", "keras2", "Keras 2.4.0", 1000, None, "ab" * 32),
+        output=Output(
+            "out/small.h5", "hdf5", 250, "ef" * 32, "cd" * 32, "fast", ("optimizer state, 9 kB",)
+        ),
         recipe={"steps": []},
         seed=7,
         sizes=Sizes(Size(before, 1000, 90), Size(after, 250, 90, 170), 1.6, 4.0),

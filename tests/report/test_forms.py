@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from modelcut.report import render, terminal
-from modelcut.report.tables import count, number, percent, size, tables
+from modelcut.report.cells import count, number, percent, size
+from modelcut.report.tables import tables
 
 
 def table(report, title, **more):
@@ -156,7 +157,7 @@ def test_markdown(made):
     ]
     assert "- optimizer state, 9 kB" in lines
     assert "- one/kernel: \\*odd\\*" in lines
-    assert f"- output: `out/small.h5`, SHA-256 `{'cd' * 32}`" in lines
+    assert f"- output: `out/small.h5`, BLAKE3 `{'cd' * 32}`, SHA-256 `{'ef' * 32}`" in lines
     assert "| &lt;b&gt;\\|\\`two/kernel |" in text
     assert "all gates passed" in render(replace(made, gates=made.gates[:1]), "md")
 
@@ -189,6 +190,7 @@ def test_html(made):
     expected = [cell for each in tables(made, full=True) for row in each.rows for cell in row]
     assert set(expected) <= set(cells.found)
     assert "Warnings" in made._repr_html_()
+    assert "<html" not in made._repr_html_()
 
 
 def test_the_terminal_is_aligned_text_in_a_pipe(made):

@@ -74,9 +74,9 @@ def test_a_checkpoint_that_does_not_fit(job, tmp_path, modelcut):
         (less, saved.facts, "kept:1 is not as it is here"),
         (other, saved.facts, "kept:1 is not as it is here"),
         (typed, saved.facts, "is not as it is here"),
-        (saved.arrays, {**saved.facts, "course": course}, "its facts are not those of today"),
-        (saved.arrays, {"course": saved.facts["course"]}, "its facts are not those of today"),
-        (saved.arrays, started, "its facts are not those of today"),
+        (saved.arrays, {**saved.facts, "course": course}, "its facts do not match this version"),
+        (saved.arrays, {"course": saved.facts["course"]}, "its facts do not match this version"),
+        (saved.arrays, started, "its facts do not match this version"),
     ):
         keeper.save(arrays, facts)
         said = modelcut(*job("no.h5", *keep, "--resume", "-q"))
@@ -90,9 +90,9 @@ def test_a_checkpoint_that_does_not_fit(job, tmp_path, modelcut):
 def test_what_does_not_go_together(job, tmp_path, modelcut):
     folder = tmp_path / "kept"
     for words, expected in (
-        (("--resume",), "--resume: of which checkpoint?"),
-        (("--checkpoint-every", "5"), "--checkpoint-every: of which checkpoint?"),
-        (("--checkpoint", folder, "--checkpoint-every", "soon"), "no number of seconds"),
+        (("--resume",), "--resume: no checkpoint folder"),
+        (("--checkpoint-every", "5"), "--checkpoint-every: no checkpoint folder"),
+        (("--checkpoint", folder, "--checkpoint-every", "soon"), "not a number of seconds"),
         (("--checkpoint", folder, "--dry-run"), "a dry run keeps nothing"),
     ):
         said = modelcut(*job("no.h5", *words))

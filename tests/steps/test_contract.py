@@ -35,6 +35,8 @@ SETTINGS = {
         {"pattern": "2:4"},
         {"sparsity": 0.5, "block": [2, 3]},
         {"sparsity": 0.5, "block": [2, 3], "scope": "layer"},
+        {"sparsity": 0.6, "correct": "both", "rows": 40},
+        {"cutoff": 0.3, "until": "stable", "finetune": {"epochs": 1}, "correct": "bias"},
     ],
     "prune: l1": [
         {"sparsity": 0.4},
@@ -55,6 +57,17 @@ SETTINGS = {
         {"ratio": 0.5, "scope": "layer", "criterion": "fpgm", "round_to": 4},
         {"ratio": 0.4, "criterion": "l1", "minimum": 3},
         {"ratio": 0.3, "criterion": "random"},
+        {"ratio": 0.4, "criterion": "taylor", "batch_size": 7, "rows": 30},
+        {"ratio": 0.4, "criterion": "activation", "rows": 30},
+        {"ratio": 0.4, "criterion": "obs", "rows": 50, "damp": 0.1},
+        {"params": 0.6, "criterion": "obs", "rounds": 2},
+        {
+            "ratio": 0.5,
+            "rounds": 2,
+            "finetune": {"epochs": 1, "validation": 0.2},
+            "budget": {"max_accuracy_drop": 0.9},
+        },
+        {"params": 0.7, "regularize": {"group_lasso": 0.01, "epochs": 1}},
     ],
     "prune: gradient": [
         {"sparsity": 0.6},
@@ -74,7 +87,11 @@ SETTINGS = {
     "prune: snip": [{"sparsity": 0.6}, {"cutoff": 0.3}],
     "prune: fisher": [{"sparsity": 0.6, "rows": 20}, {"cutoff": 0.1, "until": "stable"}],
     "prune: wanda": [{"sparsity": 0.6}, {"sparsity": 0.6, "scope": "global"}, {"cutoff": 0.3}],
-    "prune: obs": [{"sparsity": 0.6}, {"sparsity": 0.3, "damp": 0.1}],
+    "prune: obs": [
+        {"sparsity": 0.6},
+        {"sparsity": 0.3, "damp": 0.1},
+        {"sparsity": 0.8, "correct": "batchnorm"},
+    ],
     "quantize: linear": [
         {},
         {"bits": 3, "per": "tensor"},
@@ -86,15 +103,26 @@ SETTINGS = {
         {"average_bits": 4.5},
         {"scales": "exact"},
         {"scales": "exact", "bits": 3, "symmetric": False, "range": "mse"},
+        {"bits": 3, "rounding": "gptq"},
+        {"bits": 2, "rounding": "gptq", "range": "output", "correct": "both"},
+        {"bits": 3, "range": "output", "symmetric": False, "per": "tensor"},
+        {"bits": 4, "group": 8, "rounding": "gptq", "damp": 0.1, "rows": 20},
     ],
-    "quantize: binary": [{}, {"per": "tensor"}, {"bases": 3}, {"bases": 2, "per": "tensor"}],
+    "quantize: binary": [
+        {},
+        {"per": "tensor"},
+        {"bases": 3},
+        {"bases": 2, "per": "tensor"},
+        {"bases": 2, "rounding": "gptq", "correct": "both"},
+    ],
     "quantize: cluster": [
         {},
         {"bits": 2, "start": "density"},
         {"values": 5, "start": "kmeans++"},
         {"bits": 3, "entropy_weight": 0.1},
+        {"bits": 2, "rounding": "gptq"},
     ],
-    "quantize: ternary": [{}, {"per": "tensor"}],
+    "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq", "correct": "bias"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [
@@ -145,10 +173,11 @@ NEUTRAL = {
     "prune: fisher": [{"sparsity": 0}],
     "prune: wanda": [{"sparsity": 0}],
     "prune: obs": [{"sparsity": 0}],
-    "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"}],
+    "quantize: linear": [{"scales": "exact"}, {"bits": 2, "scales": "exact"},
+                         {"scales": "exact", "rounding": "gptq", "correct": "both"}],
     "quantize: binary": [{}, {"per": "tensor"}, {"bases": 2}],
-    "quantize: cluster": [{}, {"bits": 1}],
-    "quantize: ternary": [{}, {"per": "tensor"}],
+    "quantize: cluster": [{}, {"bits": 1}, {"bits": 1, "rounding": "gptq"}],
+    "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
@@ -227,12 +256,19 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     step = steps.find(family, method)(**settings)
     expected = set(NEEDS.get(method, ()))
     expected |= {"validation"} if "budget" in settings else set()
-    expected |= {"train", "loop"} if "finetune" in settings else set()
+    expected |= {"train", "loop"} if {"finetune", "regularize"} & set(settings) else set()
+    expected |= {"train"} if {"criterion", "rows"} <= set(settings) else set()
+    expected |= {"train"} if settings.get("criterion") == "obs" else set()
     expected |= {"train"} if "whiten" in settings else set()
+    looks = {"rounding": "gptq", "range": "output"}.items() & settings.items()
+    expected |= {"calibration"} if looks or "correct" in settings else set()
     assert step.needs == expected
-    if isinstance(step, Budgeted) and "until" not in settings:
+    if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(
+        settings
+    ):
         more = {"whiten": True} if "whiten" in settings else {}
-        assert type(step)(budget=BUDGET, **more).needs == expected | {"validation"}
+        found = type(step)(budget=BUDGET, **more).needs
+        assert found == expected - {"calibration"} | {"validation"}
 
 
 def tried(cls):
@@ -277,8 +313,9 @@ def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, setting
             continue
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
-        trains = "finetune" in settings or "whiten" in settings  # which also corrects biases
-        if tensor.kind not in steps.find(family, method).aims and not trains:
+        # Whitening corrects biases too.
+        others = {"finetune", "correct", "whiten"} & settings.keys()
+        if tensor.kind not in steps.find(family, method).aims and not others:
             assert not changed
 
 

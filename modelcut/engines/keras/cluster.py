@@ -1,4 +1,4 @@
-"""Who takes part in a training: this process alone, its devices, or a cluster by `TF_CONFIG`.
+"""Who takes part in a training: this process only, its devices, or a cluster by `TF_CONFIG`.
 
 Only what the environment says; `engines/team.py` starts it.
 """
@@ -57,10 +57,10 @@ def from_environment() -> Workers | None:
     _check(cluster)
     jobs = {job: cluster.get(job, []) for job in _JOBS}
     if len(jobs["chief"]) > 1:
-        raise UsageError("TF_CONFIG: cluster: several chiefs", "one writes the files")
+        raise UsageError("TF_CONFIG: cluster: several chiefs", "name one; it writes the files")
     addresses = [address for job in _JOBS for address in jobs[job]]
     if len(set(addresses)) < len(addresses):
-        raise UsageError("TF_CONFIG: cluster: an address stands there twice")
+        raise UsageError("TF_CONFIG: cluster: an address is listed twice")
     task = data.get("task")
     kind = task.get("type") if isinstance(task, dict) else None
     index = task.get("index") if isinstance(task, dict) else None
@@ -68,7 +68,7 @@ def from_environment() -> Workers | None:
         index = int(index)
     if kind not in _JOBS or type(index) is not int or not 0 <= index < len(jobs[kind]):
         raise UsageError(
-            f"TF_CONFIG: task: {printable(json.dumps(task), 80)} is none of the cluster",
+            f"TF_CONFIG: task: {printable(json.dumps(task), 80)} is not in the cluster",
             'say which this process is, such as {"type": "worker", "index": 0}',
         )
     if len(addresses) < 2:
@@ -80,17 +80,17 @@ def from_environment() -> Workers | None:
 def _check(cluster: Any) -> None:
     """Holds the part that names the machines against what a training can use."""
     if not isinstance(cluster, dict):
-        raise UsageError("TF_CONFIG: cluster: is no mapping of jobs to addresses")
+        raise UsageError("TF_CONFIG: cluster: is not a mapping of jobs to addresses")
     for job, addresses in cluster.items():
         if job not in _JOBS:
             raise UsageError(
-                f"TF_CONFIG: cluster: {printable(str(job), 40)!r} has no part in a training",
+                f"TF_CONFIG: cluster: {printable(str(job), 40)!r} takes no part in training",
                 "name chief and worker only",
             )
         if not isinstance(addresses, list) or not all(
             isinstance(one, str) and _is_address(one) for one in addresses
         ):
-            raise UsageError(f"TF_CONFIG: cluster: {job}: is no list of host:port")
+            raise UsageError(f"TF_CONFIG: cluster: {job}: is not a list of host:port")
 
 
 def _is_address(text: str) -> bool:

@@ -2,10 +2,10 @@
 
 The network runs on the projection of the latent weights; the gradient by the projection is taken
 for the gradient by the latent weights (straight-through estimator: Bengio, Léonard and Courville
-2013, section 4; Courbariaux et al. 2015). What a projection has of its own (centres, scales) gets
-the exact gradient, summed over the weights that share it (Han et al. 2016, section 3.3).
+2013, section 4; Courbariaux et al. 2015). The parameters of a projection (centroids, scales) get
+the exact gradient, summed over the weights that use them (Han et al. 2016, section 3.3).
 
-Every projection gives the same bits as `Encoding.project` does. Parameters are held in variables,
+Every projection gives the same bits as `Encoding.project` does. Parameters are stored in variables,
 not constants: TensorFlow's optimizer would turn a division by a constant into a product.
 """
 
@@ -148,7 +148,7 @@ class Projected:
 
 
 class Uniform:
-    """A fixed grid (quantization-aware training: Jacob et al. 2018, section 3)."""
+    """Fixed scale and zero point (quantization-aware training: Jacob et al. 2018, section 3)."""
 
     def __init__(self, encoding: Affine, values: np.ndarray) -> None:
         self._encoding = encoding
@@ -179,7 +179,7 @@ class Uniform:
     def settle(self) -> None:
         import tensorflow as tf
 
-        # A latent weight far outside the grid would take long to come back.
+        # A latent weight far outside the range would take long to come back.
         low, high = self._bounds()
         self.weights.assign(tf.clip_by_value(self.weights, low, high))
 
@@ -267,70 +267,70 @@ class Signs:
 
 
 class Shared:
-    """Shared values whose centres learn, each weight staying with its own."""
+    """Weight clustering with trainable centroids and fixed assignments."""
 
     weights: Any = None
 
     def __init__(self, encoding: Codebook, values: np.ndarray) -> None:
         import tensorflow as tf
 
-        self._centres = _variable(encoding.centres.astype(values.dtype))
-        self.variables = [self._centres]
+        self._centroids = _variable(encoding.centres.astype(values.dtype))
+        self.variables = [self._centroids]
         self._codes = tf.constant(encoding.codes(values), tf.int32)
 
     def value(self) -> Any:
         import tensorflow as tf
 
-        return tf.gather(self._centres, self._codes)
+        return tf.gather(self._centroids, self._codes)
 
     def gradients(self, gradient: Any) -> list[Any]:
-        return [_summed(gradient, self._codes, self._centres.shape[0])]
+        return [_summed(gradient, self._codes, self._centroids.shape[0])]
 
     def settle(self) -> None:
         pass
 
     def encoding(self) -> Encoding:
-        return Codebook(np.unique(self._centres.numpy()))
+        return Codebook(np.unique(self._centroids.numpy()))
 
     def finish(self) -> tuple[np.ndarray, Encoding]:
-        return _exact(self._centres.numpy()[self._codes.numpy()])
+        return _exact(self._centroids.numpy()[self._codes.numpy()])
 
 
 class Following:
-    """Shared values whose centres learn, each weight with the one cheapest for its latent weight.
+    """Weight clustering with trainable centroids; each weight takes the one of least cost.
 
     That is the nearest one, or, where bits have a price, the one of least squared error + price ·
     bits (Chou et al. 1989), a code's bits following from how often it was used of late.
     """
 
     def __init__(self, encoding: Codebook, values: np.ndarray, entropy_weight: float = 0.0) -> None:
-        self._centres = _variable(encoding.centres.astype(values.dtype))
+        self._centroids = _variable(encoding.centres.astype(values.dtype))
         self.weights = _variable(values)
-        self.variables = [self.weights, self._centres]
+        self.variables = [self.weights, self._centroids]
         self._entropy_weight = entropy_weight
-        # A power diagram of centres that are all as dear is the plain one.
+        # With equal prices, the power diagram is the Voronoi diagram.
         self._prices = _variable(np.zeros(encoding.symbols, values.dtype))
         self.recount()
 
     def _codes(self) -> Any:
         import tensorflow as tf
 
-        order = tf.argsort(self._centres, stable=True)
-        centres = tf.gather(self._centres, order)
+        order = tf.argsort(self._centroids, stable=True)
+        centroids = tf.gather(self._centroids, order)
         if self._entropy_weight:
-            edges = _edges(centres, tf.gather(self._prices, order))
+            edges = _edges(centroids, tf.gather(self._prices, order))
         else:
-            edges = (centres[1:] + centres[:-1]) / 2
+            edges = (centroids[1:] + centroids[:-1]) / 2
         flat = tf.searchsorted(edges, tf.reshape(self.weights, (-1,)))
         return tf.reshape(tf.gather(order, flat), self.weights.shape)
 
     def value(self) -> Any:
         import tensorflow as tf
 
-        return tf.gather(self._centres, self._codes())
+        return tf.gather(self._centroids, self._codes())
 
     def gradients(self, gradient: Any) -> list[Any]:
-        return [gradient, _summed(gradient, self._codes(), self._centres.shape[0])]
+        return [gradient, _summed(gradient, self._codes(), self._centroids.shape[0])]
 
     def recount(self, kept: np.ndarray | None = None) -> None:
         """Takes a code's bits from how often it is used now.
@@ -342,30 +342,30 @@ class Following:
             return
         codes = self._codes().numpy()
         codes = codes.reshape(-1) if kept is None else codes[kept]
-        centres = self._centres.numpy()
-        counts = np.bincount(codes, minlength=centres.size).astype(np.float64)
+        centroids = self._centroids.numpy()
+        counts = np.bincount(codes, minlength=centroids.size).astype(np.float64)
         if not counts.any():
             return
-        # A value that no weight has is as dear as one that a single weight has: it may come back.
+        # An unused centroid costs as much as one of a single weight, so that it may be used again.
         bits = -np.log2(np.maximum(counts, 1) / counts.sum())
-        square = float(counts @ np.square(centres.astype(np.float64)) / counts.sum())
-        self._prices.assign((self._entropy_weight * square * bits).astype(centres.dtype))
+        square = float(counts @ np.square(centroids.astype(np.float64)) / counts.sum())
+        self._prices.assign((self._entropy_weight * square * bits).astype(centroids.dtype))
 
     def settle(self) -> None:
         pass
 
     def encoding(self) -> Encoding:
-        return Codebook(np.unique(self._centres.numpy()))
+        return Codebook(np.unique(self._centroids.numpy()))
 
     def finish(self) -> tuple[np.ndarray, Encoding]:
         return _exact(self.value().numpy())
 
 
 class Masked:
-    """Zeros that stay, or that lie where a mask says from time to time.
+    """Zeros under a fixed mask, or under one that is updated during training.
 
     Where removed weights learn on, nothing holds them back while they are removed: together they
-    would come back at the next mask and undo the training. So each comes back, or goes, at the
+    would come back at the next mask and undo the training. So each is restored, or removed, at the
     step at which it passes the limit that the last mask drew.
     """
 
@@ -413,7 +413,7 @@ class Masked:
             self.mask.assign(tf.abs(self.weights) >= self._limit)
 
     def recount(self) -> None:
-        """Takes the bits of shared values from how often they are used by weights that are kept."""
+        """Updates the bits of the centroids from how many kept weights use them."""
         if isinstance(self.inner, Following):
             self.inner.recount(self.mask.numpy())
 
@@ -455,33 +455,33 @@ def _summed(gradient: Any, codes: Any, count: int) -> Any:
     return tf.math.unsorted_segment_sum(flat, tf.reshape(codes, (-1,)), count)
 
 
-def _edges(centres: Any, prices: Any) -> Any:
-    """Where a value further up becomes the cheapest by squared distance + price.
+def _edges(centroids: Any, prices: Any) -> Any:
+    """Boundaries between the centroids of least squared distance + price.
 
     Args:
-        centres: ascending, shape (k,).
+        centroids: ascending, shape (k,).
         prices: cost of each centroid's index, shape (k,).
 
     Returns:
-        Shape (k - 1,), ascending; a value that is nowhere the cheapest has equal edges.
+        Shape (k - 1,), ascending; a centroid without an interval has equal edges.
     """
     import tensorflow as tf
 
-    gaps = centres[None, :] - centres[:, None]
+    gaps = centroids[None, :] - centroids[:, None]
     apart = gaps > 0
     halves = (prices[None, :] - prices[:, None]) / tf.where(apart, 2 * gaps, tf.ones_like(gaps))
-    meet = (centres[None, :] + centres[:, None]) / 2 + halves
+    meet = (centroids[None, :] + centroids[:, None]) / 2 + halves
     # From where on value j beats all values up to i: a maximum down the rows, then the least j > i.
-    best, rows = tf.fill(tf.shape(centres), centres.dtype.min), []
-    size = centres.shape[0]
+    best, rows = tf.fill(tf.shape(centroids), centroids.dtype.min), []
+    size = centroids.shape[0]
     for i in range(size - 1):
         best = tf.where(apart[i], tf.maximum(best, meet[i]), best)
         rows.append(tf.reduce_min(best[i + 1 :]))
-    return tf.stack(rows) if rows else centres[:0]
+    return tf.stack(rows) if rows else centroids[:0]
 
 
 def _exact(values: np.ndarray, *, masked: bool = False) -> tuple[np.ndarray, Codebook]:
-    """Values and a codebook of them; centres that training brought too near to tell are merged."""
+    """Values and their codebook; centroids that training has made equal are merged."""
     used = np.unique(values[values != 0] if masked else values)
     if not used.size:
         used = np.zeros(1, values.dtype)

@@ -83,7 +83,7 @@ class KerasNetwork:
         except (tf.errors.OpError, ValueError, TypeError) as error:
             text = " ".join(str(error).split())
             raise InputError(
-                f"the network cannot run on these rows: {printable(text, 240)}"
+                f"the network cannot run on these samples: {printable(text, 240)}"
             ) from None
 
 
@@ -91,12 +91,12 @@ def _functional(keras: Any, model: Any) -> Any:
     """A model of its author's own class as one with inputs and outputs.
 
     Raises:
-        ValueError: it does not say what goes in.
+        ValueError: it does not declare its inputs.
     """
     shape = (model.get_build_config() or {}).get("input_shape")
     flat = isinstance(shape, (list, tuple)) and all(n is None or isinstance(n, int) for n in shape)
     if not flat or not shape:
-        raise ValueError("a model of its author's own class runs here with one input only")
+        raise ValueError("a subclassed model can be run with one input only")
     dtype = getattr(model, "input_dtype", None) or "float32"
     start = keras.Input(tuple(shape)[1:], dtype=dtype)
     return keras.Model(start, model(start))
@@ -150,7 +150,7 @@ def _outputs(model: Any) -> list[OutputSpec]:
 
 
 def _keys(structure: Any, path: tuple[str, ...] = ()) -> list[str]:
-    """Of each leaf, the keys that lead to it; "" where it stands in lists alone."""
+    """Of each leaf, the keys that lead to it; "" where it is in lists only."""
     if isinstance(structure, Mapping):
         return [key for name in sorted(structure) for key in _keys(structure[name], (*path, name))]
     if isinstance(structure, (list, tuple)):
@@ -210,7 +210,7 @@ def _activation(model: Any, tensor: Any, depth: int = 0) -> str | None:
 
 
 def _before(layer: Any, history: Any) -> list[Any]:
-    """What goes into a layer at the call that a tensor comes from."""
+    """The inputs of a layer at the call that a tensor comes from."""
     nodes = getattr(layer, "_inbound_nodes", None)
     if not history or not nodes:
         return []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ def start(
         places: the layers and their tensors.
         goals: task and loss of each output.
         where: name of the file in messages.
-        team: the processes in whose scope the network was loaded; None: this process alone.
+        team: the processes in whose scope the network was loaded; None: this process only.
 
     Raises:
         InputError: a tensor cannot be found again among the engine's variables.
@@ -70,6 +72,7 @@ class KerasRunning:
         self._paths = {"/".join(place.path): place.path for place in places}
         self._tf = tf
         self._functions: dict[Any, Callable[..., Any]] = {}
+        self._calls: dict[str, int] = {}
         fixed = network.fixed_batch
         self.batches = f"the network takes batches of {fixed} rows" if fixed else ""
 
@@ -106,18 +109,39 @@ class KerasRunning:
 
     def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
         found = {name: keras_variables.layer_at(self.model, self._paths[name]) for name in layers}
+        left = {name: self._calls_of(name, rows) for name in layers}
+        seen: dict[str, list[Any]] = {name: [] for name in layers}
 
-        def compute(inputs: list[Any]) -> dict[str, list[Any]]:
-            seen: dict[str, list[Any]] = {name: [] for name in layers}
+        def take(name: str, given: Any) -> None:
+            seen[name].append(np.asarray(given))
+            left[name] -= 1
+            if not any(left.values()):
+                raise _EnoughError
+
+        # Without a graph: tracing the network for each layer that is asked about takes longer than
+        # running it on the few samples that there are, and it can end at the last of the layers.
+        with contextlib.ExitStack() as stack:
+            for name, layer in found.items():
+                stack.enter_context(_watched(layer, partial(take, name)))
+            with contextlib.suppress(_EnoughError), translated(self.batches), quiet():
+                self.forward(self.tensors(rows), training=False)
+        return seen
+
+    def _calls_of(self, name: str, rows: Rows) -> int:
+        """How often the network calls a layer."""
+        if not self._calls:
+            calls = self._calls
             with contextlib.ExitStack() as stack:
-                for name, layer in found.items():
-                    stack.enter_context(_watched(layer, seen[name]))
-                self.forward(inputs, training=False)
-            return seen
-
-        call = self._function(("inputs", *layers), compute)
-        seen = self._run(call, self.tensors(rows))
-        return {name: [np.asarray(part) for part in parts] for name, parts in seen.items()}
+                for each, path in self._paths.items():
+                    layer = keras_variables.layer_at(self.model, path)
+                    calls[each] = 0
+                    if layer is not None:
+                        count = partial(_counted, calls, each)
+                        stack.enter_context(_watched(layer, count))
+                one = rows if self.network.fixed_batch else rows[:1]
+                with translated(self.batches), quiet():
+                    self.forward(self.tensors(one), training=False)
+        return self._calls[name]
 
     def trainer(self, plan: TrainingPlan) -> KerasTrainer:
         if self.team.replicas > 1:
@@ -160,15 +184,24 @@ class KerasRunning:
             return call(*arguments)
 
 
+class _EnoughError(BaseException):
+    """All that was asked for has been seen; not an `Exception`, which Keras would dress up."""
+
+
+def _counted(calls: dict[str, int], name: str, given: Any) -> None:
+    del given
+    calls[name] += 1
+
+
 @contextlib.contextmanager
-def _watched(layer: Any, seen: list[Any]) -> Iterator[None]:
-    """Keeps what goes into a layer while it is called."""
+def _watched(layer: Any, see: Callable[[Any], None]) -> Iterator[None]:
+    """Shows the inputs of a layer while it is called."""
     own = "call" in vars(layer)
     call = layer.call
 
+    @functools.wraps(call)
     def watching(inputs: Any, *arguments: Any, **more: Any) -> Any:
-        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-        seen.append(first)
+        see(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
         return call(inputs, *arguments, **more)
 
     object.__setattr__(layer, "call", watching)

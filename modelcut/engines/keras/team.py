@@ -1,12 +1,12 @@
 """The devices and processes that train one network together, on `tf.distribute`.
 
-Each replica takes its share of the same batch; gradients are summed over all of them, so that every
+Each replica takes its part of the same batch; gradients are summed over all of them, so that every
 replica makes the same update of its own copy. All that decides (masks, the judging of an epoch) is
 the chief's.
 
 Variables are made "on read, of the first replica": a replica writes its copy without asking the
 others, and outside of replicas the first copy is read. Nothing but gradients, the statistics of
-batch normalizations, and the chief's words goes over the wire.
+batch normalizations, and the chief's messages are sent over the network.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Team:
         """
 
     def finish(self) -> None:
-        """Ends the work together: workers wait for the chief, whose files are in place."""
+        """Ends the work together: workers wait until the chief has published its files."""
 
     def translated(self) -> contextlib.AbstractContextManager[Any]:
         """Turns TensorFlow's errors about other processes into ours."""
@@ -198,7 +198,7 @@ class _Several(Team):
             if self.workers == 1:
                 raise
             raise PeerError(
-                f"{self._lost(str(error))} was lost, or ended with an error of its own",
+                f"{self._lost(str(error))} was lost, or ended with an error",
                 "nothing was written; see what it says, and start all workers again",
             ) from None
 
@@ -249,7 +249,7 @@ def start(distribute: Distribute) -> Team:
 
 
 def _may_have_gpus() -> bool:
-    """Whether it is worth the time to ask TensorFlow."""
+    """Whether TensorFlow has to be asked, which takes time."""
     return any(os.path.exists(path) for path in ("/dev/nvidia0", "/dev/dxg", "/dev/kfd"))
 
 
@@ -264,12 +264,12 @@ def _join(cluster: Workers) -> Team:
         text = " ".join(str(error).split())
         if isinstance(error, tf.errors.DeadlineExceededError) or "imeout" in text:
             raise PeerError(
-                f"not all {len(cluster.addresses)} workers came within {_WAIT_SECONDS} seconds",
+                f"not all {len(cluster.addresses)} workers connected within {_WAIT_SECONDS} s",
                 "start them all, and see that their addresses in TF_CONFIG can be reached",
             ) from None
         raise PeerError(
-            f"the workers do not come together: {printable(text, 200)}",
-            f"this one is to listen at {cluster.addresses[cluster.index]}",
+            f"the workers cannot connect: {printable(text, 200)}",
+            f"this worker has to listen at {cluster.addresses[cluster.index]}",
         ) from None
     return _Several(strategy, cluster)
 

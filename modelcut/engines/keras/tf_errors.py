@@ -36,4 +36,4 @@ def translated(hint: str = "") -> Iterator[None]:
         ) from None
     except (tf.errors.OpError, ValueError, TypeError) as error:
         text = printable(" ".join(str(error).split()), 240)
-        raise InputError(f"the network cannot be trained on these rows: {text}", hint) from None
+        raise InputError(f"the network cannot be trained on these samples: {text}", hint) from None

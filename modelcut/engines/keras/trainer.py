@@ -20,7 +20,7 @@ from modelcut.engines.keras.losses import Goal
 from modelcut.engines.keras.network import stateful_layers
 from modelcut.errors import InputError
 from modelcut.model.encoding import Encoding
-from modelcut.runtime import Constraint, Passed, TrainingPlan
+from modelcut.runtime import Constraint, Coupled, Passed, TrainingPlan
 from modelcut.safety import printable
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ class KerasTrainer:
         self._team = running.team
         if self._team.replicas > plan.batch:
             raise InputError(
-                f"a batch of {plan.batch} rows cannot be shared by {self._team.replicas} devices",
+                f"a batch of {plan.batch} cannot be split over {self._team.replicas} devices",
                 "a larger batch_size, or --distribute none",
             )
         fixed, stateful = running.network.fixed_batch, stateful_layers(running.network)
         if stateful and fixed not in (None, plan.batch):
             raise InputError(
                 f"the layer {printable(stateful[0])!r} is stateful and takes batches of {fixed} "
-                f"rows, not {plan.batch}",
+                f"samples, not {plan.batch}",
                 f"--batch-size {fixed}",
             )
         self._goals = [_with_loss(goal, plan.loss) for goal in running.goals]
@@ -163,7 +163,7 @@ class KerasTrainer:
     def _step(
         self, inputs: list[Any], labels: list[Any], rate: Any, weight: Any
     ) -> tuple[Any, Any]:
-        """One step on a share of the batch that counts `weight`."""
+        """One step on a part of the batch that counts `weight`."""
         tf = self._tf
         self._assign()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -193,6 +193,9 @@ class KerasTrainer:
             for slot, part in zip(slots, one.gradients(slope), strict=True):
                 self._update(slot, part, rate)
             self._shrink(one, constraint, rate)
+        for group in self._plan.coupled:
+            self._shrink_together(group, rate)
+        for one in self._latents:
             one.settle()
         return total, right
 
@@ -287,6 +290,32 @@ class KerasTrainer:
         if changed:
             one.weights.assign(weights)
 
+    def _shrink_together(self, group: Coupled, rate: Any) -> None:
+        """The proximal step of a group lasso over the tensors that share some channels."""
+        tf = self._tf
+        latents = dict(zip(self._names, self._latents, strict=True))
+        squares, parts = tf.zeros(group.channels), []
+        count = 0.0
+        for name, axis, channels in group.parts:
+            weights = latents[name].weights if name in latents else None
+            if weights is None:
+                continue
+            others = [n for n in range(weights.shape.rank) if n != axis]
+            each = tf.reduce_sum(tf.square(tf.cast(weights, tf.float32)), axis=others)
+            # Those of other groups have a sum of their own, which nobody reads.
+            places = np.where(channels < 0, group.channels, channels)
+            squares += tf.math.unsorted_segment_sum(each, places, group.channels + 1)[:-1]
+            own = np.count_nonzero(channels >= 0) / group.channels
+            count += own * float(np.prod([weights.shape[n] for n in others]))
+            shape = [-1 if n == axis else 1 for n in range(weights.shape.rank)]
+            parts.append((weights, places, shape))
+        limit = rate * group.strength * np.sqrt(count)
+        factors = tf.maximum(1 - limit / tf.maximum(tf.sqrt(squares), 1e-30), 0)
+        factors = tf.concat([factors, [1.0]], axis=0)
+        for weights, places, shape in parts:
+            factor = tf.reshape(tf.gather(factors, places), shape)
+            weights.assign(weights * tf.cast(factor, weights.dtype))
+
     def latent(self, names: Any) -> dict[str, np.ndarray]:
         found = dict(zip(self._names, self._latents, strict=True))
         return {
@@ -316,7 +345,7 @@ class KerasTrainer:
             self._project()
 
     def _state(self) -> list[Any]:
-        """Variables that the outputs depend on; which shared value is nearest has its prices."""
+        """Variables that the outputs depend on; the prices decide the nearest centroid."""
         own = [v for one in self._latents for v in _variables_of(one)]
         return [*own, *self._moved.values(), *self._moving.values()]
 
@@ -408,6 +437,6 @@ def _with_loss(goal: Goal, loss: str) -> Goal:
         return goal
     if loss == "cross_entropy" and goal.task == "regression":
         raise InputError(
-            "loss: cross_entropy needs an output that decides", "say task: multiclass or binary"
+            "loss: cross_entropy needs a classifier output", "say task: multiclass or binary"
         )
     return Goal(goal.task, goal.units, loss, goal.probabilities)

@@ -1,8 +1,8 @@
 """Which variable of a loaded Keras model is which tensor of the file.
 
-Layers are found by their path of names; a layer's variables stand in the order in which Keras
-saves them, as its tensors do. That is then held against the values: a variable whose value is not
-that of its tensor is another one.
+Layers are found by their path of names; a layer's variables are in the order in which Keras
+saves them, as its tensors are. That is then checked against the values: a variable whose value
+differs from its tensor is another one.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _match(
             raise InputError(
                 f"{where}: {name}: the engine holds no variable with its values, so it cannot be "
                 "trained",
-                "the engine keeps this layer in another form than the file",
+                "the engine stores this layer in another form than the file",
             )
         result[name] = variables[hits[0]]
         left.remove(hits[0])
@@ -113,7 +113,7 @@ def _part_by_part(
     """The variables of a layer whose parts the file has in another order than the engine.
 
     A `.keras` file files them by the names of attributes, the engine lists them as they were made.
-    The variables of one part stay together in both.
+    The variables of one part are kept together in both.
 
     Returns:
         By name; None where the parts are not the same ones.
@@ -141,8 +141,8 @@ def _part_by_part(
             return None
         if len(hits) > 1:
             raise InputError(
-                f"{where}: {part}: another part of this layer holds the same values, so that it "
-                "cannot be told which one is which",
+                f"{where}: {part}: another part of this layer holds the same values, so that "
+                "they cannot be distinguished",
                 "train the network before it is compressed, or leave out the steps that train",
             )
         found.update({n: variables[i] for i, n in zip(hits[0], names, strict=True)})
@@ -156,11 +156,11 @@ def _same(held: np.ndarray, values: np.ndarray) -> bool:
 
 
 def synchronize(model: Any) -> None:
-    """Has batch normalizations take their statistics over all shares of a batch."""
+    """Has batch normalizations compute their statistics over all parts of a batch."""
     for layer in _all_layers(model):
         if hasattr(layer, "moving_mean") and hasattr(layer, "synchronized"):
             layer.synchronized = True
-            if getattr(layer, "fused", False):  # tf_keras's fast kernel sees one share only
+            if getattr(layer, "fused", False):  # tf_keras's fast kernel sees one part only
                 layer.fused = False
 
 

@@ -49,7 +49,7 @@ def measured(content: bytes, inputs: int, log: Any) -> dict[str, Any]:
     log.seek(0)
     found = re.search(rb"Arena allocation total (\d+) bytes", log.read())
     if found is None:
-        raise ValueError("it did not say how much it took")
+        raise ValueError("it did not report its size")
     size = -(-int(found[1]) // 16) * 16
     for _ in range(64):
         try:
@@ -62,7 +62,7 @@ def measured(content: bytes, inputs: int, log: Any) -> dict[str, Any]:
                 "engine": f"tflite-micro {metadata.version('tflite-micro')}",
                 "pointer_bytes": np.dtype(np.intp).itemsize,
             }
-    raise ValueError("it ran with no size that was tried")
+    raise ValueError("it did not run with any size that was tried")
 
 
 def _said(log: Any) -> str:

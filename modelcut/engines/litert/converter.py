@@ -194,7 +194,7 @@ def _in_4_bits(content: bytes) -> bytes:
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
     if not int4.quantized(model, schema):
         raise InputError(
-            f"no kernel of {int4.LEAST} values or more to put into 4 bits", "--type float32"
+            f"no kernel of {int4.LEAST} values or more to quantize to 4 bits", "--type float32"
         )
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")

@@ -2,7 +2,7 @@
 
 Kernels of convolutions and dense layers get signed codes of 4 bits, two a byte, and a scale for
 each output channel; those of depthwise convolutions, for which LiteRT has no such kernel, get 8
-bits. Activations stay floats, which the interpreter quantizes to 8 bits as it runs.
+bits. Activations are floats, which the interpreter quantizes to 8 bits as it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KERNELS = {"FULLY_CONNECTED": (0, 4), "CONV_2D": (0, 4), "DEPTHWISE_CONV_2D": (3
 """Operator -> its kernel's axis of output channels, and the bits that it runs with."""
 
 LEAST = 1024
-"""Kernels of fewer values stay floats, as in the converter's 8 bits."""
+"""Kernels of fewer values are kept as floats, as in the converter's 8 bits."""
 
 _LOOKS = np.linspace(0.4, 1.0, 25)
 _BLOCK = 1 << 22

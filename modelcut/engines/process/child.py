@@ -68,7 +68,7 @@ def answer(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 def command(module: str, *arguments: str) -> list[str]:
     """What starts a module below `modelcut.engines`.
 
-    With `-m` alone the working folder would stand first among the places to import from.
+    With only `-m` the working folder would come first in the module search path.
     """
     start = (
         "import sys; sys.path[:1] = sys.path[:1] if sys.path[0] else []; import runpy; "

@@ -53,7 +53,7 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
 def _in_order(model: Any) -> Iterator[None]:
     """Has Keras 3 list the weights in the model's order.
 
-    It takes them from a set of TensorFlow's, whose order is that of places in memory: no two
+    It takes them from a set of TensorFlow's, whose order is that of memory addresses: no two
     exports would be alike. A Keras that does so elsewhere exports as it does.
     """
     from keras.export import ExportArchive

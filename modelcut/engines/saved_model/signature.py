@@ -67,7 +67,7 @@ class SignatureNetwork:
         batches = {spec.shape[0] for spec in specs.values() if spec.shape.rank}
         fixed = {int(size) for size in batches if size is not None}
         if len(fixed) > 1:
-            raise InputError("the inputs of the signature are not rows of one batch")
+            raise InputError("the inputs of the signature have no common batch axis")
         self.fixed_batch = fixed.pop() if fixed else None
         names = _outputs(self._call.structured_outputs, wanted)
         self.outputs = tuple(
@@ -122,7 +122,7 @@ class SignatureNetwork:
             raise ResourceError("out of memory while running the network") from None
         except (tf.errors.OpError, ValueError, TypeError) as error:
             text = printable(" ".join(str(error).split()), 240)
-            raise InputError(f"the network cannot run on these rows: {text}") from None
+            raise InputError(f"the network cannot run on these samples: {text}") from None
 
 
 def load(
@@ -151,7 +151,7 @@ def _outputs(found: Mapping[str, Any], wanted: str) -> list[str]:
             f"it has: {printable(', '.join(names), 200)}",
         )
     if not names:
-        raise UsageError("the signature gives nothing but text", "choose another: --signature")
+        raise UsageError("the signature has text outputs only", "choose another: --signature")
     return [wanted] if wanted else names
 
 
@@ -165,7 +165,9 @@ def _signature(found: Mapping[str, Any], wanted: str) -> tuple[Any, str]:
     """A signature, and the name of the output that is wanted of it, or ""."""
     names = [name for name in found if not name.startswith("__saved_model_")]
     if not names:
-        raise UsageError("the SavedModel has no signature that could be run", "export it with one")
+        raise UsageError(
+            "the SavedModel has no signature that can be run", "export it with a signature"
+        )
     if not wanted and _DEFAULT not in names and len(names) > 1:
         raise UsageError("the SavedModel has several signatures", f"--signature {'|'.join(names)}")
     name, output = wanted or (_DEFAULT if _DEFAULT in names else names[0]), ""
@@ -184,7 +186,9 @@ def _shape(spec: Any, name: str) -> tuple[int | None, ...]:
     if spec.shape.rank is None:
         return (None,)
     if spec.shape.rank == 0:
-        raise InputError(f"{printable(name, 60)!r} of the signature is a scalar, not rows")
+        raise InputError(
+            f"{printable(name, 60)!r} of the signature is a scalar, without a batch axis"
+        )
     return tuple(None if n is None else int(n) for n in spec.shape[1:])
 
 

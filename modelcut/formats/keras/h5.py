@@ -107,13 +107,13 @@ class HDF5(Format):
         if config is not None:
             text = hdf5_file.text(config)
             if text is None:
-                raise InputError(f"{where}: the attribute model_config is no text")
+                raise InputError(f"{where}: the attribute model_config is not text")
             stripped = tfmot.strip(text, where)
             architecture = Architecture.parse(stripped.text, version, where)
         elif "model_weights" in file:
             raise InputError(
-                f"{where}: has no model_config, the architecture of the network",
-                "save the whole model, or the weights alone with save_weights",
+                f"{where}: has no model_config (the architecture of the network)",
+                "save the whole model, or only the weights with save_weights",
             )
         groups = None
         if architecture is None and store.is_store(file):
@@ -123,7 +123,7 @@ class HDF5(Format):
             weights = "model_weights" if architecture is not None else "/"
             root = hdf5_file.child(file, weights, where) if architecture is not None else file
             if not isinstance(root, h5py.Group):
-                raise InputError(f"{where}: model_weights is no group")
+                raise InputError(f"{where}: model_weights is not a group")
             version = version or hdf5_file.text(root.attrs.get("keras_version"))
             groups, layers = _read_legacy(root, architecture, stripped, where)
             dialect = architecture.dialect if architecture else dialect_of(version)
@@ -272,9 +272,7 @@ def _join(
     top = {node.path[0] for node in architecture.nodes}
     for name in stored:
         if name not in top:
-            raise InputError(
-                f"{where}: weights of a layer {printable(name)!r} that the architecture lacks"
-            )
+            raise InputError(f"{where}: has weights of an unknown layer {printable(name)!r}")
     strict = architecture.dialect is not Dialect.KERAS1
     layers: dict[tuple[str, ...], Layer] = {}
     for name in sorted(top):

@@ -68,9 +68,12 @@ def child(parent: h5py.Group, path: str, where: str) -> h5py.Group | h5py.Datase
                 f"{where}: {printable(path)!r} is a link to another file", "copy the data into it"
             )
         if isinstance(link, h5py.SoftLink):
-            raise InputError(f"{where}: {printable(path)!r} is a soft link", "Keras writes none")
+            raise InputError(
+                f"{where}: {printable(path)!r} is a soft link",
+                "Keras does not write soft links; copy the data into the file",
+            )
         if link is None:
-            raise InputError(f"{where}: {printable(path)!r} is not there")
+            raise InputError(f"{where}: {printable(path)!r} does not exist in the file")
         try:
             current = current[part]
         except (KeyError, OSError, RuntimeError) as error:
@@ -90,21 +93,21 @@ def dataset(parent: h5py.Group, path: str, where: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise InputError(f"{where}: {name!r} is a group, not a weight")
     if found.external or found.is_virtual:
-        raise UnsafeError(f"{where}: the values of {name!r} lie in another file")
+        raise UnsafeError(f"{where}: the values of {name!r} are in another file")
     try:
         dtype_of(found)
     except TypeError as error:
-        raise InputError(f"{where}: {name!r} holds {error}, no weights") from None
+        raise InputError(f"{where}: {name!r} holds {error}, not weights") from None
     if found.file.driver == "core":  # made by `_tree`: its values are elsewhere
         return found
     declared, stored = found.nbytes, found.id.get_storage_size()
     hollow = declared > 1 << 20 and stored == 0
     if hollow or (declared > _BOMB_BYTES and declared > _BOMB_RATIO * stored):
         raise InputError(
-            f"{where}: {name!r} declares {declared:.3g} bytes but the file stores {stored}"
+            f"{where}: {name!r} declares {declared:.3g} bytes, but the file has {stored}"
         )
     if found.chunks is None and 0 < stored < declared:
-        raise InputError(f"{where}: {name!r} is cut short")
+        raise InputError(f"{where}: {name!r} is truncated")
     return found
 
 
@@ -124,7 +127,7 @@ def text_list(group: h5py.Group, name: str, where: str) -> list[str] | None:
             return None
     values = [value for part in parts for value in np.atleast_1d(np.asarray(part)).tolist()]
     if not all(isinstance(value, (bytes, str)) for value in values):
-        raise InputError(f"{where}: the attribute {name} of {group.name} is no list of names")
+        raise InputError(f"{where}: the attribute {name} of {group.name} is not a list of names")
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
 
 
@@ -180,7 +183,7 @@ def room(item: h5py.File | h5py.Group | h5py.Dataset, nbytes: int = 0) -> None:
     """Has the file system set the bytes aside that HDF5 is about to write.
 
     HDF5 keeps metadata in memory, and writes it out whenever it likes. Where such a write fails, as
-    on a full disk, the file stays half closed, and HDF5 crashes on it. So no write may fail: the
+    on a full disk, the file is left half closed, and HDF5 crashes on it. So no write may fail: the
     file is as long as all that HDF5 has placed in it, and some more, before anything is written.
 
     Args:

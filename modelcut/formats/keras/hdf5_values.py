@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 from isal import isal_zlib
 
+from modelcut.arrays import buffers
 from modelcut.arrays.blocks import BLOCK_BYTES, in_threads
 from modelcut.arrays.deflate import choose, inflate, restored
 from modelcut.errors import InputError
@@ -30,7 +31,7 @@ _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 4096
 _LARGE_BYTES = 8 << 20
 _INDEX_BYTES = 4096
-"""About what HDF5 spends on the index of a chunked dataset: less is not worth saving."""
+"""About what HDF5 spends on the index of a chunked dataset: smaller savings are skipped."""
 
 
 def dtype_of(found: h5py.Dataset) -> np.dtype:
@@ -76,11 +77,23 @@ def source(found: h5py.Dataset, where: str) -> Source:
         values: np.ndarray = found[::step]
         return values.ravel()
 
-    return Source(read, sample)
+    fill = _plain(found)
+
+    def part(rows: slice) -> np.ndarray:
+        assert fill is not None
+        values = np.empty((rows.stop - rows.start, *found.shape[1:]), dtype)
+        start = rows.start * (values.nbytes // len(values))
+        try:
+            fill(values.reshape(-1).view(np.uint8).data, start)
+        except OSError as error:
+            raise InputError(f"{where}: {found.name}: cannot be read: {error}") from None
+        return values
+
+    return Source(read, sample, part if fill else None)
 
 
 def _read(found: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
-    values = np.empty(found.shape, dtype)
+    values = buffers.empty(found.shape, dtype)
     if values.size == 0:
         return values
     if dtype == BFLOAT16:
@@ -96,26 +109,41 @@ def _read(found: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
 
 def _read_side_by_side(found: h5py.Dataset, values: np.ndarray) -> bool:
     """Reads a large contiguous dataset on all cores, past HDF5 and its lock, if it can be."""
-    offset = found.id.get_offset() if found.chunks is None else None
-    plain = found.file.driver == "sec2" and found.dtype.isnative and values.flags.c_contiguous
-    if offset is None or not plain or values.nbytes < _LARGE_BYTES:
+    fill = _plain(found)
+    if fill is None or not values.flags.c_contiguous:
         return False
-    if not hasattr(os, "preadv"):  # macOS before 11
-        return False
-    handle = found.file.id.get_vfd_handle()
     target = values.reshape(-1).view(np.uint8).data
 
     def place(start: int) -> None:
-        end = min(start + BLOCK_BYTES, values.nbytes)
-        while start < end:
-            count = os.preadv(handle, [target[start:end]], offset + start)
-            if not count:
-                raise OSError("the file ends too early")
-            start += count
+        fill(target[start : start + BLOCK_BYTES], start)
 
     for _ in in_threads(place, range(0, values.nbytes, BLOCK_BYTES)):
         pass
     return True
+
+
+def _plain(found: h5py.Dataset) -> Callable[[memoryview, int], None] | None:
+    """Reads bytes of a dataset past HDF5 and its lock, from any thread.
+
+    Returns:
+        A function that fills a buffer with the bytes of the values from an offset on, and raises
+        OSError where it cannot; None where they are few, or do not lie in the file as in memory.
+    """
+    if found.chunks is not None or found.nbytes < _LARGE_BYTES or found.file.driver != "sec2":
+        return None
+    first = found.id.get_offset()
+    if first is None or not found.dtype.isnative or not hasattr(os, "preadv"):  # macOS before 11
+        return None
+    handle = found.file.id.get_vfd_handle()
+
+    def fill(target: memoryview, start: int) -> None:
+        while target:
+            count = os.preadv(handle, [target], first + start)
+            if not count:
+                raise OSError("the file ends too early")
+            target, start = target[count:], start + count
+
+    return fill
 
 
 _INFLATED = ((h5py.h5z.FILTER_DEFLATE,), (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE))
@@ -175,7 +203,7 @@ def write(
         group: to write into.
         name: in it.
         values: any shape; C-contiguous.
-        compression: none, fast or best; small tensors, and those that do not shrink, stay plain.
+        compression: none, fast or best; tensors that are small or do not shrink are not compressed.
         attributes: of the dataset.
         room: is told how many bytes come next.
 

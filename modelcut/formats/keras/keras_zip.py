@@ -94,7 +94,7 @@ class KerasArchive(Format):
         folder = Folder(path)
         if not (path / _METADATA).is_file():
             raise InputError(
-                f"{path}: has no {_METADATA}", "it is no .keras model, or is cut short"
+                f"{path}: has no {_METADATA}", "it is not a .keras model, or is truncated"
             )
         file = hdf5_file.open_file(str(path / _WEIGHTS), f"{path}: {_WEIGHTS}")
         return self._read(folder, opened.enter_context(file), path, opened)
@@ -236,15 +236,15 @@ def _check_members(archive: zipfile.ZipFile, where: str) -> None:
         climbs = name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]
         if climbs or "\\" in info.filename or (info.external_attr >> 16) & 0o170000 == 0o120000:
             raise UnsafeError(
-                f"{where}: the member {printable(info.filename)!r} leads out of the archive"
+                f"{where}: the member {printable(info.filename)!r} leads outside the archive"
             )
         if info.file_size > _MAX_RATIO * max(size, 1) or (
             info.file_size > 1 << 20 and info.file_size > _MAX_RATIO * max(info.compress_size, 1)
         ):
-            raise InputError(f"{where}: the member {printable(name)!r} lies about its size")
+            raise InputError(f"{where}: the member {printable(name)!r} is not of the declared size")
     for name in (_CONFIG, _METADATA, _WEIGHTS):
         if name not in seen:
-            raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is cut short")
+            raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is truncated")
 
 
 def _text(archive: zipfile.ZipFile | Folder, name: str, where: str) -> str:
@@ -286,7 +286,7 @@ class _StoredMember(io.RawIOBase):
         header = self._file.read(30)
         if header[:4] != b"PK\x03\x04":
             self._file.close()
-            raise zipfile.BadZipFile("a member does not begin where the directory says")
+            raise zipfile.BadZipFile("a member does not start where the directory says")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         self._start = info.header_offset + 30 + lengths
         self._size = info.file_size

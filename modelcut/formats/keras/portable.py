@@ -51,7 +51,7 @@ def into_h5(model: Model, archive: Archive | None) -> str:
             layer, node, alone=alone, place=places.get(layer.path, "")
         )
         if not reason and filed and _holds_others(layer, node):
-            reason = "holds weights beside those of its class, for which an .h5 has no place"
+            reason = "has weights besides those of its class, which an .h5 cannot store"
         if not reason and architecture.dialect is Dialect.KERAS3:
             reason = _not_finished(node)
         if reason:
@@ -126,7 +126,7 @@ def _order_unknown(layer: Layer, node: Node, *, alone: bool, place: str) -> str:
     if alone and (own or not place):
         return ""
     return (
-        "is of a class that modelcut does not know: its code alone tells in which order an .h5 "
+        "is of a class that modelcut does not know: only its code tells in which order an .h5 "
         f"lists its weights; {'name the output .keras' if place else 'keep the format it has'}"
     )
 
@@ -154,7 +154,7 @@ def _left_behind(model: Model, archive: Archive | None) -> str:
     taken = {name for names in texts.values() for name in names}
     for info in archive.infolist() if archive is not None else ():
         if info.filename.startswith("assets/") and not info.is_dir() and info.filename not in taken:
-            return f"an .h5 has no place for {printable(info.filename)!r}"
+            return f"an .h5 cannot store {printable(info.filename)!r}"
         if info.filename in taken and info.file_size > _MOST_VOCABULARY:
             return f"{printable(info.filename)!r} is too long for an .h5"
     return ""

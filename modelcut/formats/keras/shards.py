@@ -44,7 +44,7 @@ def open_file(path: Path, opened: contextlib.ExitStack) -> h5py.File:
     for name in _names(path, where):
         shard = path.with_name(name)
         if not shard.is_file():
-            raise InputError(f"{where}: its shard {printable(name)!r} is not there", "copy it too")
+            raise InputError(f"{where}: its shard {printable(name)!r} is missing", "copy it too")
         with hdf5_file.open_file(str(shard), str(shard)) as file:
             _copy(file, whole, str(shard))
     whole.flush()
@@ -58,14 +58,16 @@ def _names(path: Path, where: str) -> list[str]:
     found: Any = load_json(text, where=where, what="list of shards")
     weights = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weights, dict) or not weights:
-        raise InputError(f"{where}: has no weight_map", "it is no list of shards that Keras wrote")
+        raise InputError(
+            f"{where}: has no weight_map", "it is not a list of shards that Keras wrote"
+        )
     names = set()
     for value in weights.values():
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str) or not name:
-                raise InputError(f"{where}: its weight_map names no files")
+                raise InputError(f"{where}: its weight_map does not name files")
             if Path(name).name != name or "\\" in name:
-                raise UnsafeError(f"{where}: the shard {printable(name)!r} lies elsewhere")
+                raise UnsafeError(f"{where}: the shard {printable(name)!r} is outside the folder")
             names.add(name)
     if len(names) > _MOST:
         raise InputError(f"{where}: more than {_MOST} shards")

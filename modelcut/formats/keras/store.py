@@ -82,7 +82,7 @@ def read(
             continue
         if base is None:
             raise InputError(
-                f"{where}: the weight {printable(one.key)!r} belongs to none of the layers"
+                f"{where}: the weight {printable(one.key)!r} does not belong to any layer"
             )
         by_place.setdefault(base, []).append(one)
     nodes = {node.path: node for node in architecture.nodes}

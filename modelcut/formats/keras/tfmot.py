@@ -1,7 +1,7 @@
 """The wrappers of the TensorFlow Model Optimization toolkit (tfmot), taken off a Keras 2 file.
 
 `prune_low_magnitude` and `quantize_model` wrap each layer; nobody without the toolkit can open the
-file. Off they come as `strip_pruning` takes them: the wrapped layer stays, under its own name, with
+file. They are removed as `strip_pruning` does: the wrapped layer remains, under its own name, with
 its weights as they are; masks, thresholds and the ranges of quantization are left out
 (tensorflow_model_optimization/python/core/sparsity/keras/prune.py, `strip_pruning`).
 """
@@ -68,8 +68,8 @@ def strip(text: str, where: str) -> Stripped:
     if left:
         raise InputError(
             f"{where}: holds more of the TensorFlow Model Optimization toolkit ({left[0]}) than "
-            "modelcut can take off",
-            "take it off with the toolkit itself, and save the model again",
+            "modelcut can remove",
+            "remove it with the toolkit itself, and save the model again",
         )
     return Stripped(made, work.names, work.warnings())
 
@@ -101,7 +101,7 @@ class _Work:
         entries = []
         for entry in layer_list(model) or []:
             if not isinstance(entry, dict):
-                raise InputError(f"{self.where}: a layer that is no object")
+                raise InputError(f"{self.where}: has a layer that is not a JSON object")
             made = self.entry(entry, names, bypass)
             if made is not None:
                 entries.append(made)
@@ -135,7 +135,7 @@ class _Work:
         if kind == "ClusterWeights":
             raise InputError(
                 f"{self.where}: has clustering wrappers of tfmot (ClusterWeights)",
-                "take them off with strip_clustering, and save the model again",
+                "remove them with strip_clustering, and save the model again",
             )
         if kind not in _PRUNING | _QUANTIZING or not isinstance(config, dict):
             return dict(entry)
@@ -166,7 +166,7 @@ class _Work:
         if not isinstance(ref, list) or len(ref) < 3:
             raise InputError(
                 f"{self.where}: a {_ALONE} of tfmot that is called more than once",
-                "take it off with the toolkit itself",
+                "remove it with the toolkit itself",
             )
         return ref
 
@@ -202,7 +202,7 @@ def store_names(text: str, stripped: Stripped, version: str | None, where: str) 
     """How the weights in a `.keras` file are called without wrappers; None where nothing changes.
 
     Returns:
-        From a place in the file to the place that the stripped architecture has for it; to None
+        From a path in the file to the path in the stripped architecture; to None
         for what is the wrappers' own.
 
     Raises:
@@ -214,7 +214,7 @@ def store_names(text: str, stripped: Stripped, version: str | None, where: str) 
         raise InputError(
             f"{where}: has wrappers of tfmot's quantization-aware training, whose weights a .keras "
             "file does not tell apart",
-            "save the model as .h5, or take them off with the toolkit itself",
+            "save the model as .h5, or remove them with the toolkit itself",
         )
     wrapped = Architecture.parse(text, version, where).store_paths()
     plain = Architecture.parse(stripped.text, version, where).store_paths()

@@ -106,7 +106,7 @@ def _text_type() -> h5py.h5t.TypeID:
 
 
 def _image(group: h5py.Group, name: str) -> bytes:
-    """A file of this object alone, without time stamps: the same bytes each time."""
+    """A file of this object only, without time stamps: the same bytes each time."""
     buffer = io.BytesIO()
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
@@ -160,7 +160,7 @@ def to_file(data: Any, where: str) -> tuple[h5py.File, dict[str, int]]:
     ) as error:
         file.close()
         what = printable(f"{type(error).__name__}: {error}", 160)
-        raise InputError(f"{where}: damaged: its structure does not hold ({what})") from None
+        raise InputError(f"{where}: damaged: its structure is inconsistent ({what})") from None
     return file, places
 
 

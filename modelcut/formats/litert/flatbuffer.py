@@ -16,7 +16,7 @@ import numpy as np
 from modelcut.errors import InputError
 
 MAX_TABLES = 1_000_000
-"""Tables looked at in one file: offsets may point to one place many times."""
+"""Tables read in one file: several offsets may point to the same position."""
 
 
 class Buffer:
@@ -34,10 +34,10 @@ class Buffer:
         self._left = MAX_TABLES
 
     def unpack(self, form: str, at: int) -> Any:
-        """One number at a place.
+        """One number at a position.
 
         Raises:
-            InputError: the place is outside the file.
+            InputError: the position is outside the file.
         """
         if at < 0 or at + struct.calcsize(form) > len(self.data):
             raise self.broken(f"an offset leads to byte {at}, outside the file")
@@ -48,14 +48,14 @@ class Buffer:
         return self.table_at(self.unpack("<I", 0))
 
     def table_at(self, at: int) -> BufferTable:
-        """The table at a place, its vtable checked."""
+        """The table at a position, its vtable checked."""
         self._left -= 1
         if self._left < 0:
             raise self.broken(f"more than {MAX_TABLES:,} tables")
         vtable = at - self.unpack("<i", at)
         size, extent = self.unpack("<H", vtable), self.unpack("<H", vtable + 2)
         if size < 4 or size % 2 or vtable + size > len(self.data) or at + extent > len(self.data):
-            raise self.broken(f"the table at byte {at} is cut short")
+            raise self.broken(f"the table at byte {at} is truncated")
         return BufferTable(self, at, vtable, size, extent)
 
     def broken(self, why: str) -> InputError:
@@ -109,7 +109,7 @@ class BufferTable:
         count = self.buffer.unpack("<I", target)
         start = target + 4
         if start + count * kind.itemsize > len(self.buffer.data):
-            raise self.buffer.broken(f"{count:,} values at byte {start} reach beyond its end")
+            raise self.buffer.broken(f"{count:,} values at byte {start} extend beyond its end")
         return self.buffer.data[start : start + count * kind.itemsize].view(kind)
 
     def tables(self, field: int) -> list[BufferTable]:

@@ -1,15 +1,14 @@
-"""Keeps the grids that kernels lie on in a `.tflite`, whose converter makes up grids of its own.
+"""Keeps the scales of quantized kernels in a `.tflite`, whose converter chooses its own.
 
-The converter sets each channel's scale to max |w| / 127. A kernel that lies on a grid already (4
-bits, a clipped range, ternary) is rounded a second time by that. Here its codes and scales are put
-in their place, into a file that holds the same layers in 8 or 4 bits. What LiteRT's kernels ask of
-weights: signed codes in -127 .. 127, zero at code 0, one scale for each output channel; and a bias
-whose scale is that of the input times that of the weights (LiteRT's 8-bit quantization
-specification).
+The converter sets each channel's scale to max |w| / 127. A kernel that is quantized already (4
+bits, a clipped range, ternary) would be rounded a second time. This module writes its codes and
+scales into a file with the same layers in 8 or 4 bits. LiteRT's kernels require of weights: signed
+codes in -127 .. 127, zero at code 0, one scale for each output channel; and a bias whose scale is
+that of the input times that of the weights (LiteRT's 8-bit quantization specification).
 
-Which constant holds which kernel is told by values, with the help of a twin: the same network
+Which constant holds which kernel is found by its values, in a twin file: the same network
 converted without quantization. A BatchNorm that the converter has folded into a kernel multiplies
-each channel by a number: the codes stay, the scale takes it up.
+each channel by a number: the codes are unchanged, the scale is multiplied.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class QuantizedKernel:
 
     Attributes:
         codes: int8, shape (channels, values a channel).
-        scale: float32, shape (channels,); 0 where all of the channel is zero and no grid is given.
+        scale: float32, shape (channels,); 0 where the whole channel is zero and no scale is known.
     """
 
     codes: np.ndarray
@@ -62,13 +61,13 @@ class QuantizedKernel:
 
 @dataclass
 class Kept:
-    """What became of the grids, as read back from the written file.
+    """Which quantization parameters were kept, as read back from the written file.
 
     Attributes:
-        exact: kernels whose codes and scales in the file are those of their grid, bit for bit.
+        exact: kernels whose codes and scales in the file are those of the model, bit for bit.
         folded: the same, the scale of each channel multiplied by that of a BatchNorm.
         floats: kernels that the converter left as the floats they were.
-        lost: kernel -> why its grid is not in the file.
+        lost: kernel -> why its scales are not in the file.
     """
 
     exact: list[str] = field(default_factory=list)
@@ -89,13 +88,13 @@ class Kept:
 def find(
     model: Model, encodings: Mapping[str, Encoding]
 ) -> tuple[dict[str, QuantizedKernel], dict[str, str]]:
-    """The kernels that lie on a grid which LiteRT can hold, and why others with codes do not.
+    """The kernels whose quantization LiteRT supports, and the reasons for the others with codes.
 
     Args:
         model: as it will be converted.
         encodings: tensor name -> what is known of its values; others are looked at.
     """
-    grids: dict[str, QuantizedKernel] = {}
+    kernels: dict[str, QuantizedKernel] = {}
     lost: dict[str, str] = {}
     for tensor in model.tensors:
         encoding = encodings.get(tensor.name, tensor.encoding)
@@ -106,22 +105,22 @@ def find(
                 lost[tensor.name] = "is no kernel of a dense or convolutional layer"
             continue
         values = tensor.pull()[0].astype(np.float32, copy=False)
-        grid = _known(tensor, values, inner) if isinstance(inner, Affine) else None
-        # A grid around another zero, of less than 8 bits, is one around zero too: of more codes.
-        grid = grid or on_grid(_rows(tensor, values))
-        if grid is not None:
-            grids[tensor.name] = grid
+        quantized = _known(tensor, values, inner) if isinstance(inner, Affine) else None
+        # An asymmetric range of few bits is a symmetric one with more codes.
+        quantized = quantized or exact_scales(_rows(tensor, values))
+        if quantized is not None:
+            kernels[tensor.name] = quantized
         elif coded:
             lost[tensor.name] = _reason(inner)
-    return grids, lost
+    return kernels, lost
 
 
 def _reason(encoding: Encoding) -> str:
     if isinstance(encoding, Affine) and encoding.group:
-        return "a grid for each group of inputs; LiteRT has one for each output channel"
+        return "has a scale for each group of inputs; LiteRT has one for each output channel"
     if isinstance(encoding, Affine):
-        return "a grid around another zero, beyond 127 steps of it; LiteRT's kernels take none"
-    return "shared values lie on no grid; rounded to one"
+        return "is asymmetric, with codes beyond 127 around zero; LiteRT's kernels are symmetric"
+    return "has centroids that are not multiples of one scale; rounded"
 
 
 def _rows(tensor: Tensor, values: np.ndarray) -> np.ndarray:
@@ -134,7 +133,7 @@ def _rows(tensor: Tensor, values: np.ndarray) -> np.ndarray:
 
 
 def _known(tensor: Tensor, values: np.ndarray, encoding: Affine) -> QuantizedKernel | None:
-    """The grid of an encoding, if LiteRT can hold it and the values are on it."""
+    """The kernel in an encoding's own scales, if LiteRT supports them and they are exact."""
     if encoding.group or values.dtype != np.float32:
         return None
     scale = _rows(tensor, np.broadcast_to(encoding.scale, values.shape))
@@ -144,7 +143,7 @@ def _known(tensor: Tensor, values: np.ndarray, encoding: Affine) -> QuantizedKer
 
 
 def _exactly(rows: np.ndarray, scale: np.ndarray) -> QuantizedKernel | None:
-    """The grid of these scales, if each value is `scale * code` to the last bit."""
+    """The kernel in these scales, if each value is exactly `scale * code`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.where(scale[:, None] > 0, np.rint(rows / scale[:, None]), np.float32(0))
     if not (np.abs(steps) <= 127).all() or not np.array_equal(steps * scale[:, None], rows):
@@ -152,14 +151,14 @@ def _exactly(rows: np.ndarray, scale: np.ndarray) -> QuantizedKernel | None:
     return QuantizedKernel(steps.astype(np.int8), scale)
 
 
-def on_grid(rows: np.ndarray) -> QuantizedKernel | None:
-    """The coarsest grid around zero, of at most 127 steps a side, that all values lie on exactly.
+def exact_scales(rows: np.ndarray) -> QuantizedKernel | None:
+    """The kernel in the largest scales that represent all values exactly, with codes up to 127.
 
     Args:
         rows: float32, shape (channels, values a channel).
 
     Returns:
-        None: at least one channel lies on none, or there are too few values to tell.
+        None: at least one channel has no such scale, or there are too few values to tell.
     """
     if rows.shape[1] < 4 or not rows.size or not np.isfinite(rows).all():
         return None
@@ -208,32 +207,32 @@ def _scale(values: np.ndarray, guess: float) -> np.float32 | None:
 
 
 def keep(
-    path: Path, twin: Path, grids: Mapping[str, QuantizedKernel], lost: Mapping[str, str]
+    path: Path, twin: Path, kernels: Mapping[str, QuantizedKernel], lost: Mapping[str, str]
 ) -> Kept:
-    """Puts the grids into a quantized file, in place, and reads them back from it.
+    """Writes the kernels into a quantized file, in place, and reads them back from it.
 
     Args:
         path: of the quantized file.
         twin: of the same network, converted without quantization.
-        grids: of the kernels, by name.
-        lost: kernel -> why it has no grid that could be kept.
+        kernels: codes and scales by tensor name.
+        lost: kernel -> why its scales cannot be kept.
     """
     floats = schema.parse(twin)
     kept = Kept(lost=dict(lost))
     places: dict[str, tuple[tuple[int, str], QuantizedKernel, bool]] = {}
-    left = dict(grids)
+    left = dict(kernels)
     for place, (operation, kernel) in _kernels(floats).items():
         rows = _channels(operation, kernel, kernel.raw.view("<f4").reshape(kernel.shape))
-        for name, grid in left.items():
-            there = _as_stored(rows, grid)
+        for name, quantized in left.items():
+            there = _as_stored(rows, quantized)
             if there is not None:
-                places[name] = (place, there, there is not grid)
+                places[name] = (place, there, there is not quantized)
                 del left[name]
                 break
-    kept.lost.update(dict.fromkeys(left, "the converter made something else of its layer"))
+    kept.lost.update(dict.fromkeys(left, "the converter changed its layer"))
     file = schema.parse(path, writable=True)
-    for name, (place, grid, _) in places.items():
-        reason = _put(file, floats, place, grid)
+    for name, (place, quantized, _) in places.items():
+        reason = _put(file, floats, place, quantized)
         if reason:
             kept.lost[name] = reason
     del file
@@ -260,44 +259,49 @@ def _channels(operation: Operation, kernel: LiteRTTensor, values: np.ndarray) ->
     return moved.reshape(kernel.shape[_AXIS[operation.name]], -1)
 
 
-def _as_stored(rows: np.ndarray, grid: QuantizedKernel) -> QuantizedKernel | None:
-    """The grid as the converter's kernel needs it, or None where that is another kernel.
+def _as_stored(rows: np.ndarray, quantized: QuantizedKernel) -> QuantizedKernel | None:
+    """Codes and scales as the converter's kernel needs them; None where that is another kernel.
 
     Returns:
-        The same grid; or one whose channels are multiplied by what a BatchNorm multiplied them by.
+        The same; or with the scales multiplied as a folded BatchNorm multiplied the channels.
     """
-    if rows.shape != grid.codes.shape:
+    if rows.shape != quantized.codes.shape:
         return None
-    if np.array_equal(rows, grid.codes * grid.scale[:, None]):
-        return grid
+    if np.array_equal(rows, quantized.codes * quantized.scale[:, None]):
+        return quantized
     channels = np.arange(len(rows))
-    at = np.abs(grid.codes).argmax(axis=1)
-    peak = grid.codes[channels, at].astype(np.float32)
+    at = np.abs(quantized.codes).argmax(axis=1)
+    peak = quantized.codes[channels, at].astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(peak != 0, rows[channels, at] / peak, 0).astype(np.float32)
-    off = np.abs(rows - grid.codes * factor[:, None])
+    off = np.abs(rows - quantized.codes * factor[:, None])
     if not (off <= _FOLDED * np.abs(rows).max(axis=1, keepdims=True)).all():
         return None
     signs = np.where(factor < 0, np.int8(-1), np.int8(1))
-    return QuantizedKernel(grid.codes * signs[:, None], np.abs(factor))
+    return QuantizedKernel(quantized.codes * signs[:, None], np.abs(factor))
 
 
-def _put(file: File, floats: File, place: tuple[int, str], grid: QuantizedKernel) -> str:
-    """Writes codes, scales and the bias that goes with them; or says why that cannot be."""
+def _put(file: File, floats: File, place: tuple[int, str], quantized: QuantizedKernel) -> str:
+    """Writes codes, scales and the bias in these scales; returns why it cannot, or ""."""
     found = _kernels(file).get(place)
     if found is None:
-        return "the converter made something else of its layer"
+        return "the converter changed its layer"
     operation, kernel = found
     if kernel.dtype not in _HIGHEST:
         return ""
-    held = kernel.quantization
-    if held is None or held.scale.size != len(grid.scale) or held.zero_point.any():
+    converted = kernel.quantization
+    if (
+        converted is None
+        or converted.scale.size != len(quantized.scale)
+        or converted.zero_point.any()
+    ):
         return "the converter gave it no scale for each channel"
-    if grid.highest > _HIGHEST[kernel.dtype]:
-        return f"its codes reach {grid.highest}, beyond {kernel.dtype}"
+    if quantized.highest > _HIGHEST[kernel.dtype]:
+        return f"its codes reach {quantized.highest}, beyond {kernel.dtype}"
     values = file.graphs[place[0]].values
-    # Where a channel is all zero, any scale will do; the converter's stays.
-    scale = np.where(grid.codes.any(axis=1), grid.scale, held.scale).astype(np.float32)
+    # Where a channel is all zero, any scale is correct; the converter's is kept.
+    used = quantized.codes.any(axis=1)
+    scale = np.where(used, quantized.scale, converted.scale).astype(np.float32)
     bias_at = _BIAS.get(operation.name, 2)
     bias = None
     if len(operation.inputs) > bias_at and operation.inputs[bias_at] >= 0:
@@ -310,17 +314,17 @@ def _put(file: File, floats: File, place: tuple[int, str], grid: QuantizedKernel
         new = np.float32(source.quantization.scale[0]) * scale
         codes = np.rint(_bias(floats, place).astype(np.float64) / new)
         if bias.quantization.scale.size != len(new) or (np.abs(codes) > 2**31 - 1).any():
-            return "its bias does not fit into 32 bits on that grid"
+            return "its bias does not fit into 32 bits with that scale"
         writes.append((bias.raw.view(f"<i{int(bias.dtype[3:]) // 8}"), codes))
         writes.append((bias.quantization.scale, new))
     axis = _AXIS[operation.name]
     shape = [kernel.shape[axis], *(n for i, n in enumerate(kernel.shape) if i != axis)]
-    codes = np.moveaxis(grid.codes.reshape(shape), 0, axis).ravel()
+    codes = np.moveaxis(quantized.codes.reshape(shape), 0, axis).ravel()
     writes.append((kernel.raw.view(np.int8), pack4(codes) if kernel.dtype == "int4" else codes))
-    writes.append((held.scale, scale))
+    writes.append((converted.scale, scale))
     for target, content in writes:
         if _shared(file, target) and not np.array_equal(target, content.astype(target.dtype)):
-            return "the converter lets it share its place with another constant"
+            return "the converter stores it together with another constant"
     for target, content in writes:
         target[:] = content
     return ""
@@ -359,9 +363,9 @@ def _read_back(
     places: Mapping[str, tuple[tuple[int, str], QuantizedKernel, bool]],
     kept: Kept,
 ) -> None:
-    """Holds what stands in the file against the grids: nothing is claimed that is not there."""
+    """Compares the file with the kernels, so that the report states only what it contains."""
     written = _kernels(file)
-    for name, (place, grid, folded) in places.items():
+    for name, (place, quantized, folded) in places.items():
         if name in kept.lost:
             continue
         operation, kernel = written[place]
@@ -373,8 +377,10 @@ def _read_back(
             continue
         assert kernel.quantization is not None
         codes = _channels(operation, kernel, schema.codes(kernel))
-        scale = np.where(grid.codes.any(axis=1), grid.scale, kernel.quantization.scale)
-        if np.array_equal(codes, grid.codes) and np.array_equal(kernel.quantization.scale, scale):
+        scale = np.where(quantized.codes.any(axis=1), quantized.scale, kernel.quantization.scale)
+        if np.array_equal(codes, quantized.codes) and np.array_equal(
+            kernel.quantization.scale, scale
+        ):
             (kept.folded if folded else kept.exact).append(name)
         else:
-            kept.lost[name] = "the written file holds other codes"
+            kept.lost[name] = "the written file has other codes"

@@ -75,7 +75,7 @@ MAX_VALUES = 1 << 30
 
 @dataclass(frozen=True)
 class Quantization:
-    """The grid of a tensor: `scale * (code - zero_point)`, one or one for each entry of an axis."""
+    """Quantization parameters, `scale * (code - zero_point)`: one, or one per channel."""
 
     scale: np.ndarray
     zero_point: np.ndarray
@@ -146,14 +146,14 @@ class File:
 
 
 def parse(path: Path, *, writable: bool = False) -> File:
-    """Reads a file; constants of a large one stay on the disk until they are used.
+    """Reads a file; constants of a large one are read from the disk when they are used.
 
-    A file of up to 64 MiB is read into memory, so that nothing stays open; a larger one, and one
+    A file of up to 64 MiB is read into memory, so that no file is left open; a larger one, and one
     that is written to, is mapped for as long as its constants are in use.
 
     Args:
         path: of the file.
-        writable: what is written into a constant or a scale goes into the file.
+        writable: changes of a constant or a scale are written into the file.
 
     Raises:
         InputError: it is broken, or declares what no machine holds.
@@ -209,7 +209,7 @@ def codes(value: LiteRTTensor) -> np.ndarray:
 def _operator(table: BufferTable, where: str) -> str:
     code = max(table.scalar(0, "b"), table.scalar(3, "i"))
     if code < 0 or code > 1000:
-        raise InputError(f"{where}: damaged: an operator of number {code}")
+        raise InputError(f"{where}: damaged: unknown operator number {code}")
     custom = table.text(1)
     if custom or code == OPERATORS.index("CUSTOM"):
         return f"CUSTOM:{printable(custom, 60)}"
@@ -222,7 +222,7 @@ def _bytes(table: BufferTable) -> np.ndarray:
         return table.vector(0, "u1")
     # Files over 2 GB keep constants behind the FlatBuffer.
     if offset + count > len(table.buffer.data):
-        raise table.buffer.broken("a constant is said to lie outside it")
+        raise table.buffer.broken("a constant lies outside the file")
     return table.buffer.data[offset : offset + count]
 
 
@@ -255,7 +255,7 @@ def _indices(
 ) -> tuple[int, ...]:
     found = table.vector(number, "i4")
     if found.size and (int(found.min()) < least or int(found.max()) >= count):
-        raise InputError(f"{where}: damaged: a tensor's number is none of {count}")
+        raise InputError(f"{where}: damaged: a tensor number is not among the {count} tensors")
     return tuple(int(n) for n in found)
 
 
@@ -276,8 +276,8 @@ def _value(table: BufferTable, buffers: list[np.ndarray], where: str) -> LiteRTT
             f"{raw.size:,} bytes"
         )
     signature = tuple(int(n) for n in table.vector(7, "i4"))
-    grid = _quantization(table.table(4), shape, f"{where}: tensor {printable(name, 60)!r}")
-    return LiteRTTensor(name, shape, signature, dtype, raw, grid, sparse)
+    quantization = _quantization(table.table(4), shape, f"{where}: tensor {printable(name, 60)!r}")
+    return LiteRTTensor(name, shape, signature, dtype, raw, quantization, sparse)
 
 
 def _quantization(
@@ -294,5 +294,5 @@ def _quantization(
     wanted = 1 if scale.size == 1 else shape[axis] if 0 <= axis < len(shape) else -1
     fits = scale.size == wanted and zero.size in (1, scale.size)
     if not fits or not np.isfinite(scale).all() or (scale < 0).any():
-        raise InputError(f"{where}: its scales are no grid for the shape {shape}")
+        raise InputError(f"{where}: its scales do not fit the shape {shape}")
     return Quantization(scale, np.broadcast_to(zero, scale.shape), axis)

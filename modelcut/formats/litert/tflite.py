@@ -160,7 +160,7 @@ class LiteRT(Format):
         for policy in made.get("instead_of", ()):
             yield f"the network computes in {policy}, which LiteRT lacks: the .tflite uses float32"
         for name, reason in made.get("grids", {}).get("lost", {}).items():
-            yield f"{name}: its grid is not in the .tflite, which has another for it: {reason}"
+            yield f"{name}: its scales were not kept, the .tflite has others: {reason}"
         if "sparse" in made and not any(kind.endswith(" sparse") for kind in made["constants"]):
             yield "no kernel is sparse enough for LiteRT's sparse form: --sparse had no effect"
         if header and header["arena"]["bytes"] is None:
@@ -238,30 +238,36 @@ def _tensor(graph: Subgraph, index: int, layer: str, role: str) -> Tensor | None
 
 
 def _encoding(value: LiteRTTensor) -> Encoding:
-    """The grid of 8 and 4 bit constants; anything else stands for itself."""
-    grid = value.quantization
-    if grid is None or value.dtype not in ("int8", "int4") or not (grid.scale > 0).all():
+    """The encoding of 8 and 4 bit constants; anything else is dense."""
+    quantization = value.quantization
+    if (
+        quantization is None
+        or value.dtype not in ("int8", "int4")
+        or not (quantization.scale > 0).all()
+    ):
         return Dense()
     width = 8 if value.dtype == "int8" else 4
     shape = [1] * len(value.shape)
-    if grid.scale.size > 1:
-        shape[grid.axis] = grid.scale.size
+    if quantization.scale.size > 1:
+        shape[quantization.axis] = quantization.scale.size
     lowest = -(1 << (width - 1))
-    symmetric = not grid.zero_point.any() and int(schema.codes(value).min(initial=0)) > lowest
-    zero = None if symmetric else (grid.zero_point - lowest).astype(np.int32).reshape(shape)
-    return Affine(width, np.array(grid.scale, np.float32).reshape(shape), zero)
+    symmetric = (
+        not quantization.zero_point.any() and int(schema.codes(value).min(initial=0)) > lowest
+    )
+    zero = None if symmetric else (quantization.zero_point - lowest).astype(np.int32).reshape(shape)
+    return Affine(width, np.array(quantization.scale, np.float32).reshape(shape), zero)
 
 
 def values(value: LiteRTTensor) -> np.ndarray:
-    """The values of a constant: floats where it has a grid that `Affine` can hold, else raw."""
-    codes, grid = schema.codes(value), value.quantization
-    if grid is None or isinstance(_encoding(value), Dense):
+    """The values of a constant: floats where `Affine` can represent its encoding, else raw."""
+    codes, quantization = schema.codes(value), value.quantization
+    if quantization is None or isinstance(_encoding(value), Dense):
         return np.array(codes)
     shape = [1] * len(value.shape)
-    if grid.scale.size > 1:
-        shape[grid.axis] = grid.scale.size
-    steps = codes.astype(np.float32) - grid.zero_point.reshape(shape).astype(np.float32)
-    return steps * grid.scale.reshape(shape) + np.float32(0)
+    if quantization.scale.size > 1:
+        shape[quantization.axis] = quantization.scale.size
+    steps = codes.astype(np.float32) - quantization.zero_point.reshape(shape).astype(np.float32)
+    return steps * quantization.scale.reshape(shape) + np.float32(0)
 
 
 def _scratch_format(model: Model) -> Format | None:
@@ -287,7 +293,7 @@ def describe(file: File) -> dict[str, Any]:
 
 def _interface(file: File, name: str, index: int) -> dict[str, Any]:
     value = file.graphs[0].values[index]
-    grid = value.quantization
+    quantization = value.quantization
     bits = next(bits for kind, bits in schema.TYPES.values() if kind == value.dtype)
     count = int(np.prod(value.shape, dtype=np.int64))
     return {
@@ -295,13 +301,13 @@ def _interface(file: File, name: str, index: int) -> dict[str, Any]:
         "dtype": value.dtype,
         "shape": list(value.signature or value.shape),
         "bytes": (count * bits + 7) // 8,
-        "scale": float(grid.scale[0]) if grid is not None else None,
-        "zero_point": int(grid.zero_point[0]) if grid is not None else None,
+        "scale": float(quantization.scale[0]) if quantization is not None else None,
+        "zero_point": int(quantization.zero_point[0]) if quantization is not None else None,
     }
 
 
 def constants(file: File) -> dict[str, int]:
-    """Bytes of the constants by type; one that several tensors share counts once."""
+    """Bytes of the constants by type; one that several tensors use counts once."""
     found: Counter[str] = Counter()
     seen: set[int] = set()
     for graph in file.graphs:

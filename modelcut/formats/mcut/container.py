@@ -159,7 +159,7 @@ class Packed(Format):
         where = str(path)
         count = len(payloads.lengths)
         if not (isinstance(head, list) and len(head) == 4):
-            raise CodingError("its head has not four parts")
+            raise CodingError("its head does not have four parts")
         name, structure, provenance, records = head
         inner = registry.by_name(name) if name in registry.names() else None
         if inner is None or not inner.packable:
@@ -254,9 +254,9 @@ class _Payloads:
             self.file.seek(self.starts[number])
             data = self.file.read(self.lengths[number])
         if len(data) < self.lengths[number]:
-            raise InputError(f"{self.where}: {name} is cut short", _HINT)
+            raise InputError(f"{self.where}: {name} is truncated", _HINT)
         if isal_zlib.crc32(data) != self.checksums[number]:
-            raise InputError(f"{self.where}: {name} is damaged: its checksum does not hold", _HINT)
+            raise InputError(f"{self.where}: {name} is damaged: its checksum does not match", _HINT)
         return data
 
 
@@ -268,17 +268,17 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     version = start.byte()
     if version not in _VERSIONS:
         raise InputError(
-            f"{where}: is of version {version} of the packed format, this modelcut reads "
+            f"{where}: is version {version} of the packed format; this modelcut reads "
             f"versions {_VERSIONS[0]} to {_VERSIONS[-1]}",
             "pip install --upgrade modelcut",
         )
     length = start.varint(1 << 62)
     if start.at + length + 4 > size:
-        raise InputError(f"{where}: is cut short in its head", _HINT)
+        raise InputError(f"{where}: is truncated in its head", _HINT)
     file.seek(0)
     whole = file.read(start.at + length)
     if int.from_bytes(file.read(4), "little") != isal_zlib.crc32(whole):
-        raise InputError(f"{where}: its head is damaged: the checksum does not hold", _HINT)
+        raise InputError(f"{where}: its head is damaged: the checksum does not match", _HINT)
     reader = ByteReader(memoryview(whole)[start.at :])
     lengths, checksums, starts = [], [], []
     at = len(whole) + 4
@@ -297,7 +297,7 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     try:
         return msgpack.unpackb(data, strict_map_key=True), payloads
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise CodingError(f"its head is no msgpack ({type(error).__name__})") from None
+        raise CodingError(f"its head is not msgpack ({type(error).__name__})") from None
 
 
 def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads) -> Tensor:

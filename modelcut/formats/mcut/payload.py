@@ -47,7 +47,7 @@ class Packed:
     """A tensor as bytes.
 
     Attributes:
-        record: what goes into the head: the encoding's record, its arrays replaced by numbers;
+        record: the part in the head: the encoding's record, its arrays replaced by numbers;
             None for plain dense.
         payload: the rest.
         coder: in a word, who wrote most of it.
@@ -64,7 +64,7 @@ def pack(values: np.ndarray, encoding: Encoding, coder: Coder) -> Packed:
     Args:
         values: any dtype of at most 8 bytes, any shape; C-contiguous.
         encoding: what they are restricted to, as far as it holds.
-        coder: of codes and places.
+        coder: of codes and positions.
     """
     record, arrays = _apart(encoding)
     values = values if values.flags.c_contiguous else np.ascontiguousarray(values)
@@ -106,7 +106,7 @@ def unpack(
     width = symbols.width_of(shape)
     parts = [(rows, reader.block()) for rows in row_blocks(shape)]
     if any(reader.rest()):  # zeros may follow, see `mcut`
-        raise CodingError("a payload goes on where it should end")
+        raise CodingError("a payload continues after its end")
 
     def place(part: tuple[slice, memoryview]) -> None:
         rows, data = part
@@ -139,7 +139,7 @@ def unpack(
 
 
 def encoding_of(record: Any, payload: bytes, size: int) -> Encoding:
-    """The encoding alone.
+    """The encoding only.
 
     Raises:
         CodingError: it was not `pack` that wrote this.
@@ -236,7 +236,7 @@ def _decode(target: np.ndarray, found: Symbols, encoding: Encoding, rows: slice)
 
 
 def _place(target: np.ndarray, found: Symbols, table: np.ndarray) -> None:
-    """Puts the value that each symbol stands for into its place."""
+    """Replaces each symbol by its value."""
     flat = target.reshape(-1)
     if found.whole is not None:
         for start in range(0, flat.size, _TAKEN):
@@ -370,7 +370,7 @@ def _encoding(record: Any, reader: ByteReader, size: int) -> Encoding:
     try:
         return from_record(whole(record))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CodingError(f"its encoding does not hold ({error})") from None
+        raise CodingError(f"its encoding is inconsistent ({error})") from None
 
 
 def _values(record: Any) -> Iterator[Any]:

@@ -96,7 +96,9 @@ class Unpacking:
                     break
                 file.write(piece)
         if left:
-            raise InputError(f"{self.where}: the member {printable(name)!r} lies about its size")
+            raise InputError(
+                f"{self.where}: the member {printable(name)!r} is not of the declared size"
+            )
         self.files.append(name)
 
     def model(self, container: str) -> Model:

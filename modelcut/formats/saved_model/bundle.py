@@ -1,8 +1,8 @@
 """TensorFlow checkpoints: `variables.index`, a table of what lies where, and shards of raw data.
 
 See tensorflow/core/util/tensor_bundle/tensor_bundle.cc and tensor_bundle.proto. Every size that the
-index declares is held against the files before anything is allocated, and every tensor that is read
-against its checksum. Two keys may point to one place, which is how a copy costs nothing.
+index declares is compared with the files before anything is allocated, and every tensor that is
+read with its checksum. Two keys may point to the same bytes, so that a copy costs nothing.
 """
 
 from __future__ import annotations
@@ -167,13 +167,13 @@ class Bundle:
         if entry.slices:
             return
         if not 0 <= entry.shard < self._shards:
-            raise InputError(f"{self._where}: {name!r} lies in a shard that is not there")
+            raise InputError(f"{self._where}: {name!r} is in a shard that does not exist")
         if entry.offset < 0 or entry.size < 0:
-            raise InputError(f"{self._where}: {name!r} lies at a place that is not there")
+            raise InputError(f"{self._where}: {name!r} has an offset outside the file")
         if entry.offset + entry.size > self._sizes[entry.shard]:
             raise InputError(
-                f"{self._where}: {name!r} lies beyond the end of {self.shard(entry.shard).name}",
-                "it is cut short: copy the model again",
+                f"{self._where}: {name!r} extends beyond the end of {self.shard(entry.shard).name}",
+                "the file is truncated: copy the model again",
             )
         if entry.numpy is not None:
             declared = math.prod(entry.shape) * entry.numpy.itemsize
@@ -289,7 +289,7 @@ class Shell(Bundle):
 
         Args:
             header: of the checkpoint that it stands for.
-            entries: at places that are only good for telling them apart.
+            entries: with offsets that serve only to distinguish them.
             contents: key -> values as they are, of those that have any.
             zeros: keys of the entries that are all zero.
             where: the model, for messages.
@@ -406,7 +406,7 @@ class BundleWriter:
         return written
 
     def add_zeros(self, entries: list[Entry]) -> None:
-        """Adds entries whose values are all zero: they share one place, as long as the longest."""
+        """Adds entries whose values are all zero: they share the bytes of the longest."""
         start, longest = self._at, max((entry.size for entry in entries), default=0)
         for done in range(0, longest, _PIECE):
             self._file.write(bytes(min(_PIECE, longest - done)))

@@ -40,7 +40,7 @@ def renamed(fingerprint: bytes) -> bytes:
 
 
 def _with(fingerprint: bytes, number: int, field: bytes) -> bytes:
-    """The message with a field in the place of those of this number, or at its end."""
+    """The message with a field replaced, or appended."""
     result, at, placed = b"", 0, False
     while at < len(fingerprint):
         start = at

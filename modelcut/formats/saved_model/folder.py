@@ -2,7 +2,7 @@
 
 The checkpoint is edited, the rest is copied byte for byte: graph, signatures, assets. No graph is
 executed, and no TensorFlow needed. Variables that the graph does not use and that repeat one that
-it uses (Keras 3's `export` files every weight twice) get its place in the new checkpoint.
+it uses (Keras 3's `export` writes every weight twice) refer to its bytes in the new checkpoint.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def serving_graph(files: Files) -> MetaGraph:
         what = "its graph is text (saved_model.pbtxt)" if text else f"has no {GRAPH}"
         raise InputError(f"{where}: {what}", "save it again with tf.saved_model.save")
     if size > _MAX_GRAPH:
-        raise InputError(f"{where}: {GRAPH} is larger than 2 GiB, which no message is")
+        raise InputError(f"{where}: {GRAPH} is larger than 2 GiB, the limit of a message")
     try:
         found = meta_graphs(files.read(GRAPH))
     except ProtoError as error:
@@ -253,7 +253,7 @@ def _check_assets(files: Files, graph: MetaGraph) -> None:
     for _, name in graph.assets:
         if leads_out(name):
             raise UnsafeError(
-                f"{files.where}: the asset {printable(name)!r} leads out of the model"
+                f"{files.where}: the asset {printable(name)!r} leads outside the model"
             )
         if files.size(f"assets/{name}") is None:
             raise InputError(f"{files.where}: the asset {printable(name)!r} is missing")

@@ -98,14 +98,14 @@ def layer_variables(
     """Path of names of each layer -> its variables' nodes, in the order of `layer.weights`.
 
     Raises:
-        InputError: the objects do not hang together.
+        InputError: the objects are inconsistent.
     """
     found: dict[tuple[str, ...], list[int]] = {}
     stack: list[tuple[int, tuple[str, ...]]] = [(0, ())]
     while stack:
         node, path = stack.pop()
         if not 0 <= node < len(objects) or len(path) > 50 or len(found) > _MAX_NODES:
-            raise InputError(f"{where}: its objects do not hang together")
+            raise InputError(f"{where}: its objects are inconsistent")
         children = dict(objects[node].children)
         if path:
             listed = children.get("variables", -1)

@@ -149,7 +149,7 @@ class MetaGraph:
         functions: of the library, by name.
         objects: the saved object graph; empty in a model of TensorFlow 1.
         bound: concrete function -> nodes of the objects that its last arguments are.
-        alone: there is no other one beside it.
+        alone: it is the only graph of its kind.
     """
 
     def __init__(self, data: memoryview, *, alone: bool = True) -> None:

@@ -10,7 +10,7 @@ Bytes = bytes | memoryview
 Field = int | memoryview
 
 MAX_FIELDS = 8_000_000
-"""Of one message: more than any graph has nodes, few enough to be held in memory."""
+"""Of one message: more than any graph has nodes, few enough for memory."""
 
 
 class ProtoError(ValueError):
@@ -42,7 +42,7 @@ class Message:
         if found is None:
             return 0
         if not isinstance(found[-1], int):
-            raise ProtoError(f"field {number} is no number")
+            raise ProtoError(f"field {number} is not a number")
         return found[-1]
 
     def signed(self, number: int) -> int:
@@ -55,7 +55,7 @@ class Message:
         if found is None:
             return memoryview(b"")
         if not isinstance(found[-1], memoryview):
-            raise ProtoError(f"field {number} is no bytes")
+            raise ProtoError(f"field {number} is not bytes")
         return found[-1]
 
     def text(self, number: int) -> str:
@@ -70,7 +70,7 @@ class Message:
         """All values of a field of bytes."""
         found = self._fields.get(number, [])
         if not all(isinstance(part, memoryview) for part in found):
-            raise ProtoError(f"field {number} is no bytes")
+            raise ProtoError(f"field {number} is not bytes")
         return found  # type: ignore[return-value]
 
     def message(self, number: int) -> Message:

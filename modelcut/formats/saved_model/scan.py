@@ -112,7 +112,7 @@ def _from_main_graph(graph: MetaGraph) -> Iterator[str]:
         values: dict[str, GraphValue | None] = {}
         if path:
             values[path.partition(":")[0]] = GraphValue("prefix")
-        if assets:  # only then does the loader put their places into these tensors
+        if assets:  # only then does the loader write their paths into these tensors
             values |= {name.partition(":")[0]: GraphValue("asset") for name, _ in graph.assets}
         looks = _Looks(assets=assets, prefix=roots == [restore])
         uses.Walk(graph, {}, looks.visit).nodes(uses.ordered(nodes), values)

@@ -2,8 +2,8 @@
 
 [files, checkpoint]: `files` are (name, content), the content None for a folder. `checkpoint` is
 None, or [header, entries]; the entries, in the order in which their values lie, are
-(key, dtype, shape, slices, kind, …), the rest as `_KINDS` says. Keys that share a place say so by
-the number of the entry whose place it is.
+(key, dtype, shape, slices, kind, …), the rest as `_KINDS` says. Keys that share their bytes refer
+to the entry that has them by its number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def to_data(
     Args:
         bundle: it.
         tensors: key -> number of the tensor, and dtype of its values where they are kept.
-        copies: key -> keys that share its place.
+        copies: key -> keys that share its bytes.
         zeros: keys that are written as zeros.
     """
     first = {copy: key for key, group in copies.items() for copy in group}
@@ -73,7 +73,7 @@ def from_data(
     """The inverse: files, checkpoint, and by key the number and another dtype of each tensor.
 
     Raises:
-        InputError: it does not hang together.
+        InputError: it is inconsistent.
         UnsafeError: a file leads out of the model.
     """
     try:
@@ -91,7 +91,7 @@ def from_data(
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = printable(f"{type(error).__name__}: {error}", 160)
-        raise InputError(f"{where}: damaged: its structure does not hold ({what})") from None
+        raise InputError(f"{where}: damaged: its structure is inconsistent ({what})") from None
 
 
 def _checkpoint(data: Any, where: str) -> tuple[Bundle, dict[str, int], dict[str, np.dtype]]:

@@ -87,11 +87,11 @@ def _unpack(stream: IO[bytes], target: Unpacking) -> None:
     while True:
         header = stream.read(_BLOCK)
         if len(header) < _BLOCK:
-            raise InputError(f"{where}: is cut short, or holds no tar archive")
+            raise InputError(f"{where}: is truncated, or is not a tar archive")
         if not any(header):
             break
         if not _sum_holds(header):
-            raise InputError(f"{where}: holds no tar archive, or a damaged one")
+            raise InputError(f"{where}: is not a tar archive, or is damaged")
         kind = header[156:157]
         declared = _number(header[124:136], where)
         if kind in _NAME + _EXTENSION + _FOR_ALL:
@@ -106,7 +106,7 @@ def _unpack(stream: IO[bytes], target: Unpacking) -> None:
         name, size = name or _own_name(header), declared if size < 0 else size
         shown = printable(name)
         if kind in _LINKS:
-            raise UnsafeError(f"{where}: {shown!r} is a link, which may lead outside",
+            raise UnsafeError(f"{where}: {shown!r} is a link, which may point outside the model",
                               "pack it again with tar --dereference")  # fmt: skip
         if kind in _DEVICES:
             raise UnsafeError(f"{where}: {shown!r} is a device, not a file")
@@ -115,7 +115,7 @@ def _unpack(stream: IO[bytes], target: Unpacking) -> None:
         folder = kind == _FOLDER or name.endswith("/")
         name = target.declare(name.rstrip("/") + "/" if folder else name, size)
         if folder and size:
-            raise InputError(f"{where}: the folder {shown!r} has a content")
+            raise InputError(f"{where}: the folder {shown!r} has content")
         if folder and name:
             (target.folder / name).mkdir(parents=True, exist_ok=True)
         elif name:
@@ -123,7 +123,7 @@ def _unpack(stream: IO[bytes], target: Unpacking) -> None:
         name, size = "", -1
     rest = stream.read(_MAX_PADDING + 1)
     if len(rest) > _MAX_PADDING or any(rest):
-        raise InputError(f"{where}: goes on after its end")
+        raise InputError(f"{where}: continues after its end")
 
 
 def _pieces(stream: IO[bytes], size: int, where: str) -> Iterator[bytes]:
@@ -132,7 +132,7 @@ def _pieces(stream: IO[bytes], size: int, where: str) -> Iterator[bytes]:
     while left:
         piece = stream.read(min(left, PIECE))
         if not piece:
-            raise InputError(f"{where}: is cut short", "copy it again from where it came")
+            raise InputError(f"{where}: is truncated", "copy it again from where it came")
         left -= len(piece)
         yield piece
     stream.read(-size % _BLOCK)
@@ -153,7 +153,7 @@ def _number(field: bytes, where: str) -> int:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     digits = field.strip(b" \0")
     if set(digits) - set(b"01234567"):
-        raise InputError(f"{where}: a size that is no number")
+        raise InputError(f"{where}: a size is not a number")
     return int(digits or b"0", 8)
 
 
@@ -176,12 +176,12 @@ def _extended(data: bytes, name: str, size: int, where: str) -> tuple[str, int]:
         record = data[at + len(digits) + 1 : at + length - 1]
         key, equals, value = record.partition(b"=")
         if not equals or data[at + length - 1 : at + length] != b"\n":
-            raise InputError(f"{where}: a header that is damaged")
+            raise InputError(f"{where}: a header is damaged")
         if key == b"path":
             name = _text(value)
         elif key == b"size":
             if not value.isdigit() or len(value) > 20:
-                raise InputError(f"{where}: a size that is no number")
+                raise InputError(f"{where}: a size is not a number")
             size = int(value)
         elif key.startswith(b"GNU.sparse."):
             raise InputError(f"{where}: sparse files are not unpacked", "pack it without --sparse")

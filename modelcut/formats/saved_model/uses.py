@@ -1,9 +1,9 @@
 """What a graph does with its variables, found by following them through it; nothing is run.
 
-A variable's handle goes through calls of functions, branches and loops to an operation that reads
-it; the value goes through casts, transpositions and added axes to the one that uses it: the second
-operand of a `MatMul` is a kernel, the fourth of a `FusedBatchNormV3` a statistic. What becomes of
-the axes on the way is kept, so that a kernel's inputs and outputs are told in its own shape.
+A variable's handle passes through calls of functions, branches and loops to an operation that reads
+it; the value passes through casts, transpositions and added axes to the one that uses it: the
+second operand of a `MatMul` is a kernel, the fourth of a `FusedBatchNormV3` a statistic. The moves
+of the axes are recorded, so that a kernel's inputs and outputs are told in its own shape.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GraphValue:
 
 @dataclass(frozen=True)
 class Use:
-    """One place where a variable's value is used.
+    """One use of a variable's value.
 
     Attributes:
         op: the operation.

@@ -35,7 +35,7 @@ class Variables:
 
     Attributes:
         layers: with their tensors, without encodings.
-        architecture: where Keras says it and every weight has its place in it.
+        architecture: where Keras stores it and every weight belongs to one of its layers.
         copies: key -> keys that hold the same values and are not used.
         optimizer: keys of the optimizer's state.
         spent: bytes of it.
@@ -67,7 +67,7 @@ def find(
         dtypes: key -> type of the values, where it is another one than the checkpoint's.
 
     Raises:
-        InputError: they do not hang together.
+        InputError: they are inconsistent.
         ProtoError: something is no message.
     """
     return _VariableReader(graph, bundle, metadata, where, dtypes).variables()
@@ -189,7 +189,7 @@ class _VariableReader:
             return uses.Walk(self.graph, ranks)
 
     def _optimizer(self) -> frozenset[str]:
-        """Keys of what an optimizer keeps of each weight; its counters and rates are left alone."""
+        """Keys of what an optimizer keeps of each weight; without its counters and rates."""
         return frozenset(
             key
             for key, entry in self.entries.items()
@@ -234,7 +234,7 @@ class _VariableReader:
     def _with_architecture(
         self, weights: Sequence[str]
     ) -> tuple[Architecture | None, list[Layer] | None]:
-        """The layers as Keras 2 says them, where every weight finds its place among them."""
+        """The layers as Keras 2 stores them, where every weight belongs to one of them."""
         try:
             found = keras_metadata.architecture(self.metadata, self.where)
             if found is None:

@@ -93,14 +93,16 @@ def _declared(info: zipfile.ZipInfo, target: Unpacking) -> str:
     shown = printable(info.orig_filename)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
-        raise UnsafeError(f"{target.where}: {shown!r} is a link, which may lead outside",
+        raise UnsafeError(f"{target.where}: {shown!r} is a link, which may point outside the model",
                           "pack it again without --symlinks")  # fmt: skip
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise UnsafeError(f"{target.where}: {shown!r} is a device, not a file")
     if info.flag_bits & 1:
-        raise InputError(f"{target.where}: {shown!r} is encrypted", "unpack it, give the folder")
+        raise InputError(
+            f"{target.where}: {shown!r} is encrypted", "unpack it, and give the folder"
+        )
     if info.compress_type not in _METHODS:
-        raise InputError(f"{target.where}: {shown!r} is compressed in an unknown way")
+        raise InputError(f"{target.where}: {shown!r} uses an unknown compression")
     # What Python made of the name ends at a NUL, and turns its own system's separators.
     return target.declare(info.orig_filename, info.file_size)
 

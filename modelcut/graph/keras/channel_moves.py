@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +21,13 @@ from modelcut.graph.keras.channel_values import (
     axis_of,
     channels_first,
     place_of,
+    ranked,
     title,
 )
-from modelcut.graph.keras.classes import get, integer
+from modelcut.graph.keras.classes import Shape, get, integer
 from modelcut.graph.node import Node
+
+_RANK = re.compile(r"([123])D")
 
 
 def same(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
@@ -58,7 +62,8 @@ def rescaling(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
 
 def spatial(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     """Pooling, padding, cropping, upsampling: all but the axis of channels."""
-    (value,) = values
+    found = _RANK.search(node.class_name)
+    value = ranked(values[0], int(found[1]) + 1 if found else 3)
     axis = place_of(node.config, value)
     ids = at(channels, value, axis, f"{title(node)} works along their axis")
     if ids is None or value.shape is None:
@@ -83,10 +88,20 @@ def merge(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     if len(shapes) < len(values) or len({len(shape) for shape in shapes}) != 1:
         raise Barrier("has inputs of unknown or different shapes")
     shape = layer_shapes.output_shape(name, config, shapes)
-    axis = next((v.axis for v in values if v.ids is not None and v.ids.any()), values[0].axis)
+    return joined(channels, node, values, shape)
+
+
+def joined(channels: Channels, node: Node, values: Sequence[Value], shape: Shape | None) -> Value:
+    """What comes out where values are joined one by one, after broadcasting to a shape."""
+    axis = _axis_of_channels(values)
     if shape is None or shape[axis] is None:
         raise Barrier("has an output of unknown shape")
     return Value(shape, axis, _joined(channels, node, values, axis, shape[axis] or 0))
+
+
+def _axis_of_channels(values: Sequence[Value]) -> int:
+    """Where channels lie, if they do anywhere."""
+    return next((value.axis for value in values if value.alive), values[0].axis)
 
 
 def _joined(
@@ -115,7 +130,14 @@ def _concatenate(channels: Channels, node: Node, values: Sequence[Value]) -> Val
         raise Barrier("has inputs of unknown shape")
     key = "axis" if node.class_name != "Merge" else "concat_axis"
     along = axis_of({"axis": node.config.get(key, -1)}, values[0])
-    axis = next((v.axis for v in values if v.ids is not None and v.ids.any()), values[0].axis)
+    return in_a_row(channels, node, values, shape, along)
+
+
+def in_a_row(
+    channels: Channels, node: Node, values: Sequence[Value], shape: Shape, along: int
+) -> Value:
+    """What comes out where values are put one after the other along an axis."""
+    axis = _axis_of_channels(values)
     if along != axis:
         length = shape[axis]
         if length is None:
@@ -167,18 +189,44 @@ def flatten(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
 
 def reshape(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     """`Reshape`: channels that lie along one axis afterwards, too."""
-    places = _places(values[0])
-    target = node.config.get("target_shape")
+    result, said = reshaped(values[0], node.config.get("target_shape"))
+    if said and result.ids is not None:
+        channels.size(node.path, "target_shape", result.axis, result.ids)
+    return result
+
+
+def reshaped(value: Value, target: Any) -> tuple[Value, bool]:
+    """A tensor with its values in another shape, and whether that says the number of channels."""
     if not isinstance(target, list) or not all(isinstance(n, int) and n >= -1 for n in target):
         raise Barrier("has no target shape")
+    ids, shape = value.ids, value.shape
+    if shape and ids is not None and value.axis == len(shape) - 1 and target[-1:] == [ids.size]:
+        found = tuple(None if n == -1 else n for n in target)  # channels stay the last axis
+        if None not in shape and target.count(-1) == 1:
+            rest = math.prod(n for n in target if n != -1)
+            whole = math.prod(n or 0 for n in shape)
+            if not rest or whole % rest:
+                raise Barrier("has a target shape that does not fit")
+            found = tuple(whole // rest if n == -1 else n for n in target)
+        return Value(found, len(found) - 1, ids), True
+    places = _places(value)
     try:
         places = places.reshape(target)
     except ValueError:
         raise Barrier("has a target shape that does not fit") from None
     axis, ids = _placed(places)
-    if target[axis] != -1:
-        channels.size(node.path, "target_shape", axis, ids)
-    return Value(tuple(places.shape), axis, ids)
+    return Value(tuple(places.shape), axis, ids), target[axis] != -1
+
+
+def resized(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
+    """`Resizing` and `CenterCrop`: of images, height and width alone."""
+    value = ranked(values[0], 3)
+    axis = place_of(node.config, value)
+    ids = at(channels, value, axis, f"{title(node)} works along their axis")
+    if ids is None or value.shape is None or len(value.shape) != 3:
+        raise Barrier("has an input of unknown shape")
+    size = (integer(node.config.get("height")), integer(node.config.get("width")))
+    return Value((value.shape[0], *size) if axis == 0 else (*size, value.shape[-1]), axis, ids)
 
 
 def permute(channels: Channels, node: Node, values: Sequence[Value]) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -37,7 +38,7 @@ class Affine(Encoding):
 
     @property
     def symbols(self) -> int:
-        # The symmetric grid leaves out the lowest code, as int8 weights do in LiteRT.
+        # Symmetric quantization leaves out the lowest code, as int8 weights do in LiteRT.
         return (1 << self.width) - (self.zero_point is None)
 
     @property
@@ -62,11 +63,20 @@ class Affine(Encoding):
             group=0 if cut else self.group,
         )
 
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        def moved(parameter: np.ndarray) -> np.ndarray:
+            return arrange(np.broadcast_to(self._spread(parameter, shape, ALL), shape))
+
+        zero = None if self.zero_point is None else moved(self.zero_point)
+        return replace(self, scale=moved(self.scale), zero_point=zero, group=0, group_axis=0)
+
     @property
     def _half(self) -> int:
         return (1 << (self.width - 1)) - 1
 
-    def _grid(self, values: np.ndarray, rows: slice) -> tuple[np.ndarray, Any]:
+    def _parameters_of(self, values: np.ndarray, rows: slice) -> tuple[np.ndarray, Any]:
         work = np.float64 if values.dtype == np.float64 else np.float32
         scale = self._spread(self.scale, values.shape, rows).astype(work)
         if self.zero_point is None:
@@ -88,7 +98,7 @@ class Affine(Encoding):
 
     def _steps(self, values: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, Any]:
         """Steps from zero, that is codes less the zero point; whole numbers."""
-        scale, zero = self._grid(values, rows)
+        scale, zero = self._parameters_of(values, rows)
         steps = values.astype(scale.dtype, copy=False) / scale
         np.rint(steps, out=steps)
         np.clip(steps, -zero, self.symbols - 1 - zero, out=steps)
@@ -98,7 +108,7 @@ class Affine(Encoding):
         self, values: np.ndarray, rows: slice = ALL, like: np.ndarray | None = None
     ) -> np.ndarray:
         steps, scale, _ = self._steps(values, rows)
-        return _on_grid(steps, scale, values.dtype)
+        return _dequantized(steps, scale, values.dtype)
 
     def codes(self, values: np.ndarray, rows: slice = ALL) -> np.ndarray:
         steps, _, zero = self._steps(values, rows)
@@ -108,13 +118,13 @@ class Affine(Encoding):
     def coded(self, values: np.ndarray, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray | None]:
         steps, scale, zero = self._steps(values, rows)
         codes = (steps + zero).astype(np.uint8)
-        return _on_grid(steps, scale, values.dtype), codes
+        return _dequantized(steps, scale, values.dtype), codes
 
     def decode(self, codes: np.ndarray, dtype: np.dtype, rows: slice = ALL) -> np.ndarray:
-        scale, zero = self._grid(np.empty(codes.shape, dtype), rows)
+        scale, zero = self._parameters_of(np.empty(codes.shape, dtype), rows)
         steps = codes.astype(scale.dtype)
         steps -= zero
-        return _on_grid(steps, scale, dtype)
+        return _dequantized(steps, scale, dtype)
 
     def side_bits(self) -> int:
         zeros = 0 if self.zero_point is None else self.zero_point.size * self.width
@@ -131,7 +141,7 @@ class Affine(Encoding):
         }
 
 
-def _on_grid(steps: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _dequantized(steps: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Steps from zero as values; overwrites them."""
     steps *= scale
     # Zero times a scale may be -0.0, which deflates worse and compares badly.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -45,6 +46,12 @@ class Binary(Encoding):
         if self.scale.ndim == 1:
             return self
         return replace(self, scale=taken(self.scale, axis + 1, indices))
+
+    def arranged(
+        self, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> Encoding:
+        bases = [arrange(np.broadcast_to(base, shape)) for base in self.scale]
+        return replace(self, scale=np.stack(bases))
 
     def _levels(self, dtype: np.dtype, shape: tuple[int, ...], rows: slice) -> np.ndarray:
         """The value that each code stands for, shape (2^k, ...); bit i is the sign of base i."""

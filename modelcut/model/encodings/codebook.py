@@ -15,10 +15,11 @@ from modelcut.model.encoding import Encoding
 
 @dataclass(frozen=True, eq=False)
 class Codebook(Encoding):
-    """Shared values: each is one of the centres (Han et al. 2016, section 3).
+    """Weight clustering: each value is one of the centroids (Han et al. 2016, section 3).
 
     Attributes:
-        centres: float32 (float64 for float64 tensors), shape (k,), ascending, distinct, finite.
+        centres: the centroids, float32 (float64 for float64 tensors), shape (k,), ascending,
+            distinct, finite.
     """
 
     kind: ClassVar[str] = "codebook"
@@ -26,7 +27,7 @@ class Codebook(Encoding):
 
     @property
     def label(self) -> str:
-        return f"{self.symbols} shared values"
+        return f"{self.symbols} centroids"
 
     @property
     def symbols(self) -> int:
@@ -67,7 +68,7 @@ class Codebook(Encoding):
 
 @lru_cache(maxsize=8)
 def _cuts(book: Codebook, dtype: np.dtype) -> floats.Cuts:
-    """The middles between the centres."""
+    """The midpoints between the centroids."""
     low, high = book.centres[:-1].astype(np.float64), book.centres[1:].astype(np.float64)
     middles = low / 2 + high / 2
     return floats.Cuts.at(np.where(middles < high, middles, low), book.centres, dtype)

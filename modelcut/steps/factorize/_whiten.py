@@ -20,7 +20,7 @@ from modelcut.errors import RecipeError
 from modelcut.steps.base import Context
 from modelcut.steps.factorize._parts import Factors
 from modelcut.steps.factorize._target import Target, as_stored
-from modelcut.steps.inputs import patches
+from modelcut.steps.patches import Patches
 
 if TYPE_CHECKING:
     from modelcut.runtime import Part, Rows, Running, Runtime
@@ -222,7 +222,7 @@ def _sampled(
         if target.layer.class_name == "TimeDistributed":
             array = array.reshape(-1, *array.shape[2:])
         if target.kind == "conv":
-            views.append(patches(target.inner.config, target.size, array))
+            views.append(Patches(target.inner.config, target.size).view(array))
         else:
             views.append(array.reshape(-1, target.depth))
     kernel = len(target.size) + 1 if target.kind == "conv" else 1

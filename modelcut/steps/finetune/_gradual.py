@@ -1,6 +1,6 @@
 """Sparsity that rises while the network trains (Zhu and Gupta 2017, section 3).
 
-Which weights go is settled by their magnitude, or by how they moved: Sanh et al. 2020, section 3.
+Weights are ranked by magnitude, or by how they moved: Sanh et al. 2020, section 3.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from modelcut.model.model import Layer, Model, Tensor
 from modelcut.steps.base import TARGET_KINDS
 from modelcut.steps.select import matches, optional
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class SparsityTarget:
-    """The sparsity that one tensor is led to, and whether it is one of its own."""
+    """The final sparsity of one tensor, and whether an override sets it."""
 
-    share: float
+    sparsity: float
     own: bool = False
 
 
@@ -34,7 +34,7 @@ class Gradual(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    sparsity: Share = Field(
+    sparsity: Fraction = Field(
         description="Final sparsity: the fraction of weights that are zero at the end."
     )
     criterion: Literal["magnitude", "movement"] = Field(
@@ -44,16 +44,16 @@ class Gradual(BaseModel):
     )
     schedule: Literal["cubic", "linear", "once"] = Field(
         default="cubic",
-        description="How the sparsity increases: along a cubic, linearly, or at once.",
+        description="Increase of the sparsity: cubic, linear, or in a single step.",
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
         description="Compute one threshold over all layers, or one for each layer.",
     )
-    begin: Share = Field(
+    begin: Fraction = Field(
         default=0.0, description="Fraction of the training steps after which pruning begins."
     )
-    end: Share = Field(
+    end: Fraction = Field(
         default=0.6,
         description="Fraction of the training steps after which the final sparsity is reached.",
     )
@@ -63,7 +63,7 @@ class Gradual(BaseModel):
     exclude: list[str] = Field(
         default_factory=list, description="Do not prune these layers or roles."
     )
-    overrides: dict[str, Share] = Field(
+    overrides: dict[str, Fraction] = Field(
         default_factory=dict,
         description="Final sparsity of individual layers: a mapping from pattern to fraction.",
     )
@@ -75,7 +75,7 @@ class Gradual(BaseModel):
         return self
 
     def at(self, progress: float, start: float, end: float) -> float:
-        """The sparsity after a share of the steps, from `start` to `end`."""
+        """The sparsity after a fraction of the steps, from `start` to `end`."""
         if self.schedule == "once" or progress >= self.end:
             return end if progress >= self.begin else start
         if progress <= self.begin:
@@ -97,9 +97,9 @@ class Gradual(BaseModel):
             for tensor in layer.tensors:
                 if self._is_aimed_at(layer, tensor, matched) and tensor.name in trained:
                     target = SparsityTarget(self.sparsity)
-                    for pattern, share in self.overrides.items():
+                    for pattern, sparsity in self.overrides.items():
                         if matches(pattern, layer, tensor):
-                            target = SparsityTarget(share, own=True)
+                            target = SparsityTarget(sparsity, own=True)
                     found[tensor.name] = target
         for pattern in (*self.include, *self.exclude, *self.overrides):
             if not optional(pattern) and not any(matches(pattern, one) for one in model.layers):
@@ -108,7 +108,7 @@ class Gradual(BaseModel):
                     "`modelcut inspect` lists the layers",
                 )
         if not found:
-            raise RecipeError(f"{where}: prune: nothing is left to prune")
+            raise RecipeError(f"{where}: prune: no tensor is selected for pruning")
         return found
 
     def _is_aimed_at(self, layer: Layer, tensor: Tensor, matched: set[str]) -> bool:
@@ -122,46 +122,46 @@ class Gradual(BaseModel):
 
     def masks(
         self,
-        worth: Mapping[str, np.ndarray],
+        scores: Mapping[str, np.ndarray],
         targets: Mapping[str, SparsityTarget],
         start: Mapping[str, float],
         progress: float,
     ) -> dict[str, np.ndarray]:
-        """Which weights are kept after a share of the steps.
+        """Which weights are kept after a fraction of the steps.
 
         Args:
-            worth: scores of all weights by tensor name, also of those that are zero now.
+            scores: scores of all weights by tensor name, including those that are zero now.
             targets: final sparsities, as `targets` returns them.
             start: the sparsity of each before the training.
             progress: fraction of the training steps that are done.
         """
         common = [name for name in targets if self.scope == "global" and not targets[name].own]
         masks = {
-            name: largest(worth[name], self.at(progress, start[name], targets[name].share))
+            name: largest(scores[name], self.at(progress, start[name], targets[name].sparsity))
             for name in targets
             if name not in common
         }
         if common:
-            flat = np.concatenate([worth[name].ravel() for name in common])
-            zeros = sum(start[name] * worth[name].size for name in common)
+            flat = np.concatenate([scores[name].ravel() for name in common])
+            zeros = sum(start[name] * scores[name].size for name in common)
             kept = largest(flat, self.at(progress, zeros / max(1, flat.size), self.sparsity))
-            place = 0
+            start_at = 0
             for name in common:
-                size = worth[name].size
-                masks[name] = kept[place : place + size].reshape(worth[name].shape)
-                place += size
+                size = scores[name].size
+                masks[name] = kept[start_at : start_at + size].reshape(scores[name].shape)
+                start_at += size
         return masks
 
 
 def largest(values: np.ndarray, sparsity: float) -> np.ndarray:
-    """A mask of the largest values, all but a share of them; ties by their place."""
+    """A mask that keeps the largest values; `sparsity` is the fraction pruned, ties by index."""
     flat = values.ravel()
-    gone = round(sparsity * flat.size)
+    count = round(sparsity * flat.size)
     mask = np.ones(flat.size, bool)
-    if gone:
-        limit = np.partition(flat, gone - 1)[gone - 1]
+    if count:
+        limit = np.partition(flat, count - 1)[count - 1]
         below = flat < limit
         mask[below] = False
         ties = np.flatnonzero(flat == limit)
-        mask[ties[: gone - int(below.sum())]] = False
+        mask[ties[: count - int(below.sum())]] = False
     return mask.reshape(values.shape)

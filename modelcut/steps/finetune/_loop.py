@@ -24,7 +24,7 @@ _SAY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and how fast.
+    """Number of steps, batch size and learning rates.
 
     Attributes:
         steps: total number of training steps.
@@ -34,7 +34,7 @@ class Schedule:
             otherwise it is constant.
         warmup: fraction of the steps over which the rate increases from zero.
         hold: fraction of the steps after which the rate begins to decay.
-        refresh: steps between two looks at the masks.
+        refresh: steps between two updates of the masks.
         settled: fraction of the steps after which the result may be kept or the training stopped.
     """
 
@@ -60,7 +60,7 @@ class Schedule:
 
 @dataclass
 class Course:
-    """What happened, as facts.
+    """What happened during a training, as facts.
 
     Attributes:
         steps: number of training steps done.
@@ -82,7 +82,7 @@ class Course:
 
 @dataclass
 class Position:
-    """Where a training is.
+    """The position within a training.
 
     Attributes:
         epoch: number of the current epoch, from 0.
@@ -105,25 +105,25 @@ class Loop:
     """One training; see `run`.
 
     Attributes:
-        runtime, running, trainer: what it is done with.
-        schedule: how long and how fast.
-        share: fraction of the samples that is set aside for validation; 0: none.
+        runtime, running, trainer: the engine, the running copy of the model and its trainer.
+        schedule: number of steps, batch size and learning rates.
+        validation: fraction of the samples that is set aside for validation; 0: none.
         patience: number of epochs without improvement after which training stops; None: never.
-        vary: changes the rows of an epoch at random; None: not.
-        masks: the masks after a share of the steps, from the weights' worth; None: they stay.
+        vary: augments the samples of an epoch at random; None: no augmentation.
+        masks: the masks after a fraction of the steps, from the weights' scores; None: constant.
         masked: names of the tensors that `masks` is about.
         judge: metrics of the running copy, and how good they are; larger is better.
-        say: takes a line about progress.
+        say: called with a line about progress.
         keep_interrupted: an interrupt ends the training, not the run.
-        metric: what a trainer's `right` is called, a row; "": nothing.
-        keeper: keeps its state from time to time; what it has is gone on from.
+        metric: name of the metric that a trainer's `right` counts, per sample; "": none.
+        keeper: saves the state periodically; training resumes from a saved state.
     """
 
     runtime: Runtime
     running: Running
     trainer: Trainer
     schedule: Schedule
-    share: float
+    validation: float
     patience: int | None
     vary: Callable[[Rows, int], Rows] | None
     masks: Callable[[Mapping[str, np.ndarray], float], Mapping[str, np.ndarray]] | None
@@ -163,7 +163,7 @@ class Loop:
         return self._course
 
     def _goes_on(self) -> bool:
-        """Takes up what was kept of this training; true if it was over by then."""
+        """Resumes from a saved state, if there is one; true if that training was complete."""
         if self.keeper is None:
             return False
         saved = self.keeper.load()
@@ -174,13 +174,13 @@ class Loop:
         steps = float(self._course.steps) if saved else -1.0
         if self.runtime.agreed([steps]) != [steps]:
             raise InputError(
-                "this worker does not see the checkpoint that the chief goes on from",
+                "this worker cannot see the checkpoint from which the chief resumes",
                 "--checkpoint must name a folder that all workers share",
             )
         if saved is None:
             return False
         if self.masks and not over:
-            # What decides the masks may remember how far it was when it last did.
+            # The criterion may depend on the progress at its last update.
             last = (self._course.steps - 1) // self.schedule.refresh * self.schedule.refresh
             self.masks(self.trainer.saliency(self.masked), last / self.schedule.steps)
         with self.keeper.fits():
@@ -190,7 +190,7 @@ class Loop:
         return over
 
     def _take_up(self, facts: Mapping[str, Any]) -> bool:
-        """Where the training was; true if it was over."""
+        """Restores the position; true if the training was complete."""
         self._course = Course(**facts["course"])
         self._at = Position(**facts["at"])
         self._least = None if facts["least"] is None else tuple(facts["least"])
@@ -225,13 +225,13 @@ class Loop:
                 continue
             at.waited += 1
             if self.patience is not None and at.waited >= self.patience:
-                course.ended = f"no better for {at.waited} epochs"
+                course.ended = f"no improvement for {at.waited} epochs"
                 return
 
     def _agreed(
         self, metrics: dict[str, float], score: tuple[float, ...]
     ) -> tuple[dict[str, float], tuple[float, ...]]:
-        """What the chief found: workers must not differ in which epoch was the best."""
+        """The chief's metrics: all workers must agree on the best epoch."""
         numbers = self.runtime.agreed([*metrics.values(), *score])
         return dict(zip(metrics, numbers, strict=False)), tuple(numbers[len(metrics) :])
 
@@ -269,13 +269,13 @@ class Loop:
         at.blocks, at.steps, at.rows, at.loss, at.right = 0, 0, 0, 0.0, 0.0
 
     def _blocks(self, epoch: int) -> Iterator[Rows]:
-        """The rows of an epoch, many batches at a time; a last part of a batch waits."""
+        """The samples of an epoch, many batches at a time; an incomplete last batch is left out."""
         schedule = self.schedule
-        sample = next(iter(self.runtime.rows(self.running, 1, part="train", share=self.share)))
+        sample = next(iter(self.runtime.rows(self.running, 1, part="train", share=self.validation)))
         most = max(1, _BLOCK_BYTES // max(1, sample.nbytes * schedule.batch))
         size = schedule.batch * min(most, 64)
         for rows in self.runtime.rows(
-            self.running, size, part="train", share=self.share, shuffle=epoch
+            self.running, size, part="train", share=self.validation, shuffle=epoch
         ):
             whole = len(rows) // schedule.batch * schedule.batch
             if whole:
@@ -307,7 +307,7 @@ class Loop:
 
 
 def facts(course: Course) -> dict[str, Any]:
-    """The course as plain JSON data, rounded so that it reads well."""
+    """The course as plain JSON data, rounded to six digits."""
     return {
         "steps": course.steps,
         "rows": course.rows,

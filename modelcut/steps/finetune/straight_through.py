@@ -1,7 +1,7 @@
 """Trains on under every restriction, by projection and a straight-through estimator.
 
 Bengio, Léonard and Courville 2013, section 4; Courbariaux et al. 2015, algorithm 1; masks that
-follow: Guo et al. 2016, section 3; shared values: Han et al. 2016, section 3.3.
+follow: Guo et al. 2016, section 3; centroids: Han et al. 2016, section 3.3.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class StraightThrough(Step):
     resumable: ClassVar[bool] = True
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias", "norm", "embedding", "other"}
     absent: ClassVar[dict[str, str]] = {
-        "quantize": "put the step quantize before finetune, which keeps its grid, signs or shared "
-        "values from the first epoch on",
+        "quantize": "put the step quantize before finetune, which trains with its quantization "
+        "parameters or centroids from the first epoch on",
         "budget": "it makes nothing smaller; the steps before it have one",
     }
 
@@ -94,7 +94,7 @@ class StraightThrough(Step):
     hold: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
         description="Fraction of the training steps after which a cosine schedule begins to "
-        "decay; with prune, its end is a good value.",
+        "decay; with prune, the value of its end is a good choice.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Momentum of SGD (default: 0.9)."
@@ -104,8 +104,7 @@ class StraightThrough(Step):
     )
     loss: Literal["auto", "cross_entropy", "mse", "mae", "huber"] = Field(
         default="auto",
-        description="Loss function; auto infers it from the last layer and the "
-        "loss that the file names.",
+        description="Loss function; auto infers it from the last layer and the loss in the file.",
     )
     class_weights: Literal["balanced"] | list[Strength] | None = Field(
         default=None,
@@ -127,14 +126,14 @@ class StraightThrough(Step):
     )
     mask: Literal["fixed", "dynamic"] = Field(
         default="fixed",
-        description="Whether the mask of pruned weights is fixed, or dynamic: pruned weights go "
-        "on learning, the smallest are pruned at every step, and each clustered weight takes the "
-        "nearest centroid.",
+        description="Whether the mask of pruned weights is fixed, or dynamic: pruned weights "
+        "continue to be trained, the smallest are pruned at every step, and each clustered weight "
+        "takes the nearest centroid.",
     )
     entropy_weight: Strength = Field(
         default=0.0,
         description="With mask: dynamic, penalty on the entropy of the cluster indices: the "
-        "squared error that one bit is traded for, as a fraction of the layer's mean square.",
+        "squared error accepted to save one bit, as a fraction of the layer's mean square.",
     )
     prune: Gradual | None = Field(
         default=None, description="Gradual pruning while training: {sparsity: 0.97, end: 0.6, …}."
@@ -166,7 +165,7 @@ class StraightThrough(Step):
         if self.hold and self.schedule != "cosine":
             raise ValueError("hold needs schedule: cosine")
         if self.entropy_weight and self.mask != "dynamic":
-            raise ValueError("entropy_weight needs mask: dynamic: else each keeps its shared value")
+            raise ValueError("entropy_weight needs mask: dynamic, so that centroids may change")
         if self.patience is not None and (self.validation == 0 or self.keep == "last"):
             raise ValueError("patience needs a validation fraction, and keep: best")
         return self
@@ -197,7 +196,7 @@ class StraightThrough(Step):
             else:
                 skipped[tensor.name] = "its layer is frozen, or holds it as a state"
         if not tensors:
-            raise RecipeError(f"{where}: all that it is aimed at is frozen")
+            raise RecipeError(f"{where}: all selected layers are frozen")
         targets = self.prune.targets(model, tensors, where) if self.prune else {}
         warnings: list[str] = []
         constraints = {
@@ -233,14 +232,14 @@ class StraightThrough(Step):
         elif follow and encoding.pattern:
             follow = False
             warnings.append(
-                f"{self.title}: the mask of {tensor.name} stays: it has the pattern "
+                f"{self.title}: the mask of {tensor.name} is kept: it has the pattern "
                 f"{encoding.pattern}"
             )
         penalty = self.regularize or Regularize()
         kernel = tensor.kind in TARGET_KINDS
         dense = isinstance(encoding.unmasked, Dense)
         if self.regularize and kernel and not dense:
-            warnings.append(f"{self.title}: regularize leaves {tensor.name} alone: it is quantized")
+            warnings.append(f"{self.title}: regularize skips {tensor.name}: it is quantized")
         kernel = kernel and dense
         movement = pruned and self.prune is not None and self.prune.criterion == "movement"
         return Constraint(
@@ -282,6 +281,7 @@ class StraightThrough(Step):
             teacher=teacher,
             distill=self.distill.weight if self.distill else 0.0,
             temperature=self.distill.temperature if self.distill else 1.0,
+            coupled=context.coupled,
         )
         trainer = running.trainer(plan)
         masks, masked = self._masks(constraints, targets, trainer)
@@ -336,7 +336,7 @@ class StraightThrough(Step):
             return None
         where = f"step {context.index + 1}, {self.title}: class_weights"
         if counts is None:
-            raise RecipeError(f"{where}: the labels are no classes", "leave class_weights out")
+            raise RecipeError(f"{where}: the labels are not classes", "leave class_weights out")
         if self.class_weights == "balanced":
             return np.where(
                 counts > 0, counts.sum() / (np.count_nonzero(counts) * counts.clip(1)), 0
@@ -367,7 +367,7 @@ class StraightThrough(Step):
         targets: Mapping[str, SparsityTarget],
         trainer: Trainer,
     ) -> tuple[Any, list[str]]:
-        """What says where the zeros are as the training goes on, and for which tensors."""
+        """What updates the masks during training, and for which tensors."""
         following = [
             name
             for name, constraint in constraints.items()
@@ -383,13 +383,13 @@ class StraightThrough(Step):
         prune = self.prune
         final: set[str] = set()
 
-        def masks(worth: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
-            found = {name: largest(worth[name], start[name]) for name in following}
+        def masks(scores: Mapping[str, np.ndarray], progress: float) -> dict[str, np.ndarray]:
+            found = {name: largest(scores[name], start[name]) for name in following}
             if prune is None or (final and self.mask == "fixed"):
                 return found
             if progress >= prune.end:
                 final.add("reached")
-            return {**found, **prune.masks(worth, targets, start, progress)}
+            return {**found, **prune.masks(scores, targets, start, progress)}
 
         return masks, names
 

@@ -28,6 +28,9 @@ class Candidate:
         minimum: so many channels are kept at least.
         round_to: the number kept is a multiple of this, where any are removed.
         kernels: how many axes of kernels have the channels.
+        turns: the channels in the order of their removal; None: from the lowest score on.
+        losses: what the network loses with the first n of them, float64, shape (channels + 1,);
+            None: the scores say so only within the group.
     """
 
     group: Group
@@ -35,6 +38,8 @@ class Candidate:
     minimum: int
     round_to: int
     kernels: int = 1
+    turns: np.ndarray | None = None
+    losses: np.ndarray | None = None
 
     def removable(self, wanted: int) -> int:
         """The largest number of channels up to that wanted which may be removed."""
@@ -45,61 +50,74 @@ class Candidate:
 
     @property
     def order(self) -> np.ndarray:
-        """The channels from the lowest score to the highest, ties in order."""
-        return np.argsort(self.scores, kind="stable")
+        """The channels in the order of their removal; by score, ties in order."""
+        return np.argsort(self.scores, kind="stable") if self.turns is None else self.turns
 
 
-def by_ratio(candidates: Sequence[Candidate], ratio: float, *, together: bool) -> list[int]:
-    """The number of channels that each group loses: of all together, or of each, that fraction.
+def by_ratio(candidates: Sequence[Candidate], ratio: float) -> list[int]:
+    """The number of channels that each group loses: of all together, that fraction.
 
     What a minimum or the rounding keeps is not taken from others.
     """
     if not candidates:
         return []
     named = {str(n): candidate.scores for n, candidate in enumerate(candidates)}
-    gone = lowest(named, ratio, together=together)
+    gone = lowest(named, ratio, together=True)
     return [c.removable(int(gone[str(n)].sum())) for n, c in enumerate(candidates)]
 
 
-class Work:
-    """The multiply-accumulates of a network, as channels are removed from its kernels.
+def alone(candidate: Candidate, ratio: float) -> int:
+    """The number of channels that one group loses: that fraction of its own."""
+    return candidate.removable(int(lowest({"": candidate.scores}, ratio, together=False)[""].sum()))
 
-    A kernel is applied so many times for one sample, whatever its channels; so its work is that
-    number times the product of the lengths of its axes.
+
+class Work:
+    """The cost of a network, as channels are removed: a sum of products of the lengths of axes.
+
+    A kernel is applied so many times for one sample, whatever its channels; so its
+    multiply-accumulates are that number times the product of the lengths of its axes. Of the
+    parameters of a tensor there are as many as that product itself.
 
     Attributes:
         total: of the whole network, all channels present.
         now: what is left.
     """
 
-    def __init__(self, model: Model, found: Dependencies, macs: Mapping[str, int | None]) -> None:
-        """Args: the model, its dependencies, and each layer's multiply-accumulates.
+    def __init__(
+        self, model: Model, found: Dependencies, macs: Mapping[str, int | None] | None
+    ) -> None:
+        """Args: the model, its dependencies, and what is counted.
+
+        `macs` has each layer's multiply-accumulates; None counts parameters.
 
         Raises:
             ValueError: names a layer with channels whose work cannot be told.
         """
-        self.total = sum(count or 0 for count in macs.values())
-        self.now = float(self.total)
         self._sizes: list[int] = [slot.ids.size for slot in found.slots]
         self._kernels: dict[tuple[Path, str], tuple[float, list[int]]] = {}
         self._of_slot: dict[int, tuple[Path, str]] = {}
         slots: dict[tuple[Path, str], list[int]] = {}
         for number, slot in enumerate(found.slots):
             slots.setdefault((slot.path, slot.role), []).append(number)
+        total = 0
         for layer in model.layers:
-            kernels = [t for t in layer.tensors if t.kind in TARGET_KINDS]
-            values = sum(tensor.size for tensor in kernels)
-            mine = [t for t in kernels if (layer.path, t.role) in slots]
-            if mine and macs.get(layer.name) is None:
+            counted = [t for t in layer.tensors if macs is None or t.kind in TARGET_KINDS]
+            values = sum(tensor.size for tensor in counted)
+            work = values if macs is None else macs.get(layer.name)
+            total += work or 0
+            mine = [t for t in counted if (layer.path, t.role) in slots]
+            if mine and work is None:
                 raise ValueError(layer.name)
             for tensor in mine:
                 key = layer.path, tensor.role
-                times = (macs[layer.name] or 0) / max(1, values)
+                times = (work or 0) / max(1, values)
                 fixed = times * tensor.size
                 for number in slots[key]:
                     fixed /= max(1, self._sizes[number])
                     self._of_slot[number] = key
                 self._kernels[key] = fixed, slots[key]
+        self.total = total if macs is None else sum(count or 0 for count in macs.values())
+        self.now = float(self.total)
 
     def _change(self, group: Group, count: int) -> tuple[float, dict[int, int]]:
         sizes = {n: self._sizes[n] - many * count for n, many in group.slots if n in self._of_slot}
@@ -125,18 +143,19 @@ class Work:
             self._sizes[number] = size
 
 
-def by_macs(candidates: Sequence[Candidate], work: Work, target: float) -> list[int]:
+def by_work(candidates: Sequence[Candidate], work: Work, target: float) -> list[int]:
     """The number of channels that each group loses, until the work is at most the target.
 
     At each step those channels are removed that lose least per work saved. The loss is the sum of
     their scores over what is left of the group's, once for each kernel that has them: with S the
     sum of the scores that are left, it is the decrease of k log S. So a group that has lost much
-    already is spared, and so is one that many layers share.
+    already is spared, and so is one that many layers share. Where the losses of a group are known
+    in units of the whole network, they stand in the place of that.
 
     Args:
         candidates: the groups.
         work: of the network, what is removed already taken off; it is changed.
-        target: multiply-accumulates.
+        target: in the unit of the work.
 
     Returns:
         Numbers of channels; where all that may be removed is not enough, as many as may be.
@@ -150,9 +169,13 @@ def by_macs(candidates: Sequence[Candidate], work: Work, target: float) -> list[
         if not ladder or work.now <= target:
             return float("inf")
         saved = work.saved(candidates[n].group, ladder[0] - lost[n])
-        left = total[-1] - total[lost[n]]
-        loss = (total[ladder[0]] - total[lost[n]]) / left if left > 0 else 0.0
-        loss *= candidates[n].kernels
+        losses = candidates[n].losses
+        if losses is not None:
+            loss = max(0.0, float(losses[ladder[0]] - losses[lost[n]]))
+        else:
+            left = total[-1] - total[lost[n]]
+            loss = (total[ladder[0]] - total[lost[n]]) / left if left > 0 else 0.0
+            loss *= candidates[n].kernels
         return loss / saved if saved > 0 else float("inf")
 
     heap = [(price(n), n) for n in range(len(candidates))]

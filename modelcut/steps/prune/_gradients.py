@@ -1,11 +1,10 @@
-"""What the criteria that ask for the loss's gradient have in common."""
+"""The common part of the criteria that use the gradient of the loss."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,15 +12,13 @@ from pydantic import Field
 from modelcut.model.model import Model, Tensor
 from modelcut.steps.base import Context
 from modelcut.steps.prune._scored import Scored
-
-if TYPE_CHECKING:
-    from modelcut.runtime import Part, Rows, Running, Runtime
+from modelcut.steps.samples import some_rows
 
 Kind = Literal["mean", "magnitude", "square"]
 
 
 class Gradients(Scored):
-    """Scores by the gradient of the mean loss of batches of training rows, in inference mode."""
+    """Scores by the gradient of the mean loss of batches of training samples, in inference mode."""
 
     global_fields: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     aliases: ClassVar[dict[str, str]] = {"batch": "batch_size"}
@@ -35,7 +32,7 @@ class Gradients(Scored):
     def statistics(
         self, model: Model, targets: list[Tensor], context: Context
     ) -> tuple[Mapping[str, np.ndarray | str], dict[str, Any]]:
-        """The mean over batches, each weighed by its rows."""
+        """The mean over batches, each weighted by its number of samples."""
         runtime = context.required_runtime(self.title)
         running = runtime.open(model)
         names = [tensor.name for tensor in targets]
@@ -52,24 +49,10 @@ class Gradients(Scored):
                     gradient = np.square(gradient)
                 sums[name] += len(rows) * gradient
             count += len(rows)
-        frozen = dict.fromkeys(names, "is frozen, so that there is no gradient by it")
+        frozen = dict.fromkeys(names, "is frozen, so that it has no gradient")
         return {**frozen, **{n: (s / count).astype(np.float32) for n, s in sums.items()}}, {
             "rows": count
         }
 
     @abstractmethod
     def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray: ...
-
-
-def some_rows(
-    runtime: Runtime, running: Running, size: int, most: int, context: Context
-) -> Iterator[Rows]:
-    """At most so many training rows, drawn from all of them: a CSV may be sorted.
-
-    Those on which something is judged are left out, if there are any.
-    """
-    size, share = min(size, most), context.set_aside
-    part: Part = "train" if share else "all"
-    taken = runtime.rows(running, size, part=part, share=share, shuffle=context.seed)
-    for number, rows in enumerate(islice(taken, -(-most // size))):
-        yield rows[: most - number * size]

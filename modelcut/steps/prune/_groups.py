@@ -1,6 +1,6 @@
-"""Weights that go together: blocks, n of every m, whole filters or inputs.
+"""Weights that are pruned together: blocks, n of every m, whole filters or inputs.
 
-Scores are small arrays, one number a group, so that ranking them needs no streaming.
+Scores are small arrays, one number per group, so that ranking them needs no streaming.
 """
 
 from __future__ import annotations
@@ -11,58 +11,58 @@ import numpy as np
 
 
 def lowest(
-    scores: Mapping[str, np.ndarray], share: float, *, together: bool
+    scores: Mapping[str, np.ndarray], fraction: float, *, together: bool
 ) -> dict[str, np.ndarray]:
-    """Which groups go: exactly `share` of them, ties in order.
+    """The groups of lowest score: exactly `fraction` of them, ties by index.
 
     Args:
         scores: tensor name -> scores, any shape.
-        share: fraction of the groups to prune, 0 to 1.
-        together: rank the groups of all tensors together, else each tensor's alone.
+        fraction: fraction of the groups to prune, 0 to 1.
+        together: rank the groups of all tensors together, otherwise within each tensor.
 
     Returns:
-        Tensor name -> boolean mask in the shape of its scores, true where the group goes.
+        Tensor name -> boolean mask in the shape of its scores, true where the group is pruned.
     """
     if not together:
         return {
-            name: _lowest(one.ravel(), share).reshape(one.shape) for name, one in scores.items()
+            name: _lowest(one.ravel(), fraction).reshape(one.shape) for name, one in scores.items()
         }
     every = np.concatenate([one.ravel() for one in scores.values()] or [np.zeros(0)])
-    gone = _lowest(every, share)
+    pruned = _lowest(every, fraction)
     ends = np.cumsum([one.size for one in scores.values()])
-    parts = np.split(gone, ends[:-1])
+    parts = np.split(pruned, ends[:-1])
     return {
         name: part.reshape(one.shape)
         for (name, one), part in zip(scores.items(), parts, strict=True)
     }
 
 
-def _lowest(scores: np.ndarray, share: float) -> np.ndarray:
-    count = round(share * scores.size)
-    gone = np.zeros(scores.size, bool)
+def _lowest(scores: np.ndarray, fraction: float) -> np.ndarray:
+    count = round(fraction * scores.size)
+    pruned = np.zeros(scores.size, bool)
     if not count:
-        return gone
+        return pruned
     ordered = np.where(np.isnan(scores), np.inf, scores)
     last = np.partition(ordered, count - 1)[count - 1]
-    np.less(ordered, last, out=gone)
+    np.less(ordered, last, out=pruned)
     ties = np.flatnonzero(ordered == last)
-    gone[ties[: count - int(gone.sum())]] = True
-    return gone
+    pruned[ties[: count - int(pruned.sum())]] = True
+    return pruned
 
 
 def evenly(scores: np.ndarray, fraction: float) -> np.ndarray:
-    """Which weights go where each output loses as many: exactly `fraction` of all of them.
+    """The weights of lowest score, equally many per output: exactly `fraction` of all.
 
-    What does not divide is dealt out one by one, to the outputs whose next score is smallest. An
-    output that has lost more already (its scores are negative there) is not given any back; the
-    others then lose less.
+    The remainder is distributed one by one, to the outputs whose next score is smallest. An
+    output that has more zeros already (its scores are negative there) keeps them; the
+    others are then pruned less.
 
     Args:
         scores: shape (..., outputs); negative where a weight is zero already.
         fraction: fraction of all weights to prune, 0 to 1.
 
     Returns:
-        A boolean mask of the shape of the scores, true where the weight goes.
+        A boolean mask of the shape of the scores, true where the weight is pruned.
     """
     flat = scores.reshape(-1, scores.shape[-1])
     depth, outputs = flat.shape
@@ -78,61 +78,61 @@ def evenly(scores: np.ndarray, fraction: float) -> np.ndarray:
         following = flat[order[level], np.arange(outputs)]
         following = np.where(zeros <= level, following, np.inf)
         quota[np.argsort(following, kind="stable")[:left]] += 1
-    gone = np.empty(flat.shape, bool)
-    np.put_along_axis(gone, order, np.arange(depth)[:, None] < quota, axis=0)
-    return gone.reshape(scores.shape)
+    pruned = np.empty(flat.shape, bool)
+    np.put_along_axis(pruned, order, np.arange(depth)[:, None] < quota, axis=0)
+    return pruned.reshape(scores.shape)
 
 
 def under(scores: np.ndarray, cutoff: float, most: int = 0) -> np.ndarray:
-    """Which scores are below `cutoff` times the mean of those that are left, and so on.
+    """Which scores are below `cutoff` times the mean of the remaining ones, repeatedly.
 
-    The largest is always left, so that no layer vanishes.
+    The largest is always kept, so that no layer vanishes.
 
     Args:
-        scores: any shape; negative where there is nothing left to remove.
+        scores: any shape; negative where the weight is pruned already.
         cutoff: threshold as a multiple of the mean score, 0 or more.
-        most: rounds, each with the mean of what the one before it left; 0: until nothing changes.
+        most: number of rounds, each with the mean of the scores that remain; 0: until stable.
 
     Returns:
-        A boolean mask of the shape of the scores, true where one goes, or is gone.
+        A boolean mask of the shape of the scores, true where one is pruned, now or before.
     """
-    gone = scores < 0
+    pruned = scores < 0
     number = 0
-    while not gone.all() and (not most or number < most):
-        left = scores[~gone]
+    while not pruned.all() and (not most or number < most):
+        left = scores[~pruned]
         limit = min(cutoff * float(left.mean(dtype=np.float64)), float(left.max()))
-        after = gone | (scores < limit)
-        if np.array_equal(after, gone):
+        after = pruned | (scores < limit)
+        if np.array_equal(after, pruned):
             break
-        gone, number = after, number + 1
-    return gone
+        pruned, number = after, number + 1
+    return pruned
 
 
-def keep_one(gone: np.ndarray, scores: np.ndarray) -> bool:
-    """Where all groups of a tensor would go, keeps the strongest; a layer must not vanish.
+def keep_one(pruned: np.ndarray, scores: np.ndarray) -> bool:
+    """Where all groups of a tensor would be pruned, keeps the one of highest score.
 
     Returns:
         Whether that was needed.
     """
-    if not gone.size or not gone.all():
+    if not pruned.size or not pruned.all():
         return False
-    gone.reshape(-1)[int(np.argmax(scores))] = False
+    pruned.reshape(-1)[int(np.argmax(scores))] = False
     return True
 
 
 def outside_n_of_m(values: np.ndarray, axis: int, n: int, m: int) -> np.ndarray:
     """True where a weight is not among the `n` largest of its `m` neighbours along `axis`.
 
-    The last, shorter group keeps `n` too. Of equal magnitudes the first ones stay.
+    The last, shorter group keeps `n` too. Of equal magnitudes the first ones are kept.
     """
     moved = np.moveaxis(np.abs(values), axis, -1)
     length = moved.shape[-1]
     padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, -length % m)], constant_values=-1)
     grouped = padded.reshape(*padded.shape[:-1], -1, m)
     order = np.argsort(-grouped, axis=-1, kind="stable")
-    gone = np.ones(grouped.shape, bool)
-    np.put_along_axis(gone, order[..., :n], False, axis=-1)
-    flat = gone.reshape(padded.shape)[..., :length]
+    pruned = np.ones(grouped.shape, bool)
+    np.put_along_axis(pruned, order[..., :n], False, axis=-1)
+    flat = pruned.reshape(padded.shape)[..., :length]
     return np.moveaxis(flat, -1, axis)
 
 
@@ -148,7 +148,7 @@ def block_scores(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return sizes
 
 
-def of_blocks(gone: np.ndarray, shape: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
+def of_blocks(pruned: np.ndarray, shape: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
     """The mask of the weights, from that of their blocks."""
-    wide = np.repeat(np.repeat(gone, rows, axis=-2), columns, axis=-1)
+    wide = np.repeat(np.repeat(pruned, rows, axis=-2), columns, axis=-1)
     return wide[..., : shape[-2], : shape[-1]]

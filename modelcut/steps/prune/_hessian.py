@@ -1,9 +1,9 @@
-"""Second-order pruning of one matrix: which weights go, and what the others become.
+"""Second-order pruning of one matrix: which weights are pruned, and the values of the others.
 
-The loss of a layer is the squared change of its outputs over calibration rows X,
-|X W - X W0|^2 = tr((W - W0)^T H (W - W0)) with H = X^T X. Which weights go is decided in blocks of
+The loss of a layer is the squared change of its outputs over calibration samples X,
+|X W - X W0|^2 = tr((W - W0)^T H (W - W0)) with H = X^T X. Pruned weights are chosen in blocks of
 inputs, as SparseGPT does (Frantar and Alistarh 2023, section 3.3 and algorithm 1), each block with
-a share of its own; what the rest becomes is then the least-squares optimum for that mask, by
+its own sparsity; the remaining weights are then the least-squares optimum for that mask, by
 preconditioned conjugate gradients over all outputs at once (Meng et al. 2024, section 3.3).
 """
 

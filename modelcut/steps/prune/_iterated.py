@@ -1,11 +1,12 @@
-"""Pruning in rounds: score what is left, remove the least, and again, until nothing changes.
+"""Pruning in rounds: score the remaining weights, prune those of least score, until stable.
 
-One mechanism for all criteria that can do it. A criterion says what one round removes (the step
-with `rounds: 1`); here is what happens between rounds, and when they end.
+One mechanism for all criteria. A criterion decides what one round prunes (the step with
+`rounds: 1`); this module does what happens between rounds, and ends them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from typing_extensions import Self
 from modelcut.errors.explain import explain
 from modelcut.model.model import Model
 from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, Step, TensorStep
+from modelcut.steps.correction import Corrected
 from modelcut.steps.strength import Budgeted
 
 Positive = Annotated[int, Field(ge=1)]
@@ -29,21 +31,21 @@ Until: TypeAlias = Annotated[
 Finetune: TypeAlias = Annotated[
     dict[str, Any] | None,
     Field(
-        description="With until: fine-tune after each round, with these fields of finetune, such "
-        "as {epochs: 3}; a budget then ends the rounds, and the last round within it is kept.",
+        description="With until: fields of the finetune step that runs after each round, such as "
+        "{epochs: 3}; with a budget, the last round within it is kept.",
     ),
 ]
 Rounds: TypeAlias = Annotated[
     Positive | None,
     Field(
-        description="With until: maximum number of rounds; default 20 where the network has to "
-        "run for each of them.",
+        description="With until: maximum number of rounds (default: 20 where each round runs the "
+        "network, otherwise unlimited).",
     ),
 ]
 _MOST = 20
 
 
-class Iterated(Budgeted, TensorStep):
+class Iterated(Corrected, Budgeted, TensorStep):
     """A step with the fields `cutoff`, `until`, `finetune` and `rounds`.
 
     Class attributes:
@@ -62,41 +64,25 @@ class Iterated(Budgeted, TensorStep):
     @model_validator(mode="after")
     def _rounds_fit(self) -> Self:
         if self.until is not None and self.cutoff is None:
-            raise ValueError("until needs cutoff: the other targets are stable at once")
+            raise ValueError("until needs cutoff: with other targets, one round is final")
         if self.rounds is not None and self.until is None:
-            raise ValueError("rounds needs until: stable; without it, there is one")
+            raise ValueError("rounds needs until: stable; without it, there is one round")
         if self.finetune is not None:
-            self._check_tuning(self._tuning(self.finetune))
+            self._check_tuning(tuning(self.finetune))
         return self
 
     def _check_tuning(self, tune: Step) -> None:
         if self.until is None:
-            raise ValueError("finetune needs until: stable; for one training, add a step finetune")
+            raise ValueError("finetune needs until: stable; to fine-tune once, add a step finetune")
         if getattr(tune, "prune", None) is not None:
-            raise ValueError("finetune: prune: the rounds prune already")
+            raise ValueError("finetune: prune is not allowed here: the rounds prune already")
         limits = [limit.name for limit in self.budget.each()] if self.budget else []
         if "min_agreement" in limits or (self.budget and self.budget.candidates):
             raise ValueError(
-                "budget: min_agreement and candidates are for a search, not for rounds"
+                "budget: min_agreement and candidates apply to a search, not to rounds"
             )
-        if self.budget and not _validation(tune):
+        if self.budget and not validation_of(tune):
             raise ValueError("finetune: validation: 0 leaves no samples to measure the budget on")
-
-    @staticmethod
-    def _tuning(fields: dict[str, Any]) -> Step:
-        """The step that trains between rounds.
-
-        Raises:
-            ValueError: its fields are wrong.
-        """
-        from modelcut import steps
-
-        cls = steps.find("finetune", steps.default("finetune"))
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            what, hint = explain(error.errors(include_url=False)[0], cls.model_fields, cls)
-            raise ValueError(f"finetune: {what}" + (f" ({hint})" if hint else "")) from None
 
     @property
     def searched(self) -> bool:
@@ -110,7 +96,7 @@ class Iterated(Budgeted, TensorStep):
     def set_aside(self) -> float:
         if self.budget is None or self.finetune is None:
             return super().set_aside
-        return _validation(self._tuning(self.finetune))
+        return validation_of(tuning(self.finetune))
 
     def apply(self, model: Model, context: Context) -> Outcome:
         """See `TensorStep`; rounds that need the network are taken here, the others by `edit`."""
@@ -124,11 +110,13 @@ class Iterated(Budgeted, TensorStep):
             if not finite(tensor.pull()[0]):
                 skipped[tensor.name] = NOT_FINITE
                 targets.remove(tensor.name)
-        tune = None if self.finetune is None else self._tuning(self.finetune)
-        share = 0.0 if tune is None else _validation(tune)
-        once = self.model_copy(update={"rounds": 1, "finetune": None, "budget": None})
-        # What is remembered of the model that came in is not true of what a round makes of it.
-        inside = replace(context, memo={}, set_aside=max(context.set_aside, share))
+        tune = None if self.finetune is None else tuning(self.finetune)
+        fraction = 0.0 if tune is None else validation_of(tune)
+        once = self.model_copy(
+            update={"rounds": 1, "finetune": None, "budget": None, "correct": None}
+        )
+        # Statistics in the memo belong to the step's input, not to the result of a round.
+        inside = replace(context, memo={}, set_aside=max(context.set_aside, fraction))
         more: dict[str, Any] = {}
 
         def cut(now: Model) -> tuple[Model, dict[str, int]]:
@@ -152,11 +140,11 @@ class Iterated(Budgeted, TensorStep):
             context,
             budget=self.budget,
             most=self.rounds or _MOST,
-            share=share,
+            fraction=fraction,
             title=self.title,
         )
         if after is model:
-            reason = "no round was taken: nothing is small enough, or the budget does not allow it"
+            reason = "no round was done: no score is small enough, or the budget does not allow it"
             skipped |= {name: reason for name in targets if name not in skipped}
         if self.rounds is None and facts["ended"] == _rounds.after(_MOST):
             warnings += (f"not stable after {_MOST} rounds; `rounds` allows more",)
@@ -164,12 +152,9 @@ class Iterated(Budgeted, TensorStep):
         for tensor in after.tensors:  # training moves biases too
             if tensor is not old[tensor.name]:
                 skipped.pop(tensor.name, None)
-        return Outcome(
-            after,
-            {**more, **facts},
-            skipped,
-            (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings)),
-        )
+        said = (*self.warnings(chosen), *(f"{self.title}: {w}" for w in warnings))
+        outcome = Outcome(after, {**more, **facts}, skipped, said)
+        return self.finished(model, outcome, context)
 
 
 def finite(values: np.ndarray) -> bool:
@@ -177,6 +162,25 @@ def finite(values: np.ndarray) -> bool:
     return bool(values.size == 0 or np.isfinite([values.min(), values.max()]).all())
 
 
-def _validation(tune: Step) -> float:
+def tuning(fields: Mapping[str, Any]) -> Step:
+    """The step that trains between rounds.
+
+    Args:
+        fields: fields of finetune.
+
+    Raises:
+        ValueError: they are wrong.
+    """
+    from modelcut import steps
+
+    cls = steps.find("finetune", steps.default("finetune"))
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        what, hint = explain(error.errors(include_url=False)[0], cls.model_fields, cls)
+        raise ValueError(f"finetune: {what}" + (f" ({hint})" if hint else "")) from None
+
+
+def validation_of(tune: Step) -> float:
     """Fraction of the samples that a training sets aside."""
     return float(getattr(tune, "validation", 0.1))

@@ -13,7 +13,6 @@ from modelcut.arrays import floats
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
-from modelcut.steps import outlets
 from modelcut.steps.base import NOT_FINITE, Context, Outcome
 from modelcut.steps.prune._groups import keep_one, lowest, under
 from modelcut.steps.prune._iterated import Finetune, Iterated, Rounds, Until
@@ -76,7 +75,7 @@ class Norms(Iterated):
         """Scores every group, then decides which go."""
         del context
         scores: dict[str, np.ndarray] = {}
-        gone: dict[str, np.ndarray] = {}
+        pruned: dict[str, np.ndarray] = {}
         common: dict[str, np.ndarray] = {}
         for tensor, settings in targets:
             axis = self._axis(tensor)
@@ -85,30 +84,30 @@ class Norms(Iterated):
             with np.errstate(over="ignore", invalid="ignore"):
                 values = tensor.pull()[0]
                 found = settings._scores(values, axis)
-            if settings.cutoff is not None:  # what is gone is not left, whatever its score
+            if settings.cutoff is not None:  # what is pruned is not left, whatever its score
                 found[~_lives(values, axis)] = -1
             if not np.isfinite(found).all():
                 continue
             scores[tensor.name] = found
             if settings.cutoff is not None:
                 most = 1 if self.until is None else self.rounds or 0
-                gone[tensor.name] = under(found, settings.cutoff, most)
+                pruned[tensor.name] = under(found, settings.cutoff, most)
             elif settings.threshold is not None:
-                gone[tensor.name] = found < settings.threshold
+                pruned[tensor.name] = found < settings.threshold
             elif settings.sparsity == self.sparsity:
                 common[tensor.name] = found
             else:
                 assert settings.sparsity is not None
-                gone |= lowest({tensor.name: found}, settings.sparsity, together=False)
+                pruned |= lowest({tensor.name: found}, settings.sparsity, together=False)
         if common:
             assert self.sparsity is not None
-            gone |= lowest(common, self.sparsity, together=self.scope == "global")
-        spared = [name for name, mask in gone.items() if keep_one(mask, scores[name])]
-        facts: dict[str, Any] = {"groups": {name: int(mask.size) for name, mask in gone.items()}}
-        facts["removed"] = {name: int(mask.sum()) for name, mask in gone.items()}
+            pruned |= lowest(common, self.sparsity, together=self.scope == "global")
+        spared = [name for name, mask in pruned.items() if keep_one(mask, scores[name])]
+        facts: dict[str, Any] = {"groups": {name: int(mask.size) for name, mask in pruned.items()}}
+        facts["removed"] = {name: int(mask.sum()) for name, mask in pruned.items()}
         if spared:
             facts["would_have_vanished"] = spared
-        return gone, facts
+        return pruned, facts
 
     def _axis(self, tensor: Tensor) -> int | None:
         return tensor.out_axis if self.of == "filters" else tensor.in_axis
@@ -133,10 +132,10 @@ class Norms(Iterated):
         if tensor.name not in survey:
             return NOT_FINITE
         shape = tuple(n if i == axis else 1 for i, n in enumerate(tensor.shape))
-        gone = survey[tensor.name].reshape(shape)
+        pruned = survey[tensor.name].reshape(shape)
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
-            mask = gone[rows] if axis == 0 else gone
+            mask = pruned[rows] if axis == 0 else pruned
             return floats.masked(part, ~(mask | (part == 0)))
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
@@ -149,16 +148,20 @@ class Norms(Iterated):
         chosen, skipped = super().select(model, context)
         if chosen and all(self._axis(tensor) is None for tensor in chosen):
             raise RecipeError(
-                f"step {context.index + 1}, {self.title}: none of the chosen tensors has an axis "
+                f"step {context.index + 1}, {self.title}: none of the selected tensors has an axis "
                 f"of {self.of}"
             )
         if self.of == "filters":
+            from modelcut.steps import outlets
+
             reasons = outlets.spared(model, self.include, self.overrides)
             skipped |= {t.name: reasons[t.name] for t in chosen if t.name in reasons}
             chosen = [tensor for tensor in chosen if tensor.name not in reasons]
         return chosen, skipped
 
     def apply(self, model: Model, context: Context) -> Outcome:
+        from modelcut.steps import outlets
+
         outcome = super().apply(model, context)
         named = self.of == "inputs" or self.include or self.exclude
         if named or outlets.layers_of(model) is not None:

@@ -1,7 +1,7 @@
-"""Cut, train on, cut again: rounds that end of themselves, or where too much is lost.
+"""Prune, fine-tune, prune again: rounds that end when stable, or when the budget is spent.
 
-Han et al. 2015, section 3.4: what a cut costs is trained back before the next one, which takes the
-smallest of what is left. Nothing says beforehand how far that goes.
+Han et al. 2015, section 3.4: the accuracy is recovered by training before the next round, which
+prunes the smallest remaining weights. The final sparsity is not known beforehand.
 """
 
 from __future__ import annotations
@@ -20,34 +20,39 @@ from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budget
 
 STABLE = 1e-3
-"""A round that would take a smaller share of the weights that are left is the end: training moves
-the others a little, so that a handful is always near enough to zero to go next."""
+"""The rounds end when one would prune a smaller fraction of the remaining weights: training moves
+the others a little, so that a few are always near enough to zero."""
 
 Cut = Callable[[Model], tuple[Model, dict[str, int]]]
-"""From a model to the same after one cut, and the weights that are left in each tensor."""
+"""From a model to the same after one round of pruning, and the nonzeros of each tensor."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one cut and the training after it came to; or what there was before the first one."""
+    """The result of one round and its fine-tuning; or the state before the first one."""
 
     model: Model
     left: Mapping[str, int]
     metrics: Mapping[str, Any]
 
-    def to_dict(self, held: bool | None) -> dict[str, Any]:
+    def to_dict(self, passed: bool | None) -> dict[str, Any]:
         """As plain JSON data."""
-        shown = {name: self.metrics[name] for name in _SHOWN if name in self.metrics}
-        if "outputs" in self.metrics:
-            shown["outputs"] = {
-                output: {name: part[name] for name in _SHOWN if name in part}
-                for output, part in self.metrics["outputs"].items()
-            }
-        found = {"nonzeros": dict(self.left), **shown}
-        return found if held is None else {**found, "held": held}
+        found = {"nonzeros": dict(self.left), **shown(self.metrics)}
+        return found if passed is None else {**found, "held": passed}
 
 
 _SHOWN = ("accuracy", "log_loss", "mae", "rmse", "r2")
+
+
+def shown(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that a report of rounds has, of each output where there are several."""
+    found = {name: metrics[name] for name in _SHOWN if name in metrics}
+    if "outputs" in metrics:
+        found["outputs"] = {
+            output: {name: part[name] for name in _SHOWN if name in part}
+            for output, part in metrics["outputs"].items()
+        }
+    return found
 
 
 def until_stable(
@@ -58,29 +63,29 @@ def until_stable(
     *,
     budget: Budget | None,
     most: int,
-    share: float,
+    fraction: float,
     title: str,
 ) -> tuple[Model, dict[str, Any], tuple[str, ...]]:
-    """Does the rounds.
+    """Prunes in rounds.
 
     Args:
         cut: prunes once, for one round.
-        tune: the fine-tuning after each cut; None: there is none.
+        tune: the fine-tuning after each round; None: no fine-tuning.
         model: the model as the step receives it.
         context: the context of the step, with a runtime.
-        budget: what may be lost on the rows set aside, against `model`; None: anything.
+        budget: limits on the validation samples, compared with `model`; None: no limits.
         most: maximum number of rounds.
-        share: fraction of the training samples that is set aside where there is no validation data.
+        fraction: of the training samples, set aside where there is no validation data.
         title: title of the step, such as "prune: magnitude".
 
     Returns:
-        The model after the last round that held, facts, and warnings.
+        The model after the last round within the budget, facts, and warnings.
     """
     runtime = context.required_runtime(title if tune is None else tune.title)
     stable = 0.0 if tune is None else STABLE
     if budget:
         check_limits(budget, runtime.scores(runtime.open(model)).targets, compared=True)
-    before = Round(model, {}, _judge(runtime, model, share) if budget else {})
+    before = Round(model, {}, judge(runtime, model, fraction) if budget else {})
     best, rows, ended = before, [], after(most)
     for number in range(1, most + 1):
         smaller, left = cut(best.model)
@@ -92,10 +97,10 @@ def until_stable(
         context.say(f"round {number}: {sum(left.values()):,} weights left")
         outcome = Outcome(smaller) if tune is None else tune.apply(smaller, context)
         tuned = _collapsed(model, outcome.model, context)
-        found = Round(tuned, left, _judge(runtime, tuned, share) if budget else {})
-        held = _holds(budget, before.metrics, found.metrics) if budget else None
-        rows.append({**found.to_dict(held), **_course(outcome.facts)})
-        if held is False:
+        found = Round(tuned, left, judge(runtime, tuned, fraction) if budget else {})
+        passed = holds(budget, before.metrics, found.metrics) if budget else None
+        rows.append({**found.to_dict(passed), **course(outcome.facts)})
+        if passed is False:
             ended = "the budget is spent"
             break
         best = found
@@ -104,17 +109,17 @@ def until_stable(
         facts["before"] = before.to_dict(None)
         facts["limits"] = {name: limit for name, limit, _ in budget.items()}
     if best is before and rows:
-        return model, facts, ("not even the first round holds the budget, so nothing was done",)
+        return model, facts, ("the first round already exceeds the budget, so nothing was pruned",)
     return best.model, facts, ()
 
 
 def after(rounds: int) -> str:
-    """Why it ended, where it was for the number of rounds."""
+    """Why the rounds ended, where their number was reached."""
     return f"after {rounds} rounds"
 
 
 def keep(model: Model, kept: Mapping[str, tuple[np.ndarray, Any]], context: Context) -> Model:
-    """The model with these values and encodings in the place of what the tensors hold."""
+    """The model with these values and encodings in place of the tensors' own."""
     return model.with_tensors(
         {
             tensor.name: pinned(tensor, context.index, *kept[tensor.name])
@@ -125,18 +130,20 @@ def keep(model: Model, kept: Mapping[str, tuple[np.ndarray, Any]], context: Cont
 
 
 def _collapsed(model: Model, tuned: Model, context: Context) -> Model:
-    """The model with all that the rounds did to it as one edit a tensor."""
+    """The model with the effect of all rounds as one edit per tensor."""
     old = {tensor.name: tensor for tensor in model.tensors}
     return keep(
         model, {t.name: t.pull() for t in tuned.tensors if t is not old.get(t.name)}, context
     )
 
 
-def _judge(runtime: Runtime, model: Model, share: float) -> dict[str, Any]:
-    return runtime.judge(runtime.open(model), part="validation", share=share)
+def judge(runtime: Runtime, model: Model, fraction: float) -> dict[str, Any]:
+    """The metrics of a model on the samples set aside."""
+    return runtime.judge(runtime.open(model), part="validation", share=fraction)
 
 
-def _holds(budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def holds(budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether all limits of a budget are met."""
     report = {"evaluation": {"after": {"metrics": after}, "change": compare(before, after)}}
     return all(verdict["held"] for verdict in budget.judge(report))
 
@@ -146,7 +153,7 @@ def nonzeros(values: np.ndarray) -> int:
     return int(np.count_nonzero(values))
 
 
-def _course(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the training's facts, what tells how it went."""
+def course(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a training that describe its course."""
     found = {name: facts[name] for name in ("epochs", "best_epoch") if facts.get(name) is not None}
     return {**found, "loss": facts["loss"][-1]} if facts.get("loss") else found

@@ -74,12 +74,12 @@ class Scored(Iterated):
 
     @abstractmethod
     def score(self, weights: np.ndarray, statistic: np.ndarray) -> np.ndarray:
-        """How much each weight matters, 0 or more; those of least score go."""
+        """The score of each weight, 0 or more; those of least score are pruned."""
 
     def survey_model(
         self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
     ) -> tuple[dict[str, np.ndarray | str], dict[str, Any]]:
-        """Runs the network for the statistics, then decides what goes."""
+        """Runs the network for the statistics, then decides which weights are pruned."""
         found, facts = self._remembered([tensor for tensor, _ in targets], model, context)
         survey: dict[str, np.ndarray | str] = {}
         common: dict[str, np.ndarray] = {}
@@ -103,7 +103,7 @@ class Scored(Iterated):
     def _remembered(
         self, targets: list[Tensor], model: Model, context: Context
     ) -> tuple[dict[str, np.ndarray | str], dict[str, Any]]:
-        """The statistics, from the memo what a search has asked for before on the same model."""
+        """The statistics, from the memo where a search computed them before on the same model."""
         known = context.memo
         missing = [tensor for tensor in targets if (id(model), tensor.name) not in known]
         if missing:
@@ -113,7 +113,7 @@ class Scored(Iterated):
         return {t.name: known[id(model), t.name] for t in targets}, known.get((id(model), ""), {})
 
     def least(self, tensor: Tensor, scores: np.ndarray) -> np.ndarray:
-        """The mask of what goes of one tensor that is ranked by itself."""
+        """The mask of pruned weights of one tensor that is ranked by itself."""
         assert self.sparsity is not None
         return lowest({tensor.name: scores}, self.sparsity, together=False)[tensor.name]
 
@@ -126,17 +126,17 @@ class Scored(Iterated):
                 f"{self.title}: the scores of {tensor.name} are not finite",
                 "the network's outputs or its weights are NaN or too large; check the data's scale",
             )
-        # Zeros go first, whatever their score: what is gone stays gone, and counts.
+        # Zeros come first, whatever their score: pruned weights stay pruned, and count.
         return np.where(weights == 0, np.float32(-1), scores.astype(np.float32))
 
     def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
         del context
-        gone = survey[tensor.name]
-        if isinstance(gone, str):
-            return gone
+        pruned = survey[tensor.name]
+        if isinstance(pruned, str):
+            return pruned
 
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
-            return np.where(gone[rows] | (part == 0), np.zeros((), part.dtype), part)
+            return np.where(pruned[rows] | (part == 0), np.zeros((), part.dtype), part)
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values

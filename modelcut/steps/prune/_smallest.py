@@ -1,4 +1,4 @@
-"""The exact k-th smallest magnitude of many values that are never held at once.
+"""The exact k-th smallest magnitude of many values that are never in memory at once.
 
 A sample gives a bracket around the threshold; one pass counts what lies below the bracket and
 collects the few values inside; those are partitioned. A bracket that missed is widened and the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,20 +20,28 @@ _SAMPLE = 1 << 18
 
 @dataclass(frozen=True)
 class Threshold:
-    """Which values go: all with a smaller magnitude, and some of those that equal it.
+    """Which values are pruned: all with a smaller magnitude, and some of those that equal it.
 
     Attributes:
         magnitude: magnitude of the largest value that is pruned.
-        ties: how many values of just this magnitude go, the first ones in order; one number an
-            array of the pass.
+        ties: how many values of exactly this magnitude are pruned, the first ones in order; one
+            number per array of the pass.
     """
 
     magnitude: float
     ties: tuple[int, ...]
 
 
-Pass: TypeAlias = "Callable[[], Iterable[np.ndarray]]"
+Walk: TypeAlias = "Callable[[Callable[[np.ndarray], tuple[int, np.ndarray]]], list[Any]]"
+"""Calls a function with each block of one array, and returns what it gave, in order."""
+
+Pass: TypeAlias = "Callable[[], Iterable[Walk]]"
 """Yields all values, array by array, in the same order at every call."""
+
+
+def walk_of(values: np.ndarray) -> Walk:
+    """The walk over an array in memory."""
+    return lambda look: map_rows(lambda rows: look(values[rows]), values)
 
 
 def smallest(passes: Pass, sample: np.ndarray, total: int, k: int) -> Threshold:
@@ -63,18 +71,18 @@ def smallest(passes: Pass, sample: np.ndarray, total: int, k: int) -> Threshold:
 
 
 def _deal(left: int, parts: list[np.ndarray], value: float) -> Iterator[int]:
-    """Deals the ties out over the arrays, in order."""
+    """Distributes the ties over the arrays, in order."""
     for part in parts:
         mine = min(left, int(np.count_nonzero(part == value)))
         left -= mine
         yield mine
 
 
-def _bracket(ordered: np.ndarray, share: float, spread: float) -> tuple[float, float]:
-    """Magnitudes between which the `share`-quantile lies almost surely; outwards at the ends."""
+def _bracket(ordered: np.ndarray, fraction: float, spread: float) -> tuple[float, float]:
+    """Magnitudes that enclose the `fraction`-quantile almost surely; open at the ends."""
     size = ordered.size
-    low = int(np.floor((share - spread) * size)) - 1
-    high = int(np.ceil((share + spread) * size)) + 1
+    low = int(np.floor((fraction - spread) * size)) - 1
+    high = int(np.ceil((fraction + spread) * size)) + 1
     return (
         float(ordered[low]) if 0 <= low < size else -1.0,
         float(ordered[high]) if 0 <= high < size else np.inf,
@@ -89,17 +97,16 @@ def _count(passes: Pass, low: float, high: float) -> tuple[int, list[np.ndarray]
     below = 0
     inside: list[np.ndarray] = []
 
-    for values in passes():
+    def look(values: np.ndarray) -> tuple[int, np.ndarray]:
+        block = np.abs(values).ravel()
+        small = int(np.count_nonzero(block < low))
+        if high == np.inf:
+            kept = np.nan_to_num(block, nan=np.inf, posinf=np.inf)
+            return small, kept[kept >= low]
+        return small, block[(block >= low) & (block <= high)]
 
-        def look(rows: slice, values: np.ndarray = values) -> tuple[int, np.ndarray]:
-            block = np.abs(values[rows]).ravel()
-            small = int(np.count_nonzero(block < low))
-            if high == np.inf:
-                kept = np.nan_to_num(block, nan=np.inf, posinf=np.inf)
-                return small, kept[kept >= low]
-            return small, block[(block >= low) & (block <= high)]
-
-        found = map_rows(look, values)
+    for walk in passes():
+        found = walk(look)
         below += sum(small for small, _ in found)
         parts = [kept.astype(np.float64) for _, kept in found]
         inside.append(np.concatenate([np.zeros(0), *parts]))
@@ -133,7 +140,7 @@ def _equal(values: np.ndarray, magnitude: float) -> np.ndarray:
 
 
 def removal(values: np.ndarray, found: Threshold) -> Callable[[np.ndarray, slice], np.ndarray]:
-    """The mask of what goes, as a function of some rows of `values` and which rows they are."""
+    """The mask of pruned values, as a function of some rows of `values` and their slice."""
     magnitude = found.magnitude
     end = first_ties(values, magnitude, sum(found.ties))
     row = int(np.prod(values.shape[1:], dtype=np.int64)) if values.ndim else 1

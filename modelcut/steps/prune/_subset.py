@@ -1,7 +1,7 @@
 """Which weights of one matrix are kept: the best subset of its inputs for each output.
 
 The loss is that of `_hessian`. With all kept weights refitted, it is a choice of subsets, and two
-known heuristics for it are put together, each where it is strong:
+known heuristics for it are combined, each where it is strong:
 
 1. A start for the whole matrix at once: the alternating direction method of multipliers on
    "least squares, at most so many weights that are not zero" (Meng et al. 2024, ALPS, section
@@ -15,7 +15,7 @@ known heuristics for it are put together, each where it is strong:
 
 What it costs is bounded by what SparseGPT's choice and a refit by conjugate gradients cost: where
 outputs keep so many weights that one round would take longer (784 × 300 at a sparsity below 0.9),
-the start is all. Layers of more than 1024 inputs start from the masks of SparseGPT
+there are no exchanges. Layers of more than 1024 inputs start from the masks of SparseGPT
 (`_hessian.choose`), and one round may take some seconds (4096 × 1000 from 0.94 on). Small layers
 also try the plain greedy surgeon from the full set, and the better mask is taken.
 """
@@ -59,42 +59,42 @@ _CHUNK = 1 << 22
 """Bytes of inverse Hessians at a time: they should stay in a core's cache."""
 
 
-def select(weights: np.ndarray, hessian: np.ndarray, share: float) -> np.ndarray:
-    """The mask of what is pruned: `share` of the weights, or the zeros if they are more.
+def select(weights: np.ndarray, hessian: np.ndarray, fraction: float) -> np.ndarray:
+    """The mask of what is pruned: `fraction` of the weights, or the zeros if they are more.
 
     Args:
         weights: kernel as a matrix, shape (d, outputs).
         hessian: positive definite, shape (d, d).
-        share: fraction of the weights to prune, 0 to 1.
+        fraction: fraction of the weights to prune, 0 to 1.
 
     Returns:
         Booleans of the shape of the weights; zeros are always pruned.
     """
-    return _chosen(weights, hessian, share)[0]
+    return _chosen(weights, hessian, fraction)[0]
 
 
-def pruned(weights: np.ndarray, hessian: np.ndarray, share: float) -> np.ndarray:
+def pruned(weights: np.ndarray, hessian: np.ndarray, fraction: float) -> np.ndarray:
     """The weights after `select` and `fit`; what the choice has solved for is not solved again.
 
     Args:
         weights: shape (d, outputs).
         hessian: positive definite, shape (d, d).
-        share: 0 to 1.
+        fraction: 0 to 1.
 
     Returns:
         Float64, of the shape of the weights.
     """
-    gone, values = _chosen(weights, hessian, share)
-    return fit(weights, hessian, gone) if values is None else values
+    removed, values = _chosen(weights, hessian, fraction)
+    return fit(weights, hessian, removed) if values is None else values
 
 
 def _chosen(
-    weights: np.ndarray, hessian: np.ndarray, share: float
+    weights: np.ndarray, hessian: np.ndarray, fraction: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The mask of what is pruned, and the refitted weights where they are known."""
     target = weights.astype(np.float64)
     free = target != 0
-    kept = min(target.size - round(share * target.size), int(free.sum()))
+    kept = min(target.size - round(fraction * target.size), int(free.sum()))
     if kept == 0 or kept == free.sum():
         return (~free, None) if kept else (np.ones(target.shape, bool), None)
     # Inputs of a unit norm: the same losses, and a better condition.
@@ -103,7 +103,7 @@ def _chosen(
     hessian = hessian / np.outer(scale, scale)
     curvature = 1 / np.diag(np.linalg.inv(hessian))
     if len(target) > _WIDEST_START:
-        found = _exchange(target, hessian, ~choose(target, hessian, share), curvature)
+        found = _exchange(target, hessian, ~choose(target, hessian, fraction), curvature)
     else:
         mask, near = _start(target, hessian, curvature, kept)
         found = _exchange(target, hessian, mask, curvature)
@@ -260,8 +260,8 @@ def _narrowed(hessian: np.ndarray, goal: np.ndarray, sets: Sets, count: int, dep
     least = np.argsort(np.concatenate(losses), kind="stable")[:count]
     counts = np.bincount(owner[least], minlength=len(sets))
     return [
-        np.setdiff1d(each, inputs[:gone], assume_unique=True)
-        for each, inputs, gone in zip(sets, order, counts, strict=True)
+        np.setdiff1d(each, inputs[:removed], assume_unique=True)
+        for each, inputs, removed in zip(sets, order, counts, strict=True)
     ]
 
 
@@ -327,11 +327,11 @@ def _trace(chunk: _Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
     # The inverse less the outer products of the updates is the inverse of what is left.
     updates = np.zeros((many, depth, width))
     diagonal = np.diagonal(inverse, axis1=1, axis2=2).copy()
-    gone = chunk.padded.copy()
+    removed = chunk.padded.copy()
     order, losses = np.zeros((many, depth), int), np.full((many, depth), np.inf)
     for step in range(depth):
         saliency = np.full_like(values, np.inf)
-        np.divide(values**2, diagonal, out=saliency, where=~gone & (diagonal > 0))
+        np.divide(values**2, diagonal, out=saliency, where=~removed & (diagonal > 0))
         place = saliency.argmin(axis=1)
         losses[:, step], order[:, step] = saliency[rows, place], chunk.inputs[rows, place]
         left = np.isfinite(losses[:, step])
@@ -344,7 +344,7 @@ def _trace(chunk: _Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
         values -= update * (values[rows, place] / pivot)[:, None]
         diagonal -= update**2
         updates[:, step] = update
-        gone[rows, place] = True
+        removed[rows, place] = True
     return order, losses
 
 
@@ -384,11 +384,11 @@ def solve(hessian: np.ndarray, goal: np.ndarray, sets: Sets) -> np.ndarray:
 
 
 def fit(
-    weights: np.ndarray, hessian: np.ndarray, gone: np.ndarray, near: np.ndarray | None = None
+    weights: np.ndarray, hessian: np.ndarray, removed: np.ndarray, near: np.ndarray | None = None
 ) -> np.ndarray:
     """As `refit`: directly where that is less work, else by conjugate gradients."""
     d, outputs = weights.shape
-    sets = [np.flatnonzero(column) for column in ~gone.T]
+    sets = [np.flatnonzero(column) for column in ~removed.T]
     if sum(len(each) ** 3 for each in sets) > (120 if near is None else 60) * d * d * outputs:
-        return refit(weights, hessian, gone, near)
+        return refit(weights, hessian, removed, near)
     return solve(hessian, hessian @ weights.astype(np.float64), sets)

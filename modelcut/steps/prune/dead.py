@@ -1,6 +1,6 @@
 """Removes the weights of units that nothing reads, and those that read nothing.
 
-Of a network pruned weight by weight, some units lose all that comes in or all that goes out (Han
+Of a network pruned weight by weight, some units lose all their inputs or all their outputs (Han
 et al. 2015, section 3.5, "pruning neurons"); their other weights cost bytes and do nothing. The
 network computes the same without them, but for the order in which floats are added up.
 """
@@ -14,19 +14,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modelcut.arrays import floats
-from modelcut.graph import channels
-from modelcut.graph.channels import Consumer
+from modelcut.graph.keras.channel_values import activation, zero_at_zero
 from modelcut.graph.node import Path
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
 from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
+from modelcut.steps.prune import _readers
+from modelcut.steps.prune._readers import Consumer
 
 
 class Dead(Step):
     """Prune the weights of dead units, which no weight reads or no weight feeds."""
 
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"bias"}
-    absent: ClassVar[dict[str, str]] = {"budget": "it needs none, for the outputs stay the same"}
+    absent: ClassVar[dict[str, str]] = {"budget": "it needs none, since the outputs do not change"}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -36,7 +37,7 @@ class Dead(Step):
         """See `Step`; kernels are read here, to see which units are joined."""
         architecture = self.architecture_of(model, context, "nothing tells which layer reads which")
         chosen, skipped = self.select(model, context)
-        readers = channels.readers(architecture)
+        readers = _readers.readers(architecture)
         joints = _joints(model)
         _silence(joints, readers)
         _cut(joints, readers)
@@ -98,7 +99,7 @@ class _Joint:
         return ~self.read | self.silent
 
     def idle(self, tensor: Tensor) -> str:
-        """Why a tensor is left alone; "" if something of it is dead."""
+        """Why a tensor is skipped; "" if something of it is dead."""
         if tensor.kind == "bias":
             assert self.bias is not None
             some = bool(np.any(self.bias[self.gone] != 0))
@@ -108,16 +109,16 @@ class _Joint:
 
     def edit(self, tensor: Tensor) -> Edit:
         """Zeros for all that is dead of a tensor."""
-        stays = ~self.gone if tensor.kind == "bias" else _along(tensor.out_axis, ~self.gone, tensor)
+        kept = ~self.gone if tensor.kind == "bias" else _along(tensor.out_axis, ~self.gone, tensor)
         if tensor.kind != "bias":
-            stays = stays & _along(tensor.in_axis, self.heard, tensor)
+            kept = kept & _along(tensor.in_axis, self.heard, tensor)
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
             del values
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:
-                kept = stays[rows] if stays.shape[0] > 1 else stays
-                return floats.masked(part, (part != 0) & kept)
+                some = kept[rows] if kept.shape[0] > 1 else kept
+                return floats.masked(part, (part != 0) & some)
 
             return Rewrite(Sparse(encoding.unmasked, encoding.pattern), block)
 
@@ -143,7 +144,7 @@ def _joints(model: Model) -> dict[Path, _Joint]:
     found: dict[Path, _Joint] = {}
     for layer in model.layers:
         kernel = layer.by_role.get("kernel")
-        if layer.node is None or kernel is None or not channels.has_channels(layer.node.entry):
+        if layer.node is None or kernel is None or not _readers.has_channels(layer.node.entry):
             continue
         if not set(layer.by_role) <= {"kernel", "bias"} or kernel.in_axis is None:
             continue
@@ -152,6 +153,7 @@ def _joints(model: Model) -> dict[Path, _Joint]:
 
 
 def _joint(layer: Layer, kernel: Tensor) -> _Joint:
+
     values = kernel.pull()[0] != 0
     rest = tuple(a for a in range(values.ndim) if a not in (kernel.in_axis, kernel.out_axis))
     links = values.any(axis=rest)
@@ -164,8 +166,8 @@ def _joint(layer: Layer, kernel: Tensor) -> _Joint:
     return _Joint(
         links,
         None if bias is None else bias.pull()[0],
-        channels.activation(layer.config),
-        channels.zero_at_zero(layer.config),
+        activation(layer.config),
+        zero_at_zero(layer.config),
         np.ones(inputs, bool),
         np.ones(units, bool),
         np.zeros(units, bool),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,11 +11,10 @@ from typing_extensions import Self
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
-from modelcut.steps import outlets
 from modelcut.steps.base import NOT_FINITE, Context
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._iterated import Finetune, Iterated, Positive, Rounds, Until, finite
-from modelcut.steps.prune._smallest import Threshold, removal, sample_of, smallest
+from modelcut.steps.prune._smallest import Threshold, Walk, removal, sample_of, smallest, walk_of
 from modelcut.steps.strength import SPARSITIES, Strength
 
 _SAMPLES = 1 << 20
@@ -50,7 +48,7 @@ class Magnitude(Iterated):
 
     pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] | None = Field(
         default=None,
-        description="n:m sparsity, such as 2:4: of every m neighbouring weights along the input "
+        description="n:m sparsity, such as 2:4: of every m neighboring weights along the input "
         "axis, the n largest are kept.",
     )
     block: tuple[Positive, Positive] | None = Field(
@@ -67,9 +65,9 @@ class Magnitude(Iterated):
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:
         if self.pattern is not None and self._n_of_m[0] > self._n_of_m[1]:
-            raise ValueError("pattern: n:m keeps n of m neighbours, so n is at most m")
+            raise ValueError("pattern: n:m keeps n of m neighbors, so n is at most m")
         if self.block is not None and self.sparsity is None and self.budget is None:
-            raise ValueError("block needs sparsity")
+            raise ValueError("block needs a sparsity")
         return self
 
     def select(self, model: Model, context: Context) -> tuple[list[Tensor], dict[str, str]]:
@@ -77,6 +75,8 @@ class Magnitude(Iterated):
         if self.block is None:
             return chosen, skipped
         # A block over all inputs is a whole channel.
+        from modelcut.steps import outlets
+
         reasons = outlets.spared(model, self.include, self.overrides)
         spared = {t.name for t in chosen if t.name in reasons and self._spans_inputs(t)}
         skipped |= {name: reasons[name] for name in spared}
@@ -121,23 +121,22 @@ class Magnitude(Iterated):
         if self.sparsity is None or self.scope == "layer" or not common:
             return {}, {}
         total = sum(tensor.size for tensor in common)
-        share = _SAMPLES / max(1, total)
-        samples = [np.abs(t.sample(max(256, int(share * t.size)))).ravel() for t in common]
+        fraction = _SAMPLES / max(1, total)
+        samples = [np.abs(t.sample(max(256, int(fraction * t.size)))).ravel() for t in common]
         # Each tensor's sample must weigh as much as the tensor does.
         sample = np.concatenate(
             [
-                np.resize(part.astype(np.float64), max(1, round(t.size * share)))
-                if share < 1
+                np.resize(part.astype(np.float64), max(1, round(t.size * fraction)))
+                if fraction < 1
                 else part.astype(np.float64)
                 for part, t in zip(samples, common, strict=True)
             ]
         )
 
-        def passes() -> Iterator[np.ndarray]:
-            for tensor in common:
-                yield tensor.pull()[0]
+        def walks() -> list[Walk]:
+            return [tensor.map_rows for tensor in common]
 
-        found = smallest(passes, sample, total, round(self.sparsity * total))
+        found = smallest(walks, sample, total, round(self.sparsity * total))
         context.say(f"threshold {found.magnitude:.4g}")
         ties = found.ties or (0,) * len(common)
         shared = {
@@ -150,7 +149,7 @@ class Magnitude(Iterated):
         self, targets: list[tuple[Tensor, Self]]
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         assert self.block is not None
-        gone: dict[str, np.ndarray] = {}
+        pruned: dict[str, np.ndarray] = {}
         common: dict[str, np.ndarray] = {}
         for tensor, settings in targets:
             if len(tensor.shape) < 2 or settings.sparsity is None:
@@ -159,11 +158,11 @@ class Magnitude(Iterated):
             if settings.sparsity == self.sparsity:
                 common[tensor.name] = scores
             else:
-                gone |= lowest({tensor.name: scores}, settings.sparsity, together=False)
+                pruned |= lowest({tensor.name: scores}, settings.sparsity, together=False)
         if common:
             assert self.sparsity is not None
-            gone |= lowest(common, self.sparsity, together=self.scope == "global")
-        return gone, {"blocks": {name: int(mask.size) for name, mask in gone.items()}}
+            pruned |= lowest(common, self.sparsity, together=self.scope == "global")
+        return pruned, {"blocks": {name: int(mask.size) for name, mask in pruned.items()}}
 
     def _rounds(self, values: np.ndarray, most: int = 0) -> list[tuple[float, float, int]]:
         """Intervals of weights that go, each with how many weights are left behind it."""
@@ -206,7 +205,7 @@ class Magnitude(Iterated):
         return plan
 
     def _removed(self, tensor: Tensor, values: np.ndarray, found: Any) -> Any:
-        """A function from some rows to the mask of what goes; `found` by the survey."""
+        """A function from some rows to their mask of pruned weights; `found` by the survey."""
         if self.pattern is not None:
             assert tensor.in_axis is not None
             mask = outside_n_of_m(values, tensor.in_axis, *self._n_of_m)
@@ -226,7 +225,7 @@ class Magnitude(Iterated):
         assert self.sparsity is not None
         if found is None:
             count = round(self.sparsity * values.size)
-            found = smallest(lambda: [values], sample_of(values), values.size, count)
+            found = smallest(lambda: [walk_of(values)], sample_of(values), values.size, count)
         return removal(values, found)
 
     def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""One-shot second-order pruning: what is left makes up for what goes.
+"""One-shot second-order pruning: the remaining weights compensate for the pruned ones.
 
 Optimal Brain Surgeon (Hassibi and Stork 1993) layer by layer, with the Hessian of the layer's
-squared output error over calibration rows; `_subset` chooses the weights that are kept, and they
+squared output error over calibration samples; `_subset` chooses the weights that are kept, and they
 are refitted to the least squares optimum. Layers are done in order, each on what the layers before
-it, pruned already, give it (Frantar and Alistarh 2023, section 4). Needs no labels.
+it, pruned already, produce (Frantar and Alistarh 2023, section 4). Needs no labels.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Model, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, Need, TensorStep
-from modelcut.steps.prune._gradients import some_rows
-from modelcut.steps.prune._hessian import damped
+from modelcut.steps.correction import Corrected
 from modelcut.steps.prune._inputs import matrices, refusal
-from modelcut.steps.prune._subset import pruned
+from modelcut.steps.samples import some_rows
 from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 _MOST_INPUTS = 8192
 """The widest Hessian: 512 MiB of float64, and some minutes."""
 
 
-class Obs(Budgeted, TensorStep):
+class Obs(Corrected, Budgeted, TensorStep):
     """Prune by the layer's output error to second order, and refit the remaining weights."""
 
-    refuses: ClassVar[dict[str, str]] = dict.fromkeys(CODED, "it moves the weights that stay")
+    refuses: ClassVar[dict[str, str]] = dict.fromkeys(CODED, "it changes the weights that are kept")
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES)
     global_fields: ClassVar[frozenset[str]] = frozenset({"rows", "damp"})
 
@@ -88,12 +87,15 @@ class Obs(Budgeted, TensorStep):
 
     def _solve(self, tensor: Tensor, gram: np.ndarray) -> tuple[np.ndarray, float]:
         """The new values, and the relative error of the layer's outputs on the rows."""
+        from modelcut.steps.prune._hessian import damped
+        from modelcut.steps.prune._subset import pruned
+
         assert self.sparsity is not None
         weights = tensor.pull()[0]
         matrix = weights.reshape(-1, weights.shape[-1]).astype(np.float64)
         if not (np.isfinite(gram).all() and np.isfinite(matrix).all()):
             raise RecipeError(
-                f"{self.title}: {tensor.name} or what goes into it is NaN or infinite",
+                f"{self.title}: {tensor.name} or the inputs of its layer are NaN or infinite",
                 "check the data's scale, or exclude that layer",
             )
         hessian = damped(gram, self.damp)

@@ -11,11 +11,12 @@ from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.model import Edit, Rewrite, Tensor
 from modelcut.steps.base import Context, TensorStep, random_generator
-from modelcut.steps.prune._smallest import removal, sample_of, smallest
+from modelcut.steps.correction import Corrected
+from modelcut.steps.prune._smallest import removal, sample_of, smallest, walk_of
 from modelcut.steps.strength import SPARSITIES, Budgeted, Strength
 
 
-class Random(Budgeted, TensorStep):
+class Random(Corrected, Budgeted, TensorStep):
     """Prune random weights, a baseline; existing zeros count towards the sparsity."""
 
     strength: ClassVar[Strength] = Strength("sparsity", SPARSITIES)
@@ -39,7 +40,7 @@ class Random(Budgeted, TensorStep):
             lots += np.float32(1)
             lots[values == 0] = 0
             count = round(share * values.size)
-            found = smallest(lambda: [lots], sample_of(lots), lots.size, count)
+            found = smallest(lambda: [walk_of(lots)], sample_of(lots), lots.size, count)
             gone = removal(lots, found)
 
             def block(part: np.ndarray, rows: slice) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Removes the weights that carry least (Sun et al. 2024, section 3, eq. 1): |w| times its input.
 
-Needs no labels and no gradient: only what goes into each layer over some training rows.
+Needs no labels and no gradient: only the inputs of each layer over some training samples.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pydantic import Field
 
 from modelcut.model.model import Model, Tensor
 from modelcut.steps.base import Context
-from modelcut.steps.prune._gradients import some_rows
 from modelcut.steps.prune._groups import evenly
 from modelcut.steps.prune._inputs import matrices, refusal
 from modelcut.steps.prune._scored import Scored
+from modelcut.steps.samples import some_rows
 from modelcut.steps.strength import SPARSITIES, Strength
 
 
@@ -41,7 +41,7 @@ class Wanda(Scored):
     def statistics(
         self, model: Model, targets: list[Tensor], context: Context
     ) -> tuple[Mapping[str, np.ndarray | str], dict[str, Any]]:
-        """The norm of each input over all rows and places, in the kernel's shape but for 1s."""
+        """The norm of each input over samples and positions; broadcasts to the kernel's shape."""
         owners = {tensor.name: layer for layer in model.layers for tensor in layer.tensors}
         reasons = {tensor.name: refusal(owners[tensor.name], tensor) for tensor in targets}
         kernels = [tensor for tensor in targets if not reasons[tensor.name]]

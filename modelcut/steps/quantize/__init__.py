@@ -13,7 +13,7 @@ ALIASES = {"huffman": "cluster"}
 
 
 TOO_LARGE = "holds values too large for a scale in float32"
-"""Why a tensor is left alone whose values are finite, but not by much."""
+"""Why a tensor is skipped whose values are finite, but near the largest float."""
 
 
 NOTHING_TO_SEARCH = {

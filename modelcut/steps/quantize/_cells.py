@@ -157,7 +157,7 @@ def short(scale: np.ndarray, rounding: np.ufunc | None = None, bits: int = 8) ->
 
 
 def fits(scale: np.ndarray, dtype: np.dtype) -> bool:
-    """Whether scales can be held as float32, and in the type of the tensor."""
+    """Whether scales fit into float32, and into the dtype of the tensor."""
     import ml_dtypes
 
     most = min(float(ml_dtypes.finfo(dtype).max), float(np.finfo(np.float32).max))

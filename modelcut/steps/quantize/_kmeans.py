@@ -144,7 +144,7 @@ def _all_are(flat: np.ndarray, of_bin: np.ndarray) -> bool:
 
 
 def clusters(line: Line, k: int, start: Start, rng: np.random.Generator) -> np.ndarray:
-    """At most `k` centres, ascending: the optimum where that is quick to find, else Lloyd's."""
+    """At most `k` centroids, ascending: the optimum where that is fast, else Lloyd's algorithm."""
     if line.points.size <= k:
         return line.points
     if line.points.size * k <= _EXACT:
@@ -155,7 +155,7 @@ def clusters(line: Line, k: int, start: Start, rng: np.random.Generator) -> np.n
 
 
 def coarser(line: Line, n: int) -> Line:
-    """About `n` points, each the mean of neighbours of equal share of density^(1/3).
+    """About `n` points, each the mean of neighbors of equal mass of density^(1/3).
 
     That is how the intervals of a good quantizer lie (Panter and Dite 1951), so each of them is
     made of about as many of the points as any other.
@@ -169,14 +169,14 @@ def coarser(line: Line, n: int) -> Line:
 
 
 def optimum(line: Line, k: int) -> np.ndarray:
-    """Centres of the k-means optimum on a line, by dynamic programming.
+    """Centroids of the k-means optimum in one dimension, by dynamic programming.
 
     The best first point of the last cluster moves right with the cluster's end, so each layer of
     the table is filled by divide and conquer in O(n log n) (Grønlund et al. 2017, section 2; here
     level by level, so that NumPy does each level at once).
 
     Returns:
-        At most `k` centres, ascending; shape (min(k, n),).
+        At most `k` centroids, ascending; shape (min(k, n),).
     """
     n = line.points.size
     if n <= k:
@@ -235,7 +235,7 @@ def _next_layer(
 
 
 def started(line: Line, k: int, start: str, rng: np.random.Generator) -> np.ndarray:
-    """First centres: evenly over the range, evenly over the values, or by k-means++.
+    """Initial centroids: evenly over the range, evenly over the values, or by k-means++.
 
     Linear is what Han et al. 2016 (section 3.2) found best for accuracy; k-means++ is Arthur and
     Vassilvitskii 2007. At most `k`, ascending.
@@ -260,10 +260,10 @@ def started(line: Line, k: int, start: str, rng: np.random.Generator) -> np.ndar
 
 
 def lloyd(line: Line, centres: np.ndarray) -> np.ndarray:
-    """Lloyd's rounds until nothing moves; a centre without values goes where the error is largest.
+    """Lloyd's algorithm until it converges; an empty cluster moves to where the error is largest.
 
     Returns:
-        Centres, ascending, distinct; as many as came in, if there are as many points.
+        Centroids, ascending, distinct; as many as given, if there are as many points.
     """
     k, n = centres.size, line.points.size
     old = np.zeros(0, np.int64)
@@ -300,20 +300,20 @@ def weighted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Entropy-constrained quantization: least of error + trade · bits (Chou et al. 1989).
 
-    Rounds of three parts, none of which makes the sum larger: each value goes to the centre that
-    is cheapest by error and bits, each centre to the mean of its values, and the bits of a code
-    follow from how often it is used. Codes that no value wants vanish.
+    Each round has three parts, none of which increases the sum: each value is assigned to the
+    centroid of least cost in error and bits, each centroid moves to the mean of its values, and
+    the bits of a code follow from its frequency. Codes without values vanish.
 
     Args:
         line: the values.
         centres: initial centroids, ascending.
-        share: squared error that one bit is traded for, as a fraction of the mean square of the
-            values.
-        zeros: how many exact zeros there are besides; with any, a centre of 0 stays in place for
+        share: squared error that is accepted to save one bit, as a fraction of the mean square of
+            the values.
+        zeros: how many exact zeros there are besides; with any, a centroid of 0 is kept for
             them, and other values may join it.
 
     Returns:
-        Centres, ascending, shape (k,), and the edges between their intervals, shape (k - 1,).
+        Centroids, ascending, shape (k,), and the edges between their intervals, shape (k - 1,).
     """
     points, unit = line.points / line.unit, line.unit
     centres = centres / unit
@@ -343,7 +343,7 @@ def weighted(
 def _envelope(centres: np.ndarray, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of the parabolas (x - c)² + price are lowest somewhere, and where they meet.
 
-    Less x², a parabola is a straight line of slope -2c, so ascending centres make the lower
+    Less x², a parabola is a straight line of slope -2c, so ascending centroids make the lower
     envelope from left to right; a line that comes in before the last one began buries it.
 
     Args:

@@ -16,9 +16,9 @@ Loss: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 def least(loss: Loss, looks: np.ndarray, shape: tuple[int, ...], rounds: int) -> np.ndarray:
     """For each cell, a point where its loss is least.
 
-    The loss of a grid is not convex (each code that comes into use is a ripple), so the whole range
-    is looked at first; between the neighbours of the best look the golden section goes on
-    (Kiefer 1953). What was never the best is never returned.
+    The loss over the range is not convex (each code that comes into use is a ripple), so the
+    whole range is sampled first; golden-section search continues between the neighbors of the
+    best sample (Kiefer 1953). What was never the best is never returned.
 
     Args:
         loss: evaluated for all cells at once.

@@ -10,8 +10,9 @@ from pydantic import Field
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.binary import Binary as Signs
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
+from modelcut.steps.base import CODED, NOT_FINITE, Context
 from modelcut.steps.quantize import TOO_LARGE
+from modelcut.steps.quantize._calibrated import Calibrated
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short
 from modelcut.steps.quantize._signs import fit_bases, solve
 from modelcut.steps.strength import Budgeted, Strength
@@ -19,10 +20,10 @@ from modelcut.steps.strength import Budgeted, Strength
 _SAMPLE = 1 << 21
 
 
-class Binarize(Budgeted, TensorStep):
+class Binarize(Budgeted, Calibrated):
     """Binary weights: a sign and a scale, or a sum of several such bases.
 
-    The scale is the mean magnitude, which leaves the least squared error. Pruned zeros stay zero.
+    The scale is the mean magnitude, which minimizes the squared error. Pruned zeros stay zero.
     """
 
     strength: ClassVar[Strength] = Strength("bases", (5, 4, 3, 2, 1), needed=False)

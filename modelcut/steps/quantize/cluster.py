@@ -11,8 +11,9 @@ from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.codebook import Codebook
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep, random_generator
+from modelcut.steps.base import CODED, NOT_FINITE, Context, random_generator
 from modelcut.steps.quantize import _kmeans
+from modelcut.steps.quantize._calibrated import Calibrated
 from modelcut.steps.quantize._cells import short
 from modelcut.steps.strength import Budgeted, Strength
 
@@ -20,7 +21,7 @@ _FEW = 32
 _MANY = 1 << 12
 
 
-class Cluster(Budgeted, TensorStep):
+class Cluster(Budgeted, Calibrated):
     """Weight clustering (1-D k-means); indices are entropy-coded when written.
 
     Zeros of a pruned tensor keep an index of their own, besides those of the centroids. Entropy
@@ -85,7 +86,7 @@ class Cluster(Budgeted, TensorStep):
     def _traded(
         self, values: np.ndarray, encoding: Encoding, line: _kmeans.Line, centres: np.ndarray
     ) -> Rewrite:
-        """A weight goes not to the nearest shared value, but to the cheapest by error and bits."""
+        """Each weight gets the centroid of least cost, error and bits, instead of the nearest."""
         sparse = encoding.masked
         zeros = values.size - float(line.weights.sum()) if sparse else 0.0
         centres, edges = _kmeans.weighted(line, centres, self.entropy_weight, zeros=zeros)
@@ -106,11 +107,11 @@ class Cluster(Budgeted, TensorStep):
 
 
 def _held(centres: np.ndarray, line: _kmeans.Line) -> np.ndarray:
-    """The centres as they are kept: of 8 significant bits where few stand for very many weights.
+    """The centroids as they are stored: 8 significant bits where few represent very many weights.
 
-    That moves one by 0.4 % at most, little beside the distance to its neighbours, and the weights'
-    low bytes are zero: the file of a large layer deflates by an eighth better. Where the points are
-    the weights themselves and few, they are worth keeping as they are.
+    That moves one by 0.4 % at most, little compared with the distance to its neighbors, and the
+    weights' low bytes are zero: the file of a large layer deflates by an eighth better. Where the
+    points are the weights themselves and few, they are stored exactly.
     """
     if centres.size > _FEW or (line.exact and line.points.size <= _MANY):
         return centres
@@ -118,7 +119,7 @@ def _held(centres: np.ndarray, line: _kmeans.Line) -> np.ndarray:
 
 
 def _book(centres: np.ndarray, dtype: np.dtype) -> Codebook:
-    """Centres that the tensor's dtype holds exactly."""
+    """Centroids that the tensor's dtype represents exactly."""
     wide = np.float64 if dtype == np.float64 else np.float32
     held: np.ndarray = centres.astype(dtype).astype(wide)
     return Codebook(np.unique(held + 0.0))

@@ -1,4 +1,4 @@
-"""Uniform quantization: values on a grid of 2^bits steps (Jacob et al. 2018, section 2.1)."""
+"""Uniform quantization: values on 2^bits equidistant levels (Jacob et al. 2018, section 2.1)."""
 
 from __future__ import annotations
 
@@ -9,43 +9,50 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from modelcut.arrays.blocks import row_blocks
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
-from modelcut.model.model import Edit, Rewrite, Tensor, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
-from modelcut.steps.quantize import TOO_LARGE, _kmeans, _widths
-from modelcut.steps.quantize._cells import Cells, fits, short, wide
-from modelcut.steps.quantize._search import least
+from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
+from modelcut.steps.base import CODED, NOT_FINITE, Context
+from modelcut.steps.quantize import TOO_LARGE, _dealing
+from modelcut.steps.quantize._calibrated import Calibrated, Survey
+from modelcut.steps.quantize._cells import Cells, fits
+from modelcut.steps.quantize._ranges import best_shrink, extremes, scale_of, weighted_shrink
 from modelcut.steps.strength import Budgeted, Strength
 
-_WIDTHS = range(2, 9)
-_LOOKS = (0.05, 1.0, 15)
-_MANY_LOOKS = (1e-3, 1.0, 400)
-_GUARDS = (1.0, 1.15, 1.4)
-_SAMPLE = 1 << 21
-_SURVEYED = 1 << 19
-_SQUARES_FIT = 1e15
-"""Up to here, a block's squares can be summed in float32."""
 
-
-class Linear(Budgeted, TensorStep):
+class Linear(Budgeted, Calibrated):
     """Uniform quantization of weights; zero is exactly representable."""
 
     strength: ClassVar[Strength] = Strength(
-        "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits",), needed=False
+        "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits", "parameter_bytes"), needed=False
     )
     refuses: ClassVar[dict[str, str]] = CODED
-    global_fields: ClassVar[frozenset[str]] = frozenset({"average_bits"})
+    global_fields: ClassVar[frozenset[str]] = frozenset(
+        {"average_bits", "parameter_bytes", "output_error"}
+    )
 
-    bits: Annotated[int, Field(ge=2, le=8)] = Field(
-        default=8, description="Bits per weight, 2 to 8."
+    bits: Annotated[int, Field(ge=2, le=8)] | Literal["auto"] = Field(
+        default=8,
+        description="Bits per weight, 2 to 8. auto: the fewest bits in total with which the "
+        "network's outputs are predicted to change by at most output_error, 2 to 8 for each layer, "
+        "by the effect of each layer on the outputs, measured over calibration samples.",
     )
     average_bits: Annotated[float, Field(ge=2, le=8)] | None = Field(
         default=None,
         description="Average bits per weight, instead of bits: each layer gets 2 to 8, allotted "
-        "where they reduce the relative error most. Layers whose bits are set by overrides are "
-        "not counted.",
+        "where they reduce the relative error most; with rounding: gptq or range: output, the "
+        "effect on the network's outputs, measured over calibration samples. Layers whose bits "
+        "are set by overrides are not counted.",
+    )
+    parameter_bytes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Most bytes of all parameters of the model, in a plain fixed-length code, "
+        "instead of bits: allotted as with average_bits.",
+    )
+    output_error: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="With bits: auto, how much the network's outputs may change: the root of the "
+        "mean squared change, by the outputs' standard deviation (default: 0.05).",
     )
     symmetric: bool = Field(
         default=True,
@@ -60,12 +67,14 @@ class Linear(Budgeted, TensorStep):
         description="With per: channel, group size: one scale and zero point for every so many "
         "neighbours along the input axis.",
     )
-    range: Literal["minmax", "percentile", "mse"] = Field(
+    range: Literal["minmax", "percentile", "mse", "output"] = Field(
         default="minmax",
-        description="How the range is chosen: minimum and maximum, a percentile, or the range of "
-        "minimum mean squared error of the weights (mse). The latter is the optimum for the "
-        "weights, but clipping reduces the variance of a layer's outputs, which can cost "
-        "accuracy: 76.6 % against 83.6 % with minmax on a depthwise network at 3 bits.",
+        description="How the range is chosen: minimum and maximum, a percentile, the range of "
+        "minimum squared error of the weights (mse), or of the layer's outputs over calibration "
+        "samples (output: each weight's error counts by the mean square of its input). mse is the "
+        "optimum for the weights, but clipping shrinks the variance of outputs, so that alone it "
+        "can lose to minmax (76.6 % against 83.6 % on a depthwise network at 3 bits); with "
+        "correct, which puts the variance right, it wins.",
     )
     percentile: Annotated[float, Field(gt=50, le=100)] | None = Field(
         default=None,
@@ -87,52 +96,49 @@ class Linear(Budgeted, TensorStep):
         if self.group is not None and self.per == "tensor":
             raise ValueError("group needs per: channel")
         if self.group is not None and self.range == "percentile":
-            raise ValueError("group: too few values for range: percentile; use minmax or mse")
+            raise ValueError("group: too few values for range: percentile; use another range")
+        if self.output_error is not None and self.bits != "auto":
+            raise ValueError("output_error is for bits: auto only")
+        if any(own.get("bits") == "auto" for own in self.overrides.values()):
+            raise ValueError("overrides: bits: auto is for the whole step")
         return self
 
     @property
     def leaves(self) -> tuple[str, ...]:
         return ("affine",)
 
-    def survey(
-        self, targets: list[tuple[Tensor, Self]], context: Context
-    ) -> tuple[Any, dict[str, Any]]:
-        """For an average of bits: the error of each layer at each width."""
-        sizes: dict[str, int] = {}
-        errors: dict[str, list[float]] = {}
-        for tensor, settings in targets:
-            if settings.average_bits is None or settings._reason_against_groups(tensor):
-                continue
-            values, encoding = tensor.pull()
-            cells, values = settings._part(settings._cells(tensor), values)
-            found = [settings._relative_error(values, cells, encoding, width) for width in _WIDTHS]
-            if None not in found:
-                sizes[tensor.name] = tensor.size
-                errors[tensor.name] = [error for error in found if error is not None]
+    @property
+    def looks(self) -> bool:
+        ranges = [self.range, *(own.get("range") for own in self.overrides.values())]
+        return super().looks or "output" in ranges or self.bits == "auto"
+
+    def survey_model(
+        self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Survey, dict[str, Any]]:
+        """Where bits are dealt out: the cost and the error of each layer at each width."""
         widths: dict[str, int] = {}
         facts: dict[str, Any] = {}
-        if sizes and self.average_bits is not None:
-            widths = _widths.deal(sizes, errors, _WIDTHS, self.average_bits)
-            spent = sum(size * widths[name] for name, size in sizes.items())
-            facts = {"bits": widths, "average_bits": spent / sum(sizes.values())}
-            context.say(f"{facts['average_bits']:.3g} bits on average")
+        dealt = [pair for pair in targets if pair[1].dealt_out and not pair[1].no_groups(pair[0])]
+        if dealt:
+            widths, facts = _dealing.deal(self, model, dealt, context)
         facts["scale_bits"] = {
             tensor.name: settings._scale_bits(settings._bits_of(tensor, widths))
             for tensor, settings in targets
-            if not settings._reason_against_groups(tensor)
+            if not settings.no_groups(tensor)
         }
-        return widths, facts
+        return Survey(widths), facts
 
-    def edit(self, tensor: Tensor, survey: Any, context: Context) -> Edit | str:
+    def edit(self, tensor: Tensor, survey: Survey, context: Context) -> Edit | str:
         del context
-        reason = self._reason_against_groups(tensor)
+        reason = self.no_groups(tensor)
         if reason:
             return reason
-        cells = self._cells(tensor)
-        bits = self._bits_of(tensor, survey)
+        cells = self.cells(tensor)
+        bits = self._bits_of(tensor, survey.more)
+        importance = survey.importance.get(tensor.name)
 
         def plan(values: np.ndarray, encoding: Encoding) -> Rewrite:
-            grid = self._grid_of(values, cells, encoding, bits)
+            grid = self.grid_of(values, cells, encoding, bits, importance)
             if isinstance(grid, str):
                 return leave(encoding, grid)
             after = encoding.recoded(grid)
@@ -144,70 +150,65 @@ class Linear(Budgeted, TensorStep):
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)
 
     def _bits_of(self, tensor: Tensor, dealt: dict[str, int]) -> int:
-        return self.bits if self.average_bits is None else dealt.get(tensor.name, self.bits)
+        if not self.dealt_out:
+            assert isinstance(self.bits, int)
+            return self.bits
+        return dealt.get(tensor.name, _dealing.WIDTHS[-1])
+
+    @property
+    def dealt_out(self) -> bool:
+        """Whether the widths of layers are dealt out."""
+        return (
+            self.bits == "auto" or self.average_bits is not None or self.parameter_bytes is not None
+        )
 
     def _scale_bits(self, bits: int) -> int:
         """Significant bits of the scales; the coarser the codes, the finer the scale."""
         return 24 if self.scales == "exact" else min(8, 14 - bits)
 
-    def _reason_against_groups(self, tensor: Tensor) -> str:
+    def no_groups(self, tensor: Tensor) -> str:
+        """Why a tensor cannot be cut into the groups that were asked for; "" where it can."""
         if self.group and (tensor.in_axis is None or tensor.in_axis == tensor.out_axis):
             return "has no axis of inputs to cut into groups"
         return ""
 
-    def _cells(self, tensor: Tensor) -> Cells:
+    def cells(self, tensor: Tensor) -> Cells:
+        """The parts of a tensor that have a scale of their own."""
         axis = tensor.out_axis if self.per == "channel" else None
         if self.group and tensor.in_axis is not None:
             return Cells(tensor.shape, axis, self.group, tensor.in_axis)
         return Cells(tensor.shape, axis)
 
-    def _part(self, cells: Cells, values: np.ndarray) -> tuple[Cells, np.ndarray]:
-        """What a survey looks at: of a large tensor in groups of rows, the first ones."""
-        if not cells.group or cells.group_axis != 0 or values.size <= _SAMPLE:
-            return cells, values
-        rows = max(1, _SAMPLE * len(values) // values.size // cells.group) * cells.group
-        values = values[:rows]
-        return Cells(values.shape, cells.axis, cells.group, cells.group_axis), values
-
-    def _relative_error(
-        self, values: np.ndarray, cells: Cells, encoding: Encoding, bits: int
-    ) -> float | None:
-        """Squared error over sum of squares at a width, on some blocks of a large tensor."""
-        grid = self._grid_of(values, cells, encoding, bits, quick=True)
-        if isinstance(grid, str):
-            return None
-        after = encoding.recoded(grid)
-        signal, noise = 0.0, 0.0
-        blocks = row_blocks(values.shape, values.dtype.itemsize, max(1, cells.group))
-        for rows in blocks[:: max(1, len(blocks) // 4)]:
-            part = values[rows]
-            delta = wide(part) - wide(after.project(part, rows))
-            signal += float(np.square(wide(part), dtype=np.float64).sum())
-            noise += float(np.square(delta, dtype=np.float64).sum())
-        return noise / signal if signal else 0.0
-
-    def _grid_of(
+    def grid_of(
         self,
         values: np.ndarray,
         cells: Cells,
         encoding: Encoding,
         bits: int,
+        importance: np.ndarray | None = None,
         *,
         quick: bool = False,
     ) -> Affine | str:
-        """The grid of a tensor, or why it has none; `quick` looks at fewer values."""
-        low, high = _extremes(values, cells)
+        """The encoding of a tensor, or why it has none; `quick` samples fewer values.
+
+        `importance` is what the squared error of each weight counts, with range: output; a tensor
+        whose inputs are not known has none, and gets the range of least error of its weights.
+        """
+        low, high = extremes(values, cells)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             return NOT_FINITE
         make = partial(self._grid, bits=bits, cells=cells, dtype=values.dtype)
         step = (high - low) / ((1 << bits) - 1)
-        # The last code of an uneven grid may lie a step beyond the last value.
+        # The last code of an asymmetric range may lie a step beyond the last value.
         if not fits(step if self.symmetric else np.maximum(-low, high) + step, values.dtype):
             return TOO_LARGE
         if self.range == "percentile":
             low, high = self._clipped(values, cells, sparse=encoding.masked)
-        if self.range == "mse":
-            shrink = _best_shrink(values, cells, make, low, high, quick=quick)
+        if self.range == "output" and importance is not None:
+            shrink = weighted_shrink(values, cells, make, low, high, importance)
+            low, high = low * shrink, high * shrink
+        elif self.range in ("mse", "output"):
+            shrink = best_shrink(values, cells, make, low, high, quick=quick)
             low, high = low * shrink, high * shrink
         return make(low, high)
 
@@ -218,10 +219,10 @@ class Linear(Budgeted, TensorStep):
         places = {"group": cells.group, "group_axis": cells.group_axis}
         if self.symmetric:
             steps = (1 << (bits - 1)) - 1
-            scale = _scale(np.maximum(-low, high), steps, self._scale_bits(bits), dtype)
+            scale = scale_of(np.maximum(-low, high), steps, self._scale_bits(bits), dtype)
             return Affine(bits, scale, None, **places)
         steps = (1 << bits) - 1
-        scale = _scale(high - low, steps, self._scale_bits(bits), dtype)
+        scale = scale_of(high - low, steps, self._scale_bits(bits), dtype)
         zero = np.clip(np.rint(-low / scale), 0, steps)
         return Affine(bits, scale, zero.astype(np.int32), **places)
 
@@ -240,99 +241,3 @@ class Linear(Budgeted, TensorStep):
             else:
                 low[index], high[index] = np.percentile(kept, [100 - share, share])
         return low.reshape(cells.counts), high.reshape(cells.counts)
-
-
-def _scale(span: np.ndarray, steps: int, kept: int, dtype: np.dtype) -> np.ndarray:
-    """The step of a grid over `span`; a cell without any gets 1, which puts its zeros on code zero.
-
-    Rounded up to `kept` significant bits, or down where the last code would not fit the type; of
-    24, all that a float32 has, to the nearest. For codes of 8 bits 6 are kept: the error of the
-    weights grows by the 1 % that the scales grow on average, and the deflated file is an eighth
-    smaller.
-    """
-    import ml_dtypes
-
-    exact = np.asarray(span, np.float64) / steps
-    most = min(float(ml_dtypes.finfo(dtype).max), float(np.finfo(np.float32).max))
-    up = short(exact, np.ceil if kept < 24 else np.rint, kept)
-    down = short(exact, np.floor, kept)
-    scale = np.where(up.astype(np.float64) * steps > most, down, up)
-    return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1))
-
-
-def _extremes(values: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of each cell; not finite where a value is not."""
-    low = cells.reduce(values, np.minimum, lambda part, _: (wide(part),))[0]
-    high = cells.reduce(values, np.maximum, lambda part, _: (wide(part),))[0]
-    return low, high
-
-
-def _best_shrink(
-    values: np.ndarray, cells: Cells, make: Any, low: np.ndarray, high: np.ndarray, *, quick: bool
-) -> np.ndarray:
-    """How far each cell's range shrinks for the least squared error.
-
-    A whole tensor is looked at as a fine histogram; of long channels a sample is searched, and the
-    best of it held against wider ranges, for the sake of what the sample missed, on all values.
-    """
-    looks = np.geomspace(*_LOOKS)
-    if cells.group:
-        return least(_loss_of_all(values, make, cells, low, high), looks[::2], cells.counts, 6)
-    if cells.axis is None:
-        line, _ = _kmeans.line_of(values, zeros=False)
-        if not line.points.size:
-            return np.ones(cells.counts)
-        points, weights = line.points[None], line.weights[None]
-        many = looks if quick else np.geomspace(*_MANY_LOOKS)
-        return least(_loss_of_rows(points, weights, make, low, high), many, cells.counts, 12)
-    count = max(256, (_SURVEYED if quick else _SAMPLE) // max(1, low.size))
-    sample = cells.sample(values, count).astype(np.float32)
-    best = least(_loss_of_rows(sample, None, make, low, high), looks, cells.counts, 8)
-    if quick or sample.size == values.size:
-        return best
-    loss = _loss_of_all(values, make, cells, low, high)
-    tried = np.stack([np.minimum(best * guard, 1.0) for guard in _GUARDS] + [np.ones(low.shape)])
-    losses = np.stack([loss(shrink) for shrink in tried])
-    found: np.ndarray = np.take_along_axis(tried, losses.argmin(axis=0)[None], axis=0)[0]
-    return found
-
-
-def _loss_of_rows(
-    rows: np.ndarray, weights: np.ndarray | None, make: Any, low: np.ndarray, high: np.ndarray
-) -> Any:
-    """Squared error of each row, a cell each, when its range shrinks."""
-
-    def loss(shrink: np.ndarray) -> np.ndarray:
-        grid = make(low * shrink, high * shrink)
-        zero = grid.zero_point
-        flat = Affine(
-            grid.width,
-            grid.scale.reshape(-1, 1),
-            None if zero is None else zero.reshape(-1, 1),
-        )
-        found = Cells(rows.shape, 0).reduce(rows, np.add, partial(_squares, flat, weights))[0]
-        return found.reshape(shrink.shape)
-
-    return loss
-
-
-def _loss_of_all(
-    values: np.ndarray, make: Any, cells: Cells, low: np.ndarray, high: np.ndarray
-) -> Any:
-    """The same over all values of each cell."""
-
-    def loss(shrink: np.ndarray) -> np.ndarray:
-        grid = make(low * shrink, high * shrink)
-        return cells.reduce(values, np.add, partial(_squares, grid, None))[0]
-
-    return loss
-
-
-def _squares(
-    grid: Affine, weights: np.ndarray | None, part: np.ndarray, rows: slice
-) -> tuple[np.ndarray]:
-    delta = wide(part) - wide(grid.project(part, rows))
-    if delta.size and max(float(delta.max()), -float(delta.min())) > _SQUARES_FIT:
-        delta = delta.astype(np.float64)
-    delta *= delta
-    return (delta if weights is None else delta * weights[rows],)

@@ -11,15 +11,16 @@ from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.encodings.binary import Binary
 from modelcut.model.model import Edit, Rewrite, Tensor, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context, TensorStep
+from modelcut.steps.base import CODED, NOT_FINITE, Context
 from modelcut.steps.quantize import NOTHING_TO_SEARCH, TOO_LARGE
+from modelcut.steps.quantize._calibrated import Calibrated
 from modelcut.steps.quantize._cells import Cells, fits, magnitudes_above, short, wide
 
 _SAMPLE = 1 << 21
 _ROUNDS = 3
 
 
-class Ternary(TensorStep):
+class Ternary(Calibrated):
     """Ternary weights: −scale, 0 or +scale, with the threshold of least squared error.
 
     Pruned zeros stay zero.
@@ -27,6 +28,7 @@ class Ternary(TensorStep):
 
     refuses: ClassVar[dict[str, str]] = CODED
     absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
+    zero_is_level: ClassVar[bool] = True
 
     per: Literal["tensor", "channel"] = Field(
         default="channel",

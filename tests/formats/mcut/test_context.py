@@ -137,7 +137,7 @@ def test_a_cut_stream_ends_in_symbols_or_in_a_coding_error():
 def test_other_shapes_are_refused(size, width, alphabet):
     data = there_and_back(matrix(12, 25), 9)
     data = bytes([data[0] & ~1]) + data[1:]
-    with pytest.raises(CodingError, match="another shape"):
+    with pytest.raises(CodingError, match="wrong shape"):
         context.decode(ByteReader(data), size, width, alphabet)
 
 
@@ -145,8 +145,8 @@ def test_tables_are_right_and_the_same_everywhere():
     logs, chances = fixed.logs(), fixed.chances()
     exact = 32 * np.log2(np.arange(1, fixed.ONE + 1) / fixed.ONE)
     assert np.abs(logs[1:] - exact).max() < 1.01
-    assert (chances.sum(axis=1) == fixed.SHARES).all()
+    assert (chances.sum(axis=1) == fixed.TOTAL).all()
     odds = np.arange(-fixed.MIDDLE, fixed.MIDDLE + 1) / fixed.ODDS_STEPS
-    np.testing.assert_allclose(chances[:, 1], fixed.SHARES / (1 + 2.0**-odds), atol=1.01)
+    np.testing.assert_allclose(chances[:, 1], fixed.TOTAL / (1 + 2.0**-odds), atol=1.01)
     digest = hashlib.sha256(logs.astype("<i4").tobytes() + chances.astype("<i8").tobytes())
     assert digest.hexdigest() == "a7353f949f67e86384f9ed7f86c0a7da73cb93d5bd4d61243f177f5c7a5deafa"

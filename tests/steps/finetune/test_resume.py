@@ -82,5 +82,5 @@ def test_a_worker_that_does_not_see_the_checkpoint(toy, tmp_path):
     runtime = toy_runtime(toy)
     runtime.agreed = lambda numbers: [12.0]
     keeper = Checkpoint(tmp_path / "kept", {}, resume=True).keeper(0)
-    with pytest.raises(InputError, match="does not see the checkpoint"):
+    with pytest.raises(InputError, match="cannot see the checkpoint"):
         finetune(epochs=1).apply(toy, Context(runtime=runtime, keeper=keeper))

@@ -160,7 +160,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(toy):
     step = finetune(epochs=200, batch_size=8, learning_rate=3.0, patience=3, schedule="constant")
     outcome = step.apply(toy, Context(runtime=runtime))
     facts = outcome.facts
-    assert facts["ended"] == "no better for 3 epochs"
+    assert facts["ended"] == "no improvement for 3 epochs"
     assert facts["epochs"] == facts["best_epoch"] + 3
     kept = runtime.judge(runtime.open(outcome.model), part="validation")
     best = facts["validation"][facts["best_epoch"] - 1]

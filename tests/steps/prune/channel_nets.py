@@ -104,15 +104,111 @@ def nets(k):
     made["volumes"] = k.Model(x, L.Dense(2)(L.GlobalAveragePooling3D()(a)))
 
     x = I((6, 8))
+    a = L.TimeDistributed(L.Dense(6, activation="relu"))(x)
+    a = L.Bidirectional(L.LSTM(4, return_sequences=True))(a)
+    a = L.Bidirectional(L.GRU(5, return_sequences=True), merge_mode="sum")(a)
+    a = L.RNN([L.LSTMCell(4), L.GRUCell(6)], return_sequences=True)(a)
+    a, h, c = L.LSTM(5, return_sequences=True, return_state=True)(a)
+    a, g = L.GRU(5, return_state=True)(a)
+    b = L.LSTM(5)(L.RepeatVector(3)(a), initial_state=[h, c])
+    b = L.Concatenate()([b, g])
+    made["wrapped"] = k.Model(x, L.Dense(2)(b))
+
+    x = I((3, 6, 6, 2))
+    inner = k.Sequential([
+        I((6, 6, 2)), L.Conv2D(5, 3, activation="relu"), L.BatchNormalization(),
+        L.GlobalAveragePooling2D(), L.Dense(6, activation="relu"),
+    ])  # fmt: skip
+    a = L.TimeDistributed(inner)(x)
+    b = L.ConvLSTM2D(4, 3, return_sequences=True)(x)
+    b = L.TimeDistributed(L.Flatten())(L.ConvLSTM2D(3, 2, padding="same", return_sequences=True)(b))
+    made["frames"] = k.Model(x, L.Dense(3)(L.SimpleRNN(7)(L.Concatenate()([a, b]))))
+
+    x, y = I((5, 8)), I((7, 6))
     a = L.Dense(8)(x)
-    a = L.Add()([a, L.MultiHeadAttention(2, 3)(a, a)])
-    b = L.TimeDistributed(L.Dense(6))(a)
-    b = L.Bidirectional(L.LSTM(4, return_sequences=True))(b)
+    a = L.Add()([a, L.MultiHeadAttention(3, 4)(a, a)])
+    b = L.Dense(6, activation="relu")(y)
+    a = L.Add()([a, L.MultiHeadAttention(4, 5, value_dim=3)(a, key=b, value=b)])
+    a = L.MultiHeadAttention(2, 3, output_shape=7, use_bias=False)(a, b)
+    a = L.EinsumDense("abc,cde->abde", output_shape=(None, 2, 6), bias_axes="de")(a)
+    a = L.EinsumDense("abde,def->abf", output_shape=(None, 5), activation="relu")(a)
+    a = L.EinsumDense("...x,xy->...y", output_shape=(6,), bias_axes="y")(a)
+    made["attention"] = k.Model([x, y], L.Dense(2)(L.GlobalAveragePooling1D()(a)))
+
+    x = I((9,), dtype="int32")
+    a = L.Embedding(20, 12)(x)
+    b = L.LayerNormalization()(a)
+    a = L.Add()([a, L.MultiHeadAttention(2, 6)(b, b)])
+    b = L.Dense(16, activation="gelu")(L.LayerNormalization()(a))
+    a = L.Add()([a, L.Dense(12)(L.Dropout(0.1)(b))])
+    a = L.GlobalAveragePooling1D()(L.LayerNormalization()(a))
+    made["transformer"] = k.Model(x, L.Dense(3, activation="softmax")(a))
+
+    x = I((8, 8, 3))
+    a = L.Conv2D(12, 3, activation="relu")(x)
+    a = L.Conv2D(18, 3, groups=2, activation="relu")(a)
+    a = L.GroupNormalization(6)(a)
+    a = L.Conv2D(16, 1)(a)
+    a = L.BatchNormalization()(L.Conv2D(16, 3, groups=8, padding="same")(a))
+    a = L.GroupNormalization(-1)(L.Conv2D(6, 1)(a))
+    made["grouped"] = k.Model(x, L.Dense(3)(L.GlobalAveragePooling2D()(a)))
+    made["operations"] = operations(k)
+
+    x = I((6, 8))
+    a = L.Dense(8)(x)
+    a = L.Add()([a, L.Attention()([a, a])])
+    b = L.Dense(6)(L.UnitNormalization()(L.Dense(7)(a)))
     b = L.Dense(6, activation="softmax")(L.Dense(7, activation="relu")(b))
-    c = L.Conv1D(6, 1, groups=2)(L.Conv1D(6, 1)(b))
-    c = L.Dense(4)(L.Dense(5)(c))
+    c = L.Dense(4)(L.Dense(5)(b))
     made["barriers"] = k.Model(x, c)
     return made
+
+
+def operations(k):
+    """Functions called as layers: those of Keras 3, or TensorFlow's in tf_keras."""
+    L = k.layers  # noqa: N806
+    x = k.Input((4, 4, 6))
+    a = L.Conv2D(8, 3, padding="same")(x)
+    if hasattr(k, "ops"):
+        o = k.ops
+        b = o.relu(2 * (a + 3.0) - 1) * a
+        b = a * o.mean(b, axis=[1, 2], keepdims=True) / 2
+        b = o.reshape(o.sigmoid(b), (-1, 16, 8))
+        b = o.concatenate([b, o.tanh(b)], axis=-1)
+        b = o.transpose(o.transpose(b, (0, 2, 1)), (0, 2, 1))[:, 1:]
+        b = o.squeeze(o.expand_dims(b, 1), 1)
+        b, c = o.split(L.Dense(12)(b), 2, axis=-1)
+        return k.Model(x, L.Dense(2)(o.max(o.gelu(b) * c, axis=1)))
+    import tensorflow as tf
+
+    b = tf.nn.relu(2 * (a + 3.0) - 1) * a
+    b = a * tf.reduce_mean(b, axis=[1, 2], keepdims=True) / 2
+    b = tf.reshape(tf.nn.sigmoid(b), (-1, 16, 8))
+    b = tf.concat([b, tf.tanh(b)], axis=-1)
+    b = tf.transpose(tf.transpose(b, (0, 2, 1)), (0, 2, 1))[:, 1:]
+    b = tf.squeeze(tf.expand_dims(b, 1), 1)
+    b, c = tf.split(L.Dense(12)(b), 2, axis=-1)
+    return k.Model(x, L.Dense(2)(tf.reduce_max(tf.nn.gelu(b) * c, axis=1)))
+
+
+def normalize_over(model, masks):
+    """Makes each normalization over channels see those alone that are named."""
+    import tensorflow as tf
+
+    def patched(layer, kept):
+        def call(x, **_):
+            seen = tf.gather(x, kept, axis=-1)
+            mean = tf.reduce_mean(seen, -1, keepdims=True)
+            spread = tf.sqrt(tf.math.reduce_variance(seen, -1, keepdims=True) + layer.epsilon)
+            return (x - mean) / spread * layer.gamma + layer.beta
+
+        return call
+
+    for path, kept in masks.items():
+        layer = model
+        for name in path.split("/"):
+            layer = layer.get_layer(name)
+        layer.call = patched(layer, kept)
 
 
 def randomize(model, seed=0):
@@ -129,12 +225,14 @@ def randomize(model, seed=0):
 
 
 def application(k, name):
-    return getattr(k.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10)
+    side = 64 if name in ("ResNet50V2", "MobileNetV2", "DenseNet121", "EfficientNetB0") else 96
+    return getattr(k.applications, name)(weights=None, input_shape=(side, side, 3), classes=10)
 
 
 SIZES = (
     "shape batch_shape batch_input_shape input_shape build_input_shape units filters output_dim "
-    "target_shape"
+    "target_shape num_heads key_dim value_dim groups newshape query_shape key_shape value_shape "
+    "projection_dim output_shape"
 ).split()
 
 
@@ -181,6 +279,7 @@ def main(what, engine, folder, *names):
             k.models.load_model(folder / f"{name}.{kind}{suffix}", compile=False)
             for kind in ("masked", "pruned")
         ]
+        normalize_over(models[0], json.loads((folder / f"{name}.mixed.json").read_text()))
         rng, given = np.random.default_rng(1), []
         for tensor in models[0].inputs:
             shape = (3, *tensor.shape[1:])
@@ -190,8 +289,9 @@ def main(what, engine, folder, *names):
                 else rng.normal(size=shape).astype("float32")
             )  # fmt: skip
         given = given if len(given) > 1 else given[0]
-        one, other = (model.predict(given, verbose=0) for model in models)
+        one, other = (model(given, training=False) for model in models)
         pairs = zip(one, other, strict=True) if isinstance(one, list) else [(one, other)]
+        pairs = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
         far = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
         meant = list(sizes(json.loads(models[1].to_json())))
         stale = [each for each in sizes(architecture(path)) if each not in meant]

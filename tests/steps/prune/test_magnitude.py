@@ -11,7 +11,7 @@ from toys import toy_model
 
 from modelcut.steps import find
 from modelcut.steps.base import Context
-from modelcut.steps.prune._smallest import first_ties, smallest
+from modelcut.steps.prune._smallest import first_ties, smallest, walk_of
 
 Magnitude = find("prune", "magnitude")
 
@@ -28,7 +28,9 @@ def pruned(model, **fields):
 )
 def test_the_kth_smallest_is_that_of_a_sort(values, share):
     k = round(share * values.size)
-    found = smallest(lambda: [values[::2], values[1::2]], values[:3], values.size, k)
+    found = smallest(
+        lambda: [walk_of(values[::2]), walk_of(values[1::2])], values[:3], values.size, k
+    )
     if k == 0:
         assert found.magnitude < 0
         return

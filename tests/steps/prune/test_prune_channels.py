@@ -97,6 +97,11 @@ def prune_all(engine, folder, **settings):
         assert gone.size == outcome.facts["removed"] > 0
         write(outcome.model, folder / f"{path.stem}.pruned{path.suffix}")
         write(masked(model, found, gone), folder / f"{path.stem}.masked{path.suffix}")
+        seen = {
+            "/".join(place): np.flatnonzero(~np.isin(ids, gone)).tolist()
+            for place, ids in found.mixed.items()
+        }
+        (folder / f"{path.stem}.mixed.json").write_text(json.dumps(seen))
     return outcomes
 
 
@@ -122,13 +127,18 @@ def test_outputs_are_those_of_the_original_with_the_channels_unread(engine, tmp_
     counts = {name: len(outcome.facts["layers"]) for name, outcome in outcomes.items()}
     assert counts == {
         "sequential": 3, "residual": 5, "unet": 3, "depthwise": 2, "squeeze": 4, "shared": 3,
-        "nested": 5, "reshape": 2, "recurrent": 5, "volumes": 2, "barriers": 2,
+        "nested": 5, "reshape": 2, "recurrent": 5, "volumes": 2, "barriers": 3, "wrapped": 7,
+        "frames": 4, "attention": 8, "transformer": 4, "grouped": 4, "operations": 2,
     }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras", "tf_keras"])
-@pytest.mark.parametrize("name", ["ResNet50V2", "MobileNetV2", "DenseNet121", "EfficientNetB0"])
+@pytest.mark.parametrize(
+    "name",
+    """ResNet50V2 MobileNetV2 DenseNet121 EfficientNetB0 MobileNetV3Small InceptionV3 Xception
+    NASNetMobile ConvNeXtTiny""".split(),
+)
 def test_applications_lose_a_third_of_their_work(engine, name, tmp_path):
     keras("build", engine, tmp_path, name)
     outcome = prune_all(engine, tmp_path, macs=0.7, round_to=8)[name]
@@ -273,7 +283,7 @@ def test_include_exclude_and_overrides():
 
 @pytest.mark.parametrize("fields", [{}, {"ratio": 0.5, "macs": 0.5}])
 def test_exactly_one_target(fields):
-    with pytest.raises(ValueError, match="exactly one of ratio and macs"):
+    with pytest.raises(ValueError, match="exactly one of ratio, macs"):
         Channels(**fields)
 
 

@@ -71,8 +71,8 @@ def test_a_budget_that_no_round_holds_leaves_the_model_alone(toy):
     step = rounds(cutoff=3.0, budget={"min_accuracy": 1.0})
     outcome = step.apply(toy, Context(runtime=runtime))
     assert outcome.model is toy
-    assert "no round was taken" in outcome.skipped["one/kernel"]
-    assert "not even the first round" in outcome.warnings[-1]
+    assert "no round was done" in outcome.skipped["one/kernel"]
+    assert "first round already exceeds the budget" in outcome.warnings[-1]
 
 
 def test_nothing_more_to_take_is_stable(toy):
@@ -260,7 +260,7 @@ def test_the_same_is_refused_of_every_criterion(method):
         ({"until": None}, "finetune needs until"),
         ({"finetune": {"epoch": 3}}, "finetune: unknown key 'epoch'"),
         ({"finetune": {"prune": {"sparsity": 0.5}}}, "the rounds prune already"),
-        ({"budget": {"min_agreement": 0.9}}, "for a search, not for rounds"),
+        ({"budget": {"min_agreement": 0.9}}, "apply to a search, not to rounds"),
         (
             {"budget": {"max_accuracy_drop": 0.1}, "finetune": {"validation": 0}},
             "leaves no samples",

@@ -126,7 +126,7 @@ def test_zeros_keep_a_code_of_their_own():
     got, encoding = tensor.pull()
     np.testing.assert_array_equal(got == 0, values == 0)
     assert len(np.unique(got)) == 9
-    assert encoding.label == "sparse, 8 shared values"
+    assert encoding.label == "sparse, 8 centroids"
     kept = values[values != 0].reshape(-1, 1)
     alone, _ = shared(kept, bits=3)
     np.testing.assert_array_equal(got[values != 0], alone.ravel())

@@ -150,7 +150,7 @@ def test_the_range_is_the_best_of_a_thousand(bits, per, symmetric):
 
 
 def test_an_outlier_that_a_sample_missed_is_not_forgotten(monkeypatch):
-    from modelcut.steps.quantize import linear as module
+    from modelcut.steps.quantize import _ranges as module
 
     values = np.random.default_rng(0).normal(size=(4096, 2)).astype("float32") / 50
     values[1001, 0] = 30.0
@@ -232,7 +232,7 @@ def test_bits_are_dealt_out_where_they_help_most():
     encodings = {t.name: t.pull()[1] for t in outcome.model.tensors}
     assert {name: encodings[name].width for name in bits} == bits
     assert encodings["fixed/kernel"].width == 7
-    with pytest.raises(ValueError, match="bits, average_bits and budget"):
+    with pytest.raises(ValueError, match="bits, average_bits, parameter_bytes and budget"):
         Linear(average_bits=4, bits=4)
 
 
@@ -256,6 +256,27 @@ def test_no_other_deal_within_the_budget_is_better():
         ]
         assert mine <= min(deals) * (1 + 1e-9)
         assert spent == 14
+
+
+def test_the_deal_is_the_optimum_where_layers_differ_in_size():
+    import itertools
+
+    from modelcut.steps.quantize._widths import deal
+
+    rng = np.random.default_rng(0)
+    for turn in range(60):
+        sizes = {name: int(rng.integers(1, 50)) for name in "abcd"[: rng.integers(1, 5)]}
+        drawn = {name: rng.exponential(size=4) * 0.5 ** np.arange(4) for name in sizes}
+        errors = {n: sorted(each, reverse=bool(turn % 3)) for n, each in drawn.items()}
+        average = 2 + rng.random() * 3.2
+        got = deal(sizes, errors, range(2, 6), average)
+        budget = average * sum(sizes.values()) + 1e-9
+        best = min(
+            sum(errors[n][w - 2] for n, w in zip(sizes, widths, strict=True))
+            for widths in itertools.product(range(2, 6), repeat=len(sizes))
+            if sum(sizes[n] * w for n, w in zip(sizes, widths, strict=True)) <= budget
+        )
+        assert sum(errors[n][w - 2] for n, w in got.items()) == pytest.approx(best, rel=1e-9)
 
 
 def test_a_width_off_the_hull_is_not_taken():

@@ -1,4 +1,4 @@
-"""Which symbol stands at each place: row by row, under counts that adapt.
+"""The symbol at each position: row by row, under counts that adapt.
 
 On their own, in the context of the nearest neighbour, or in that of the column's balance.
 """
@@ -17,7 +17,7 @@ MOST_KINDS = 32
 
 
 class Values:
-    """The symbols at the places, row by row, under counts that adapt.
+    """The symbols at the positions, row by row, under counts that adapt.
 
     Attributes:
         seen: symbol + 1 where one is known, 0 elsewhere; shape (height, width).
@@ -36,8 +36,8 @@ class Values:
         self.count = np.zeros(shape[1], np.int32)
         self.row = 0
 
-    def shares(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of this row: a table of shares, and which line of it each column follows.
+    def frequencies(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of this row: a table of frequencies, and which line of it each column follows.
 
         Args:
             columns: int64, shape (m,), ascending.
@@ -45,12 +45,12 @@ class Values:
         Returns:
             int64, shape (kinds,), and None; or shape (contexts, kinds), and shape (m,).
         """
-        shares = (2 * self.all + 1) * fixed.SHARES // (2 * int(self.all.sum()) + self.kinds)
-        shares = fixed.filled(np.maximum(shares, 1))
+        frequencies = (2 * self.all + 1) * fixed.TOTAL // (2 * int(self.all.sum()) + self.kinds)
+        frequencies = fixed.filled(np.maximum(frequencies, 1))
         if self.way == ALONE:
-            return shares, None
+            return frequencies, None
         total = self.own.sum(axis=1, keepdims=True) + self.trust
-        table = (self.own * fixed.SHARES + self.trust * shares) // total
+        table = (self.own * fixed.TOTAL + self.trust * frequencies) // total
         table = fixed.filled(np.maximum(table, 1))
         return table, self._neighbours(columns) if self.way == NEIGHBOUR else self._sides(columns)
 
@@ -66,7 +66,7 @@ class Values:
         return np.minimum((2 * high + 2) * 5 // (2 * count), 4)
 
     def add(self, columns: np.ndarray, values: np.ndarray, lines: np.ndarray | None) -> None:
-        """Goes on to the next row."""
+        """Advances to the next row."""
         self.seen[self.row, columns] = values + 1
         self.all += np.bincount(values, minlength=self.kinds)
         if lines is not None:
@@ -80,7 +80,7 @@ class Values:
 def rows_of(
     values: np.ndarray, kept: np.ndarray, kinds: int, lag: int, way: int
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
-    """The symbols at the places, row by row, with what they are coded under, and their bits."""
+    """The symbols at the positions, row by row, with their models and their bits."""
     if kinds < 2:
         return [], 0.0
     model = Values(kept.shape, kinds, lag, way)
@@ -91,13 +91,13 @@ def rows_of(
             model.row += 1
             continue
         own = values[row, columns].astype(np.int32)
-        table, lines = model.shares(columns)
+        table, lines = model.frequencies(columns)
         if lines is not None:
             table = table[lines]
             hit = table[np.arange(own.size), own]
         else:
             hit = table[own]
-        bits += float((np.log2(fixed.SHARES) - np.log2(hit)).sum())
+        bits += float((np.log2(fixed.TOTAL) - np.log2(hit)).sum())
         parts.append((own, table))
         model.add(columns, own, lines)
     return parts, bits

@@ -97,4 +97,4 @@ class ByteReader:
     def end(self) -> None:
         """Nothing may be left."""
         if self.left:
-            raise CodingError("a stream goes on where it should end")
+            raise CodingError("a stream continues after its end")

@@ -3,7 +3,7 @@
 Pruned matrices have rows (dead inputs) and columns (weak outputs) of very different density, and
 weights that stand beside a kept one are kept more often. A block is taken as a matrix, or as its
 transpose, and decoded stripe by stripe (a row), each stripe in some interleaved passes: first,
-whether each symbol is the common one (`places`), then, when all places are known, the symbols there
+whether each symbol is the common one (`places`), then, when these are known, the symbols there
 (`adaptive`).
 """
 
@@ -46,9 +46,9 @@ class _Plan:
 
     Attributes:
         kept: uint8, shape (height, width): which symbols are not the common one.
-        model: of the places.
-        survey: of the places.
-        way: how the symbols at the places are coded.
+        model: of the positions.
+        survey: of the positions.
+        way: how the symbols at the positions are coded.
         parts: those symbols, row by row, and what they are coded under.
         bits: of all, about.
     """
@@ -106,15 +106,15 @@ def _written(plan: _Plan, common: int) -> bytes:
         if table.ndim == 1:
             coder.encode_reverse(own, ranged.model(table))
         else:
-            coder.encode_reverse(own, family, table / float(fixed.SHARES))
+            coder.encode_reverse(own, family, table / float(fixed.TOTAL))
     kept = plan.kept
     passes = places.passes_of(*kept.shape)
     order = np.concatenate([np.arange(first, kept.shape[1], passes) for first in range(passes)])
-    shares = fixed.chances() / fixed.SHARES
+    frequencies = fixed.chances() / fixed.TOTAL
     for rows in reversed(places.slices(kept.shape)):
         odds = places.odds_of(plan.model, plan.survey, rows)[:, order].reshape(-1)
         own = kept[rows][:, order].reshape(-1).astype(np.int32)
-        coder.encode_reverse(own, family, shares.take(odds, axis=0, mode="clip"))
+        coder.encode_reverse(own, family, frequencies.take(odds, axis=0, mode="clip"))
     lag = plan.model.lag
     flags = _TRANSPOSED * plan.turned | _OTHER_COMMON * (common > 0) | _HAS_LAG * (lag > 0)
     head = bytes([flags | plan.way << 3])
@@ -165,7 +165,7 @@ def decode(reader: ByteReader, size: int, width: int, alphabet: int) -> np.ndarr
     flags = reader.byte()
     turned, way = bool(flags & _TRANSPOSED), flags >> 3
     if turned not in possible(size, width) or way > adaptive.BALANCE or alphabet > MOST_ALPHABET:
-        raise CodingError("a matrix is of another shape than it should be")
+        raise CodingError("a matrix has the wrong shape")
     shape = (width, size // width) if turned else (size // width, width)
     common = reader.varint(alphabet - 1) if flags & _OTHER_COMMON else 0
     lag = reader.varint(shape[0] - 1) if flags & _HAS_LAG else 0
@@ -188,7 +188,7 @@ def _decode_places(coder: Any, model: places.Odds, shape: tuple[int, int]) -> np
     """Which symbols are not the common one: uint8, of the shape."""
     past = places.Past(*shape, model.lag, model.step)
     kept = np.zeros(shape, np.uint8)
-    family, shares = ranged.family(), fixed.chances() / fixed.SHARES
+    family, frequencies = ranged.family(), fixed.chances() / fixed.TOTAL
     exponents, around = model.exponents, model.around()
     sizes = [len(range(first, shape[1], past.passes)) for first in range(past.passes)]
     for row in range(shape[0]):
@@ -202,7 +202,7 @@ def _decode_places(coder: Any, model: places.Odds, shape: tuple[int, int]) -> np
         for first, size in enumerate(sizes):
             own = odds[first :: past.passes]
             own = own + np.int32(fixed_part + past.row_log(count, seen) * exponents[places.ROW])
-            table = shares.take(places.index_of(own, model), axis=0, mode="clip")
+            table = frequencies.take(places.index_of(own, model), axis=0, mode="clip")
             got = coder.decode(family, table)
             kept[row, first :: past.passes] = got
             count += int(got.sum())
@@ -220,10 +220,10 @@ def _decode_values(
         if not columns.size:
             model.row += 1
             continue
-        table, lines = model.shares(columns)
+        table, lines = model.frequencies(columns)
         if lines is None:
             own = coder.decode(ranged.model(table), columns.size)
         else:
-            own = coder.decode(family, table[lines] / float(fixed.SHARES))
+            own = coder.decode(family, table[lines] / float(fixed.TOTAL))
         found[row, columns] = own + (own >= common)
         model.add(columns, own, lines)

@@ -1,4 +1,4 @@
-"""Logarithms, odds and shares in integers only, so that every machine decodes the same."""
+"""Logarithms, odds and frequencies in integers only, so that every machine decodes the same."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ONE = 1 << 16
 LOG_STEPS = 32
 """Steps of a logarithm to a factor of 2."""
 
-SHARES = 1 << 20
-"""What the shares of a model add up to."""
+TOTAL = 1 << 20
+"""The sum of the frequencies of a model."""
 
 ODDS_STEPS = 16
 """Steps of the odds of `chances` to a factor of 2."""
@@ -22,7 +22,7 @@ ODDS_STEPS = 16
 _MOST_ODDS = 20
 
 MIDDLE = _MOST_ODDS * ODDS_STEPS
-"""Where `chances` are even."""
+"""The index of even odds in `chances`."""
 
 
 def root(steps: int, of: int) -> int:
@@ -65,14 +65,14 @@ def chances() -> np.ndarray:
     """Shares of 0 and 1 at odds of 2^(x / ODDS_STEPS), x from -_MOST_ODDS ODDS_STEPS up.
 
     Returns:
-        float64 whole numbers that add up to `SHARES`, shape (n, 2); read-only.
+        float64 whole numbers that add up to `TOTAL`, shape (n, 2); read-only.
     """
     rows = []
     for x in range(-MIDDLE, MIDDLE + 1):
         odds = root(x + 2 * MIDDLE, ODDS_STEPS)
-        one = (SHARES * odds) // (odds + (1 << 2 * _MOST_ODDS))
-        one = min(max(one, 1), SHARES - 1)
-        rows.append((SHARES - one, one))
+        one = (TOTAL * odds) // (odds + (1 << 2 * _MOST_ODDS))
+        one = min(max(one, 1), TOTAL - 1)
+        rows.append((TOTAL - one, one))
     found = np.asarray(rows, np.float64)
     found.flags.writeable = False
     return found
@@ -83,8 +83,8 @@ def density(step: int) -> int:
     return max(1, root(8 * 16 - step, 8) if step <= 8 * 16 else 1)
 
 
-def filled(shares: np.ndarray) -> np.ndarray:
-    """Shares, along the last axis, made to add up to `SHARES` by the largest."""
-    lines = shares.reshape(-1, shares.shape[-1])
-    lines[np.arange(len(lines)), lines.argmax(axis=1)] += SHARES - lines.sum(axis=1)
-    return shares
+def filled(frequencies: np.ndarray) -> np.ndarray:
+    """Shares, along the last axis, made to add up to `TOTAL` by the largest."""
+    lines = frequencies.reshape(-1, frequencies.shape[-1])
+    lines[np.arange(len(lines)), lines.argmax(axis=1)] += TOTAL - lines.sum(axis=1)
+    return frequencies

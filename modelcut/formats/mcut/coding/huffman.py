@@ -1,6 +1,6 @@
 """Canonical Huffman codes of limited length, written and read many symbols at a time.
 
-A stream is dealt out to lanes in turn (symbol t goes to lane t mod L). Each lane's bits are
+A stream is distributed over lanes in turn (symbol t goes to lane t mod L). Each lane's bits are
 contiguous, so that all lanes are decoded in step: one table look-up of `LIMIT` bits gives every
 lane its next symbol and how far to go (canonical codes: Schwartz and Kallick 1964; limited
 lengths by package-merge: Larmore and Hirschberg 1990).
@@ -17,7 +17,7 @@ from modelcut.formats.mcut.coding import CodingError
 from modelcut.formats.mcut.coding.bits import ByteReader, pack, varint, width_of
 
 LIMIT = 12
-"""Longest code: a table of 4,096 entries stays in the first cache."""
+"""Longest code: a table of 4,096 entries fits into the L1 cache."""
 
 MOST_SYMBOLS = 1 << LIMIT
 
@@ -194,7 +194,7 @@ def decode(reader: ByteReader, size: int, lengths: np.ndarray) -> np.ndarray:
     raw = reader.rest()
     total = int(ends.sum()) if ends is not None else 8 * len(raw)
     if (total + 7) // 8 != len(raw) or (size and not len(raw)):
-        raise CodingError("a stream is not as long as its lanes")
+        raise CodingError("the length of a stream does not match its lanes")
     if lanes < _FEW_LANES:
         return _decode_few(raw, size, ends, table)
     assert ends is not None
@@ -242,7 +242,7 @@ def _decode_many(
 def _decode_few(
     raw: memoryview, size: int, ends: np.ndarray | None, table: np.ndarray
 ) -> np.ndarray:
-    """Short streams, whose lanes are too few to be worth an array operation a step."""
+    """Short streams, whose lanes are too few for array operations to pay."""
     entries = table.tolist()
     data = bytes(raw) + b"\0\0\0\0"
     lanes = 1 if ends is None else ends.size
@@ -274,7 +274,7 @@ def _table(lengths: np.ndarray) -> np.ndarray:
     if lengths.size > MOST_SYMBOLS or int(used.max()) > LIMIT:
         raise CodingError("codes are too long")
     if int(np.left_shift(1, LIMIT - used).sum()) != 1 << LIMIT:
-        raise CodingError("codes are no full set")
+        raise CodingError("codes are not a complete prefix code")
     order = np.lexsort((np.arange(lengths.size), lengths))
     order = order[lengths[order] > 0]
     spans = np.left_shift(1, LIMIT - lengths[order].astype(np.int64))

@@ -1,4 +1,4 @@
-"""Where the symbols of a matrix are that are not the common one: the odds of each place.
+"""Positions of the symbols of a matrix that are not the common one: the odds at each position.
 
 The odds are a product of powers, as in logistic mixing (Mahoney 2005), of
 
@@ -42,7 +42,7 @@ def passes_of(height: int, width: int) -> int:
 
 @dataclass(frozen=True)
 class Odds:
-    """What the encoder sends of the places."""
+    """What the encoder sends of the positions."""
 
     lag: int
     step: int
@@ -129,7 +129,7 @@ class Past:
         return int(fixed.logs()[min(value, fixed.ONE)]) + self.base
 
     def add(self, kept: np.ndarray, count: int) -> None:
-        """Goes on to the next row."""
+        """Advances to the next row."""
         self.columns += kept.astype(np.int32) << 16
         density = (count << 16) // self.width
         self.densities.append(density)
@@ -182,7 +182,7 @@ def _survey(kept: np.ndarray, lag: int, step: int) -> Survey:
 
 
 def odds_of(model: Odds, survey: Survey, rows: slice) -> np.ndarray:
-    """Places in `fixed.chances` of some rows of a matrix: int32, shape (rows, width)."""
+    """Indices into `fixed.chances` of some rows of a matrix: int32, shape (rows, width)."""
     exponents = model.exponents
     found = model.around().take(survey.patterns[rows])
     found += survey.columns[rows].astype(np.int32) * np.int32(exponents[COLUMN])
@@ -195,14 +195,14 @@ def odds_of(model: Odds, survey: Survey, rows: slice) -> np.ndarray:
 
 
 def index_of(odds: np.ndarray, model: Odds) -> np.ndarray:
-    """From sums of exponents times logarithms to places in `fixed.chances`."""
+    """From sums of exponents times logarithms to indices into `fixed.chances`."""
     odds += fixed.MIDDLE * 32 + 16 - 64 * model.step
     odds >>= 5
     return odds
 
 
 def fit(kept: np.ndarray, lag: int) -> tuple[Odds, Survey, float]:
-    """The model that makes the places of a matrix smallest, and the bits that they take."""
+    """The model that codes the positions of a matrix in the fewest bits, and that number."""
     count = int(kept.sum(dtype=np.int64))
     step = min(255, round(-8 * float(np.log2(max(count, 1) / kept.size))))
     survey = _survey(kept, lag, step)
@@ -223,7 +223,7 @@ def fit(kept: np.ndarray, lag: int) -> tuple[Odds, Survey, float]:
     for index, value in zip(used, exponents, strict=True):
         sent[index] = int(np.clip(np.rint(value * _UNIT), -128, 127))
     model = Odds(lag, step, tuple(sent))
-    cost = np.log2(fixed.SHARES / fixed.chances()).reshape(-1)
+    cost = np.log2(fixed.TOTAL / fixed.chances()).reshape(-1)
     bits = 0.0
     for rows in slices(kept.shape):
         odds = np.clip(odds_of(model, survey, rows), 0, 2 * fixed.MIDDLE)
@@ -232,7 +232,7 @@ def fit(kept: np.ndarray, lag: int) -> tuple[Odds, Survey, float]:
 
 
 def slices(shape: tuple[int, int]) -> list[slice]:
-    """Rows of a matrix, so many at a time that what is made of them stays small."""
+    """Rows of a matrix, so many at a time that their arrays are small."""
     step = max(1, _CHUNK // shape[1])
     return [slice(at, min(at + step, shape[0])) for at in range(0, shape[0], step)]
 

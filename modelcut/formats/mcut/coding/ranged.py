@@ -1,4 +1,4 @@
-"""A range coder under a distribution that goes with the stream.
+"""A range coder under a distribution that is stored with the stream.
 
 The coder is `constriction`'s asymmetric numeral system (Duda 2013): within a few bytes of the
 entropy. Probabilities are written with as many bits as pay.
@@ -22,8 +22,8 @@ _PRECISIONS = (4, 5, 6, 7, 8, 10, 12, 14, 16)
 
 def bits_of(counts: np.ndarray) -> int:
     """Bits of a stream with these counts, its table in."""
-    table, shares = _choose(counts)
-    return 8 * len(table) + 64 + math.ceil(_cross_entropy(counts, shares))
+    table, frequencies = _choose(counts)
+    return 8 * len(table) + 64 + math.ceil(_cross_entropy(counts, frequencies))
 
 
 def encode(parts: Iterable[np.ndarray], counts: np.ndarray) -> bytes:
@@ -33,8 +33,8 @@ def encode(parts: Iterable[np.ndarray], counts: np.ndarray) -> bytes:
         parts: of the symbols, int32, each of shape (n,), the last part first.
         counts: how often each symbol occurs; at least two do.
     """
-    table, shares = _choose(counts)
-    coder, odds = stack().AnsCoder(), model(shares)
+    table, frequencies = _choose(counts)
+    coder, odds = stack().AnsCoder(), model(frequencies)
     for part in parts:
         coder.encode_reverse(part, odds)
     return table + written(coder)
@@ -49,11 +49,11 @@ def decode(reader: ByteReader, size: int, alphabet: int) -> np.ndarray:
     Raises:
         CodingError: no encoder wrote this.
     """
-    shares = _read_table(reader, alphabet)
+    frequencies = _read_table(reader, alphabet)
     if not reader.left:
-        raise CodingError("a stream ends in nothing")
+        raise CodingError("a stream is truncated")
     coder = started(reader)
-    found = coder.decode(model(shares), size)
+    found = coder.decode(model(frequencies), size)
     ended(coder)
     return found
 
@@ -68,7 +68,7 @@ def started(reader: ByteReader) -> Any:
     raw = bytes(reader.rest())
     words = np.frombuffer(raw + b"\0" * (-len(raw) % 4), "<u4").astype(np.uint32)
     if words.size and not words[-1]:
-        raise CodingError("a stream ends in nothing")
+        raise CodingError("a stream is truncated")
     return stack().AnsCoder(words) if words.size else stack().AnsCoder()
 
 
@@ -79,7 +79,7 @@ def ended(coder: Any) -> None:
 
 
 def _choose(counts: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """The table that makes table and stream smallest, and the shares that it stands for."""
+    """The table for which table and stream are smallest, and its frequencies."""
     return _chosen(counts.astype(np.int64, copy=False).tobytes())
 
 
@@ -89,44 +89,44 @@ def _chosen(raw: bytes) -> tuple[bytes, np.ndarray]:
     counts = np.frombuffer(raw, np.int64)
     best: tuple[float, bytes, np.ndarray] | None = None
     for bits in _PRECISIONS:
-        shares = _quantized(counts, bits)
-        if shares is None:
+        frequencies = _quantized(counts, bits)
+        if frequencies is None:
             continue
-        table = _table(shares, bits)
-        cost = 8 * len(table) + _cross_entropy(counts, shares)
+        table = _table(frequencies, bits)
+        cost = 8 * len(table) + _cross_entropy(counts, frequencies)
         if best is None or cost < best[0]:
-            best = cost, table, shares
+            best = cost, table, frequencies
     assert best is not None
     best[2].flags.writeable = False
     return best[1], best[2]
 
 
-def _cross_entropy(counts: np.ndarray, shares: np.ndarray) -> float:
+def _cross_entropy(counts: np.ndarray, frequencies: np.ndarray) -> float:
     used = counts > 0
-    total = math.log2(int(shares.sum()))
-    return float((counts[used] * (total - np.log2(shares[used]))).sum())
+    total = math.log2(int(frequencies.sum()))
+    return float((counts[used] * (total - np.log2(frequencies[used]))).sum())
 
 
 def _quantized(counts: np.ndarray, bits: int) -> np.ndarray | None:
-    """Shares of 2^bits, at least 1 for each symbol that occurs; None where there is no room."""
+    """Frequencies out of 2^bits, at least 1 for each symbol that occurs; None if too many."""
     used = counts > 0
     whole = 1 << bits
     if 2 * int(used.sum()) > whole:
         return None
-    shares = np.where(used, np.maximum(1, np.rint(counts * (whole / counts.sum()))), 0)
-    shares = shares.astype(np.int64)
-    excess = int(shares.sum()) - whole
+    frequencies = np.where(used, np.maximum(1, np.rint(counts * (whole / counts.sum()))), 0)
+    frequencies = frequencies.astype(np.int64)
+    excess = int(frequencies.sum()) - whole
     if excess < 0:
-        shares[shares.argmax()] -= excess
+        frequencies[frequencies.argmax()] -= excess
     for _ in range(excess):
-        shares[shares.argmax()] -= 1
-    return shares
+        frequencies[frequencies.argmax()] -= 1
+    return frequencies
 
 
-def _table(shares: np.ndarray, bits: int) -> bytes:
-    """All shares but the largest, which is what they leave."""
-    most = int(shares.argmax())
-    rest = np.delete(shares, most)
+def _table(frequencies: np.ndarray, bits: int) -> bytes:
+    """All frequencies but the largest, which follows from their sum."""
+    most = int(frequencies.argmax())
+    rest = np.delete(frequencies, most)
     width = width_of(rest)
     return bytes([bits, width]) + varint(most) + pack(rest, width)
 
@@ -143,9 +143,9 @@ def _read_table(reader: ByteReader, alphabet: int) -> np.ndarray:
     return np.insert(rest, most, left)
 
 
-def model(shares: np.ndarray) -> Any:
-    """Of one distribution for all symbols; the shares are whole numbers."""
-    return _models().Categorical(shares / float(shares.sum()), perfect=False)
+def model(frequencies: np.ndarray) -> Any:
+    """Of one distribution for all symbols; the frequencies are whole numbers."""
+    return _models().Categorical(frequencies / float(frequencies.sum()), perfect=False)
 
 
 def family() -> Any:

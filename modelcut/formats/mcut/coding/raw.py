@@ -37,7 +37,7 @@ def _plane(plane: np.ndarray) -> bytes:
 
 
 def decode(reader: ByteReader, size: int, dtype: np.dtype) -> np.ndarray:
-    """The inverse of `encode`; what follows stays in the reader.
+    """The inverse of `encode`; what follows is left in the reader.
 
     Returns:
         Of the dtype, shape (size,).
@@ -62,7 +62,7 @@ def decode(reader: ByteReader, size: int, dtype: np.dtype) -> np.ndarray:
 
 
 def skip(reader: ByteReader, size: int, itemsize: int) -> None:
-    """Goes past what `encode` wrote."""
+    """Skips what `encode` wrote."""
     for _ in range(itemsize):
         kind = reader.byte()
         if kind in (_ZSTD, _BARE_ZSTD):
@@ -86,7 +86,7 @@ def inflate(data: bytes, size: int, dictionary: bytes = b"", *, bare: bool = Fal
     except zstandard.ZstdError as error:
         raise CodingError(f"damaged: {error}") from None
     if len(result) != size:
-        raise CodingError("a plane is of another size than it should be")
+        raise CodingError("a plane has the wrong size")
     return result
 
 

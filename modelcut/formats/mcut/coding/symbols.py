@@ -1,4 +1,4 @@
-"""Arrays of small integers, most of them often alike, coded as blocks that stand alone.
+"""Arrays of small integers, most of them often alike, coded as independent blocks.
 
 Where one symbol makes up more than half of a block (the zero of a pruned tensor), Huffman codes go
 to the runs between the others and, in a stream of their own, to the others themselves; the range
@@ -39,7 +39,7 @@ _GEOMETRIC, _LISTED = range(2)
 
 
 class Symbols:
-    """A block of symbols, as all of them or as the places of those that are not the common one.
+    """A block of symbols, as all of them or as the positions of those that are not the common one.
 
     Attributes:
         size: how many symbols.
@@ -63,9 +63,9 @@ class Symbols:
         Args:
             size: how many symbols.
             alphabet: symbols are below it.
-            common: the symbol everywhere but at the places.
+            common: the symbol everywhere but at the positions.
             places: int64, ascending.
-            values: unsigned, at the places; none is `common`.
+            values: unsigned, at the positions; none is `common`.
             whole: all symbols.
             width: of a row.
         """
@@ -105,7 +105,7 @@ class Symbols:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """The symbols at the places."""
+        """The symbols at the positions."""
         assert self.whole is not None
         return self.whole[self.places]
 
@@ -305,7 +305,7 @@ def _read_runs(reader: ByteReader, size: int, alphabet: int) -> Symbols:
         places += np.cumsum(low)
     places += np.arange(count)
     if places[-1] >= size:
-        raise CodingError("runs go beyond the tensor")
+        raise CodingError("runs extend beyond the tensor")
     return Symbols(size, alphabet, common, places, values)
 
 

@@ -8,7 +8,8 @@ import pytest
 from toys import dense
 
 from modelcut.graph.architecture import Architecture
-from modelcut.graph.channels import activation, has_channels, readers, zero_at_zero
+from modelcut.graph.keras.channel_values import activation, zero_at_zero
+from modelcut.steps.prune._readers import has_channels, readers
 
 
 def layer(class_name, name, **config):

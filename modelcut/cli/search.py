@@ -1,0 +1,168 @@
+"""`modelcut search`: from a goal to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import modelcut
+from modelcut.cli import flags, options
+from modelcut.data import DataOptions
+from modelcut.errors import UsageError
+from modelcut.metrics.limits import Gates
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    parameters = [
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
+        options.OUTPUT,
+        flags.option(
+            "recipe",
+            "Recipe with open values, such as {range: [0.5, 0.98]} or {choose: [4, 8]}; by "
+            "default one is made for the model.",
+            "--recipe",
+            "-r",
+            metavar="YAML",
+        ),
+        flags.option(
+            "minimize",
+            "Number to minimize: bytes, latency_ms, macs, or another gate's name without max_; "
+            "can be repeated for a Pareto front.",
+            metavar="NAME",
+            kind=list[str],
+        ),
+        flags.option(
+            "maximize",
+            "Number to maximize: accuracy, f1, or another gate's name without min_; can be "
+            "repeated.",
+            metavar="NAME",
+            kind=list[str],
+        ),
+        flags.option("train", "CSV of training data; without it no step trains.", metavar="CSV"),
+        flags.option(
+            "validate",
+            "CSV of validation data, on which candidates are measured; by default a part of "
+            "--train, or all of it if no step trains.",
+            metavar="CSV",
+        ),
+        flags.option(
+            "validation_fraction",
+            "Fraction of --train that is set aside for validation (default: 0.2).",
+            metavar="NUMBER",
+        ),
+        flags.option(
+            "test", "CSV of test data; only the chosen model is measured on it.", metavar="CSV"
+        ),
+        flags.option(
+            "calibrate",
+            "CSV of calibration data for an int8 .tflite (default: --train).",
+            metavar="CSV",
+        ),
+        flags.option("trials", "Number of candidates to try (default: 40).", metavar="INT"),
+        flags.option(
+            "time",
+            "Time after which no further candidate is begun, such as 90s, 30m or 2h.",
+            metavar="TIME",
+        ),
+        flags.option(
+            "confidence",
+            "Probability with which the limit on the accuracy drop shall hold on other samples "
+            "than the validation data, 0.5 to 1 (default: 0.9).",
+            metavar="NUMBER",
+        ),
+        flags.option("workers", "Number of local processes (default: 1).", metavar="INT"),
+        flags.option(
+            "scheduler",
+            "Address of a Dask scheduler whose workers try the candidates.",
+            metavar="ADDRESS",
+        ),
+        flags.option(
+            "keep_best",
+            "On an interrupt (Ctrl-C), write the best candidate so far.",
+            kind=bool,
+        ),
+        flags.option(
+            "restart", "Discard the trials of an interrupted search and begin anew.", kind=bool
+        ),
+        flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
+        *flags.of_models([DataOptions]),
+        *options.TASK,
+        *flags.of_models([Gates]),
+        *options.TRUST,
+        options.FORCE,
+        options.COMPRESSION,
+        options.CODER,
+        *options.SHOW,
+    ]
+    app.command(name)(flags.command(parameters, search))
+
+
+def search(**values: Any) -> None:
+    """Search for the best model within limits: which steps, at which strength."""
+    if not values.get("output"):
+        raise UsageError("no output named", "add -o FILE")
+    options.check_summary(values, Path(values["output"]))
+    report = modelcut.search(
+        values["model"],
+        values["output"],
+        recipe=values.get("recipe"),
+        minimize=values.get("minimize") or (),
+        maximize=values.get("maximize") or (),
+        **{name: values.get(name) for name in ("train", "validate", "test", "calibrate")},
+        head=options.head_from(values),
+        trials=_number(values, "trials", int, 40),
+        seconds=_seconds(values.get("time")),
+        validation_fraction=_number(values, "validation_fraction", float, 0.2),
+        confidence=_number(values, "confidence", float, 0.9),
+        workers=_number(values, "workers", int, 1),
+        scheduler=values.get("scheduler") or "",
+        keep_best=bool(values.get("keep_best")),
+        restart=bool(values.get("restart")),
+        trust=bool(values.get("trust")),
+        custom_objects=values.get("custom_objects") or "",
+        force=bool(values.get("force")),
+        compression=values.get("compression"),
+        coder=values.get("coder"),
+        say=options.progress(values),
+    )
+    options.finish(report, values)
+
+
+def _number(values: Any, name: str, kind: type, default: Any) -> Any:
+    """The value of a flag as a number.
+
+    Raises:
+        UsageError: it is none.
+    """
+    text = values.get(name)
+    if text is None:
+        return default
+    try:
+        return kind(text)
+    except ValueError:
+        flag = name.replace("_", "-")
+        what = "a whole number" if kind is int else "a number"
+        raise UsageError(f"--{flag}: {text!r} is not {what}") from None
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds from words such as "30m".
+
+    Raises:
+        UsageError: it is no time.
+    """
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        found = float(number) * _UNITS[unit]
+    except ValueError:
+        found = -1.0
+    if not 0 < found < float("inf"):
+        raise UsageError(f"--time: {text!r} is no time", "such as 90s, 30m or 2h")
+    return found

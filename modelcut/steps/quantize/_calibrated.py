@@ -1,0 +1,266 @@
+"""Quantization layer by layer in a running copy of the network: see `Calibrated`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from typing_extensions import Self
+
+from modelcut.model.encoding import Encoding
+from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, TensorStep
+from modelcut.steps.correction import Corrected, Matcher, pinned_all
+from modelcut.steps.hessian import Sums
+from modelcut.steps.operands import Operand, operand
+from modelcut.steps.quantize import _rounding
+from modelcut.steps.quantize._effects import summed
+from modelcut.steps.samples import Samples
+
+
+@dataclass
+class Survey:
+    """What the edit of a tensor is told besides its values.
+
+    Attributes:
+        more: what the method itself has surveyed.
+        importance: tensor name -> mean square of the input that each weight multiplies, which
+            broadcasts to its shape; only of tensors whose inputs were looked at.
+    """
+
+    more: Any = None
+    importance: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Calibrated(Corrected, TensorStep):
+    """A quantizer whose rounding may look at the layers' outputs over calibration samples.
+
+    Layers are done in order, each fed by those that are quantized already.
+
+    Class attributes:
+        zero_is_level: a weight that is kept may become zero, whatever the encoding of the others.
+    """
+
+    zero_is_level: ClassVar[bool] = False
+    global_fields: ClassVar[frozenset[str]] = frozenset({"rounding", "damp", "correct", "rows"})
+
+    rounding: Literal["nearest", "gptq"] = Field(
+        default="nearest",
+        description="nearest: each weight is rounded to the nearest permitted value. gptq: weights "
+        "are rounded one after the other so that the layer's outputs change least over calibration "
+        "samples; layers one after the other, each fed by the quantized ones before it.",
+    )
+    damp: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.01,
+        description="With rounding: gptq, damping: the fraction of the Hessian's mean diagonal "
+        "that is added to its diagonal.",
+    )
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at what goes into the layers."""
+        return self.rounding != "nearest"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs | {"calibration"} if self.looks else super().needs
+
+    def rounded(
+        self,
+        view: Operand,
+        sums: Sums,
+        values: np.ndarray,
+        encoding: Encoding,
+        nearest: tuple[np.ndarray, Encoding],
+    ) -> np.ndarray:
+        """A tensor's values rounded so that its layer's outputs change least.
+
+        Args:
+            view: how its layer multiplies by it.
+            sums: over the layer's inputs.
+            values: the values as they are.
+            encoding: what they satisfy: what is pruned stays zero.
+            nearest: the values rounded by themselves, and the encoding that permits them.
+        """
+        plain, after = nearest
+        weights, first = (view.split(part).astype(np.float64) for part in (values, plain))
+        mask = view.split(values) != 0 if encoding.masked else None
+        to = _rounder(view, after, mask, values.dtype, zero=self.zero_is_level)
+        found = _by_output(sums, weights, self.damp, to)
+        better = sums.error(found - weights) < sums.error(first - weights)
+        return view.join(np.where(better[:, None], found, first)).astype(values.dtype)
+
+    def survey_model(
+        self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
+    ) -> tuple[Survey, dict[str, Any]]:
+        found, facts = super().survey_model(model, targets, context)
+        return Survey(found), facts
+
+    def apply(self, model: Model, context: Context) -> Outcome:
+        """See `TensorStep`; layer by layer where it looks at their inputs."""
+        if not self.looks:
+            return super().apply(model, context)
+        chosen, skipped = self.select(model, context)
+        owner = {t.name: layer for layer in model.layers for t in layer.tensors}
+        targets = [(tensor, self.settings(owner[tensor.name], tensor)) for tensor in chosen]
+        survey, facts = self.survey_model(model, targets, context)
+        work = _Work(self, model, survey, context)
+        settings = {tensor.name: each for tensor, each in targets}
+        for layer in model.layers:
+            for tensor in layer.tensors:
+                if tensor.name in settings:
+                    work.quantize(layer, tensor, settings[tensor.name])
+            work.correct(layer)
+        skipped.update(work.skipped)
+        after = pinned_all(model.with_tensors(work.edited), work.fixed, context)
+        return Outcome(after, {**facts, **work.facts()}, skipped, self.warnings(chosen))
+
+
+class _Work:
+    """A running copy of the network, in which layer after layer is quantized."""
+
+    def __init__(self, step: Calibrated, model: Model, survey: Survey, context: Context) -> None:
+        runtime = context.required_runtime(step.title)
+        self._step, self._survey, self._context = step, survey, context
+        self._samples = Samples(runtime, context, step.rows, step.title)
+        self._matcher = None
+        if step.correct is not None:
+            self._matcher = Matcher(model, self._samples, step.correct, context)
+        self._running = runtime.open(model)
+        self.edited: dict[str, Tensor] = {}
+        self.fixed: dict[str, np.ndarray] = {}
+        self.skipped: dict[str, str] = {}
+        self._errors: dict[str, float] = {}
+        self._before: dict[str, float] = {}
+        self._blind: dict[str, str] = {}
+        self._blocks: dict[str, int] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """What was decided, for the report."""
+        found: dict[str, Any] = {"samples": self._samples.count, "output_error": self._errors}
+        if self._step.rounding != "nearest":
+            found["output_error_nearest"] = self._before
+        if self._blind:
+            found["rounded_to_nearest"] = self._blind
+        if self._blocks:
+            found["hessian_blocks"] = self._blocks
+        if self._matcher is not None:
+            found["correction"] = {"samples": self._samples.count, **self._matcher.changed}
+        return found
+
+    def correct(self, layer: Layer) -> None:
+        """Puts the statistics of a layer right, if that was asked for."""
+        if self._matcher is not None:
+            self.fixed.update(self._matcher.fix(self._running, layer))
+
+    def quantize(self, layer: Layer, tensor: Tensor, step: Calibrated) -> None:
+        """Quantizes one tensor, and has the running copy go on with it."""
+        context = self._context
+        context.say(f"{step.title}: {tensor.name}")
+        view = operand(layer, tensor)
+        values, encoding = tensor.pull()
+        sums = None
+        if isinstance(view, str):
+            self._blind[tensor.name] = view
+        elif not np.isfinite(values).all():
+            self.skipped[tensor.name] = NOT_FINITE
+            return
+        else:
+            sums = summed(self._samples, self._running, layer, view)
+            if len(sums.blocks) > 1:
+                self._blocks[tensor.name] = len(sums.blocks)
+            self._survey.importance[tensor.name] = importance(view, sums)
+        edit = step.edit(tensor, self._survey, context)
+        if isinstance(edit, str):
+            self.skipped[tensor.name] = edit
+            return
+        rewrite = edit(values, encoding)
+        kinds = step.kinds_after(tensor)
+        if rewrite.left_alone:
+            self.edited[tensor.name] = tensor.then(context.index, edit, kinds)
+            return
+        after = rewrite.encoding
+        plain = values.copy() if rewrite.block is None else rewrite.block(values, slice(None))
+        plain = after.project(plain) if rewrite.block is None else plain
+        found = plain
+        if sums is not None and not isinstance(view, str):
+            found = self._rounded(tensor.name, view, sums, (values, encoding), (plain, after), step)
+        self.edited[tensor.name] = tensor.then(context.index, _pin(found, after), kinds)
+        self._running.write({tensor.name: found})
+
+    def _rounded(
+        self,
+        name: str,
+        view: Operand,
+        sums: Sums,
+        before: tuple[np.ndarray, Encoding],
+        nearest: tuple[np.ndarray, Encoding],
+        step: Calibrated,
+    ) -> np.ndarray:
+        """The values by the step's rounding, and the relative errors of the layer's outputs."""
+        values, encoding = before
+        plain, after = nearest
+        weights = view.split(values).astype(np.float64)
+        signal = float(sums.error(weights).sum())
+        worst = float(sums.error(view.split(plain) - weights).sum())
+        found, error = plain, worst
+        if step.rounding == "gptq":
+            found = step.rounded(view, sums, values, encoding, (plain, after))
+            error = float(sums.error(view.split(found) - weights).sum())
+        if signal > 0:
+            self._errors[name] = (error / signal) ** 0.5
+            self._before[name] = (worst / signal) ** 0.5
+        return found
+
+
+def importance(view: Operand, sums: Sums) -> np.ndarray:
+    """Mean square of the input that each weight multiplies, in the kernel's shape."""
+    mean = sums.diagonal / max(1, sums.count)
+    return view.join(np.broadcast_to(mean[:, :, None], view.sizes))
+
+
+def _by_output(sums: Sums, weights: np.ndarray, damp: float, to: _rounding.Round) -> np.ndarray:
+    found = np.empty(weights.shape)
+    for block, gram in zip(sums.blocks, sums.gram, strict=True):
+        start = block.start
+
+        def here(row: np.ndarray, number: int, start: int = start) -> np.ndarray:
+            return to(row, start + number)
+
+        found[:, block] = _rounding.gptq(weights[:, block], gram, damp, here).values
+    return found
+
+
+def _rounder(
+    view: Operand, after: Encoding, mask: np.ndarray | None, dtype: np.dtype, *, zero: bool
+) -> _rounding.Round:
+    """Rounds the weights of one input to what the encoding permits; what is pruned stays zero."""
+
+    def inputs_first(values: np.ndarray) -> np.ndarray:
+        return view.split(values).transpose(1, 0, 2)
+
+    inner = after.unmasked.arranged(view.kernel.shape, inputs_first)
+    work = np.float64 if dtype == np.float64 else np.float32
+
+    def to(row: np.ndarray, number: int) -> np.ndarray:
+        near = inner.project(row[None].astype(work), slice(number, number + 1))[0]
+        if zero:
+            near = np.where(np.abs(row) < np.abs(row - near), 0, near)
+        found: np.ndarray = near if mask is None else np.where(mask[:, number], near, 0)
+        return found
+
+    return to
+
+
+def _pin(values: np.ndarray, after: Encoding) -> Edit:
+    def edit(before: np.ndarray, encoding: Encoding) -> Rewrite:
+        del before, encoding
+
+        def block(part: np.ndarray, rows: slice) -> np.ndarray:
+            return after.project(values[rows].astype(part.dtype, copy=False), rows)
+
+        return Rewrite(after, block)
+
+    return edit

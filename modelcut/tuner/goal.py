@@ -1,0 +1,149 @@
+"""What is wanted of a model: objectives and constraints, both by the names of the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from statistics import NormalDist
+from typing import Any
+
+from modelcut.errors import UsageError
+from modelcut.metrics.limits import Gates, Limit
+from modelcut.report.schema import Report
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A number that is to be as small or as large as it can be.
+
+    Attributes:
+        name: name of the gate without its min_ or max_, such as bytes or accuracy.
+        path: where in the report the number stands.
+        minimize: whether small is good.
+    """
+
+    name: str
+    path: str
+    minimize: bool
+
+    @classmethod
+    def of(cls, name: str, *, minimize: bool) -> Objective:
+        """The objective of this name.
+
+        Raises:
+            UsageError: no gate has this name.
+        """
+        prefix = "max_" if minimize else "min_"
+        info = Gates.model_fields.get(prefix + name)
+        if info is None or not isinstance(info.json_schema_extra, dict):
+            flag = "--minimize" if minimize else "--maximize"
+            known = ", ".join(known_names(minimize=minimize))
+            raise UsageError(f"{flag} {name}: no such number", f"known: {known}")
+        return cls(name, str(info.json_schema_extra["path"]), minimize)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the network must be run to know it."""
+        return self.path.startswith("evaluation.")
+
+    def value(self, report: Report) -> float | None:
+        """The number in a report, or None."""
+        name = ("max_" if self.minimize else "min_") + self.name
+        return Limit(name, 0.0, self.path).value(report)[0]
+
+    def cost(self, value: float) -> float:
+        """The number such that small is good."""
+        return value if self.minimize else -value
+
+
+def known_names(*, minimize: bool) -> list[str]:
+    """The names of all objectives in one direction."""
+    prefix = "max_" if minimize else "min_"
+    return [name.removeprefix(prefix) for name in Gates.model_fields if name.startswith(prefix)]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Objectives, the first of which decides among equals, and limits that must hold.
+
+    Attributes:
+        objectives: what is minimized and maximized; at least one.
+        gates: the limits.
+        confidence: probability with which a limit on a drop of accuracy shall hold on other
+            samples of the same kind; 0.5: it holds on the validation samples.
+    """
+
+    objectives: tuple[Objective, ...]
+    gates: Gates
+    confidence: float = 0.9
+
+    def judge(self, report: Report) -> Judged:
+        """Holds a report of a trial against the goal."""
+        values = [objective.value(report) for objective in self.objectives]
+        verdicts = self.gates.judge(report)
+        excess = sum(_excess(verdict) for verdict in verdicts)
+        missing = any(value is None or not isfinite(value) for value in values)
+        margin = _margin(report, self.confidence)
+        sure = all(
+            verdict["held"]
+            and (
+                not verdict["name"].endswith(("accuracy_drop",))
+                or verdict["value"] + margin <= verdict["limit"] + 1e-9
+            )
+            for verdict in verdicts
+        )
+        return Judged(
+            tuple(float("inf") if value is None else value for value in values),
+            float("inf") if missing else excess,
+            sure and not missing,
+        )
+
+    def costs(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Objective values such that small is good."""
+        pairs = zip(self.objectives, values, strict=True)
+        return tuple(objective.cost(value) for objective, value in pairs)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a trial is worth.
+
+    Attributes:
+        values: the values of the objectives.
+        excess: by how much the limits are exceeded together, in units of each limit; 0: all hold.
+        sure: whether the limits hold with the goal's confidence.
+    """
+
+    values: tuple[float, ...]
+    excess: float
+    sure: bool
+
+
+def _excess(verdict: Mapping[str, Any]) -> float:
+    if verdict["held"]:
+        return 0.0
+    if verdict["value"] is None:
+        return float("inf")
+    return max(abs(verdict["value"] - verdict["limit"]) / max(abs(verdict["limit"]), 1e-3), 1e-9)
+
+
+def _margin(report: Report, confidence: float) -> float:
+    """How far a drop of accuracy may lie above the measured one, at this confidence.
+
+    Accuracy changes only on samples that the two models decide differently: the variance of the
+    difference is at most their fraction over the number of samples (McNemar 1947).
+    """
+    evaluation = report.evaluation
+    agreement = evaluation.agreement if evaluation else None
+    top1 = agreement.get("top1") if agreement else None
+    if evaluation is None or top1 is None or confidence <= 0.5:
+        return 0.0
+    rows = int(evaluation.after["rows"])
+    return NormalDist().inv_cdf(confidence) * sqrt(max(0.0, 1 - top1) / max(1, rows))
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one is at least as good in every cost, and better in some."""
+    pairs = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

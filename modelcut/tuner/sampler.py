@@ -1,0 +1,115 @@
+"""What is tried next: Optuna where it is installed, else a plain random search over the same space.
+
+Both are asked and told by the one process that leads the search.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelcut.recipe.space import Choice, Parameter, Range
+from modelcut.tuner.goal import Goal
+from modelcut.tuner.trial import Result
+
+Fill = Callable[[Callable[[str, Parameter], Any]], Any]
+
+
+class Asked(Protocol):
+    """A point of the space that is to be tried.
+
+    Attributes:
+        number: number of the trial, from 0.
+    """
+
+    number: int
+
+    def value(self, name: str, parameter: Parameter) -> Any:
+        """The value of a parameter at this point; see `space.Ask`."""
+
+
+class Sampler(Protocol):
+    """Chooses points of a space.
+
+    Attributes:
+        name: what chooses, with its version, for the record.
+    """
+
+    name: str
+
+    def ask(self) -> Asked:
+        """The next point."""
+
+    def tell(self, asked: Asked, result: Result) -> None:
+        """What became of a point."""
+
+
+def open_sampler(
+    goal: Goal, seed: int, trials: int, journal: Path | None, starts: Sequence[Mapping[str, Any]]
+) -> Sampler:
+    """Optuna's sampler if the package is installed, else a random one.
+
+    Args:
+        goal: the objectives.
+        seed: seed of the choice.
+        trials: number of trials that are planned.
+        journal: file in which Optuna keeps its study; None: in memory.
+        starts: points that are tried first, as values by parameter.
+    """
+    if find_spec("optuna") is None:
+        return Random(seed, starts)
+    from modelcut.tuner.bayes import Bayes
+
+    return Bayes(goal, seed, trials, journal, starts)
+
+
+class Point:
+    """A point chosen at random, parameter by parameter; see `Asked`."""
+
+    def __init__(self, number: int, seed: int, given: Mapping[str, Any]) -> None:
+        self.number = number
+        self._random = random.Random(json.dumps([seed, number]))
+        self._given = given
+
+    def value(self, name: str, parameter: Parameter) -> Any:
+        drawn = drawn_from(parameter, self._random.random())
+        return self._given.get(name, drawn)
+
+
+class Random:
+    """Points that depend on the seed and their number alone."""
+
+    name = "random search (install modelcut[search] for Optuna's samplers)"
+
+    def __init__(self, seed: int, starts: Sequence[Mapping[str, Any]], first: int = 0) -> None:
+        self._seed = seed
+        self._starts = starts
+        self._next = first
+
+    def ask(self) -> Point:
+        number, self._next = self._next, self._next + 1
+        given = self._starts[number] if number < len(self._starts) else {}
+        return Point(number, self._seed, given)
+
+    def tell(self, asked: Asked, result: Result) -> None:
+        """Nothing is learned from it."""
+
+
+def drawn_from(parameter: Parameter, at: float) -> Any:
+    """The value of a parameter at a fraction of its distribution, 0 to 1."""
+    if isinstance(parameter, Choice):
+        return min(int(at * len(parameter.values)), len(parameter.values) - 1)
+    assert isinstance(parameter, Range)
+    low, high = parameter.low, parameter.high
+    if parameter.whole:
+        # Each integer has an interval of its own.
+        low, high = low - 0.5, high + 0.5
+        low = max(low, 0.5) if parameter.log else low
+    found = low * (high / low) ** at if parameter.log else low + (high - low) * at
+    if not parameter.whole:
+        return float(f"{found:.4g}")
+    return int(min(max(round(found), parameter.low), parameter.high))

@@ -1,0 +1,138 @@
+"""A recipe for a model and a goal, at once: `modelcut recipe new`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from modelcut.model.model import Model
+from modelcut.tuner.default import Facts
+
+Goal = Literal["size", "speed", "microcontroller"]
+
+_SMALL = 20_000
+"""Networks of fewer parameters lose more by the same sparsity."""
+
+_SUFFIX = {"size": ".mcut", "speed": ".tflite", "microcontroller": ".tflite"}
+
+
+def recipe_for(model: Model, goal: Goal) -> str:
+    """The recipe as YAML text with comments.
+
+    Args:
+        model: the model.
+        goal: what is to be achieved.
+    """
+    facts = Facts.of(model, train=True, suffix=_SUFFIX[goal], objective="bytes")
+    name = model.origin.path.name
+    made = {"size": _size, "speed": _speed, "microcontroller": _microcontroller}[goal](facts)
+    flags = "--train train.csv --test test.csv"
+    if goal != "size" and not facts.fixed:
+        flags += " --calibrate train.csv"
+    head = [
+        f"# {_TITLE[goal]} of {_plain(name)}: {facts.parameters:,} parameters.",
+        "#",
+        f"#     modelcut run {_plain(name)} -r recipe.yaml {flags} -o small{_SUFFIX[goal]}",
+        "#",
+        "# A first choice by the network's layers; nothing was tried. `modelcut search` tries.",
+        "version: 1",
+        "",
+        "data:",
+        "  label: label          # the column that holds the labels",
+        "  # scale: 1/255        # where the network was trained on scaled features",
+        "",
+    ]
+    gates = [
+        "",
+        "# Conditions for exit code 0; for a classifier.",
+        "gates:",
+        "  max_accuracy_drop: 0.01",
+    ]
+    if goal == "microcontroller":
+        gates += ["  # max_bytes: 64kB"]
+    return "\n".join([*head, *made, *gates]) + "\n"
+
+
+_TITLE = {
+    "size": "A small file",
+    "speed": "A faster network",
+    "microcontroller": "An int8 .tflite for a microcontroller",
+}
+
+
+def _size(facts: Facts) -> list[str]:
+    """Prune while fine-tuning, cluster, fine-tune again (Han et al. 2016)."""
+    sparsity = 0.6 if facts.parameters < _SMALL else 0.85
+    found = [
+        "steps:",
+        "  - finetune: straight_through",
+        "    epochs: 10",
+        "    mask: dynamic       # pruned weights may come back while the sparsity grows",
+        "    distill: {weight: 0.5, temperature: 3}   # the original is the teacher",
+        f"    prune: {{sparsity: {sparsity}, end: 0.5}}",
+        "",
+        "  - quantize: cluster   # weights share a few values; their indices are entropy-coded",
+        "    values: 16",
+        "    entropy_weight: 0.01",
+        "",
+        "  - finetune: straight_through   # zeros stay zero, shared values stay shared",
+        "    epochs: 5",
+        "    learning_rate: 3.e-4",
+        "    distill: {weight: 0.5, temperature: 3}",
+    ]
+    if facts.convolutions:
+        line = f"    prune: {{sparsity: {sparsity}, end: 0.5}}"
+        at = found.index(line)
+        found[at : at + 1] = [
+            "    prune:",
+            f"      sparsity: {sparsity}",
+            "      end: 0.5",
+            "      overrides:        # convolutions use each weight many times",
+            f'        "class:*Conv*?": {round(sparsity * 0.6, 2)}',
+        ]
+    return found
+
+
+def _speed(facts: Facts) -> list[str]:
+    """Fewer channels, fine-tuning, int8."""
+    return [
+        "export:",
+        "  type: int8            # weights and activations; needs --calibrate",
+        "",
+        *_channels(facts, 0.5),
+    ]
+
+
+def _microcontroller(facts: Facts) -> list[str]:
+    return [
+        "export:",
+        "  type: int8            # weights and activations; needs --calibrate",
+        "  io: int8              # no float arithmetic on the device",
+        "  c_array: true         # also a C array, with the measured size of the arena",
+        "",
+        *_channels(facts, 0.6),
+    ]
+
+
+def _channels(facts: Facts, macs: float) -> list[str]:
+    """Removes channels and fine-tunes, where the file has channels to remove."""
+    if facts.fixed:
+        return ["steps: []               # the graph of this file cannot be changed"]
+    found = ["steps:"]
+    if facts.channels:
+        found += [
+            "  - prune: channels     # the layers become narrower; zeros alone make none faster",
+            f"    macs: {macs}           # fraction of the multiply-accumulates to keep",
+            "    round_to: 4",
+            "",
+        ]
+    return [
+        *found,
+        "  - finetune: straight_through",
+        "    epochs: 10",
+        "    distill: {weight: 0.5, temperature: 3}   # the original is the teacher",
+    ]
+
+
+def _plain(name: str) -> str:
+    """A file's name as it may stand in a comment."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:80]

@@ -1,0 +1,232 @@
+"""The search on results that are computed, without a network."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from modelcut.errors import InfeasibleError, InputError, Stopped, UsageError
+from modelcut.metrics.limits import Gates
+from modelcut.recipe.space import Space
+from modelcut.recipe.yaml_text import loads
+from modelcut.tuner import search as searches
+from modelcut.tuner.goal import Goal, Objective
+from modelcut.tuner.request import Request, goal_of
+from modelcut.tuner.trial import Result, fractions, shortened
+from modelcut.tuner.workers import Here
+
+DEMO = Path(__file__).parents[2] / "modelcut" / "demo"
+TEXT = """
+steps:
+  - prune: magnitude
+    sparsity: {range: [0.0, 0.9]}
+  - quantize: linear
+    bits: {choose: [2, 4, 8]}
+"""
+GATES = Gates(max_accuracy_drop=0.02)
+
+
+class Computed:
+    """Small files lose accuracy; the best that loses 0.02 has 4 bits and sparsity 0.6."""
+
+    def __init__(self, fail=(), stop_after=None):
+        self.calls = []
+        self._fail = fail
+        self._stop_after = stop_after
+
+    def run(self, recipe, number, fraction=1.0, worker=""):
+        if self._stop_after is not None and len(self.calls) >= self._stop_after:
+            raise Stopped(2)
+        self.calls.append((number, fraction))
+        if number in self._fail:
+            return Result(error="no such layer", fraction=fraction)
+        steps = {key: value for step in recipe["steps"] for key, value in step.items()}
+        sparsity, bits = steps["sparsity"], steps["bits"]
+        size = int(1000 * (1 - sparsity) * bits)
+        drop = max(0.0, sparsity - 0.6) / 5 + {2: 0.1, 4: 0.02, 8: 0.0}[bits]
+        excess = max(0.0, drop - 0.02) / 0.02
+        shown = {"bytes": size, "accuracy_drop": drop, "samples": 100}
+        return Result((size,), excess, drop <= 0.01, 0.5, fraction=fraction, measured=shown)
+
+
+@pytest.fixture
+def request_for(tmp_path):
+    def made(text=TEXT, **fields):
+        fields = {"validation": DEMO / "digits_test.csv", "trials": 30, **fields}
+        goal = fields.pop("goal", None) or goal_of((), (), GATES, 0.9)
+        space = Space.of(loads(text, "r.yaml"))
+        output = tmp_path / "best.mcut"
+        return Request(DEMO / "digits.h5", space, goal, output, **fields)
+
+    return made
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Puts results that are computed in the place of trials, and of the final run."""
+
+    def use(computed):
+        @contextmanager
+        def opened(*_, **__):
+            yield Here(computed)
+
+        monkeypatch.setattr(searches, "open_workers", opened)
+        monkeypatch.setattr(searches, "_made", lambda *args: args)
+        monkeypatch.setattr(searches, "_tested", lambda *_: [])
+        return computed
+
+    return use
+
+
+def record_of(request):
+    return json.loads(searches.places_of(request.output)["search"].read_text())
+
+
+def test_the_smallest_within_the_limit(request_for, runner):
+    computed = runner(Computed())
+    request = request_for()
+    _, _, recipe, facts, _ = searches.search(request)
+    record = record_of(request)
+    assert len(record["trials"]) == 30
+    best = min(t["values"][0] for t in record["trials"] if t["sure"])
+    assert record["trials"][record["chosen"]]["values"] == [best]
+    assert facts["chosen"] == record["chosen"]
+    assert facts["trials"] == 30
+    assert recipe.head.gates == GATES
+    text = searches.places_of(request.output)["recipe"].read_text()
+    assert recipe.to_yaml() in text
+    assert not request.folder.exists()
+    assert len(computed.calls) <= 30
+
+
+def test_the_same_seed_gives_the_same_trials(request_for, runner):
+    records = []
+    for _ in range(2):
+        runner(Computed())
+        request = request_for()
+        searches.search(request)
+        records.append([t["recipe"] for t in record_of(request)["trials"]])
+    assert records[0] == records[1]
+    runner(Computed())
+    request = request_for(seed=1)
+    searches.search(request)
+    assert [t["recipe"] for t in record_of(request)["trials"]] != records[0]
+
+
+def test_no_trial_meets_the_limits(request_for, runner):
+    runner(Computed())
+    text = TEXT.replace("[2, 4, 8]", "[2]")
+    request = request_for(text)
+    with pytest.raises(InfeasibleError, match="none of 30 trials meets the limits") as caught:
+        searches.search(request)
+    assert caught.value.exit_code == 1
+    assert record_of(request)["chosen"] is None
+    assert not searches.places_of(request.output)["recipe"].exists()
+
+
+def test_a_trial_that_fails_is_a_row(request_for, runner):
+    runner(Computed(fail=(1, 2)))
+    request = request_for()
+    _, _, _, facts, _ = searches.search(request)
+    errors = [t["error"] for t in record_of(request)["trials"]]
+    assert errors.count("no such layer") == 2
+    assert any("2 of 30 trials failed" in line for line in facts["warnings"])
+
+
+def test_when_all_fail_it_ends_at_once(request_for, runner):
+    computed = runner(Computed(fail=range(100)))
+    request = request_for()
+    with pytest.raises(InputError, match="first 5 trials failed: no such layer"):
+        searches.search(request)
+    assert len(computed.calls) == 5
+    assert not request.folder.exists()
+
+
+def test_an_interrupted_search_goes_on(request_for, runner):
+    request = request_for()
+    for stop_after in (7, 6):
+        runner(Computed(stop_after=stop_after))
+        with pytest.raises(Stopped):
+            searches.search(request)
+    assert not list(request.output.parent.glob(".*part"))
+    last = runner(Computed())
+    searches.search(request)
+    record = record_of(request)
+    assert record["seconds"]["resumed_trials"] >= 13
+    assert len(record["trials"]) == 30
+    assert len({t["number"] for t in record["trials"]}) == 30
+    assert len(last.calls) <= 17
+
+
+def test_another_search_does_not_take_up_its_journal(request_for, runner):
+    runner(Computed(stop_after=3))
+    with pytest.raises(Stopped):
+        searches.search(request_for())
+    with pytest.raises(InputError, match="interrupted search with another goal"):
+        searches.search(request_for(goal=goal_of((), (), Gates(max_accuracy_drop=0.1), 0.9)))
+    with pytest.raises(InputError, match="interrupted search with another seed"):
+        searches.search(request_for(seed=4))
+
+
+def test_an_interrupt_may_keep_the_best(request_for, runner):
+    runner(Computed(stop_after=12))
+    request = request_for(keep_best=True)
+    searches.search(request)
+    record = record_of(request)
+    assert record["interrupted"]
+    assert len(record["trials"]) >= 12
+
+
+def test_what_cannot_be_searched(request_for, runner):
+    runner(Computed())
+    with pytest.raises(UsageError, match="nothing is open"):
+        searches.search(request_for("steps: [{quantize: float16}]"))
+    with pytest.raises(UsageError, match="the emptiest model would be the best"):
+        searches.search(request_for(goal=goal_of((), (), Gates(), 0.9)))
+    with pytest.raises(UsageError, match="measured on validation data"):
+        searches.search(request_for(validation=None))
+    with pytest.raises(UsageError, match="is the test data, too"):
+        searches.search(request_for(test=DEMO / "digits_test.csv"))
+    with pytest.raises(UsageError, match="latency_ms"):
+        goal_of(["size"], (), GATES, 0.9)
+
+
+def test_hopeless_trainings_are_given_up_early(request_for, runner):
+    text = TEXT + "  - {finetune: straight_through, epochs: 9}\n"
+    computed = runner(Computed())
+    request = request_for(text, train=DEMO / "digits_train.csv", trials=25)
+    searches.search(request)
+    trials = record_of(request)["trials"]
+    pruned = [t for t in trials if t["pruned"]]
+    assert pruned
+    assert all(t["fraction"] < 1 for t in pruned)
+    chosen = trials[record_of(request)["chosen"]]
+    assert not chosen["pruned"]
+    assert {fraction for _, fraction in computed.calls} == {1 / 9, 1 / 3, 1.0}
+
+
+def test_shorter_trainings():
+    recipe = {"steps": [{"prune": "magnitude"}, {"finetune": "straight_through", "epochs": 12}]}
+    assert fractions(recipe) == (1 / 9, 1 / 3, 1.0)
+    assert shortened(recipe, 1 / 3)["steps"][1]["epochs"] == 4
+    assert shortened(recipe, 1)["steps"] == recipe["steps"]
+    assert fractions({"steps": [{"prune": "magnitude"}]}) == (1.0,)
+    batches = {"steps": [{"finetune": "straight_through", "steps": 100}]}
+    assert fractions(batches) == (1.0,)
+    assert shortened(batches, 0.5) == batches
+
+
+def test_the_front_of_two_objectives():
+    goal = Goal(
+        (Objective.of("bytes", minimize=True), Objective.of("accuracy", minimize=False)), Gates()
+    )
+    values = [(100, 0.9), (50, 0.8), (120, 0.9), (50, 0.7), (10, 0.1)]
+    trials = [
+        searches.Trial(i, {"steps": []}, Result(each, 0.0, True)) for i, each in enumerate(values)
+    ]
+    assert [t.number for t in searches.front_of(trials, goal)] == [4, 1, 0]
+    worse = searches.Trial(9, {"steps": []}, Result((1, 0.99), 0.5))
+    assert worse not in searches.front_of([*trials, worse], goal)

@@ -105,17 +105,6 @@ def taken(tensor: Tensor, takes: Takes, step: int) -> Tensor:
     return tensor.then(step, plan, tensor.kinds, tuple(shape))
 
 
-def in_architecture(model: Model, layers: Sequence[Layer], architecture: Architecture) -> Model:
-    """The model with these layers, each with what an edited architecture says of it."""
-    nodes = {node.path: node for node in architecture.nodes}
-    found = []
-    for layer in layers:
-        node = nodes.get(layer.path)
-        config = layer.config if node is None else node.config
-        found.append(replace(layer, node=node, config=config))
-    return replace(model, layers=tuple(found), architecture=architecture)
-
-
 def _scaled(tensor: Tensor, factor: float, step: int) -> Tensor:
     """A tensor multiplied by a number."""
     if factor == 1:
@@ -126,3 +115,14 @@ def _scaled(tensor: Tensor, factor: float, step: int) -> Tensor:
         return Rewrite(encoding, lambda part, _: (part * factor).astype(part.dtype))
 
     return tensor.then(step, plan, tensor.kinds, tensor.shape)
+
+
+def in_architecture(model: Model, layers: Sequence[Layer], architecture: Architecture) -> Model:
+    """The model with these layers, each with what an edited architecture says of it."""
+    nodes = {node.path: node for node in architecture.nodes}
+    found = []
+    for layer in layers:
+        node = nodes.get(layer.path)
+        config = layer.config if node is None else node.config
+        found.append(replace(layer, node=node, config=config))
+    return replace(model, layers=tuple(found), architecture=architecture)

@@ -125,6 +125,8 @@ SETTINGS = {
     "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq", "correct": "bias"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
+    "correct: statistics": [{}, {"how": "bias", "rows": 20}],
+    "equalize: cross_layer": [{}, {"by": "outputs", "balance": 1.0}],
     "factorize: svd": [
         {"rank": 2},
         {"energy": 0.6},
@@ -181,6 +183,8 @@ NEUTRAL = {
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
+    "correct: statistics": [{}],
+    "equalize: cross_layer": [{}, {"balance": 0}],
     "factorize: channel": [{"energy": 1.0}, {"rank": 1000}],
     "factorize: spatial": [{"energy": 1.0}, {"rank": 1000}],
     "factorize: tucker2": [{"energy": 1.0}],
@@ -245,6 +249,8 @@ NEEDS = {
     "dead": {"graph"},
     "batchnorm": {"graph"},
     "identity": {"graph"},
+    "statistics": {"calibration"},
+    "cross_layer": {"graph"},
     **{name: {"graph"} for name in ("svd", "channel", "spatial", "tucker2", "cp", "auto")},
     "straight_through": {"train", "loop"},
 }
@@ -259,8 +265,8 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     expected |= {"train", "loop"} if {"finetune", "regularize"} & set(settings) else set()
     expected |= {"train"} if {"criterion", "rows"} <= set(settings) else set()
     expected |= {"train"} if settings.get("criterion") == "obs" else set()
+    looks = {"rounding": "gptq", "range": "output", "by": "outputs"}.items() & settings.items()
     expected |= {"train"} if "whiten" in settings else set()
-    looks = {"rounding": "gptq", "range": "output"}.items() & settings.items()
     expected |= {"calibration"} if looks or "correct" in settings else set()
     assert step.needs == expected
     if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(
@@ -314,7 +320,7 @@ def test_each_kernel_is_changed_or_skipped_with_a_reason(family, method, setting
         changed = after[tensor.name].edits or after[tensor.name].key != tensor.key
         assert changed or outcome.skipped.get(tensor.name), tensor.name
         # Whitening corrects biases too.
-        others = {"finetune", "correct", "whiten"} & settings.keys()
+        others = {"finetune", "correct", "whiten"} & settings.keys() or family == "equalize"
         if tensor.kind not in steps.find(family, method).aims and not others:
             assert not changed
 

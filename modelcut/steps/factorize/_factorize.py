@@ -18,6 +18,7 @@ from modelcut.model import cost, edit
 from modelcut.model.measure import change, difference
 from modelcut.model.model import Layer, Model, Rewrite, Tensor
 from modelcut.steps.base import CODED, NOT_FINITE, TARGET_KINDS, Context, Need, Outcome
+from modelcut.steps.correction import Corrected
 from modelcut.steps.factorize import _whiten
 from modelcut.steps.factorize._choose import Option, by_energy, by_ratio, saving, within
 from modelcut.steps.factorize._parts import Decomposition, Factors, Part, Ranks
@@ -32,7 +33,7 @@ _LITTLE = 0.01
 """With a budget of MACs, layers that do less of the work than this are left alone."""
 
 
-class Factorization(Budgeted):
+class Factorization(Corrected, Budgeted):
     """Replaces layers by chains of smaller ones."""
 
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"embedding"}
@@ -86,8 +87,10 @@ class Factorization(Budgeted):
 
     @model_validator(mode="after")
     def _rows_need_whiten(self) -> Self:
-        if "rows" in self.model_fields_set and not self.whiten:
-            raise ValueError("rows: only whiten looks at samples; add whiten, or leave rows out")
+        if "rows" in self.model_fields_set and not (self.whiten or self.correct):
+            raise ValueError(
+                "rows: only whiten and correct look at samples; add one, or leave rows out"
+            )
         return self
 
     @abstractmethod
@@ -358,7 +361,7 @@ class Factorization(Budgeted):
         if all(count is not None for each in work for count in each.values()):
             before, now = (sum(count or 0 for count in each.values()) for each in work)
             facts["macs"] = {"before": before, "after": now}
-        return Outcome(after, facts, skipped)
+        return self.finished(model, Outcome(after, facts, skipped), context)
 
 
 @dataclass(frozen=True)

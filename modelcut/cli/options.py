@@ -92,6 +92,13 @@ REPORT = flags.option(
 SHA256 = flags.option(
     "sha256", "Report the SHA-256 of input and output beside their BLAKE3.", kind=bool
 )
+FULL_REPORT = flags.option(
+    "full_report",
+    "Measure by coding all of it what the report otherwise estimates from pieces of large tensors: "
+    "their size after deflate.",
+    kind=bool,
+)
+PROFILE = flags.option("profile", "Tell on stderr where the time went, by phase.", kind=bool)
 
 JOB = (
     OUTPUT,
@@ -102,6 +109,8 @@ JOB = (
     KEEP_OPTIMIZER,
     REPORT,
     SHA256,
+    FULL_REPORT,
+    PROFILE,
     flags.option(
         "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
     ),
@@ -260,6 +269,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             output,
             dry_run=bool(values.get("dry_run")),
             sha256=bool(values.get("sha256")),
+            full_report=bool(values.get("full_report")),
             say=say,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),
@@ -347,6 +357,8 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
         elif not values.get("quiet"):
             terminal.show(report)
         sys.stdout.flush()
+        if values.get("profile"):
+            sys.stderr.write(render(report, "seconds"))
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -20,6 +20,8 @@ def register(app: typer.Typer, name: str) -> None:
         options.KEEP_OPTIMIZER,
         options.REPORT,
         options.SHA256,
+        options.FULL_REPORT,
+        options.PROFILE,
         *flags.of_models([Gates]),
         *options.SHOW,
     ]

@@ -33,6 +33,7 @@ class Summary:
         distinct: number of distinct codes in use; None where values are not coded.
         entropy: order-0 entropy of the codes in bits per value; None where not coded.
         deflated: bytes after deflate; None where it was not computed.
+        estimated: whether that is what pieces of the tensor come to.
     """
 
     size: int
@@ -44,6 +45,7 @@ class Summary:
     distinct: int | None
     entropy: float | None
     deflated: int | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,21 +156,29 @@ def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
     return nonzeros, nonfinite, float(peak.view(block.dtype))
 
 
-def deflated_size(values: Values) -> int:
+def deflated_size(values: Values, *, full: bool = False) -> int:
     """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
 
     Of a tensor of more than 4 MB, or that is not in memory, what 16 pieces of it come to, spread
     evenly: coding all of it would take longer than everything else.
+
+    Args:
+        values: the tensor.
+        full: code all of it all the same.
     """
     if isinstance(values, np.ndarray):
         values = np.atleast_1d(values)
     if values.size == 0:
         return 0
-    if values.nbytes > _SAMPLED_BYTES or not isinstance(values, np.ndarray):
+    if not full and _in_pieces(values):
         return round(choose(values, looks=_SAMPLES).share * values.nbytes)
     way = choose(values)
     blocks = row_blocks(values.shape, values.dtype.itemsize)
     return sum(in_threads(lambda rows: len(way.pack(values[rows])), blocks))
+
+
+def _in_pieces(values: Values) -> bool:
+    return values.nbytes > _SAMPLED_BYTES or not isinstance(values, np.ndarray)
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:
@@ -210,14 +220,23 @@ class Meter:
     """Watches one tensor from its source through its edits.
 
     Attributes:
+        deflates: whether it finds out what the values deflate to.
+        full: by coding all of them, where they are many.
         before: the tensor as it was read.
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
         left_alone: steps that found in the values why they could not edit them, and the reasons.
     """
 
-    def __init__(self, *, deflate: bool = False) -> None:
-        self._deflate = deflate
+    def __init__(self, *, deflate: bool = False, full: bool = False) -> None:
+        """Has seen nothing yet.
+
+        Args:
+            deflate: find out what the values deflate to.
+            full: code all of them for it; else pieces of large tensors.
+        """
+        self.deflates = deflate
+        self.full = full
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
         self.changes: list[tuple[int, Change]] = []
@@ -249,11 +268,16 @@ class Meter:
             values: these values.
             deflated: what they deflate to, where a writer has found out; None: found out here.
         """
-        if not self._deflate:
+        if not self.deflates:
             return
-        found = deflated_size(values) if deflated is None else deflated
+        found = deflated_size(values, full=self.full) if deflated is None else deflated
+        guess = deflated is None and not self.full and _in_pieces(values)
+        self.deflates_to(found, estimated=guess)
+
+    def deflates_to(self, size: int, *, estimated: bool) -> None:
+        """The values as they were last summarized deflate to so many bytes."""
         if self.after:
             step, last = self.after[-1]
-            self.after[-1] = step, replace(last, deflated=found)
+            self.after[-1] = step, replace(last, deflated=size, estimated=estimated)
         elif self.before is not None:
-            self.before = replace(self.before, deflated=found)
+            self.before = replace(self.before, deflated=size, estimated=estimated)

@@ -216,6 +216,68 @@ def change(parts: list[Difference]) -> Change:
     return Change((noise / signal) ** 0.5, 10 * float(np.log10(signal / noise)), peak)
 
 
+class Histogram:
+    """How the non-zero values of one tensor are spread, before and after its edits, in a sample.
+
+    Attributes:
+        low, high: ends of the range, four standard deviations to each side of the mean.
+        before, after: how many of the sampled values fall into each of `BINS` equal bins; values
+            beyond an end are counted in the bin there, and zeros nowhere.
+        size: number of values in the sample.
+    """
+
+    BINS = 41
+    _SAMPLE = 4096
+    _STEP = (
+        2654435761  # a prime near 2^32 / golden ratio: no two of a sample's values are neighbours
+    )
+
+    def __init__(self, values: np.ndarray) -> None:
+        """Takes the values as they were read."""
+        self._at = self.places(values.size)
+        self.size = self._at.size
+        sample = self._sample(values)
+        finite = sample[np.isfinite(sample) & (sample != 0)]
+        middle, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
+        reach = 4 * spread or abs(middle) or 1.0
+        self.low = max(middle - reach, float(finite.min())) if finite.size else -1.0
+        self.high = min(middle + reach, float(finite.max())) if finite.size else 1.0
+        if not self.low < self.high:
+            self.low, self.high = self.low - reach, self.high + reach
+        self.before = self.after = self._counted(sample)
+
+    @classmethod
+    def places(cls, size: int) -> np.ndarray:
+        """Where the sample of a tensor of so many values lies in flat order: int64."""
+        count = min(cls._SAMPLE, size)
+        return np.arange(count, dtype=np.int64) * cls._STEP % max(1, size)
+
+    @classmethod
+    def sampled(cls, before: np.ndarray, after: np.ndarray) -> Histogram:
+        """The same of values at the `places`, in whatever order."""
+        made = cls(before)  # the sample of so few values is all of them
+        made.after = made._counted(after.astype(np.float64))
+        return made
+
+    def edited(self, values: np.ndarray) -> None:
+        """Takes the values after an edit; of another size, some others of them."""
+        if values.size != 0:
+            self._at %= values.size
+            self.after = self._counted(self._sample(values))
+
+    def _sample(self, values: np.ndarray) -> np.ndarray:
+        flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
+        return flat[self._at].astype(np.float64)
+
+    def _counted(self, sample: np.ndarray) -> np.ndarray:
+        kept = sample[np.isfinite(sample) & (sample != 0)]
+        # Rather than np.histogram, which takes three times as long on so few values.
+        bins = (np.clip(kept, self.low, self.high) - self.low) * (
+            self.BINS / (self.high - self.low)
+        )
+        return np.bincount(np.minimum(bins.astype(np.int64), self.BINS - 1), minlength=self.BINS)
+
+
 class Meter:
     """Watches one tensor from its source through its edits.
 
@@ -226,7 +288,10 @@ class Meter:
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
         left_alone: steps that found in the values why they could not edit them, and the reasons.
+        histogram: how the values are spread; None for few values, and where nothing was read.
     """
+
+    _FEW = 64
 
     def __init__(self, *, deflate: bool = False, full: bool = False) -> None:
         """Has seen nothing yet.
@@ -237,6 +302,7 @@ class Meter:
         """
         self.deflates = deflate
         self.full = full
+        self.histogram: Histogram | None = None
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
         self.changes: list[tuple[int, Change]] = []
@@ -245,9 +311,15 @@ class Meter:
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""
         self.was_read(summarize(values, encoding))
+        if self.charts(values):
+            self.histogram = Histogram(values)
+
+    def charts(self, values: Values) -> bool:
+        """Whether the spread of these values is worth a chart."""
+        return values.size >= self._FEW and values.dtype.kind in "fV"
 
     def was_read(self, before: Summary) -> None:
-        """The tensor was read from its source, and this is what it was."""
+        """The tensor was read from its source in blocks, and this is what it was."""
         self.before = before
 
     def edited(
@@ -258,6 +330,8 @@ class Meter:
         parts: list[tuple[Difference, Count]],
     ) -> None:
         """An edit of step number `step` is done; `parts` are the numbers of its blocks."""
+        if self.histogram is not None and isinstance(values, np.ndarray):
+            self.histogram.edited(values)
         self.changes.append((step, change([part[0] for part in parts])))
         self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
 

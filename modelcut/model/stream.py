@@ -15,7 +15,15 @@ from modelcut.arrays.blocks import BLOCK_BYTES, in_threads, row_blocks
 from modelcut.arrays.clock import working
 from modelcut.errors import ModelcutError
 from modelcut.model.encoding import Encoding
-from modelcut.model.measure import Count, Difference, Meter, count, deflated_size, summary
+from modelcut.model.measure import (
+    Count,
+    Difference,
+    Histogram,
+    Meter,
+    count,
+    deflated_size,
+    summary,
+)
 
 if TYPE_CHECKING:
     from modelcut.model.model import Rewrite
@@ -99,6 +107,10 @@ class Stream:
         self._step = step
         self._where = where
         self._meter = meter
+        self._places = np.zeros(0, np.int64)
+        if meter is not None and meter.charts(unread):
+            self._places = np.sort(Histogram.places(unread.size))
+        self._samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._parts: dict[int, tuple[Count, tuple[Difference, Count] | None]] = {}
         self.encoding = encoding if rewrite is None else rewrite.encoding
         self.shape = unread.shape
@@ -146,6 +158,12 @@ class Stream:
         seen = count(before, self._before, rows)
         after, change = self._edited(before, rows, measured=True)
         self._parts[rows.start] = seen, change
+        start = rows.start * self._unread.row
+        ends = np.searchsorted(self._places, [start, start + before.size])
+        places = self._places[slice(*ends)] - start
+        if places.size:
+            samples = before.reshape(-1)[places], after.reshape(-1)[places]
+            self._samples[rows.start] = samples
         return after
 
     def done(self, deflated: int | None = None) -> None:
@@ -160,6 +178,9 @@ class Stream:
         parts = [self._parts[start] for start in sorted(self._parts)]
         counts = [part[0] for part in parts]
         self._meter.was_read(summary(self._unread, self._before, counts))
+        if self._samples:
+            both = (np.concatenate(one) for one in zip(*self._samples.values(), strict=True))
+            self._meter.histogram = Histogram.sampled(*both)
         if self._rewrite is not None:
             if self._deflated is not None:
                 self._meter.deflates_to(self._deflated, estimated=not self._meter.full)

@@ -85,6 +85,9 @@ def test_it_becomes_the_same(family, method, fields, values, tmp_path):
     # Of what is not in memory, pieces tell it.
     assert two.before.deflated == pytest.approx(one.before.deflated, rel=0.5)
     assert two.after[0][1].deflated == pytest.approx(one.after[0][1].deflated, rel=0.5)
+    for name in ("before", "after"):
+        counts = getattr(two.histogram, name)
+        np.testing.assert_array_equal(counts, getattr(one.histogram, name))
     for name in ("error", "peak_error"):
         found = getattr(two.changes[0][1], name)
         assert found == pytest.approx(getattr(one.changes[0][1], name), rel=1e-4, abs=1e-7)

@@ -25,7 +25,9 @@ def test_a_job_tells_where_its_time_went(modelcut, tmp_path):
     assert {"edit", "hash", "read", "total"} <= set(report["cpu_seconds"])
     for name in (*PHASES, "edit"):
         assert f"\n  {name} " in done.err
-    assert json.loads((tmp_path / "o.report.json").read_text())["seconds"].keys() == PHASES - {"publish"}
+    assert json.loads((tmp_path / "o.report.json").read_text())["seconds"].keys() == PHASES - {
+        "publish"
+    }
 
 
 def test_nothing_is_told_of_a_file_that_is_only_looked_at():
@@ -72,4 +74,3 @@ def test_an_estimate_says_that_it_is_one(compression, large, tmp_path):
     assert "≈ " in texts[0]
     assert "--full-report" in texts[0]
     assert "≈" not in texts[1]
-    assert "deflated_estimated" not in found[1].to_dict()["sizes"]["after"]

@@ -73,9 +73,10 @@ def run(
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
             False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
-            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
-            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
-            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `full_report`,
+            `distribute`, `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and
+            `data`, `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the
+            recipe.
 
     Returns:
         The report; `passed` tells whether all gates passed. If one failed, the output is at
@@ -304,6 +305,7 @@ def pack(
     keep_optimizer: bool = False,
     report: bool = False,
     sha256: bool = False,
+    full_report: bool = False,
     gates: Mapping[str, Any] | Gates | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -317,6 +319,7 @@ def pack(
         keep_optimizer: pack the optimizer's state too.
         report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
+        full_report: measure what the report otherwise estimates from pieces of large tensors.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
     """
@@ -332,6 +335,7 @@ def pack(
         force=force,
         report=report,
         sha256=sha256,
+        full_report=full_report,
         gates=gates,
         say=say,
     )
@@ -345,6 +349,7 @@ def unpack(
     compression: str | None = None,
     report: bool = False,
     sha256: bool = False,
+    full_report: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
@@ -356,6 +361,7 @@ def unpack(
         compression: none, fast or best.
         report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
+        full_report: measure what the report otherwise estimates from pieces of large tensors.
         say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
@@ -370,6 +376,7 @@ def unpack(
         force=force,
         report=report,
         sha256=sha256,
+        full_report=full_report,
         say=say,
     )
 

@@ -32,6 +32,7 @@ __all__ = [
     "evaluate",
     "factorize",
     "finetune",
+    "fold",
     "inspect",
     "load",
     "pack",
@@ -39,6 +40,7 @@ __all__ = [
     "quantize",
     "run",
     "search",
+    "simplify",
     "unpack",
 ]
 
@@ -152,6 +154,20 @@ def finetune(
 ) -> Report:
     """Fine-tunes a model; pruned weights stay zero; `modelcut finetune`. See `prune`."""
     return _one_step("finetune", method, model, output, fields)
+
+
+def fold(
+    model: File, output: File | None = None, *, method: str = "batchnorm", **fields: Any
+) -> Report:
+    """Folds batch normalizations into neighbouring layers; `modelcut fold`. See `prune`."""
+    return _one_step("fold", method, model, output, fields)
+
+
+def simplify(
+    model: File, output: File | None = None, *, method: str = "identity", **fields: Any
+) -> Report:
+    """Removes layers that compute nothing; `modelcut simplify`. See `prune`."""
+    return _one_step("simplify", method, model, output, fields)
 
 
 def evaluate(

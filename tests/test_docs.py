@@ -23,7 +23,7 @@ from modelcut.cli.docs import topics
 from modelcut.cli.main import COMMANDS
 from modelcut.errors import ExitCode
 from modelcut.formats import registry
-from modelcut.recipe import recipe
+from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
@@ -84,7 +84,10 @@ def test_recipes_on_the_pages_are_valid():
     ]
     assert {"README", "recipes", "fine-tuning", "budgets", "steps"} <= {page for page, _ in found}
     for page, block in found:
-        assert recipe.parse(loads(block, page)).steps
+        space = Space.of(loads(block, page))
+        space.check()
+        assert space.at({}).steps or page == "search"
+        assert bool(space.parameters) == (page == "search")
 
 
 def shell_lines():

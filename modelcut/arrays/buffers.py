@@ -71,7 +71,7 @@ def _piece(nbytes: int) -> np.ndarray:
 
 def _references() -> int:
     """What `sys.getrefcount` says of an entry of a list that nothing else refers to."""
-    entries = [np.empty(0, np.uint8)]
+    entries = [object()]
     number = 0
     return sys.getrefcount(entries[number])
 

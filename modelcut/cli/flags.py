@@ -6,6 +6,7 @@ All flags default to None, so that pydantic alone validates and knows what was g
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
@@ -18,6 +19,8 @@ from modelcut.errors import UsageError
 from modelcut.metrics.each import ONE_OR_EACH
 
 Parameter = inspect.Parameter
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,15})?")
 
 
 def option(name: str, text: str, *names: str, metavar: str = "TEXT", kind: Any = str) -> Parameter:
@@ -155,6 +158,8 @@ def _parse(name: str, value: Any, annotation: Any, repeats: bool = False) -> Any
         return value
     if get_origin(annotation) is Literal or value == "":
         return value
+    if _NUMBER.fullmatch(value):  # the same in YAML, whose reader takes time to start
+        return float(value) if "." in value else int(value)
     from modelcut.recipe.yaml_text import loads
 
     return loads(value, f"--{name.replace('_', '-')}").data

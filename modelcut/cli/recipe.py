@@ -45,6 +45,8 @@ def register(app: typer.Typer, name: str) -> None:
 
 def check(**values: Any) -> None:
     """Check a recipe and list all its errors; nothing is written."""
+    from dataclasses import replace
+
     from modelcut import safety
     from modelcut.formats import registry
     from modelcut.job import fold
@@ -56,12 +58,19 @@ def check(**values: Any) -> None:
     if space.parameters:
         space.check()
     recipe = space.at({}) if space.parameters else parse(space.document)
+    tried = len(recipe.steps)
     if values.get("model"):
+        with_data = {"train", "validation", "calibration", "loop"}
+        needing = (at for at, step in enumerate(recipe.steps) if step.needs & with_data)
+        tried = next(needing, tried)
         safety.check_path(Path(values["model"]))
         with registry.open_model(Path(values["model"])) as model:
-            fold.fold(model, recipe, lambda _: None)
+            fold.fold(model, replace(recipe, steps=recipe.steps[:tried]), lambda _: None)
     left = f", {len(space.parameters)} values for a search to decide" if space.parameters else ""
     typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps{left}, no errors")
+    if tried < len(recipe.steps):
+        line = f"step {tried + 1} and those after it need data and were not tried on the model"
+        typer.echo(line)
 
 
 def new(**values: Any) -> None:

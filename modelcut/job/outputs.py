@@ -9,16 +9,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import hashlib
 import os
 import platform
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from modelcut.arrays.digest import of_text
 from modelcut.errors import ResourceError, UsageError
 
 _SCRATCH = re.compile(r"\..*\.(\d+)-([0-9a-f]{6})[0-9a-f]{8}\.part(?!.*\.old$)", re.DOTALL)
@@ -82,7 +81,7 @@ class Outputs:
         self.check(place, folder=folder)
         here = _here()
         remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
-        name = f".{place.name[:100]}.{os.getpid()}-{here}{secrets.token_hex(4)}.part"
+        name = f".{place.name[:100]}.{os.getpid()}-{here}{os.urandom(4).hex()}.part"
         scratch = place.parent / name
         self._files.append((scratch, place))  # first: a signal may come at any moment
         try:
@@ -264,7 +263,7 @@ def _here() -> str:
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+    return of_text(f"{platform.node()} {space}")[:6]
 
 
 def _is_dead(process: int) -> bool:

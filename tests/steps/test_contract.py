@@ -247,10 +247,10 @@ NEEDS = {
     **{name: {"train"} for name in ("taylor", "snip", "fisher", "gradient", "wanda", "obs")},
     "channels": {"graph"},
     "dead": {"graph"},
-    "statistics": {"calibration"},
-    "cross_layer": {"graph"},
     "batchnorm": {"graph"},
     "identity": {"graph"},
+    "statistics": {"calibration"},
+    "cross_layer": {"graph"},
     **{name: {"graph"} for name in ("svd", "channel", "spatial", "tucker2", "cp", "auto")},
     "straight_through": {"train", "loop"},
 }

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modelcut.graph.channels import activation
 from modelcut.graph.keras import classes
+from modelcut.graph.keras.channel_values import activation
 from modelcut.graph.keras.classes import Shape
 from modelcut.graph.node import Node
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from modelcut.graph import chains
 from modelcut.graph.architecture import Architecture, Refusal
-from modelcut.graph.channels import activation
+from modelcut.graph.keras.channel_values import activation
 from modelcut.graph.keras.classes import Shape, get
 from modelcut.graph.keras.saved_order import specs
 from modelcut.graph.node import Path

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
-    from modelcut.report.schema import Report
+    from modelcut.report.scan import Scan
+    from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "compare",
     "correct",
     "equalize",
     "evaluate",
@@ -39,6 +41,7 @@ __all__ = [
     "prune",
     "quantize",
     "run",
+    "scan",
     "search",
     "simplify",
     "unpack",
@@ -68,14 +71,15 @@ def run(
             options are checked as for a run; without one, options of the written file are refused.
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
-            `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
-            here unless given), `trust`, `custom_objects`, `compression`, `coder`,
-            `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
-            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
-            `seed`, which replace those of the recipe.
+            `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
+            False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
+            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
+            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
 
     Returns:
-        The report; `passed` tells whether all gates passed.
+        The report; `passed` tells whether all gates passed. If one failed, the output is at
+        `output.path` of the report, NAME.failed.SUFFIX unless `keep_on_failure` is set.
 
     Raises:
         ModelcutError: with a message and a hint; nothing is written then.
@@ -86,21 +90,27 @@ def run(
 
     from modelcut.errors import UsageError, WorkerDone
     from modelcut.job import inspect as job_inspect
-    from modelcut.job import pipeline
+    from modelcut.job import limits, pipeline
     from modelcut.job.request import Job
     from modelcut.report.schema import Worker
 
     made, options = _recipe(recipe, options)
     options = _paths(options)
+    most = options.pop("max_memory", None)
     if dry_run:
         wanted = ("train", "validate", "calibrate", "trust", "test", "sha256")
         known = {name: options[name] for name in wanted if name in options}
         job = _dry(Path(model), made, output, options)
-        with job_inspect.look(Path(model), made, say, job=job, **known) as (_, report):
+        with (
+            limits.at_most(most),
+            job_inspect.look(Path(model), made, say, job=job, **known) as (_, report),
+        ):
             return report
     if output is None:
         raise UsageError("no output named", "give output, or dry_run=True")
-    done = pipeline.run(Job(Path(model), made, Path(output), **{"report": False, **options}), say)
+    with limits.at_most(most):
+        job = Job(Path(model), made, Path(output), **{"report": False, **options})
+        done = pipeline.run(job, say)
     if isinstance(done, Worker):
         line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
         raise WorkerDone(line)
@@ -177,6 +187,7 @@ def evaluate(
     against: File | None = None,
     trust: bool = False,
     custom_objects: str = "",
+    max_memory: str | int | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Report:
@@ -188,12 +199,14 @@ def evaluate(
         against: the reference.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
+        max_memory: most memory that the network may need, in bytes or as "8GB"; a model that needs
+            more is refused. The command line also stops a job that takes more.
         say: takes a line about progress.
         options: `data`, `gates`, `task`, `from_logits`, as in a recipe.
     """
     from pathlib import Path
 
-    from modelcut.job import assess
+    from modelcut.job import assess, limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
 
@@ -201,9 +214,46 @@ def evaluate(
     if rest:
         raise TypeError(f"unknown options: {', '.join(rest)}")
     reference = None if against is None else Path(against)
-    return assess.assess(
-        Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
-    )
+    with limits.at_most(max_memory):
+        return assess.assess(
+            Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
+        )
+
+
+def compare(
+    *models: File,
+    test: File,
+    trust: bool = False,
+    custom_objects: str = "",
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Comparison:
+    """Measures any number of models on the same samples, side by side; `modelcut compare`.
+
+    Args:
+        models: two or more; the first is the reference.
+        test: CSV of test data.
+        trust: run the code that the files carry.
+        custom_objects: your own layers: a .py file or a dotted module.
+        say: takes a line about progress.
+        options: `data`, `task`, `from_logits`, as in a recipe.
+
+    Returns:
+        The comparison; `models` has each with its size, scores with intervals, agreement with the
+        reference, McNemar's test, and latency measured in turn.
+        `modelcut.report.comparison.render(found, "html")` makes a page of it.
+    """
+    from pathlib import Path
+
+    from modelcut.job import compare as job_compare
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Recipe
+
+    made, rest = _recipe(Recipe((), name="modelcut compare"), options)
+    if rest:
+        raise TypeError(f"unknown options: {', '.join(rest)}")
+    paths = [Path(model) for model in models]
+    return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
 
 
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
@@ -222,6 +272,27 @@ def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report
     with job_inspect.look(Path(model), sha256=sha256) as (found, report):
         groups = job_inspect.channels(found) if graph else None
         return replace(report, graph=groups, provenance=dict(found.origin.provenance))
+
+
+def scan(model: File) -> Scan:
+    """Tells what a file holds that could execute, read, write or exhaust; runs nothing.
+
+    The same scan stands before every start of an engine.
+
+    Args:
+        model: the file.
+
+    Returns:
+        The findings; `safe` tells whether there are none.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    from pathlib import Path
+
+    from modelcut.job import scan as job_scan
+
+    return job_scan.scan(Path(model))
 
 
 def pack(
@@ -244,7 +315,7 @@ def pack(
         force: replace a file that modelcut did not write.
         coder: huffman, range or best.
         keep_optimizer: pack the optimizer's state too.
-        report: write NAME.report.json and .md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
@@ -283,7 +354,7 @@ def unpack(
         output: the file or folder to write.
         force: replace a file that modelcut did not write.
         compression: none, fast or best.
-        report: write NAME.report.json and .md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
         say: takes a line about progress.
     """
@@ -514,7 +585,7 @@ def _options() -> set[str]:
     from modelcut.recipe.recipe import Head
 
     own = {each.name for each in fields(Job)} - {"model", "recipe", "output", "search"}
-    return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
+    return own | set(Head.model_fields) - {"version"} | {"custom_objects", "max_memory"}
 
 
 def _dry(model: Path, recipe: Recipe, output: File | None, options: dict[str, Any]) -> Job | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from modelcut.errors.strict import Strict
 from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH, schema
 
 
@@ -104,7 +105,7 @@ Preprocess = Literal[
 ]
 
 
-class DataOptions(BaseModel):
+class DataOptions(Strict):
     """How a CSV is read: which columns are what, and what is done with bad rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)

@@ -24,7 +24,7 @@ from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
-from modelcut.job import targets
+from modelcut.job import limits, targets
 from modelcut.job.check import check_trainable
 from modelcut.job.loss import error_in, loss_of
 from modelcut.job.targets import Wanted
@@ -96,7 +96,11 @@ class EngineRuntime:
                 "build it with keras.Model(inputs, outputs), or leave out the steps that train",
             )
         options = base.WriteOptions(compression="none")
-        with registry.scratch_file(model, options) as (path, writer), self._team.scope():
+        with (
+            registry.scratch_file(model, options) as (path, writer),
+            self._team.scope(),
+            limits.loading(model),
+        ):
             network = engines.open_network(
                 path,
                 model.origin.dialect,

@@ -18,7 +18,7 @@ from modelcut.data.rows import with_labels
 from modelcut.data.sources import open_table
 from modelcut.data.table import Batch, Table
 from modelcut.engines import Network, quiet
-from modelcut.job import latency
+from modelcut.job import latency, limits
 from modelcut.job.expected import Expected, Seen
 from modelcut.job.targets import Targets, Wanted, paired, plan
 from modelcut.metrics import accumulators
@@ -172,7 +172,7 @@ class Evaluator:
             seen.look(list(batch.inputs.values()))
             results = []
             for index, network in enumerate(networks):
-                with quiet():
+                with quiet(), limits.running(network):
                     start = time.perf_counter()
                     found = network.predict(_named(batch.inputs, network))
                     took = _seconds(network, time.perf_counter() - start)
@@ -293,7 +293,8 @@ def _batch_size(network: Network) -> int:
     if network.fixed_batch is not None:
         return network.fixed_batch
     values = sum(int(np.prod([n or 1 for n in spec.shape])) for spec in network.inputs)
-    return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
+    most = limits.rows_within(network, _MOST_ROWS)
+    return int(np.clip(_BATCH_VALUES // max(1, values), 1, most))
 
 
 class _Distinct:

@@ -79,10 +79,8 @@ class Outputs:
             ResourceError: its folder cannot be written to.
         """
         self.check(place, folder=folder)
-        here = _here()
-        remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
-        name = f".{place.name[:100]}.{os.getpid()}-{here}{os.urandom(4).hex()}.part"
-        scratch = place.parent / name
+        remove_scratch(place.parent, is_dead, begins=f".{place.name[:100]}.")
+        scratch = place.parent / scratch_name(place.name[:100])
         self._files.append((scratch, place))  # first: a signal may come at any moment
         try:
             if folder:
@@ -113,6 +111,15 @@ class Outputs:
         self._files = [(one, place) for one, place in self._files if one != scratch]
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+    def redirect(self, scratch: Path, place: Path) -> None:
+        """Has a file or folder published at another place.
+
+        Raises:
+            UsageError: that may not be written; see `check`.
+        """
+        self.check(place, folder=scratch.is_dir())
+        self._files = [(one, place if one == scratch else old) for one, old in self._files]
 
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
@@ -258,6 +265,11 @@ def remove_scratch(
                     os.unlink(entry.path)
 
 
+def scratch_name(name: str) -> str:
+    """A hidden name for what this process writes, by which `remove_scratch` knows it."""
+    return f".{name}.{os.getpid()}-{_here()}{os.urandom(4).hex()}.part"
+
+
 def _here() -> str:
     """Six digits for this machine and its table of processes: a container has one of its own."""
     space = ""
@@ -266,7 +278,8 @@ def _here() -> str:
     return of_text(f"{platform.node()} {space}")[:6]
 
 
-def _is_dead(process: int) -> bool:
+def is_dead(process: int) -> bool:
+    """Whether there is no process of this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -206,6 +206,55 @@ def change(parts: list[Difference]) -> Change:
     return Change((noise / signal) ** 0.5, 10 * float(np.log10(signal / noise)), peak)
 
 
+class Histogram:
+    """How the non-zero values of one tensor are spread, before and after its edits, in a sample.
+
+    Attributes:
+        low, high: ends of the range, four standard deviations to each side of the mean.
+        before, after: how many of the sampled values fall into each of `BINS` equal bins; values
+            beyond an end are counted in the bin there, and zeros nowhere.
+        size: number of values in the sample.
+    """
+
+    BINS = 41
+    _SAMPLE = 4096
+    _STEP = (
+        2654435761  # a prime near 2^32 / golden ratio: no two of a sample's values are neighbours
+    )
+
+    def __init__(self, values: np.ndarray) -> None:
+        """Takes the values as they were read."""
+        self.size = min(self._SAMPLE, values.size)
+        self._at = np.arange(self.size, dtype=np.int64) * self._STEP % max(1, values.size)
+        sample = self._sample(values)
+        finite = sample[np.isfinite(sample) & (sample != 0)]
+        middle, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
+        reach = 4 * spread or abs(middle) or 1.0
+        self.low = max(middle - reach, float(finite.min())) if finite.size else -1.0
+        self.high = min(middle + reach, float(finite.max())) if finite.size else 1.0
+        if not self.low < self.high:
+            self.low, self.high = self.low - reach, self.high + reach
+        self.before = self.after = self._counted(sample)
+
+    def edited(self, values: np.ndarray) -> None:
+        """Takes the values after an edit; of another size, some others of them."""
+        if values.size != 0:
+            self._at %= values.size
+            self.after = self._counted(self._sample(values))
+
+    def _sample(self, values: np.ndarray) -> np.ndarray:
+        flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
+        return flat[self._at].astype(np.float64)
+
+    def _counted(self, sample: np.ndarray) -> np.ndarray:
+        kept = sample[np.isfinite(sample) & (sample != 0)]
+        # Rather than np.histogram, which takes three times as long on so few values.
+        bins = (np.clip(kept, self.low, self.high) - self.low) * (
+            self.BINS / (self.high - self.low)
+        )
+        return np.bincount(np.minimum(bins.astype(np.int64), self.BINS - 1), minlength=self.BINS)
+
+
 class Meter:
     """Watches one tensor from its source through its edits.
 
@@ -214,10 +263,14 @@ class Meter:
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
         left_alone: steps that found in the values why they could not edit them, and the reasons.
+        histogram: how the values are spread; None for few values, and where nothing was read.
     """
+
+    _FEW = 64
 
     def __init__(self, *, deflate: bool = False) -> None:
         self._deflate = deflate
+        self.histogram: Histogram | None = None
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
         self.changes: list[tuple[int, Change]] = []
@@ -226,9 +279,11 @@ class Meter:
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""
         self.was_read(summarize(values, encoding))
+        if values.size >= self._FEW and values.dtype.kind in "fV":
+            self.histogram = Histogram(values)
 
     def was_read(self, before: Summary) -> None:
-        """The tensor was read from its source, and this is what it was."""
+        """The tensor was read from its source in blocks, and this is what it was."""
         self.before = before
 
     def edited(
@@ -239,6 +294,8 @@ class Meter:
         parts: list[tuple[Difference, Count]],
     ) -> None:
         """An edit of step number `step` is done; `parts` are the numbers of its blocks."""
+        if self.histogram is not None:
+            self.histogram.edited(values)
         self.changes.append((step, change([part[0] for part in parts])))
         self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.errors import RecipeError
 from modelcut.errors.explain import explain, near
+from modelcut.errors.strict import Strict
 from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH
 from modelcut.metrics.each import schema as _schema
 from modelcut.metrics.limits import Gates
@@ -40,7 +41,7 @@ Kind = Annotated[
 Logits = Annotated[bool, ONE_OR_EACH, AS_GIVEN, _schema({"type": "boolean"})]
 
 
-class Head(BaseModel):
+class Head(Strict):
     """What a recipe says besides its steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)

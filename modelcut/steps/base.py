@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
+from modelcut.errors.strict import Strict
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
@@ -113,7 +114,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-class Step(BaseModel, ABC):
+class Step(Strict, ABC):
     """One transform of a model, with its parameters.
 
     Class attributes:

@@ -361,7 +361,7 @@ def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], lis
         if raw.nbytes > 64 << 20:
             raise InputError("too large")
         data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
-        records = load_json(data.decode(), where=where, what="list of encodings")
+        records = load_json(data.decode(), where=where, what="list of encodings", ours=True)
         return {str(k): from_record(arrays(v)) for k, v in records.items()}, []
     except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
         return {}, ["the encodings kept in the file cannot be read; they are ignored"]

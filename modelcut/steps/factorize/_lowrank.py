@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,24 @@ _PROBES = 10
 _SQUARINGS = 4
 _MOST = 512
 """Singular values of a large matrix that are looked for where its rank is to be chosen."""
+
+
+def some_of(singular: np.ndarray) -> dict[str, list[float]]:
+    """Some of the singular values, for a plot: which they are, from 1, and their size.
+
+    Args:
+        singular: those that are known, the largest first.
+    """
+    if not len(singular):
+        return {"number": [], "value": []}
+    at = np.unique(np.geomspace(1, len(singular), _SHOWN).round().astype(int))
+    return {
+        "number": at.tolist(),
+        "value": [float(f"{value:.5g}") for value in singular[at - 1]],
+    }
+
+
+_SHOWN = 48
 
 
 @dataclass(frozen=True)
@@ -243,7 +262,7 @@ class Matrix:
 
     def factors(self, ranks: Ranks) -> Factors:
         left, right = self.found.factors(ranks[0])
-        note = None
+        note: dict[str, Any] = {"singular_values": some_of(self.found.singular)}
         if not self.found.exact:
-            note = {"spectral_error_bound": spectral_bound(self.found, ranks[0])}
+            note["spectral_error_bound"] = spectral_bound(self.found, ranks[0])
         return Factors((left.reshape(*self.shape, ranks[0]),), left, right, note=note)

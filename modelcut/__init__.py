@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from modelcut.recipe.recipe import Recipe
     from modelcut.report.integrity import Integrity
     from modelcut.report.scan import Scan
-    from modelcut.report.schema import Report
+    from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "compare",
+    "correct",
+    "equalize",
     "evaluate",
     "factorize",
     "finetune",
+    "fold",
     "inspect",
     "load",
     "pack",
@@ -40,6 +44,7 @@ __all__ = [
     "run",
     "scan",
     "search",
+    "simplify",
     "unpack",
     "verify",
 ]
@@ -68,14 +73,15 @@ def run(
             options are checked as for a run; without one, options of the written file are refused.
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
-            `force`, `in_place`, `report` (write NAME.report.json and .md beside the output; False
-            here unless given), `trust`, `custom_objects`, `max_memory`, `compression`, `coder`,
-            `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
-            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
-            `seed`, which replace those of the recipe.
+            `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
+            False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
+            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
+            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
 
     Returns:
-        The report; `passed` tells whether all gates passed.
+        The report; `passed` tells whether all gates passed. If one failed, the output is at
+        `output.path` of the report, NAME.failed.SUFFIX unless `keep_on_failure` is set.
 
     Raises:
         ModelcutError: with a message and a hint; nothing is written then.
@@ -141,11 +147,39 @@ def factorize(
     return _one_step("factorize", method, model, output, fields)
 
 
+def equalize(
+    model: File, output: File | None = None, *, method: str = "cross_layer", **fields: Any
+) -> Report:
+    """Equalizes ranges of channels between layers; `modelcut equalize`. See `prune`."""
+    return _one_step("equalize", method, model, output, fields)
+
+
+def correct(
+    model: File, output: File | None = None, *, method: str = "statistics", **fields: Any
+) -> Report:
+    """Matches the statistics of layers to the original's; `modelcut correct`. See `prune`."""
+    return _one_step("correct", method, model, output, fields)
+
+
 def finetune(
     model: File, output: File | None = None, *, method: str = "straight_through", **fields: Any
 ) -> Report:
     """Fine-tunes a model; pruned weights stay zero; `modelcut finetune`. See `prune`."""
     return _one_step("finetune", method, model, output, fields)
+
+
+def fold(
+    model: File, output: File | None = None, *, method: str = "batchnorm", **fields: Any
+) -> Report:
+    """Folds batch normalizations into neighbouring layers; `modelcut fold`. See `prune`."""
+    return _one_step("fold", method, model, output, fields)
+
+
+def simplify(
+    model: File, output: File | None = None, *, method: str = "identity", **fields: Any
+) -> Report:
+    """Removes layers that compute nothing; `modelcut simplify`. See `prune`."""
+    return _one_step("simplify", method, model, output, fields)
 
 
 def evaluate(
@@ -186,6 +220,42 @@ def evaluate(
         return assess.assess(
             Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
         )
+
+
+def compare(
+    *models: File,
+    test: File,
+    trust: bool = False,
+    custom_objects: str = "",
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Comparison:
+    """Measures any number of models on the same samples, side by side; `modelcut compare`.
+
+    Args:
+        models: two or more; the first is the reference.
+        test: CSV of test data.
+        trust: run the code that the files carry.
+        custom_objects: your own layers: a .py file or a dotted module.
+        say: takes a line about progress.
+        options: `data`, `task`, `from_logits`, as in a recipe.
+
+    Returns:
+        The comparison; `models` has each with its size, scores with intervals, agreement with the
+        reference, McNemar's test, and latency measured in turn.
+        `modelcut.report.comparison.render(found, "html")` makes a page of it.
+    """
+    from pathlib import Path
+
+    from modelcut.job import compare as job_compare
+    from modelcut.job.request import Trust
+    from modelcut.recipe.recipe import Recipe
+
+    made, rest = _recipe(Recipe((), name="modelcut compare"), options)
+    if rest:
+        raise TypeError(f"unknown options: {', '.join(rest)}")
+    paths = [Path(model) for model in models]
+    return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
 
 
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
@@ -269,7 +339,7 @@ def pack(
         force: replace a file that modelcut did not write.
         coder: huffman, range or best.
         keep_optimizer: pack the optimizer's state too.
-        report: write NAME.report.json and .md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
@@ -308,7 +378,7 @@ def unpack(
         output: the file or folder to write.
         force: replace a file that modelcut did not write.
         compression: none, fast or best.
-        report: write NAME.report.json and .md beside the output.
+        report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
         say: takes a line about progress.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from toys import toy_model
 
 from modelcut.cli import main
+
+os.environ["MODELCUT_CHARTS"] = "0"  # in child processes too; tests/report draws them
 
 
 class Said(NamedTuple):

@@ -86,7 +86,7 @@ def test_recipes_on_the_pages_are_valid():
     for page, block in found:
         space = Space.of(loads(block, page))
         space.check()
-        assert space.at({name: 1 for name in space.parameters if page == "search"}).steps
+        assert space.at({}).steps or page == "search"
         assert bool(space.parameters) == (page == "search")
 
 

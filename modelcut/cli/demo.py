@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags, options
+from modelcut.cli import flags, options, panels
 from modelcut.errors import UsageError
 
 FILES = ("digits.h5", "digits_test.csv", "digits_train.csv")
@@ -25,7 +25,8 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option("force", "Overwrite files in the folder that are not the demo's.", kind=bool),
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, demo))
+    call = flags.command(parameters, demo)
+    app.command(name, cls=panels.Command, epilog="modelcut demo")(call)
 
 
 def demo(**values: Any) -> None:
@@ -75,7 +76,7 @@ def _tell(folder: Path) -> None:
         "test data": "digits_test.csv",
         "training data": "digits_train.csv",
         "result": "small.h5",
-        "report": "small.report.md",
+        "report": "small.report.html",
     }
     for what, name in lines.items():
         if (folder / name).exists():

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 
 
 def register(app: typer.Typer, name: str) -> None:
@@ -22,7 +22,8 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option("sha256", "Report the SHA-256 of the file too.", kind=bool),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
-    app.command(name)(flags.command(parameters, inspect))
+    example = "modelcut inspect model.h5"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, inspect))
 
 
 def inspect(**values: Any) -> None:

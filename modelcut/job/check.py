@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import safety
+from modelcut.data.sources import check_source
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
 from modelcut.graph import scan
@@ -46,8 +47,9 @@ def check_request(job: Job) -> None:
         InputError: an input is empty.
     """
     check_needs(job.recipe, job.train, job.validate, job.test, calibrate=job.calibrate)
-    for path in job.inputs:
-        safety.check_path(path)
+    safety.check_path(job.model)
+    for path in job.inputs[1:]:
+        check_source(path)
 
 
 def check(job: Job) -> Checked:

@@ -59,6 +59,7 @@ def describe(
         ledger=(*stages, *coded),
         steps=tuple(build.step_rows(passage)),
         layers=tuple(build.layers(passage)),
+        histograms=tuple(build.histograms(passage)),
     )
 
 

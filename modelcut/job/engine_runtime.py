@@ -15,9 +15,10 @@ import numpy as np
 
 from modelcut import engines
 from modelcut.data import DataOptions
-from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import Part, Rows, with_labels
+from modelcut.data.sources import open_table
 from modelcut.data.store import RowStore
+from modelcut.data.table import Batch, Table
 from modelcut.engines import Network
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
@@ -180,9 +181,9 @@ class EngineRuntime:
         """What the user should know of how the rows are read, each once."""
         return list(self._notes)
 
-    def _table(self, path: Path, network: engines.Network) -> Csv:
+    def _table(self, path: Path, network: engines.Network) -> Table:
         labelled = path != self._calibrate or path in (self._train, self._validate)
-        table = Csv.open(path, self._options, network.inputs, labelled=labelled)
+        table = open_table(path, self._options, network.inputs, labelled=labelled)
         self._notes.update(dict.fromkeys(table.warnings))
         return table
 
@@ -199,7 +200,7 @@ class EngineRuntime:
             return
         path = self._source("all")
         table = self._table(path, network)
-        found = targets.plan(network, table, self._options, self._wanted).outputs
+        found = targets.plan(network, table, table.options, self._wanted).outputs
         missing = [target.name for target in found if table.labels and not target.places]
         if missing:
             raise UsageError(
@@ -213,7 +214,7 @@ class EngineRuntime:
             for index, target in enumerate(found)
         )
 
-    def _seen(self, network: engines.Network, table: Csv, index: int) -> bool:
+    def _seen(self, network: engines.Network, table: Table, index: int) -> bool:
         """Whether an output gives logits, where nothing but its values tells."""
         units = next((n for n in network.outputs[index].shape if n not in (1, None)), 1)
         values = Values(sums=units > 1)
@@ -271,7 +272,7 @@ class EngineRuntime:
         if key not in self._stores:
             network = running.network
             table = self._table(path, network)
-            found = targets.plan(network, table, self._options, self._wanted).outputs
+            found = targets.plan(network, table, table.options, self._wanted).outputs
 
             def decode(batch: Batch) -> Rows:
                 inputs = tuple(batch.inputs[spec.name] for spec in network.inputs)

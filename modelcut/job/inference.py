@@ -14,8 +14,9 @@ import numpy as np
 
 from modelcut.arrays.blocks import ahead
 from modelcut.data import DataOptions
-from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import with_labels
+from modelcut.data.sources import open_table
+from modelcut.data.table import Batch, Table
 from modelcut.engines import Network, quiet
 from modelcut.job import latency, limits
 from modelcut.job.expected import Expected, Seen
@@ -98,7 +99,7 @@ class Evaluator:
     """
 
     network: Network
-    table: Csv
+    table: Table
     options: DataOptions
     targets: Targets
     expected: Sequence[Expected] = ()
@@ -118,7 +119,8 @@ class Evaluator:
             InputError: the CSV does not fit the network.
             UsageError: its label columns do not.
         """
-        table = Csv.open(path, options, network.inputs)
+        table = open_table(path, options, network.inputs)
+        options = table.options
         targets = plan(network, table, options, wanted or Wanted())
         return cls(network, table, options, targets, expected)
 

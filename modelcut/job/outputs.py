@@ -9,16 +9,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import hashlib
 import os
 import platform
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from modelcut.arrays.digest import of_text
 from modelcut.errors import ResourceError, UsageError
 
 _SCRATCH = re.compile(r"\..*\.(\d+)-([0-9a-f]{6})[0-9a-f]{8}\.part(?!.*\.old$)", re.DOTALL)
@@ -112,6 +111,15 @@ class Outputs:
         self._files = [(one, place) for one, place in self._files if one != scratch]
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+    def redirect(self, scratch: Path, place: Path) -> None:
+        """Has a file or folder published at another place.
+
+        Raises:
+            UsageError: that may not be written; see `check`.
+        """
+        self.check(place, folder=scratch.is_dir())
+        self._files = [(one, place if one == scratch else old) for one, old in self._files]
 
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
@@ -259,7 +267,7 @@ def remove_scratch(
 
 def scratch_name(name: str) -> str:
     """A hidden name for what this process writes, by which `remove_scratch` knows it."""
-    return f".{name}.{os.getpid()}-{_here()}{secrets.token_hex(4)}.part"
+    return f".{name}.{os.getpid()}-{_here()}{os.urandom(4).hex()}.part"
 
 
 def _here() -> str:
@@ -267,7 +275,7 @@ def _here() -> str:
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+    return of_text(f"{platform.node()} {space}")[:6]
 
 
 def is_dead(process: int) -> bool:

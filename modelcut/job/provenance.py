@@ -16,7 +16,7 @@ from modelcut.formats.litert import c_array
 from modelcut.job.digest import Digest
 from modelcut.job.request import Job
 from modelcut.model.model import Model
-from modelcut.report.schema import SCHEMA
+from modelcut.report.schema import is_marked
 
 _MOST_REPORT = 64 << 20
 
@@ -45,15 +45,24 @@ def of(job: Job, model: Model, digest: Digest) -> dict[str, Any]:
 
 
 def report_paths(output: Path) -> dict[str, Path]:
-    """`small.h5` -> `small.report.json`, `small.report.md`.
+    """`small.h5` -> `small.report.json`, `small.report.md`, `small.report.html`.
 
     Where these are about another file that is there, such as `small.mcut`: `small.h5.report.json`.
     """
     stem = output.name.removesuffix(registry.suffix_of(output))
     about = _reported(output.with_name(f"{stem}.report.json"))
-    if about not in ("", output.name) and output.with_name(about).exists():
+    if (
+        about not in ("", output.name, failed_place(output).name)
+        and output.with_name(about).exists()
+    ):
         stem = output.name
-    return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md")}
+    return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md", "html")}
+
+
+def failed_place(output: Path) -> Path:
+    """Where an output goes of which a gate failed: `small.h5` -> `small.failed.h5`."""
+    suffix = registry.suffix_of(output)
+    return output.with_name(f"{output.name.removesuffix(suffix)}.failed{suffix}")
 
 
 def _reported(path: Path) -> str:
@@ -72,9 +81,8 @@ def is_ours(path: Path) -> bool:
     if path.suffix == ".h":
         with path.open("rb") as file:
             return file.read(64).startswith(c_array.MARK.encode())
-    if path.name.endswith((".report.json", ".report.md")):
-        with path.open("rb") as file:
-            return SCHEMA.partition("/")[0].encode() in file.read(4096)
+    if path.name.endswith((".report.json", ".report.md", ".report.html")):
+        return is_marked(path)
     with contextlib.suppress(ModelcutError, OSError), registry.open_model(path) as model:
         return bool(model.origin.provenance) or registry.of_file(model).from_modelcut
     return False

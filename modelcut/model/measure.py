@@ -64,6 +64,9 @@ class Change:
         return asdict(self)
 
 
+Values: TypeAlias = Any
+"""An array, or what has its `size`, `dtype` and `nbytes` and gives pieces of it by `flat`."""
+
 Count: TypeAlias = "tuple[int, int, float, np.ndarray | None]"
 """(how many are not zero, how many not finite, largest finite magnitude, how often each code)."""
 
@@ -103,7 +106,7 @@ def count(
     return nonzeros, nonfinite, peak, used
 
 
-def summary(values: np.ndarray, encoding: Encoding, parts: list[Count]) -> Summary:
+def summary(values: Values, encoding: Encoding, parts: list[Count]) -> Summary:
     """Sums the blocks of one tensor."""
     nonzeros = sum(part[0] for part in parts)
     distinct, entropy = None, None
@@ -151,16 +154,17 @@ def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
     return nonzeros, nonfinite, float(peak.view(block.dtype))
 
 
-def deflated_size(values: np.ndarray) -> int:
+def deflated_size(values: Values) -> int:
     """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
 
-    Of a tensor of more than 4 MB, what 16 pieces of it come to, spread evenly: coding all of it
-    would take longer than everything else.
+    Of a tensor of more than 4 MB, or that is not in memory, what 16 pieces of it come to, spread
+    evenly: coding all of it would take longer than everything else.
     """
-    values = np.atleast_1d(values)
+    if isinstance(values, np.ndarray):
+        values = np.atleast_1d(values)
     if values.size == 0:
         return 0
-    if values.nbytes > _SAMPLED_BYTES:
+    if values.nbytes > _SAMPLED_BYTES or not isinstance(values, np.ndarray):
         return round(choose(values, looks=_SAMPLES).share * values.nbytes)
     way = choose(values)
     blocks = row_blocks(values.shape, values.dtype.itemsize)
@@ -202,6 +206,55 @@ def change(parts: list[Difference]) -> Change:
     return Change((noise / signal) ** 0.5, 10 * float(np.log10(signal / noise)), peak)
 
 
+class Histogram:
+    """How the non-zero values of one tensor are spread, before and after its edits, in a sample.
+
+    Attributes:
+        low, high: ends of the range, four standard deviations to each side of the mean.
+        before, after: how many of the sampled values fall into each of `BINS` equal bins; values
+            beyond an end are counted in the bin there, and zeros nowhere.
+        size: number of values in the sample.
+    """
+
+    BINS = 41
+    _SAMPLE = 4096
+    _STEP = (
+        2654435761  # a prime near 2^32 / golden ratio: no two of a sample's values are neighbours
+    )
+
+    def __init__(self, values: np.ndarray) -> None:
+        """Takes the values as they were read."""
+        self.size = min(self._SAMPLE, values.size)
+        self._at = np.arange(self.size, dtype=np.int64) * self._STEP % max(1, values.size)
+        sample = self._sample(values)
+        finite = sample[np.isfinite(sample) & (sample != 0)]
+        middle, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
+        reach = 4 * spread or abs(middle) or 1.0
+        self.low = max(middle - reach, float(finite.min())) if finite.size else -1.0
+        self.high = min(middle + reach, float(finite.max())) if finite.size else 1.0
+        if not self.low < self.high:
+            self.low, self.high = self.low - reach, self.high + reach
+        self.before = self.after = self._counted(sample)
+
+    def edited(self, values: np.ndarray) -> None:
+        """Takes the values after an edit; of another size, some others of them."""
+        if values.size != 0:
+            self._at %= values.size
+            self.after = self._counted(self._sample(values))
+
+    def _sample(self, values: np.ndarray) -> np.ndarray:
+        flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
+        return flat[self._at].astype(np.float64)
+
+    def _counted(self, sample: np.ndarray) -> np.ndarray:
+        kept = sample[np.isfinite(sample) & (sample != 0)]
+        # Rather than np.histogram, which takes three times as long on so few values.
+        bins = (np.clip(kept, self.low, self.high) - self.low) * (
+            self.BINS / (self.high - self.low)
+        )
+        return np.bincount(np.minimum(bins.astype(np.int64), self.BINS - 1), minlength=self.BINS)
+
+
 class Meter:
     """Watches one tensor from its source through its edits.
 
@@ -210,10 +263,14 @@ class Meter:
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
         left_alone: steps that found in the values why they could not edit them, and the reasons.
+        histogram: how the values are spread; None for few values, and where nothing was read.
     """
+
+    _FEW = 64
 
     def __init__(self, *, deflate: bool = False) -> None:
         self._deflate = deflate
+        self.histogram: Histogram | None = None
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
         self.changes: list[tuple[int, Change]] = []
@@ -221,20 +278,28 @@ class Meter:
 
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""
-        self.before = summarize(values, encoding)
+        self.was_read(summarize(values, encoding))
+        if values.size >= self._FEW and values.dtype.kind in "fV":
+            self.histogram = Histogram(values)
+
+    def was_read(self, before: Summary) -> None:
+        """The tensor was read from its source in blocks, and this is what it was."""
+        self.before = before
 
     def edited(
         self,
         step: int,
-        values: np.ndarray,
+        values: Values,
         encoding: Encoding,
         parts: list[tuple[Difference, Count]],
     ) -> None:
         """An edit of step number `step` is done; `parts` are the numbers of its blocks."""
+        if self.histogram is not None:
+            self.histogram.edited(values)
         self.changes.append((step, change([part[0] for part in parts])))
         self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
 
-    def done_with(self, values: np.ndarray, deflated: int | None = None) -> None:
+    def done_with(self, values: Values, deflated: int | None = None) -> None:
         """The values as they were last summarized will not be seen again.
 
         Args:

@@ -244,7 +244,7 @@ def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
     found = []
     for family in families:
         others = [other for other in families if other != family]
-        if not all(isinstance(item[other], dict) for other in others):
+        if not all(_may_be_field(other, item[other]) for other in others):
             continue
         method = item[family]
         if isinstance(method, dict):
@@ -253,6 +253,13 @@ def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
             if set(others) <= set(steps.find(family, str(method)).model_fields):
                 found.append(family)
     return found if len(found) == 1 else families
+
+
+def _may_be_field(family: str, value: Any) -> bool:
+    """Whether a key that names a family is not there to name a method of it."""
+    if isinstance(value, dict):
+        return True
+    return value not in (*steps.methods(family), *steps.aliases(family))
 
 
 class _Problems:

@@ -1,6 +1,6 @@
 """Reports: `build` makes plain data of facts and measures, the other modules show them.
 
-One module a form: `json`, `md` (Markdown), `terminal`. Each has `render(report) -> str`.
+One module a form: `json`, `md` (Markdown), `html`, `terminal`. Each has `render(report) -> str`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(report: Part | Mapping[str, Any], form: str) -> str:
-    """The report as text that UTF-8 can hold, in one of the forms "json" and "md"."""
+    """The report as text that UTF-8 can hold, in one of the forms "json", "md" and "html"."""
     text = str(import_module(f"modelcut.report.{form}").render(report))
     # Paths may hold bytes that are no text: Python keeps them as lone surrogates.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

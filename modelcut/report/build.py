@@ -17,6 +17,7 @@ from modelcut.model.measure import Meter, Summary
 from modelcut.model.model import Model, Tensor
 from modelcut.report import html as _html  # noqa: F401  # shows reports in notebooks
 from modelcut.report.schema import (
+    HistogramRow,
     LayerRow,
     LeftOut,
     Reason,
@@ -277,6 +278,30 @@ def _tensor_row(passage: Passage, tensor: Tensor, *, gone: bool) -> TensorRow:
             *(Reason(step + 1, reason) for step, reason in meter.left_alone),
         ),
     )
+
+
+def histograms(passage: Passage) -> list[HistogramRow]:
+    """The spread of the values of the tensors that changed most, by relative error."""
+    found = []
+    for (name, _), meter in passage.meters.items():
+        error = sum(change.error for _, change in meter.changes)
+        if meter.histogram is not None and 0 < error < float("inf"):
+            found.append((error, name, meter.histogram))
+    found.sort(key=lambda each: (-each[0], each[1]))
+    return [
+        HistogramRow(
+            name,
+            each.low,
+            each.high,
+            tuple(each.before.tolist()),
+            tuple(each.after.tolist()),
+            each.size,
+        )
+        for _, name, each in found[:_MOST_HISTOGRAMS]
+    ]
+
+
+_MOST_HISTOGRAMS = 6
 
 
 def _reasons(passage: Passage, name: str) -> tuple[Reason, ...]:

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from modelcut.model.measure import Summary
 
 SCHEMA = "modelcut-report/1"
+
+
+COMPARISON = "modelcut-comparison/1"
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file is a report or a comparison that modelcut wrote, by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return any(name.partition("/")[0].encode() in head for name in (SCHEMA, COMPARISON))
 
 
 _PRESENT = {"present": True}
@@ -364,6 +375,27 @@ class Evaluation(Part):
     confidence: float | None = field(default=None, metadata=_PRESENT)
 
 
+@dataclass(frozen=True)
+class HistogramRow(Part):
+    """How the values of a tensor are spread, before and after, in a sample of them.
+
+    Attributes:
+        tensor: name of the tensor.
+        low: lower end of the first bin.
+        high: upper end of the last bin.
+        before: number of non-zero values in each of the equal bins, before the steps.
+        after: the same after all steps.
+        sampled: number of values in the sample.
+    """
+
+    tensor: str
+    low: float
+    high: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    sampled: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChannelGroup(Part):
     """Channels that are removed together.
@@ -392,6 +424,21 @@ class ChannelGraph(Part):
     kept: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class DataFile(Part):
+    """A file that was read besides the model.
+
+    Attributes:
+        role: what it is for: test, train, validate, calibrate, custom_objects.
+        path: its path, as given by the user.
+        blake3: BLAKE3 of its content, in hexadecimal.
+    """
+
+    role: str
+    path: str
+    blake3: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
@@ -417,8 +464,12 @@ class Report(Part):
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
+        data: the files that were read besides the model, where the report is written to a file.
+        fingerprint: BLAKE3 of all that decides the output: versions, recipe, options, and the
+            contents of what was read; `--if-changed` compares it.
         search: where the recipe was chosen by `search`: the number of trials, the one that was
             chosen, and what it gave on the validation samples.
+        histograms: the spread of the values of those tensors that changed most.
     """
 
     shown_by: ClassVar[Callable[[Report], str] | None] = None
@@ -442,7 +493,10 @@ class Report(Part):
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
+    data: tuple[DataFile, ...] = field(default=(), metadata=_PRESENT)
+    fingerprint: str | None = field(default=None, metadata=_PRESENT)
     search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
+    histograms: tuple[HistogramRow, ...] = field(default=(), metadata=_PRESENT)
 
     @property
     def passed(self) -> bool:
@@ -453,6 +507,57 @@ class Report(Part):
         """The report's tables, for notebooks; None has them show plain text."""
         show = type(self).shown_by  # the form registers itself, since forms read this file
         return show(self) if show else None
+
+
+@dataclass(frozen=True)
+class Candidate(Part):
+    """One of several models that are compared.
+
+    Attributes:
+        name: what it is called in tables: as much of its path as tells it from the others.
+        input: its file.
+        size: what it weighs.
+        evaluation: as `evaluation.after` of a report.
+        change: from the reference to it, as `evaluation.change` of a report; None for the
+            reference.
+        agreement: with the reference, as `evaluation.agreement` of a report.
+        latency: beside the reference, as `evaluation.latency` of a report.
+    """
+
+    name: str
+    input: Input
+    size: Size
+    evaluation: Mapping[str, Any]
+    change: Mapping[str, Any] | None = None
+    agreement: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Part):
+    """Several models on the same test data.
+
+    Attributes:
+        schema: `modelcut-comparison/1`; within a version the layout grows only by new keys.
+        modelcut: version of modelcut.
+        versions: as in a report.
+        host: processor architecture and operating system.
+        test: path of the CSV.
+        rows: number of samples.
+        confidence: level of the metrics' intervals.
+        models: the models, the first being the reference.
+        warnings: what a user should know.
+    """
+
+    schema: str = COMPARISON
+    modelcut: str
+    versions: Mapping[str, str]
+    host: Mapping[str, str]
+    test: str
+    rows: int
+    confidence: float
+    models: tuple[Candidate, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

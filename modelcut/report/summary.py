@@ -80,7 +80,7 @@ def _certainty(report: Report, output: str) -> list[str]:
     ends = (after.get("intervals") or {}).get("accuracy")
     if ends is None:
         return []
-    words = f"{found.confidence:.0%} confidence: accuracy {ends[0]:.4f} to {ends[1]:.4f}"
+    words = f"{100 * found.confidence:g} % confidence: accuracy {ends[0]:.4f} to {ends[1]:.4f}"
     change = found.change or {}
     change = (change.get("outputs") or {"": change}).get(output, {})
     drop = (change.get("intervals") or {}).get("accuracy_drop")

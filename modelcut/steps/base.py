@@ -125,6 +125,8 @@ class Step(Strict, ABC):
         absent: fields that it lacks on purpose, each with what to do instead.
         aliases: former names of fields, which are still taken, each with the name of today.
         leaves: kinds of encodings that it leaves on its targets.
+        of_layers: it is aimed at whole layers, also at those without weights; where it changes
+            nothing it says so itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
@@ -132,6 +134,7 @@ class Step(Strict, ABC):
     family: ClassVar[str]
     method: ClassVar[str]
     aims: ClassVar[frozenset[str]] = TARGET_KINDS
+    of_layers: ClassVar[bool] = False
     resumable: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {}
     absent: ClassVar[Mapping[str, str]] = {}

@@ -159,6 +159,12 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
             "chosen": chosen.number,
             "validation": {"samples": _samples(trials), **chosen.result.measured},
             "warnings": _warnings(request, trials, chosen, sure=sure),
+            "front": [trial.number for trial in front],
+            "tried": [
+                {"number": trial.number, "held": trial.result.excess == 0, **trial.result.measured}
+                for trial in sorted(trials, key=lambda each: each.number)
+                if not trial.result.error
+            ],
         }
         report = _made(request, setting, recipe, facts, say)
         record["tested"] = _tested(request, setting, front, chosen, report, say)
@@ -433,7 +439,13 @@ def _made(
         kept = gates.model_copy(update=dict.fromkeys(gates.needing_data()))
         recipe = replace(recipe, head=recipe.head.model_copy(update={"gates": kept}))
     job = replace(
-        job, recipe=recipe, train=request.train, force=request.force, report=True, search=facts
+        job,
+        recipe=recipe,
+        train=request.train,
+        force=request.force,
+        report=True,
+        search=facts,
+        keep_on_failure=False,
     )
     report = pipeline.run(job, say)
     assert isinstance(report, Report)

@@ -110,7 +110,7 @@ def test_a_report_that_cannot_be_written(tmp_path, modelcut, monkeypatch):
     monkeypatch.setattr(pipeline, "render", render)
     said = modelcut("prune", MODEL, "--sparsity", "0.5", "-o", tmp_path / "o.h5", "-q")
     assert said.code == 4
-    assert "o.report.md: cannot be written: No space left" in said.err
+    assert "o.report.json: cannot be written: No space left" in said.err
     assert "written all the same" in said.err
     assert files(tmp_path) == ["o.h5"]
 

@@ -23,6 +23,12 @@ from modelcut.report.schema import (
 )
 
 
+@pytest.fixture(autouse=True)
+def with_charts(monkeypatch):
+    """The other tests leave them out, which saves half a second each."""
+    monkeypatch.delenv("MODELCUT_CHARTS")
+
+
 def summary(size, nonzeros, bits):
     return Summary(size, nonzeros, 0, 1.5, 4 * size, bits, None, None, 3 * size)
 
@@ -43,8 +49,8 @@ def made():
     )  # fmt: skip
     metrics = [
         {"accuracy": accuracy, "log_loss": loss, "per_class": [
-            {"class": "cat", "support": 6, "recall": recall, "f1": recall},
-            {"class": "dog", "support": 4, "recall": 1.0, "f1": 0.9},
+            {"class": "cat", "support": 6, "recall": recall, "f1": recall, "precision": 1.0},
+            {"class": "dog", "support": 4, "recall": 1.0, "f1": 0.9, "precision": 0.9},
         ]}
         for accuracy, loss, recall in ((0.95, 0.1, 1.0), (0.9, 0.25, 0.75))
     ]  # fmt: skip
@@ -70,8 +76,8 @@ def made():
         ),
         evaluation=Evaluation(
             "test.csv",
-            {"metrics": metrics[0], "latency": {"median_ms": 2.0}},
-            {"metrics": metrics[1], "latency": {"median_ms": 1.0}},
+            {"engine": "keras", "rows": 10, "metrics": metrics[0], "latency": {"median_ms": 2.0}},
+            {"engine": "keras", "rows": 10, "metrics": metrics[1], "latency": {"median_ms": 1.0}},
             {"accuracy_drop": 0.05},
             {"top1": 0.9},
         ),

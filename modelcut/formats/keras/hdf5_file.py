@@ -26,6 +26,7 @@ from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, write
 from modelcut.formats.records import arrays, jsonable
 from modelcut.model.encoding import Dense, Encoding, from_record
 from modelcut.model.model import Tensor
+from modelcut.model.stream import Stream
 from modelcut.safety import load_json, printable
 
 ATTRIBUTE_LIMIT = 64512
@@ -304,13 +305,19 @@ def put(
     """
     if options.hollow is None:
         meter = options.meter(tensor)
-        values, encoding = tensor.pull(meter, deflates=True)
+        stream = tensor.stream(meter)
+        values: np.ndarray | Stream
+        values, encoding = (
+            tensor.pull(meter, deflates=True) if stream is None else (stream, stream.encoding)
+        )
         parent, _, leaf = name.rpartition("/")
         where = make_group(group, parent)
         stored, deflated = write(
             where, leaf, values, options.compression, attributes, lambda n: room(where, n)
         )
-        if meter:
+        if isinstance(values, Stream):
+            values.done(stored if deflated else None)
+        elif meter:
             meter.done_with(values, stored if deflated else None)
         if options.checksums is not None:
             options.checksums[tensor.name] = checksum(values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Factors:
     features: np.ndarray
     last: np.ndarray
     bias: np.ndarray | None = None
-    note: dict[str, float] | None = None
+    note: dict[str, Any] | None = None
 
     def product(self, rows: slice) -> np.ndarray:
         """Some rows of the kernel that the chain stands for."""

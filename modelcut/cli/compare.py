@@ -1,0 +1,69 @@
+"""`modelcut compare`: any number of models side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import modelcut
+from modelcut.cli import flags, options
+from modelcut.cli.report import FORMS, OUTPUT_HELP, chosen, deliver
+from modelcut.data import DataOptions
+from modelcut.errors import UsageError
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the command."""
+    declared = typer.Argument(
+        help="Models to compare; the first is the reference.", metavar="MODEL…"
+    )
+    models = flags.Parameter(
+        "models",
+        flags.Parameter.KEYWORD_ONLY,
+        default=flags.Parameter.empty,
+        annotation=Annotated[list[str], declared],
+    )
+    parameters = [
+        models,
+        flags.option("test", "CSV to evaluate the models on.", metavar="CSV"),
+        flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE"),
+        *FORMS,
+        flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool),
+        *flags.of_models([DataOptions]),
+        *options.TASK,
+        *options.TRUST,
+        flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool),
+    ]
+    app.command(name)(flags.command(parameters, compare))
+
+
+def compare(**values: Any) -> None:
+    """Compare models on a CSV: size, scores with intervals, agreement, latency in turn."""
+    if not values.get("test"):
+        raise UsageError("no test data named", "add --test FILE.csv")
+    form = chosen(values)
+    head = options.head_from(values)
+    say = options.progress(values)
+    found = modelcut.compare(
+        *values["models"],
+        test=values["test"],
+        trust=bool(values.get("trust")),
+        custom_objects=values.get("custom_objects") or "",
+        say=say,
+        data=head.data,
+        task=head.task,
+        from_logits=head.from_logits,
+    )
+    from modelcut.report import comparison, terminal
+    from modelcut.safety import printable
+
+    say("")
+    if form:
+        read = [Path(name) for name in (*values["models"], values["test"])]
+        deliver(comparison.render(found, form), values, read)
+    if not form or (values.get("output") and not values.get("quiet")):
+        terminal.draw(comparison.tables(found))
+        for line in found.warnings:
+            typer.echo(f"warning: {printable(line, 300)}")

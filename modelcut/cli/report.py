@@ -1,0 +1,100 @@
+"""`modelcut report schema | show`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from modelcut.cli import flags
+from modelcut.errors import InputError, UsageError
+
+_FORMS = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
+
+
+def register(app: typer.Typer, name: str) -> None:
+    """Adds the two commands below `report`."""
+    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    app.add_typer(group, name=name, help="Show a saved report again, print its JSON Schema.")
+    group.command("schema")(flags.command([], schema))
+    shown = [
+        flags.argument("file", "Saved report (NAME.report.json)."),
+        *FORMS,
+        flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE"),
+        flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool),
+    ]
+    group.command("show")(flags.command(shown, show))
+
+
+FORMS = (
+    flags.option("json", "Print JSON.", kind=bool),
+    flags.option("md", "Print Markdown.", kind=bool),
+    flags.option("html", "Print HTML.", kind=bool),
+)
+OUTPUT_HELP = "File to write instead of printing; its suffix (.html, .md, .json) selects the form."
+
+
+def schema() -> None:
+    """Print the JSON Schema of the report."""
+    import json
+
+    from modelcut.report.json_schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=1))
+
+
+def show(**values: Any) -> None:
+    """Show a saved report: as tables, or as --json, --md or --html."""
+    from modelcut.report import render, terminal
+    from modelcut.report.load import load
+
+    path = Path(values["file"])
+    form = chosen(values)
+    report = load(path)
+    try:
+        text = render(report, form) if form else ""
+        if not form:
+            terminal.show(report)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        where = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{path}: the report does not hang together: {where}", "it is damaged, or was edited"
+        ) from None
+    deliver(text, values, [path])
+
+
+def chosen(values: Any) -> str:
+    """The form that the flags name; "" for tables on the terminal.
+
+    Raises:
+        UsageError: more than one, or a file whose suffix names none.
+    """
+    forms = [name for name in ("json", "md", "html") if values.get(name)]
+    output = values.get("output")
+    if output:
+        form = _FORMS.get(Path(output).suffix.lower(), "")
+        if not form:
+            raise UsageError(
+                f"-o {output}: the suffix names no form", "name it .html, .md or .json"
+            )
+        forms = [*dict.fromkeys([*forms, form])]
+    if len(forms) > 1:
+        raise UsageError(f"{' and '.join(forms)}: which of these?", "one form at a time")
+    return forms[0] if forms else ""
+
+
+def deliver(text: str, values: Any, inputs: list[Path]) -> None:
+    """Prints a text, or writes it to the file that the flags name."""
+    output = values.get("output")
+    if not output:
+        sys.stdout.write(text)
+        return
+    from modelcut.job.outputs import Outputs
+    from modelcut.report.schema import is_marked
+
+    with Outputs(inputs, force=bool(values.get("force")), ours=is_marked) as outputs:
+        place = outputs.add(Path(output))
+        place.write_text(text, encoding="utf-8")
+        outputs.publish()

@@ -301,8 +301,8 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value of a flag that may be a mapping by output."""
-    if name == "seed" or (name == "task" and not value.lstrip().startswith("{")):
+    """The value of a flag that is a number, or may be a mapping by output."""
+    if name == "task" and not value.lstrip().startswith("{"):
         return value
     from modelcut.recipe.yaml_text import loads
 

@@ -110,6 +110,7 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
             keep_optimizer=writer.holds_all_of(checked.model) if keep is None else keep,
             provenance=history,
             convert=convert.conversion(job, history),
+            checksums={},
             meter=lambda tensor: meters.setdefault(identity(tensor), new_meter()),
         ),
     )

@@ -76,7 +76,8 @@ def _fingerprint(job: Job, model: str, data: dict[str, str]) -> str:
         model: BLAKE3 of the model.
         data: BLAKE3 of the other files, by their role.
     """
-    options = (job.compression, job.coder, job.keep_optimizer, job.lossless, job.sha256)
+    written = (job.compression, job.coder, job.keep_optimizer, job.lossless)
+    options = (*written, job.sha256, job.full_report)
     said = [
         [__version__, provenance.versions()],
         job.recipe.to_dict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,11 @@ def write(
         raise UsageError(f"{job.output}: {reason}")
     keep = job.keep_optimizer
     meters: dict[Identity, Meter] = {}
+    new_meter = partial(Meter, deflate=True, full=job.full_report)
     total = sum(1 for _ in folded.models[-1].tensors)
 
     def metered(tensor: Tensor) -> Meter:
-        meter = meters.setdefault(identity(tensor), Meter(deflate=True))
+        meter = meters.setdefault(identity(tensor), new_meter())
         say(f"writing, {len(meters)} of {total} tensors")
         return meter
 
@@ -125,6 +127,7 @@ def write(
             provenance=history,
             convert=convert.conversion(job, history),
             meter=metered,
+            checksums={},
         ),
     )
     return Draft(place, written, meters)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
+    from modelcut.report.scan import Scan
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
@@ -28,16 +29,21 @@ __version__ = "0.2.0"
 
 __all__ = [
     "compare",
+    "correct",
+    "equalize",
     "evaluate",
     "factorize",
     "finetune",
+    "fold",
     "inspect",
     "load",
     "pack",
     "prune",
     "quantize",
     "run",
+    "scan",
     "search",
+    "simplify",
     "unpack",
 ]
 
@@ -66,13 +72,14 @@ def run(
         say: takes a line about progress.
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
-            False here unless given), `trust`, `custom_objects`, `compression`, `coder`,
-            `keep_optimizer`, `sha256` (report that of both files), `distribute`, `checkpoint`,
-            `resume`, `checkpoint_every`; and `data`, `gates`, `export`, `task`, `from_logits`,
-            `seed`, which replace those of the recipe.
+            False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
+            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
+            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
 
     Returns:
-        The report; `passed` tells whether all gates passed.
+        The report; `passed` tells whether all gates passed. If one failed, the output is at
+        `output.path` of the report, NAME.failed.SUFFIX unless `keep_on_failure` is set.
 
     Raises:
         ModelcutError: with a message and a hint; nothing is written then.
@@ -83,21 +90,27 @@ def run(
 
     from modelcut.errors import UsageError, WorkerDone
     from modelcut.job import inspect as job_inspect
-    from modelcut.job import pipeline
+    from modelcut.job import limits, pipeline
     from modelcut.job.request import Job
     from modelcut.report.schema import Worker
 
     made, options = _recipe(recipe, options)
     options = _paths(options)
+    most = options.pop("max_memory", None)
     if dry_run:
         wanted = ("train", "validate", "calibrate", "trust", "test", "sha256")
         known = {name: options[name] for name in wanted if name in options}
         job = _dry(Path(model), made, output, options)
-        with job_inspect.look(Path(model), made, say, job=job, **known) as (_, report):
+        with (
+            limits.at_most(most),
+            job_inspect.look(Path(model), made, say, job=job, **known) as (_, report),
+        ):
             return report
     if output is None:
         raise UsageError("no output named", "give output, or dry_run=True")
-    done = pipeline.run(Job(Path(model), made, Path(output), **{"report": False, **options}), say)
+    with limits.at_most(most):
+        job = Job(Path(model), made, Path(output), **{"report": False, **options})
+        done = pipeline.run(job, say)
     if isinstance(done, Worker):
         line = f"worker {done.worker}: done; the chief, worker 0, has written {output}"
         raise WorkerDone(line)
@@ -132,11 +145,39 @@ def factorize(
     return _one_step("factorize", method, model, output, fields)
 
 
+def equalize(
+    model: File, output: File | None = None, *, method: str = "cross_layer", **fields: Any
+) -> Report:
+    """Equalizes ranges of channels between layers; `modelcut equalize`. See `prune`."""
+    return _one_step("equalize", method, model, output, fields)
+
+
+def correct(
+    model: File, output: File | None = None, *, method: str = "statistics", **fields: Any
+) -> Report:
+    """Matches the statistics of layers to the original's; `modelcut correct`. See `prune`."""
+    return _one_step("correct", method, model, output, fields)
+
+
 def finetune(
     model: File, output: File | None = None, *, method: str = "straight_through", **fields: Any
 ) -> Report:
     """Fine-tunes a model; pruned weights stay zero; `modelcut finetune`. See `prune`."""
     return _one_step("finetune", method, model, output, fields)
+
+
+def fold(
+    model: File, output: File | None = None, *, method: str = "batchnorm", **fields: Any
+) -> Report:
+    """Folds batch normalizations into neighbouring layers; `modelcut fold`. See `prune`."""
+    return _one_step("fold", method, model, output, fields)
+
+
+def simplify(
+    model: File, output: File | None = None, *, method: str = "identity", **fields: Any
+) -> Report:
+    """Removes layers that compute nothing; `modelcut simplify`. See `prune`."""
+    return _one_step("simplify", method, model, output, fields)
 
 
 def evaluate(
@@ -146,6 +187,7 @@ def evaluate(
     against: File | None = None,
     trust: bool = False,
     custom_objects: str = "",
+    max_memory: str | int | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Report:
@@ -157,12 +199,14 @@ def evaluate(
         against: the reference.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
+        max_memory: most memory that the network may need, in bytes or as "8GB"; a model that needs
+            more is refused. The command line also stops a job that takes more.
         say: takes a line about progress.
         options: `data`, `gates`, `task`, `from_logits`, as in a recipe.
     """
     from pathlib import Path
 
-    from modelcut.job import assess
+    from modelcut.job import assess, limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
 
@@ -170,9 +214,10 @@ def evaluate(
     if rest:
         raise TypeError(f"unknown options: {', '.join(rest)}")
     reference = None if against is None else Path(against)
-    return assess.assess(
-        Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
-    )
+    with limits.at_most(max_memory):
+        return assess.assess(
+            Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
+        )
 
 
 def compare(
@@ -227,6 +272,27 @@ def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report
     with job_inspect.look(Path(model), sha256=sha256) as (found, report):
         groups = job_inspect.channels(found) if graph else None
         return replace(report, graph=groups, provenance=dict(found.origin.provenance))
+
+
+def scan(model: File) -> Scan:
+    """Tells what a file holds that could execute, read, write or exhaust; runs nothing.
+
+    The same scan stands before every start of an engine.
+
+    Args:
+        model: the file.
+
+    Returns:
+        The findings; `safe` tells whether there are none.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    from pathlib import Path
+
+    from modelcut.job import scan as job_scan
+
+    return job_scan.scan(Path(model))
 
 
 def pack(
@@ -519,7 +585,7 @@ def _options() -> set[str]:
     from modelcut.recipe.recipe import Head
 
     own = {each.name for each in fields(Job)} - {"model", "recipe", "output", "search"}
-    return own | set(Head.model_fields) - {"version"} | {"custom_objects"}
+    return own | set(Head.model_fields) - {"version"} | {"custom_objects", "max_memory"}
 
 
 def _dry(model: Path, recipe: Recipe, output: File | None, options: dict[str, Any]) -> Job | None:

@@ -11,42 +11,70 @@ import re
 import stat
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from modelcut.errors import InputError, UsageError
 
-MAX_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 32 << 20
+"""Ten thousand layers as Keras 3 writes them take half of it."""
 
 
 MAX_JSON_DEPTH = 400
 """Deeper than any network that was built by hand, shallow enough for recursive readers."""
 
 
-MAX_JSON_OBJECTS = 1_000_000
+MAX_JSON_OBJECTS = 400_000
 
 
-MAX_JSON_VALUES = 4_000_000
-"""What ten thousand layers as Keras 3 writes them stay well below; parsed, about 300 MB."""
+MAX_JSON_VALUES = 1_000_000
+"""What ten thousand layers as Keras 3 writes them stay well below; parsed, about 150 MB."""
 
 
-def load_json(text: str, *, where: str, what: str) -> Any:
+_scale = 1.0
+
+
+def allow(memory: int | None) -> None:
+    """Scales the limits on JSON with the memory that a job may take; they are for 4 GiB or less."""
+    global _scale
+    _scale = max(1.0, (memory or 0) / (4 << 30))
+
+
+def json_bytes() -> int:
+    """The most bytes of JSON that are read from a file."""
+    return int(MAX_JSON_BYTES * _scale)
+
+
+def load_json(text: str, *, where: str, what: str, ours: bool = False) -> Any:
     """Parses JSON of a bounded size and depth; NaN and Infinity are let in, as old Keras writes.
+
+    A key that an object has twice is refused: who looks through a file and who loads it might take
+    different ones.
+
+    Args:
+        text: the JSON.
+        where: the file, for messages.
+        what: what of the file it is, for messages.
+        ours: modelcut wrote it, with numbers for each channel: it may hold four times as many.
 
     Raises:
         InputError: broken, too large or too deep.
     """
-    if len(text) > MAX_JSON_BYTES:
-        raise InputError(f"{where}: the {what} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    more = _scale * (4 if ours else 1)
+    hint = "--max-memory 16GB allows four times as much"
+    if len(text) > MAX_JSON_BYTES * more:
+        most = int(MAX_JSON_BYTES * more) >> 20
+        raise InputError(f"{where}: the {what} is larger than {most} MiB", hint)
     # Two bytes of text can become an object of hundreds; what stands in strings is counted too.
     objects = text.count("{") + text.count("[")
-    if objects > MAX_JSON_OBJECTS or text.count(",") > MAX_JSON_VALUES:
-        raise InputError(f"{where}: the {what} holds more objects than any network needs")
+    if objects > MAX_JSON_OBJECTS * more or text.count(",") > MAX_JSON_VALUES * more:
+        raise InputError(f"{where}: the {what} holds more objects than any network needs", hint)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
-        reason = "nested too deeply" if deep else f"not valid JSON: {error}"
+        reason = "nested too deeply" if deep else f"not valid JSON: {printable(str(error))}"
         raise InputError(f"{where}: the {what} is {reason}") from None
     level, depth = [value] if isinstance(value, (dict, list)) else [], 0
     while level:
@@ -62,13 +90,44 @@ def load_json(text: str, *, where: str, what: str) -> Any:
     return value
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {double!r} stands twice in an object")
+    return found
+
+
 def printable(text: str, limit: int = 120) -> str:
-    """A name as it may be shown: what moves the cursor, hides or reverses text is escaped."""
+    """A name as it may be shown on any channel: a terminal, a log, Markdown, HTML.
+
+    What moves the cursor, hides or reverses text is escaped, and so is what the logs of CI services
+    take for a command: `::` where a line may begin (GitHub), `##[`, `##vso[` and `##teamcity[`.
+    """
     if len(text) > limit:
         text = f"{text[: limit * 2 // 3]}…{text[-limit // 4 :]}"
-    return "".join(
+    shown = "".join(
         c if c == " " or unicodedata.category(c)[0] not in "CZ" else _escaped(c) for c in text
     )
+    return _COMMANDS.sub(lambda found: found[0][:-1] + _escaped(found[0][-1]), shown)
+
+
+_COMMANDS = re.compile(r"^ *:(?=:)|#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
+
+
+def json_text(text: str) -> str:
+    """JSON text with all characters as escapes that move the cursor, hide or reverse text."""
+    if not text.isascii() or "\x7f" in text:
+        text = "".join(c if c < "\x7f" or not _is_hidden(c) else _json_escaped(c) for c in text)
+    return _COMMANDS.sub("\\\\u0023", text) if "##" in text else text
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp")
+
+
+def _json_escaped(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
 def _escaped(character: str) -> str:

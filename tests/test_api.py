@@ -43,6 +43,7 @@ def test_a_step_gives_the_bytes_and_the_report_of_its_command(tmp_path, command_
         each["output"]["path"] = ""
         each["steps"][0]["seconds"] = 0
         each["recipe"].pop("name", None)
+        assert len(each.pop("fingerprint")) == 64  # the output's name is part of it
     assert ours == theirs
     assert (tmp_path / "one.report.md").exists()
     assert report.sizes.after.totals.nonzeros == theirs["sizes"]["after"]["nonzeros"]
@@ -69,8 +70,8 @@ def test_pack_unpack_and_inspect(tmp_path):
     modelcut.quantize(MODEL, tmp_path / "q.h5", bits=4)
     packed = modelcut.pack(tmp_path / "q.h5", tmp_path / "q.mcut", gates={"max_bytes": "1 B"})
     assert not packed.passed
-    assert (tmp_path / "q.mcut").exists()
-    modelcut.unpack(tmp_path / "q.mcut", tmp_path / "again.h5")
+    assert packed.output.path == str(tmp_path / "q.failed.mcut")
+    modelcut.unpack(tmp_path / "q.failed.mcut", tmp_path / "again.h5")
     found, again = modelcut.inspect(tmp_path / "q.h5"), modelcut.inspect(tmp_path / "again.h5")
     assert found.provenance == again.provenance != {}
     assert [row.to_dict() for row in found.layers] == [row.to_dict() for row in again.layers]

@@ -23,7 +23,6 @@ from modelcut.cli.docs import topics
 from modelcut.cli.main import COMMANDS
 from modelcut.errors import ExitCode
 from modelcut.formats import registry
-from modelcut.recipe import recipe
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
 
@@ -87,7 +86,7 @@ def test_recipes_on_the_pages_are_valid():
     for page, block in found:
         space = Space.of(loads(block, page))
         space.check()
-        assert space.at({name: 1 for name in space.parameters if page == "search"}).steps
+        assert space.at({}).steps or page == "search"
         assert bool(space.parameters) == (page == "search")
 
 

@@ -137,7 +137,8 @@ def test_exit_status(code, tmp_path):
     assert ended.returncode == code, ended
     assert "Traceback" not in ended.stderr
     if code in PUBLISHES:
-        assert (tmp_path / "o.h5").exists()
+        name = "o.failed.h5" if code == ExitCode.GATE else "o.h5"
+        assert (tmp_path / name).exists()
     else:
         assert ended.stderr.startswith("modelcut: "), ended
         assert not [path.name for path in tmp_path.iterdir() if "o." in path.name]

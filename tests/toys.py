@@ -19,8 +19,15 @@ def dense(name, units, **more):
     return {"class_name": "Dense", "config": {"name": name, "units": units, **more}}
 
 
-def toy_model(arrays, config=None, class_name="Dense"):
-    """A sequential model of dense layers: {layer name: (kernel, bias or None)}."""
+def toy_model(arrays, config=None, class_name="Dense", class_names=()):
+    """A sequential model of dense layers: {layer name: (kernel, bias or None)}.
+
+    Args:
+        arrays: the weights.
+        config: another architecture.
+        class_name: class of the layers.
+        class_names: layer name -> class, for those that have another.
+    """
     config = config or {
         "class_name": "Sequential",
         "config": {
@@ -52,7 +59,8 @@ def toy_model(arrays, config=None, class_name="Dense"):
             for role, kind, values in parts
         )
         node = nodes[name]
-        layers.append(Layer((name,), class_name, node.config, tensors, node))
+        kind = dict(class_names).get(name, class_name)
+        layers.append(Layer((name,), kind, node.config, tensors, node))
     origin = Origin(Path("toy.h5"), "hdf5", "keras2", "Keras 2.4.0")
     return Model(tuple(layers), architecture, origin)
 

@@ -67,8 +67,14 @@ def row_blocks(shape: Sequence[int], itemsize: int, multiple: int = 1) -> list[s
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
-def map_rows(function: Callable[[slice], R], values: np.ndarray, multiple: int = 1) -> list[R]:
-    """Calls `function(rows)` for each block of rows of `values`, on all cores, in order."""
+def map_rows(function: Callable[[slice], R], values: Any, multiple: int = 1) -> list[R]:
+    """Calls `function(rows)` for each block of rows of `values`, on all cores, in order.
+
+    Args:
+        function: called from several threads.
+        values: an array, or anything with a shape and a dtype.
+        multiple: see `row_blocks`.
+    """
     return list(in_threads(function, row_blocks(values.shape, values.dtype.itemsize, multiple)))
 
 

@@ -105,19 +105,24 @@ _WHOLE: dict[Effort, Callable[[Any], bytes]] = {
 _BLOCKS: dict[Effort, Callable[[np.ndarray], bytes]] = {"fast": _fast, "best": _best}
 
 
-def choose(values: np.ndarray, effort: Effort = "fast", looks: int = 4) -> Deflater:
+def choose(values: Any, effort: Effort = "fast", looks: int = 4) -> Deflater:
     """Looks at pieces spread over a tensor for the way that makes them smallest.
 
     Args:
-        values: the tensor; C-contiguous.
+        values: the tensor, a C-contiguous array; or what has its `size` and `dtype`, and gives the
+            values from one place to another in flat order by `flat(start, stop)`.
         effort: "fast" or "best", as of `Deflater`.
         looks: number of pieces of 32,768 values that are tried.
     """
     if values.size == 0:
         return Deflater(effort)
-    flat = values.reshape(-1)
-    step = max(_PIECE, flat.size // looks)
-    pieces = [flat[start : start + _PIECE] for start in range(0, flat.size, step)][:looks]
+    size = values.size
+    starts = range(0, size, max(_PIECE, size // looks))[:looks]
+    if isinstance(values, np.ndarray):
+        flat = values.reshape(-1)
+        pieces = [flat[start : start + _PIECE] for start in starts]
+    else:
+        pieces = [values.flat(start, min(start + _PIECE, size)) for start in starts]
     nbytes, itemsize = sum(piece.nbytes for piece in pieces), values.dtype.itemsize
     plain = Deflater(effort)
     share = sum(map(len, in_threads(plain.pack, pieces))) / nbytes

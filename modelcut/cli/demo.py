@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags, options
+from modelcut.cli import flags, options, panels
 from modelcut.errors import UsageError
 
 FILES = ("digits.h5", "digits_test.csv", "digits_train.csv")
@@ -25,7 +25,8 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option("force", "Overwrite files in the folder that are not the demo's.", kind=bool),
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, demo))
+    call = flags.command(parameters, demo)
+    app.command(name, cls=panels.Command, epilog="modelcut demo")(call)
 
 
 def demo(**values: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 from modelcut.errors import UsageError
 
 
@@ -19,10 +19,14 @@ def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
         flags.argument(
-            "topic", "Topic to print; without it, all topics are listed.", required=False
+            "topic",
+            "Topic to print; without it, all topics are listed.",
+            required=False,
+            complete=lambda incomplete: [name for name in topics() if name.startswith(incomplete)],
         )
     ]
-    app.command(name)(flags.command(parameters, docs))
+    call = flags.command(parameters, docs)
+    app.command(name, cls=panels.Command, epilog="modelcut docs steps")(call)
 
 
 def docs(**values: Any) -> None:

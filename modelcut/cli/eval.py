@@ -7,21 +7,28 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags, options
+from modelcut.cli import flags, options, panels
 from modelcut.errors import UsageError
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Model to evaluate."),
-        flags.option("test", "CSV to evaluate the model on.", metavar="CSV"),
-        flags.option("against", "Model to compare with, such as the original.", metavar="FILE"),
-        *options.MEASURE,
+        flags.argument("model", "Model to evaluate.", panel=options.MODEL),
+        flags.option("test", "CSV to evaluate the model on.", metavar="CSV", panel=options.DATA),
+        flags.option(
+            "against",
+            "Model to compare with, such as the original.",
+            metavar="FILE",
+            panel=options.MODEL,
+        ),
+        *options.DATA_OPTIONS,
+        *options.gates("output."),
         *options.TRUST,
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, evaluate))
+    example = "modelcut eval small.h5 --against model.h5 --test test.csv"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, evaluate))
 
 
 def evaluate(**values: Any) -> None:
@@ -36,6 +43,7 @@ def evaluate(**values: Any) -> None:
         against=values.get("against"),
         trust=bool(values.get("trust")),
         custom_objects=values.get("custom_objects") or "",
+        max_memory=values.get("max_memory"),
         say=options.progress(values),
         data=head.data,
         gates=head.gates,

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import flags, options
+from modelcut.cli import flags, options, panels
 from modelcut.errors import UsageError
 from modelcut.recipe.recipe import Recipe
 
@@ -15,13 +15,26 @@ from modelcut.recipe.recipe import Recipe
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut."),
-        *options.JOB,
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut.", panel=options.MODEL),
+        options.OUTPUT,
+        options.FORCE,
+        options.KEEP_ON_FAILURE,
+        options.IF_CHANGED,
+        options.DEPFILE,
+        options.DRY_RUN,
+        options.PRINT_RECIPE,
+        options.REPORT,
+        options.SHA256,
+        options.TEST,
+        options.CALIBRATE,
+        *options.EXPORT,
+        options.SEED,
         *options.MEASURE,
         *options.TRUST,
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, export))
+    example = "modelcut export model.h5 --type int8 --calibrate train.csv -o small.tflite"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, export))
 
 
 def export(**values: Any) -> None:

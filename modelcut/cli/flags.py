@@ -6,6 +6,7 @@ All flags default to None, so that pydantic alone validates and knows what was g
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
@@ -19,22 +20,81 @@ from modelcut.metrics.each import ONE_OR_EACH
 
 Parameter = inspect.Parameter
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,15})?")
 
-def option(name: str, text: str, *names: str, metavar: str = "TEXT", kind: Any = str) -> Parameter:
-    """One flag, None unless given. `names` default to `--name-with-dashes`."""
+
+_DEFAULT = re.compile(r" \(default: ([^()]*)\)(?=\.$|$|\. )")
+
+Complete = Callable[..., Any]
+
+
+def option(
+    name: str,
+    text: str,
+    *names: str,
+    metavar: str = "TEXT",
+    kind: Any = str,
+    panel: str | None = None,
+    hidden: bool = False,
+    complete: Complete | None = None,
+) -> Parameter:
+    """One flag, None unless given, here or by the variable `MODELCUT_NAME`.
+
+    Args:
+        name: its key among the values that a command receives.
+        text: its help; what stands there as "(default: X)" is shown as its default.
+        names: how it is written; by default `--name-with-dashes`.
+        metavar: what its value is.
+        kind: bool, str, or list[str] for a flag that can be repeated.
+        panel: the panel of the help that it stands in.
+        hidden: it is parsed, and not shown.
+        complete: gives the values that complete a word; by default those that `metavar` lists.
+    """
     names = names or ("--" + name.replace("_", "-"),)
-    if kind is bool:
-        declared = typer.Option(*names, help=text)
-    else:
-        declared = typer.Option(*names, help=text, metavar=metavar)
+    default = _DEFAULT.search(text)
+    if kind is not bool and complete is None:
+        complete = _among(metavar)
+    declared = typer.Option(
+        *names,
+        help=_DEFAULT.sub("", text),
+        show_default=default[1] if default else False,
+        metavar=None if kind is bool else metavar,
+        envvar=f"MODELCUT_{name.rstrip('_').upper()}",
+        show_envvar=False,
+        rich_help_panel=panel,
+        hidden=hidden,
+        autocompletion=complete,
+    )
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
     )
 
 
-def argument(name: str, text: str, *, required: bool = True) -> Parameter:
+def _among(metavar: str) -> Complete | None:
+    """Completes the words of a metavar such as none|fast|best."""
+    words = [word for word in metavar.split("|") if not word.isupper()]
+    if not words:
+        return None
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def argument(
+    name: str,
+    text: str,
+    *,
+    required: bool = True,
+    panel: str | None = None,
+    complete: Complete | None = None,
+) -> Parameter:
     """One positional argument."""
-    declared = typer.Argument(help=text, metavar=name.upper())
+    told = _DEFAULT.search(text)
+    declared = typer.Argument(
+        help=_DEFAULT.sub("", text),
+        metavar=name.upper(),
+        rich_help_panel=panel,
+        autocompletion=complete,
+        show_default=told[1] if told else False,
+    )
     kind: Any = str if required else Optional[str]  # noqa: UP045 - for Typer
     default = Parameter.empty if required else None
     return Parameter(
@@ -42,11 +102,25 @@ def argument(name: str, text: str, *, required: bool = True) -> Parameter:
     )
 
 
-def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
+def of_models(
+    classes: Iterable[type[BaseModel]],
+    panel: str | None = None,
+    *,
+    only: Callable[[str, Any], bool] = lambda name, info: True,
+    hidden: bool = False,
+    complete: Mapping[str, Complete] | None = None,
+) -> list[Parameter]:
     """One flag for each field of the models; fields of one name share a flag.
 
     A field that not all of the models have, or that means something else to some of them, says in
     its help which have it (`method` names them).
+
+    Args:
+        classes: the models.
+        panel: the panel of the help that the flags stand in.
+        only: tells of a field, by its name and description, whether it has a flag.
+        hidden: the flags are parsed, and not shown.
+        complete: by field, what completes its values.
     """
     classes = list(classes)
     owners: dict[str, list[type[BaseModel]]] = {}
@@ -56,6 +130,8 @@ def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
     parameters = []
     for name, having in owners.items():
         info = having[0].model_fields[name]
+        if not only(name, info):
+            continue
         meanings: dict[str, list[str]] = {}
         for cls in having:
             text = _described(cls.model_fields[name])
@@ -73,7 +149,18 @@ def of_models(classes: Iterable[type[BaseModel]]) -> list[Parameter]:
         elif _is_texts(info.annotation):
             kind = list[str]
         metavar = "YAML" if _repeats(info) else _metavar(info.annotation)
-        parameters.append(option(name, text, *flags, metavar=metavar, kind=kind))
+        parameters.append(
+            option(
+                name,
+                text,
+                *flags,
+                metavar=metavar,
+                kind=kind,
+                panel=panel,
+                hidden=hidden,
+                complete=(complete or {}).get(name),
+            )
+        )
     return parameters
 
 
@@ -155,6 +242,8 @@ def _parse(name: str, value: Any, annotation: Any, repeats: bool = False) -> Any
         return value
     if get_origin(annotation) is Literal or value == "":
         return value
+    if _NUMBER.fullmatch(value):  # the same in YAML, whose reader takes time to start
+        return float(value) if "." in value else int(value)
     from modelcut.recipe.yaml_text import loads
 
     return loads(value, f"--{name.replace('_', '-')}").data

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 
 
 def register(app: typer.Typer, name: str) -> None:
@@ -22,7 +22,8 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option("sha256", "Report the SHA-256 of the file too.", kind=bool),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
-    app.command(name)(flags.command(parameters, inspect))
+    example = "modelcut inspect model.h5"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, inspect))
 
 
 def inspect(**values: Any) -> None:
@@ -38,7 +39,7 @@ def inspect(**values: Any) -> None:
         return
     found = report.input
     kind = f"{found.format}, packed {found.packed}" if found.packed else found.format
-    typer.echo(f"{printable(found.path)}: {kind}, written by {found.writer}")
+    typer.echo(f"{printable(found.path)}: {kind}, written by {printable(found.writer)}")
     if found.sha256:
         typer.echo(f"BLAKE3 {found.blake3}\nSHA-256 {found.sha256}")
     for line in found.left_out:
@@ -47,7 +48,7 @@ def inspect(**values: Any) -> None:
         recipe = entry.get("recipe", {}).get("steps", [])
         names = ", ".join(f"{key}: {value}" for step in recipe for key, value in step.items())
         names = printable(names, 300) or "packed or copied, nothing changed"
-        typer.echo(f"made by modelcut {entry.get('modelcut')}: {names}")
+        typer.echo(f"made by modelcut {printable(str(entry.get('modelcut')), 40)}: {names}")
     terminal.show(report)
     if report.graph is None:
         return

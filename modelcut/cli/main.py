@@ -26,6 +26,7 @@ if _STARTED:
     signal.signal(signal.SIGTERM, _stop_early)
 
 import errno  # noqa: E402 - a signal may come during these, too
+import gc  # noqa: E402
 from importlib import import_module  # noqa: E402
 from io import TextIOWrapper  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 # Finding plugins of pydantic reads the metadata of every package installed.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
+COMPRESS, CONTAINERS, MEASURES, MORE = "Compress", "Convert", "Measure", "More"
+
 COMMANDS = {
     "run": "Apply a recipe to a model, evaluate it before and after, check the gates.",
     **{family: steps.summary(family) for family in steps.families()},
@@ -50,45 +53,77 @@ COMMANDS = {
     "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
+    "scan": "Tell what a model file holds that could execute, read, write or exhaust.",
     "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "report": "Show a saved report again, print its JSON Schema.",
     "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }
 
+_PANELS = {
+    **dict.fromkeys(("run", *steps.families(), "search"), COMPRESS),
+    **dict.fromkeys(("pack", "unpack", "export"), CONTAINERS),
+    **dict.fromkeys(("eval", "sensitivity", "inspect"), MEASURES),
+}
+
 ABOUT = """Compress Keras models: prune, quantize, factorize, and measure the result.
 
-Exit codes: 0 done, gates passed; 1 a gate failed (the files are written); 2 bad usage or input;
+`modelcut COMMAND -h` shows the options that are used most, `modelcut COMMAND --help` or
+`modelcut help COMMAND` all of them; `modelcut prune magnitude --help` those of a method.
+
+Exit codes: 0 done, gates passed; 1 a gate failed; 2 bad usage or input;
 3 refused as unsafe; 4 out of disk, memory or the like; 5 another worker of a training on several
 machines was lost; 70 an internal error; 130 interrupted; 143 terminated.
 """
 
 
-def build(wanted: str | None) -> typer.Typer:
-    """The app, with `wanted` built in full and the other commands by name only."""
+_ALLOCATIONS = 50_000
+"""New objects between two searches for cycles: of Python's own 700, a tenth of a start went by."""
+
+
+def build(wanted: str | None, method: str = "", *, told: bool = False) -> typer.Typer:
+    """The app, with `wanted` built in full and the other commands by name only.
+
+    Args:
+        wanted: name of a command; None: none.
+        method: where that is a family of steps, the method that is named behind it; the command
+            then goes by both names.
+        told: help is asked for.
+    """
     import typer
 
+    from modelcut.cli import panels
+
     app = typer.Typer(
+        cls=panels.Group,
         help=ABOUT,
+        epilog="modelcut demo",
         rich_markup_mode=None,
-        add_completion=False,
+        add_completion=True,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
     def options(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+        version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit."),
     ) -> None:
         del version  # handled before anything is built
 
     for name, summary in COMMANDS.items():
-        if name == wanted:
-            room = "step" if name in steps.families() else name
-            import_module(f"modelcut.cli.{room}").register(app, name)
+        if name == wanted and name in steps.families():
+            import_module("modelcut.cli.step").register(app, name, method, told=told)
+        elif name == wanted:
+            import_module(f"modelcut.cli.{name}").register(app, name)
         else:
-            app.command(name, help=summary)(_elsewhere)
+            panel = _PANELS.get(name, MORE)
+            app.command(name, help=summary, rich_help_panel=panel)(_elsewhere)
     return app
+
+
+_HELP = {"-h", "--help"}
+_COMPLETE = "_MODELCUT_COMPLETE"
 
 
 def _elsewhere() -> None:
@@ -105,13 +140,15 @@ def main(argv: list[str] | None = None) -> None:
         SystemExit: always, with one of `ExitCode`.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["--version"]:
+    if arguments[:1] in (["--version"], ["-V"]):
         from modelcut import __version__
 
         print(f"modelcut {__version__}")
         sys.exit(ExitCode.OK)
     _settle_streams()
-    works = bool(arguments) and not {"--help", "-h"} & set(arguments[:2])
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    works = bool(arguments) and not _HELP & set(arguments) and _COMPLETE not in os.environ
     forks = hasattr(os, "fork") and not os.environ.get("MODELCUT_TRACEBACK")
     if argv is None and works and forks:  # help needs nobody to wait for it
         from modelcut.cli import process
@@ -123,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
 def _done(arguments: list[str]) -> int:
     """Does what the arguments say; gives the exit code."""
     handlers = _on_signals()
+    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
     try:
         code = _call(arguments)
         _flush()
@@ -139,11 +177,33 @@ def _call(arguments: list[str]) -> int:
         from modelcut.safety import check_system
 
         check_system()
-    wanted = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    if wanted and "--help" in arguments:
+    completes = _COMPLETE in os.environ
+    words = _words_to_complete() if completes else arguments
+    wanted = words[0] if words and words[0] in COMMANDS else None
+    told = bool(_HELP & set(arguments))
+    if wanted and (told or completes):
         sys.modules.setdefault("numpy", _Later("numpy"))
-    app = build(wanted)
-    return int(app(args=arguments, standalone_mode=False, prog_name="modelcut") or 0)
+    method = _method(wanted, words)
+    app = build(wanted, method, told=told)
+    if method and not completes:
+        arguments = [arguments[0], *arguments[2:]]
+    brief = "-h" in arguments and "--help" not in arguments
+    call = {"args": arguments, "standalone_mode": False, "prog_name": "modelcut"}
+    return int(app(**call, obj={"brief": brief}) or 0)
+
+
+def _method(family: str | None, words: list[str]) -> str:
+    """The method that stands behind a family of steps; "" for none."""
+    if family not in steps.families() or len(words) < 2:
+        return ""
+    named = steps.aliases(family).get(words[1], words[1])
+    return named if named in steps.methods(family) else ""
+
+
+def _words_to_complete() -> list[str]:
+    """The words behind `modelcut` of a line that a shell wants completed."""
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    return line.split()[1:]
 
 
 class _Later(ModuleType):
@@ -197,15 +257,29 @@ def _told(error: BaseException) -> int:
     if os.environ.get("MODELCUT_TRACEBACK"):
         raise error
     what = f"{type(error).__name__}: {error}"
+    if _limited():
+        return _say(f"{what} (most likely the limit on memory, ulimit -v)", ExitCode.RESOURCES)
     hint = "internal error of modelcut: please report it; MODELCUT_TRACEBACK=1 shows where"
     return _say(f"{what} ({hint})", ExitCode.MISTAKE)
 
 
+def _limited() -> bool:
+    """Whether this process may have less memory than there is: then anything may fail for it."""
+    import resource
+
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
 def _say(text: str, code: int) -> int:
     """One line on stderr, whatever the text holds."""
-    from modelcut.safety import printable
+    line = " ".join(text.split("\n"))
+    try:
+        from modelcut.safety import printable
 
-    line = printable(" ".join(text.split("\n")), 2000)
+        line = printable(line, 2000)
+    except ImportError:  # no memory is left even for that
+        line = ascii(line)[1:-1][:2000]
     try:
         print(f"modelcut: {line}", file=sys.stderr)
         sys.stderr.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import typer
 
 import modelcut
-from modelcut.cli import flags
+from modelcut.cli import complete, flags
+from modelcut.cli.flags import Parameter
 from modelcut.data import DataOptions
 from modelcut.engines.keras.cluster import Distribute
 from modelcut.errors import ExitCode, ResourceError, UsageError, WorkerDone
@@ -22,23 +24,75 @@ from modelcut.recipe.export import ExportOptions
 from modelcut.recipe.recipe import Head, Recipe
 
 if TYPE_CHECKING:
+    from modelcut.job.request import Job
     from modelcut.report.schema import Report
+
+MODEL, DATA, OUT, GATES = "Model", "Data", "Output", "Gates"
+TRAINING, LITERT, SHOWN = "Training", "LiteRT", "Report"
+RECIPE, SPEED = "Recipe", "Speed"
+
+_CI = "CI and Make"
+
+KEEP_ON_FAILURE = flags.option(
+    "keep_on_failure",
+    "If a gate fails, write the output at its place all the same, not as NAME.failed.SUFFIX.",
+    kind=bool,
+    panel=_CI,
+)
+IF_CHANGED = flags.option(
+    "if_changed",
+    "Do nothing if the report beside the output tells that it was made of the same files, recipe, "
+    "options and versions.",
+    kind=bool,
+    panel=_CI,
+)
+DEPFILE = flags.option(
+    "depfile",
+    "Write what the output depends on to this file, as a rule for Make or Ninja.",
+    metavar="FILE",
+    panel=_CI,
+)
 
 TRUST = (
     flags.option(
-        "trust", "Allow code in the file to run (Lambda layers, custom classes).", kind=bool
+        "trust",
+        "Allow code in the file to run (Lambda layers, custom classes).",
+        kind=bool,
+        panel=MODEL,
     ),
     flags.option(
         "custom_objects",
         "Python file or module that defines custom layers and functions.",
         metavar="MODULE",
+        panel=MODEL,
+    ),
+    flags.option(
+        "max_memory",
+        "Most memory that the job may take, such as 8GB; it is stopped beyond (default: derived "
+        "from the model).",
+        metavar="SIZE",
     ),
 )
 
 SHOW = (
-    flags.option("summary", "File that the report is appended to as Markdown.", metavar="FILE"),
-    flags.option("json", "Print the report as JSON on stdout.", kind=bool),
-    flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool),
+    flags.option(
+        "summary", "File that the report is appended to as Markdown.", metavar="FILE", panel=SHOWN
+    ),
+    flags.option(
+        "junit",
+        "Write the gates to this file as JUnit XML, a test case each.",
+        metavar="FILE",
+        panel=_CI,
+    ),
+    flags.option(
+        "format",
+        "What is printed on stdout: tables, the report as JSON, or tables and annotations of "
+        "GitHub Actions (default: table).",
+        metavar="table|json|github",
+        panel=SHOWN,
+    ),
+    flags.option("json", "Short for --format json.", kind=bool, panel=SHOWN),
+    flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool, panel=SHOWN),
 )
 
 TASK = (
@@ -46,20 +100,32 @@ TASK = (
         "task",
         "Task of the outputs: auto (inferred from the model and the labels), "
         "binary, multiclass, multilabel or regression; or {output: task}.",
+        panel=DATA,
+        complete=complete.among("auto", "binary", "multiclass", "multilabel", "regression"),
     ),
     flags.option(
         "from_logits",
         "Whether the outputs of a classifier are logits (true) or probabilities; by default the "
         "file's last activation and loss decide.",
         metavar="true|false|YAML",
+        panel=DATA,
     ),
 )
 
-MEASURE = (
-    *flags.of_models([DataOptions]),
-    *TASK,
-    *flags.of_models([Gates]),
-)
+DATA_OPTIONS = (*flags.of_models([DataOptions], DATA), *TASK)
+
+
+def gates(*without: str) -> list[Parameter]:
+    """The gates, without those whose number stands in a part of the report that is not made."""
+
+    def judged(name: str, info: Any) -> bool:
+        del name
+        return not str((info.json_schema_extra or {}).get("path", "")).startswith(without)
+
+    return flags.of_models([Gates], GATES, only=judged if without else lambda name, info: True)
+
+
+MEASURE = (*DATA_OPTIONS, *gates())
 
 OUTPUT = flags.option(
     "output",
@@ -67,76 +133,140 @@ OUTPUT = flags.option(
     "--output",
     "-o",
     metavar="FILE",
+    panel=OUT,
 )
-FORCE = flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool)
+IN_PLACE = flags.option(
+    "in_place", "Overwrite the input file with the result.", kind=bool, panel=OUT
+)
+FORCE = flags.option(
+    "force", "Overwrite an existing file that modelcut did not write.", kind=bool, panel=OUT
+)
 COMPRESSION = flags.option(
     "compression",
     "Compression of the written .h5 or .keras (default: fast).",
     metavar="none|fast|best",
+    panel=OUT,
 )
 CODER = flags.option(
     "coder",
     "Entropy coder of a packed file .mcut (default: best, the smaller one for each tensor).",
     metavar="huffman|range|best",
+    panel=OUT,
 )
 KEEP_OPTIMIZER = flags.option(
-    "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool
+    "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool, panel=OUT
 )
 REPORT = flags.option(
     "report",
     "Write the report beside the output, as NAME.report.html, .md and .json.",
     "--report/--no-report",
     kind=bool,
+    panel=SHOWN,
 )
-
 SHA256 = flags.option(
-    "sha256", "Report the SHA-256 of input and output beside their BLAKE3.", kind=bool
+    "sha256",
+    "Report the SHA-256 of input and output beside their BLAKE3.",
+    kind=bool,
+    panel=SHOWN,
 )
+DRY_RUN = flags.option(
+    "dry_run",
+    "Apply the steps and report the sizes; write and evaluate nothing.",
+    kind=bool,
+    panel=OUT,
+)
+PRINT_RECIPE = flags.option(
+    "print_recipe", "Print the equivalent recipe as YAML and exit.", kind=bool, panel=OUT
+)
+TEST = flags.option(
+    "test",
+    "CSV to evaluate the original and the compressed model on.",
+    metavar="CSV",
+    panel=DATA,
+)
+CALIBRATE = flags.option(
+    "calibrate",
+    "CSV of calibration data, for steps that look at outputs (by default --train) and for an "
+    "int8 or int16x8 .tflite; labels are not needed.",
+    metavar="CSV",
+    panel=DATA,
+)
+EXPORT = tuple(flags.of_models([ExportOptions], LITERT))
+SEED = flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT", panel=DATA)
 
-JOB = (
-    OUTPUT,
-    flags.option("in_place", "Overwrite the input file with the result.", kind=bool),
-    FORCE,
-    COMPRESSION,
-    CODER,
-    KEEP_OPTIMIZER,
-    REPORT,
-    SHA256,
-    flags.option(
-        "dry_run", "Apply the steps and report the sizes; write and evaluate nothing.", kind=bool
-    ),
-    flags.option("print_recipe", "Print the equivalent recipe as YAML and exit.", kind=bool),
-    flags.option(
-        "test", "CSV to evaluate the original and the compressed model on.", metavar="CSV"
-    ),
-    flags.option(
-        "train", "CSV of training data, for steps that train or run the network.", metavar="CSV"
-    ),
-    flags.option(
-        "validate",
-        "CSV of validation data, for steps that search; by default a tenth of --train is set "
-        "aside.",
-        metavar="CSV",
-    ),
-    flags.option(
-        "calibrate",
-        "CSV of calibration data, for steps that look at outputs (by default --train) and for an "
-        "int8 or int16x8 .tflite; labels are not needed.",
-        metavar="CSV",
-    ),
-    *flags.of_models([ExportOptions]),
-    flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
-    flags.option(
-        "distribute",
-        "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
-        metavar="auto|none|mirrored|multiworker",
-    ),
-    flags.option("checkpoint", "Folder for checkpoints of long trainings.", metavar="FOLDER"),
-    flags.option(
-        "checkpoint_every", "Seconds between two checkpoints (default: 60).", metavar="SECONDS"
-    ),
-    flags.option("resume", "Resume from the checkpoint if there is one.", kind=bool),
-)
+
+def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tuple[Parameter, ...]:
+    """What a command has that applies steps and writes a file.
+
+    Options without effect are parsed all the same, for a message of their own, and not shown.
+
+    Args:
+        trains: a step may train.
+        runs: a step may run the network, on training or validation data.
+        resumes: a step's training can be kept in a checkpoint.
+    """
+    return (
+        OUTPUT,
+        IN_PLACE,
+        FORCE,
+        COMPRESSION,
+        CODER,
+        KEEP_OPTIMIZER,
+        REPORT,
+        SHA256,
+        KEEP_ON_FAILURE,
+        IF_CHANGED,
+        DEPFILE,
+        DRY_RUN,
+        PRINT_RECIPE,
+        TEST,
+        flags.option(
+            "train",
+            "CSV of training data, for steps that train or run the network.",
+            metavar="CSV",
+            panel=DATA,
+            hidden=not runs,
+        ),
+        flags.option(
+            "validate",
+            "CSV of validation data, for steps that search; by default a tenth of --train is set "
+            "aside.",
+            metavar="CSV",
+            panel=DATA,
+            hidden=not runs,
+        ),
+        CALIBRATE,
+        *EXPORT,
+        SEED,
+        flags.option(
+            "distribute",
+            "Devices to train on: auto uses the machines of TF_CONFIG, otherwise all GPUs.",
+            metavar="auto|none|mirrored|multiworker",
+            panel=TRAINING,
+            hidden=not trains,
+        ),
+        flags.option(
+            "checkpoint",
+            "Folder for checkpoints of long trainings.",
+            metavar="FOLDER",
+            panel=TRAINING,
+            hidden=not resumes,
+        ),
+        flags.option(
+            "checkpoint_every",
+            "Seconds between two checkpoints (default: 60).",
+            metavar="SECONDS",
+            panel=TRAINING,
+            hidden=not resumes,
+        ),
+        flags.option(
+            "resume",
+            "Resume from the checkpoint if there is one.",
+            kind=bool,
+            panel=TRAINING,
+            hidden=not resumes,
+        ),
+    )
 
 
 def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
@@ -172,33 +302,18 @@ def path_of(value: str | None) -> Path | None:
     return Path(value) if value else None
 
 
-_READ = ("model", "recipe", "test", "train", "validate", "calibrate", "against", "custom_objects")
-_DATA_SUFFIXES = (".csv", ".csv.gz", ".json", ".yaml", ".yml", ".py")
-
-
 def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None:
-    """Holds the page that a report is appended to against all that is read and written.
+    """Holds the files that are written besides the output against all that is read and written.
 
     Raises:
-        UsageError: it is one of those, or no file of text.
+        UsageError: one is among those, or of another kind.
         ResourceError: it cannot be written to.
     """
-    place = path_of(values.get("summary"))
-    if place is None:
-        return
-    from modelcut.formats import registry
-    from modelcut.job import provenance
-    from modelcut.job.outputs import check_appended
+    from modelcut.cli import pages
 
-    written = []
-    if output is not None:
-        pages = provenance.report_paths(output) if values.get("report") is not False else {}
-        header = [output.with_suffix(".h")] if values.get("c_array") else []
-        written = [output, *pages.values(), *header]
-    if values.get("checkpoint"):
-        written.append(Path(values["checkpoint"]))
-    read = [path for name in _READ if (path := path_of(values.get(name))) is not None]
-    check_appended(place, read, written, (*registry.suffixes(), *_DATA_SUFFIXES))
+    if values.get("format") not in (None, "table", "json", "github"):
+        raise UsageError(f"--format: {values['format']!r} is not table, json or github")
+    pages.check(values, output)
 
 
 def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
@@ -212,6 +327,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     from modelcut.formats.base import Coder, Compression
+    from modelcut.job.request import Job, Trust
 
     every = _seconds(values)
     distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
@@ -226,6 +342,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     trust: dict[str, Any] = {
         "trust": bool(values.get("trust")),
         "custom_objects": values.get("custom_objects") or "",
+        "max_memory": values.get("max_memory"),
     }
     if values.get("dry_run"):
         if distribute in ("mirrored", "multiworker"):
@@ -247,19 +364,29 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         "force": bool(values.get("force")),
         "in_place": bool(values.get("in_place")),
         "report": output is not None and values.get("report") is not False,
+        "keep_on_failure": bool(values.get("keep_on_failure")),
     }
     if output is None:
         for name in ("calibrate", *written):
             if read.get(name) or written.get(name):
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag}: this option needs an output file", "add -o FILE")
+    dry = bool(values.get("dry_run"))
+    sha256 = bool(values.get("sha256"))
+    job: Job | None = None
+    if not dry and output is not None:
+        made = {**written, **read, "trust": Trust(**_trust(values)), "sha256": sha256}
+        job = Job(Path(values["model"]), recipe, output, distribute=distribute, **made)
+    _check_ci(values, job)
+    if job and values.get("if_changed") and _is_done(job, values):
+        return
     try:
         report = modelcut.run(
             recipe,
             values["model"],
             output,
-            dry_run=bool(values.get("dry_run")),
-            sha256=bool(values.get("sha256")),
+            dry_run=dry,
+            sha256=sha256,
             say=say,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),
@@ -274,7 +401,66 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
         if values.get("quiet"):
             return
         raise
+    _write_depfile(job, values)
     finish(report, values)
+
+
+def _trust(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "all": bool(values.get("trust")),
+        "custom_objects": values.get("custom_objects") or "",
+    }
+
+
+def _check_ci(values: Mapping[str, Any], job: Job | None) -> None:
+    """Refuses options for tools that build things where there is nothing to build.
+
+    Raises:
+        UsageError: with what to add or to leave out.
+    """
+    for name in ("if_changed", "depfile", "keep_on_failure"):
+        if values.get(name) and job is None:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag}: a dry run writes no output", "leave it out")
+    if values.get("if_changed") and job and not job.report:
+        raise UsageError("--if-changed compares with the report", "leave out --no-report")
+
+
+def _is_done(job: Job, values: Mapping[str, Any]) -> bool:
+    """Whether the output is there, made of the same; shows the report if that is asked for."""
+    from modelcut.cli import pages
+    from modelcut.job import provenance, unchanged
+
+    earlier = unchanged.done_before(job)
+    if earlier is None:
+        return False
+    _write_depfile(job, values)
+    kept = provenance.report_paths(job.output)
+    if values.get("summary"):
+        with Path(values["summary"]).open("a", encoding="utf-8") as file:
+            file.write(kept["md"].read_text(encoding="utf-8") + "\n")
+    if values.get("junit"):
+        from modelcut.report import junit
+
+        pages.write("junit", junit.of_data(earlier), values, job.output)
+    if _form(values) == "json":
+        typer.echo(kept["json"].read_text(encoding="utf-8"), nl=False)
+    elif not values.get("quiet"):
+        typer.echo(f"{job.output}: up to date")
+    return True
+
+
+def _write_depfile(job: Job | None, values: Mapping[str, Any]) -> None:
+    if job is not None and values.get("depfile"):
+        from modelcut.cli import pages
+        from modelcut.job import unchanged
+
+        pages.write("depfile", unchanged.depfile(job), values, job.output)
+
+
+def _form(values: Mapping[str, Any]) -> str:
+    """What is printed on stdout."""
+    return "json" if values.get("json") else values.get("format") or "table"
 
 
 def _seconds(values: Mapping[str, Any]) -> float:
@@ -312,7 +498,7 @@ def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:
 
 def progress(values: Mapping[str, Any]) -> Any:
     """Shows the current activity on a terminal's stderr, overwritten in place; else nothing."""
-    if values.get("quiet") or values.get("json") or not sys.stderr.isatty():
+    if values.get("quiet") or _form(values) == "json" or not sys.stderr.isatty():
         return lambda _: None
 
     def say(line: str) -> None:
@@ -332,6 +518,7 @@ def _discard(stream: Any) -> None:
 
 def finish(report: Report, values: Mapping[str, Any]) -> None:
     """Shows a report as the flags say, and ends with the code of its gates."""
+    from modelcut.cli import pages
     from modelcut.report import render, terminal
 
     progress(values)("")
@@ -342,8 +529,21 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
             with Path(channel).open("a", encoding="utf-8") as file:
                 file.write(render(report, "md") + "\n")
             channel = "stdout"
-        if values.get("json"):
+        if values.get("junit"):
+            channel = str(values["junit"])
+            output = Path(values["output"]) if values.get("output") else None
+            pages.write("junit", render(report, "junit"), values, output)
+            channel = "stdout"
+        if _form(values) == "json":
             typer.echo(render(report, "json"), nl=False)
+        elif _form(values) == "github":
+            # Names in the tables are no commands: https://docs.github.com/actions/reference
+            token = secrets.token_hex(16)
+            if not values.get("quiet"):
+                typer.echo(f"::stop-commands::{token}")
+                terminal.show(report)
+                typer.echo(f"::{token}::")
+            typer.echo(render(report, "github"), nl=False)
         elif not values.get("quiet"):
             terminal.show(report)
         sys.stdout.flush()
@@ -357,4 +557,16 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
             f"written all the same: {written}" if written else "",
         ) from None
     if not report.passed:
+        _tell_failed(report)
         raise typer.Exit(ExitCode.GATE)
+
+
+def _tell_failed(report: Report) -> None:
+    """Names the gates that failed, and where the output is, on stderr."""
+    from modelcut.report.gates import told
+    from modelcut.safety import printable
+
+    failed = [told(gate) for gate in report.gates if not gate["held"]]
+    what = "gate failed" if len(failed) == 1 else "gates failed"
+    where = f" (written to {report.output.path})" if report.output else ""
+    typer.echo(f"modelcut: {what}: {printable('; '.join(failed) + where, 2000)}", err=True)

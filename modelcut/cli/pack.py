@@ -6,24 +6,24 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import container, flags, options
-from modelcut.metrics.limits import Gates
+from modelcut.cli import container, flags, options, panels
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Model file or SavedModel folder to read."),
+        flags.argument("model", "Model file or SavedModel folder to read.", panel=options.MODEL),
         options.OUTPUT,
         options.FORCE,
         options.CODER,
         options.KEEP_OPTIMIZER,
         options.REPORT,
         options.SHA256,
-        *flags.of_models([Gates]),
+        *options.gates("evaluation."),
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, pack))
+    example = "modelcut pack model.h5 -o model.mcut"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, pack))
 
 
 def pack(**values: Any) -> None:

@@ -12,12 +12,15 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
+from modelcut.cli.watch import Watch
 from modelcut.errors import ExitCode
+from modelcut.job import watched as telling
 
 _PDEATHSIG = 1
+_TEMPORARY = ".modelcut."
 _CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")
 
 
@@ -30,7 +33,7 @@ def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: 
         arguments: command-line arguments, which name the outputs.
 
     Returns:
-        The exit code; in the child too, which is to end with it.
+        The exit code; the child does not come back.
     """
     told, tell = os.pipe()
     sys.stdout.flush()
@@ -41,31 +44,81 @@ def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: 
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)  # a terminal's signals come by way of the parent, once
         _die_with(parent)
-        code = work()
-        with contextlib.suppress(OSError):
-            os.write(tell, bytes([code]))
-        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-            _leave(code)
-        return code
+        _in_child(work, tell)
     os.close(tell)
+    with contextlib.suppress(OSError):
+        os.setpgid(child, child)  # whoever comes first
+    watch = Watch(child, told)
     sent = _forward(child)
-    _, status = os.waitpid(child, 0)
-    known = os.read(told, 1)
+    status, passed = watch.wait(sent)
     os.close(told)
-    if known:
-        return known[0]
+    if passed is None and watch.code is not None:
+        return watch.code
     code = os.waitstatus_to_exitcode(status)
-    if sent and code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+    if passed is None and sent and code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         return code
     _remove_scratch(child, arguments)
-    return say(*_ending(code))
+    return say(*(passed or _ending(code)))
 
 
-def _leave(code: int) -> None:
-    """Ends this process without waiting for its threads.
+def _in_child(work: Callable[[], int], tell: int) -> NoReturn:
+    """The child's side: works, and says with what code it ended."""
+    telling.by(tell)
+    try:
+        with _only_our_words(), _own_temporary_folder():
+            code = work()
+    except BaseException:  # noqa: BLE001 - too little memory even to say so
+        os._exit(1)
+    telling.tell(code=code)
+    _leave(code)
 
-    A signal may come between the start of a thread of a pool and its entry among those that
-    `concurrent.futures` tells to end: Python would wait for it for ever.
+
+@contextlib.contextmanager
+def _only_our_words() -> Iterator[None]:
+    """Keeps what C libraries print as they crash off stderr; Python's own stream goes there."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+        own = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+        sys.stderr = own
+    yield
+
+
+@contextlib.contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """Has all temporary files in a folder that names this process, so that none of them stays.
+
+    The parent removes it where this process is killed; the next run, where the parent was too.
+    """
+    import tempfile
+
+    from modelcut.job.outputs import is_dead, remove_scratch, scratch_name
+
+    before, made = tempfile.tempdir, ""
+    with contextlib.suppress(OSError):
+        here = tempfile.gettempdir()
+        remove_scratch(here, is_dead, begins=_TEMPORARY)
+        made = os.path.join(here, scratch_name("modelcut"))
+        os.mkdir(made, 0o700)
+        tempfile.tempdir = made
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        if made:
+            import shutil
+
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends this process without waiting for its threads, nor taking its memory apart.
+
+    The latter takes a tenth of the time of a small job. And a signal may come between the start of
+    a thread of a pool and its entry among those that `concurrent.futures` tells to end: Python
+    would wait for it for ever.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -116,8 +169,8 @@ def _ending(code: int) -> tuple[str, int]:
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL), most likely for want of memory", ExitCode.RESOURCES
     how = f"crashed ({name})" if code < 0 else f"was ended by a library (code {code})"
-    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-    if any(resource.getrlimit(one)[0] != resource.RLIM_INFINITY for one in limits):
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    if any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds):
         return f"{how}, most likely by the limit on memory (ulimit -v)", ExitCode.RESOURCES
     if code < 0 and name in _CRASHES:
         return (
@@ -130,8 +183,12 @@ def _ending(code: int) -> tuple[str, int]:
 
 def _remove_scratch(process: int, arguments: list[str]) -> None:
     """Removes what a process has begun to write beside the files that its arguments name."""
+    import tempfile
+
     from modelcut.job.outputs import remove_scratch
 
     folders = {os.path.dirname(word.rpartition("=")[2]) or "." for word in arguments}
+    with contextlib.suppress(OSError):
+        folders.add(tempfile.gettempdir())
     for folder in folders:
         remove_scratch(folder, lambda owner: owner == process)

@@ -7,23 +7,31 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import flags
+from modelcut.cli import complete, flags, panels
 from modelcut.errors import UsageError
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the four commands below `recipe`."""
-    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    group = typer.Typer(
+        cls=panels.Group, rich_markup_mode=None, no_args_is_help=True, add_completion=False
+    )
     app.add_typer(
         group,
         name=name,
         help="Check recipes, make one for a model, print their JSON Schema, show examples.",
     )
     check_parameters = [
-        flags.argument("recipe", "Recipe file (YAML)."),
+        flags.argument(
+            "recipe",
+            "Recipe file (YAML), or the name of a built-in recipe.",
+            complete=complete.recipes,
+        ),
         flags.option("model", "Model file to check the recipe against.", metavar="FILE"),
     ]
-    group.command("check")(flags.command(check_parameters, check))
+    group.command("check", cls=panels.Command, epilog="modelcut recipe check recipe.yaml")(
+        flags.command(check_parameters, check)
+    )
     new_parameters = [
         flags.argument("model", "Model that the recipe is for."),
         flags.option(
@@ -33,18 +41,26 @@ def register(app: typer.Typer, name: str) -> None:
             metavar="size|speed|microcontroller",
         ),
     ]
-    group.command("new")(flags.command(new_parameters, new))
-    group.command("schema")(flags.command([], schema))
+    group.command("new", cls=panels.Command, epilog="modelcut recipe new model.h5")(
+        flags.command(new_parameters, new)
+    )
+    group.command("schema", cls=panels.Command, epilog="modelcut recipe schema")(
+        flags.command([], schema)
+    )
     shown = [
         flags.argument(
             "name", "Name of the recipe; without it, the recipes are listed.", required=False
         )
     ]
-    group.command("show")(flags.command(shown, show))
+    group.command("show", cls=panels.Command, epilog="modelcut recipe show small")(
+        flags.command(shown, show)
+    )
 
 
 def check(**values: Any) -> None:
     """Check a recipe and list all its errors; nothing is written."""
+    from dataclasses import replace
+
     from modelcut import safety
     from modelcut.formats import registry
     from modelcut.job import fold
@@ -56,12 +72,19 @@ def check(**values: Any) -> None:
     if space.parameters:
         space.check()
     recipe = space.at({}) if space.parameters else parse(space.document)
+    tried = len(recipe.steps)
     if values.get("model"):
+        with_data = {"train", "validation", "calibration", "loop"}
+        needing = (at for at, step in enumerate(recipe.steps) if step.needs & with_data)
+        tried = next(needing, tried)
         safety.check_path(Path(values["model"]))
         with registry.open_model(Path(values["model"])) as model:
-            fold.fold(model, recipe, lambda _: None)
+            fold.fold(model, replace(recipe, steps=recipe.steps[:tried]), lambda _: None)
     left = f", {len(space.parameters)} values for a search to decide" if space.parameters else ""
     typer.echo(f"{values['recipe']}: {len(recipe.steps)} steps{left}, no errors")
+    if tried < len(recipe.steps):
+        line = f"step {tried + 1} and those after it need data and were not tried on the model"
+        typer.echo(line)
 
 
 def new(**values: Any) -> None:

@@ -8,21 +8,34 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import flags, options
+from modelcut.cli import complete, flags, options, panels
 from modelcut.recipe.recipe import load
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
-        flags.option("recipe", "Recipe file (YAML).", "--recipe", "-r", metavar="YAML"),
-        *options.JOB,
+        flags.argument(
+            "model",
+            "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder.",
+            panel=options.MODEL,
+        ),
+        flags.option(
+            "recipe",
+            "Recipe file (YAML).",
+            "--recipe",
+            "-r",
+            metavar="YAML",
+            panel=options.RECIPE,
+            complete=complete.recipes,
+        ),
+        *options.job(),
         *options.MEASURE,
         *options.TRUST,
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, run))
+    example = "modelcut run model.h5 -r small --test test.csv -o small.h5"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, run))
 
 
 def run(**values: Any) -> None:

@@ -8,18 +8,21 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags, options
-from modelcut.data import DataOptions
+from modelcut.cli import complete, flags, options, panels
 from modelcut.errors import UsageError
-from modelcut.metrics.limits import Gates
 
+_SEARCH = "Search"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
+        flags.argument(
+            "model",
+            "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder.",
+            panel=options.MODEL,
+        ),
         options.OUTPUT,
         flags.option(
             "recipe",
@@ -28,6 +31,8 @@ def register(app: typer.Typer, name: str) -> None:
             "--recipe",
             "-r",
             metavar="YAML",
+            panel=options.RECIPE,
+            complete=complete.recipes,
         ),
         flags.option(
             "minimize",
@@ -35,6 +40,7 @@ def register(app: typer.Typer, name: str) -> None:
             "can be repeated for a Pareto front.",
             metavar="NAME",
             kind=list[str],
+            panel=_SEARCH,
         ),
         flags.option(
             "maximize",
@@ -42,64 +48,89 @@ def register(app: typer.Typer, name: str) -> None:
             "repeated.",
             metavar="NAME",
             kind=list[str],
+            panel=_SEARCH,
         ),
-        flags.option("train", "CSV of training data; without it no step trains.", metavar="CSV"),
+        flags.option(
+            "train",
+            "CSV of training data; without it no step trains.",
+            metavar="CSV",
+            panel=options.DATA,
+        ),
         flags.option(
             "validate",
             "CSV of validation data, on which candidates are measured; by default a part of "
             "--train, or all of it if no step trains.",
             metavar="CSV",
+            panel=options.DATA,
         ),
         flags.option(
             "validation_fraction",
             "Fraction of --train that is set aside for validation (default: 0.2).",
             metavar="NUMBER",
+            panel=options.DATA,
         ),
         flags.option(
-            "test", "CSV of test data; only the chosen model is measured on it.", metavar="CSV"
+            "test",
+            "CSV of test data; only the chosen model is measured on it.",
+            metavar="CSV",
+            panel=options.DATA,
         ),
         flags.option(
             "calibrate",
             "CSV of calibration data for an int8 .tflite (default: --train).",
             metavar="CSV",
+            panel=options.DATA,
         ),
-        flags.option("trials", "Number of candidates to try (default: 40).", metavar="INT"),
+        flags.option(
+            "trials", "Number of candidates to try (default: 40).", metavar="INT", panel=_SEARCH
+        ),
         flags.option(
             "time",
             "Time after which no further candidate is begun, such as 90s, 30m or 2h.",
             metavar="TIME",
+            panel=_SEARCH,
         ),
         flags.option(
             "confidence",
             "Probability with which the limit on the accuracy drop shall hold on other samples "
             "than the validation data, 0.5 to 1 (default: 0.9).",
             metavar="NUMBER",
+            panel=_SEARCH,
         ),
-        flags.option("workers", "Number of local processes (default: 1).", metavar="INT"),
+        flags.option(
+            "workers", "Number of local processes (default: 1).", metavar="INT", panel=options.SPEED
+        ),
         flags.option(
             "scheduler",
             "Address of a Dask scheduler whose workers try the candidates.",
             metavar="ADDRESS",
+            panel=options.SPEED,
         ),
         flags.option(
             "keep_best",
             "On an interrupt (Ctrl-C), write the best candidate so far.",
             kind=bool,
+            panel=_SEARCH,
         ),
         flags.option(
-            "restart", "Discard the trials of an interrupted search and begin anew.", kind=bool
+            "restart",
+            "Discard the trials of an interrupted search and begin anew.",
+            kind=bool,
+            panel=_SEARCH,
         ),
-        flags.option("seed", "Seed of all random numbers (default: 0).", metavar="INT"),
-        *flags.of_models([DataOptions]),
-        *options.TASK,
-        *flags.of_models([Gates]),
+        options.SEED,
+        *options.MEASURE,
         *options.TRUST,
         options.FORCE,
         options.COMPRESSION,
         options.CODER,
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, search))
+    example = (
+        "modelcut search model.h5 --train train.csv --test test.csv --max-accuracy-drop 0.01 "
+        "--trials 10 -o best.mcut"
+    )
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, search))
 
 
 def search(**values: Any) -> None:
@@ -107,29 +138,32 @@ def search(**values: Any) -> None:
     if not values.get("output"):
         raise UsageError("no output named", "add -o FILE")
     options.check_summary(values, Path(values["output"]))
-    report = modelcut.search(
-        values["model"],
-        values["output"],
-        recipe=values.get("recipe"),
-        minimize=values.get("minimize") or (),
-        maximize=values.get("maximize") or (),
-        **{name: values.get(name) for name in ("train", "validate", "test", "calibrate")},
-        head=options.head_from(values),
-        trials=_number(values, "trials", int, 40),
-        seconds=_seconds(values.get("time")),
-        validation_fraction=_number(values, "validation_fraction", float, 0.2),
-        confidence=_number(values, "confidence", float, 0.9),
-        workers=_number(values, "workers", int, 1),
-        scheduler=values.get("scheduler") or "",
-        keep_best=bool(values.get("keep_best")),
-        restart=bool(values.get("restart")),
-        trust=bool(values.get("trust")),
-        custom_objects=values.get("custom_objects") or "",
-        force=bool(values.get("force")),
-        compression=values.get("compression"),
-        coder=values.get("coder"),
-        say=options.progress(values),
-    )
+    from modelcut.job import limits
+
+    with limits.at_most(values.get("max_memory"), derived=False):
+        report = modelcut.search(
+            values["model"],
+            values["output"],
+            recipe=values.get("recipe"),
+            minimize=values.get("minimize") or (),
+            maximize=values.get("maximize") or (),
+            **{name: values.get(name) for name in ("train", "validate", "test", "calibrate")},
+            head=options.head_from(values),
+            trials=_number(values, "trials", int, 40),
+            seconds=_seconds(values.get("time")),
+            validation_fraction=_number(values, "validation_fraction", float, 0.2),
+            confidence=_number(values, "confidence", float, 0.9),
+            workers=_number(values, "workers", int, 1),
+            scheduler=values.get("scheduler") or "",
+            keep_best=bool(values.get("keep_best")),
+            restart=bool(values.get("restart")),
+            trust=bool(values.get("trust")),
+            custom_objects=values.get("custom_objects") or "",
+            force=bool(values.get("force")),
+            compression=values.get("compression"),
+            coder=values.get("coder"),
+            say=options.progress(values),
+        )
     options.finish(report, values)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import typer
 
 from modelcut import steps
-from modelcut.cli import flags, options
-from modelcut.data import DataOptions
+from modelcut.cli import complete, flags, options, panels
 from modelcut.errors import UsageError
 from modelcut.recipe.recipe import Recipe
 from modelcut.steps.strength import Budgeted
@@ -18,44 +17,69 @@ from modelcut.steps.strength import Budgeted
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut."),
+        flags.argument("model", "Model to read: .h5, .hdf5, .keras or .mcut.", panel=options.MODEL),
         flags.option(
             "data",
             "CSV of labelled validation data, not the test data.",
             "--validate",
             "--data",
             metavar="CSV",
+            panel=options.DATA,
         ),
         flags.option(
             "method",
             "Method to profile, can be repeated (default: the default method of each family).",
             metavar="|".join(methods()),
             kind=list[str],
+            panel="Method",
         ),
-        flags.option("settings", "List of settings to try, such as [0.5, 0.9].", metavar="LIST"),
+        flags.option(
+            "settings",
+            "List of settings to try, such as [0.5, 0.9].",
+            metavar="LIST",
+            panel="Method",
+        ),
         flags.option(
             "include",
             "Profile only layers that match this pattern, can be repeated.",
             kind=list[str],
+            panel="Method",
+            complete=complete.layers,
         ),
         flags.option(
-            "exclude", "Exclude layers that match this pattern, can be repeated.", kind=list[str]
+            "exclude",
+            "Exclude layers that match this pattern, can be repeated.",
+            kind=list[str],
+            panel="Method",
+            complete=complete.layers,
         ),
         flags.option(
-            "train", "CSV of training data, for methods that run the network.", metavar="CSV"
+            "train",
+            "CSV of training data, for methods that run the network.",
+            metavar="CSV",
+            panel=options.DATA,
         ),
-        flags.option("seed", "Seed of all random numbers.", metavar="INT"),
-        *flags.of_models([DataOptions]),
-        *options.TASK,
+        options.SEED,
+        *options.DATA_OPTIONS,
         *options.TRUST,
         flags.option(
-            "output", "Write the profile to this file as JSON.", "--output", "-o", metavar="FILE"
+            "output",
+            "Write the profile to this file as JSON.",
+            "--output",
+            "-o",
+            metavar="FILE",
+            panel=options.OUT,
         ),
         options.FORCE,
-        flags.option("json", "Print the profile as JSON on stdout.", kind=bool),
-        flags.option("quiet", "Do not show progress.", "--quiet", "-q", kind=bool),
+        flags.option(
+            "json", "Print the profile as JSON on stdout.", kind=bool, panel=options.SHOWN
+        ),
+        flags.option(
+            "quiet", "Do not show progress.", "--quiet", "-q", kind=bool, panel=options.SHOWN
+        ),
     ]
-    app.command(name)(flags.command(parameters, sensitivity))
+    example = "modelcut sensitivity model.h5 --validate train.csv --method linear"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, sensitivity))
 
 
 def methods() -> dict[str, type[Budgeted]]:
@@ -86,14 +110,17 @@ def sensitivity(**values: Any) -> None:
     if values.get("settings") and len(wanted) > 1:
         raise UsageError("--settings needs a method", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
-    from modelcut.job import sensitivity
+    from modelcut.job import limits, sensitivity
     from modelcut.job.outputs import Outputs
     from modelcut.job.request import Trust
     from modelcut.report import profile, render, terminal
 
     place = options.path_of(values.get("output"))
     read = [Path(values[name]) for name in ("model", "data", "train") if values.get(name)]
-    with Outputs(read, force=bool(values.get("force")), ours=_is_ours) as outputs:
+    with (
+        limits.at_most(values.get("max_memory")),
+        Outputs(read, force=bool(values.get("force")), ours=_is_ours) as outputs,
+    ):
         draft = None if place is None else outputs.add(place)
         report = sensitivity.assess(
             Path(values["model"]),

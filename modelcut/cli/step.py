@@ -8,33 +8,101 @@ from typing import Any
 import typer
 
 from modelcut import steps
-from modelcut.cli import flags, options
+from modelcut.cli import complete, flags, options, panels
 from modelcut.recipe.recipe import Recipe
 
+_MODEL = "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."
+_SHARED = ("budget", "include", "exclude", "overrides")
+_LAYERS = {"include": complete.layers, "exclude": complete.layers}
 
-def register(app: typer.Typer, name: str) -> None:
-    """Adds the command of one family of steps."""
+
+def register(app: typer.Typer, name: str, method: str = "", *, told: bool = False) -> None:
+    """Adds the command of one family of steps.
+
+    Args:
+        app: what it is added to.
+        name: the family.
+        method: the method that is meant; "": the one that `--method` names.
+        told: only help is asked for, which shows the fields of `method` or, without one, of none.
+    """
     default = steps.default(name)
-    methods = sorted(steps.methods(name), key=lambda method: (method != default, method))
+    methods = sorted(steps.methods(name), key=lambda each: (each != default, each))
+    classes = {each: steps.find(name, each) for each in ([method] if method and told else methods)}
+    own = [classes[method]] if method else []
+    others = [] if told else [cls for each, cls in classes.items() if each != method]
+    known = {field for cls in own for field in cls.model_fields}
+    shown = list(classes.values()) if told and not method else own
+    runs, trains, resumes = _uses(shown or list(classes.values()))
     parameters = [
-        flags.argument("model", "Model to read: .h5, .hdf5, .keras, .mcut or a SavedModel folder."),
+        flags.argument("model", _MODEL, panel=options.MODEL, complete=complete.method_or_file),
         flags.option(
-            "method", f"Method of the step (default: {default}).", metavar="|".join(methods)
+            "method",
+            f"Method of the step (default: {default}).",
+            metavar="|".join(methods),
+            panel="Method",
+            hidden=bool(method) or told,
         ),
-        *flags.of_models(steps.find(name, method) for method in methods),
-        *options.JOB,
+        *flags.of_models(own, "Method", only=lambda field, _: field not in _SHARED),
+        *flags.of_models(own, "Method", only=lambda field, _: field in _SHARED, complete=_LAYERS),
+        *flags.of_models(
+            others,
+            "Method",
+            only=lambda field, _: field not in known,
+            hidden=bool(method),
+            complete=_LAYERS,
+        ),
+        *options.job(runs=runs, trains=trains, resumes=resumes),
         *options.MEASURE,
         *options.TRUST,
         *options.SHOW,
     ]
 
     def body(**values: Any) -> None:
-        cls = steps.find(name, values.get("method") or default)
+        cls = steps.find(name, method or values.get("method") or default)
         step = flags.build(cls, _fields(cls, values, methods, name))
         options.execute(Recipe((step,), options.head_from(values), f"modelcut {name}"), values)
 
-    body.__doc__ = steps.summary(name)
-    app.command(name)(flags.command(parameters, body))
+    body.__doc__ = _first(own[0].__doc__) if own else steps.summary(name)
+    call = flags.command(parameters, body)
+    if method:
+        call.method = method  # type: ignore[attr-defined]
+    elif told:
+        call.methods = [_listed(each, default, cls) for each, cls in classes.items()]  # type: ignore[attr-defined]
+    example = f"modelcut {name} {method or default} model.h5{_example(shown, method or default)}"
+    app.command(name, cls=panels.Command, epilog=example)(call)
+
+
+def _listed(method: str, default: str, cls: Any) -> tuple[str, str]:
+    """A row of the panel of methods."""
+    return method, _first(cls.__doc__) + (" [default]" if method == default else "")
+
+
+def _first(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
+
+
+def _uses(classes: Iterable[Any]) -> tuple[bool, bool, bool]:
+    """Whether steps of these classes may run the network, train it, and resume a training."""
+    classes = list(classes)
+    trains = any(cls.resumable or "finetune" in cls.model_fields for cls in classes)
+    runs = trains or any("budget" in cls.model_fields for cls in classes)
+    return runs, trains, any(cls.resumable for cls in classes)
+
+
+def _example(classes: Iterable[Any], method: str) -> str:
+    """Options with which the method runs."""
+    words = ""
+    for cls in classes:
+        if cls.method != method:
+            continue
+        strength = getattr(cls, "strength", None)
+        if strength and strength.needed:
+            middle = strength.ladder[len(strength.ladder) // 2]
+            words += f" --{strength.name.replace('_', '-')} {middle:g}"
+        settings = {strength.name: 1} if strength else {}
+        if "train" in cls.model_construct(**settings).needs:
+            words += " --train train.csv"
+    return f"{words} -o small.h5"
 
 
 def _fields(cls: Any, values: dict[str, Any], methods: Iterable[str], name: str) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import container, flags, options
+from modelcut.cli import container, flags, options, panels
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
-        flags.argument("model", "Packed file .mcut to read."),
+        flags.argument("model", "Packed file .mcut to read.", panel=options.MODEL),
         options.OUTPUT,
         options.FORCE,
         options.COMPRESSION,
@@ -20,7 +20,8 @@ def register(app: typer.Typer, name: str) -> None:
         options.SHA256,
         *options.SHOW,
     ]
-    app.command(name)(flags.command(parameters, unpack))
+    example = "modelcut unpack model.mcut -o model.h5"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, unpack))
 
 
 def unpack(**values: Any) -> None:

@@ -59,6 +59,7 @@ class Columns:
         inputs: Sequence[InputSpec],
         *,
         labelled: bool = True,
+        dialect: CsvDialect | None = None,
     ) -> Columns:
         """Looks at the first lines, and joins columns to inputs.
 
@@ -67,12 +68,13 @@ class Columns:
             options: how the CSV is parsed.
             inputs: name, shape and dtype of each model input.
             labelled: whether labels are read; if not, their columns are ignored and may be missing.
+            dialect: names and first rows of a source that is no CSV; None: those of the CSV.
 
         Raises:
             InputError: not a CSV, or one whose columns do not fit the model.
             UsageError: an option names a column or an input that is not there.
         """
-        dialect = CsvDialect.of(path, options)
+        dialect = dialect or CsvDialect.of(path, options)
         first = dialect.first
         names = list(first) if dialect.header else [str(i) for i in range(len(first))]
         if len(names) > 1 and names[-1] == "" and dialect.rows and dialect.rows[0][-1] == "":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +13,13 @@ from modelcut.data.blocks import MISSING, NONFINITE, UNREADABLE, Blocks
 from modelcut.data.columns import Columns, row_shape
 from modelcut.data.options import DataOptions, InputSpec
 from modelcut.data.statistics import Statistics
+from modelcut.data.table import Batch, Cleaning, Table
 from modelcut.errors import InputError, UsageError
 from modelcut.safety import printable
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some rows.
-
-    Attributes:
-        inputs: arrays by input name, shape (samples, *input shape), in the input's dtype.
-        labels: float64 (rows, label columns), or text (rows, 1) as objects; None without labels.
-    """
-
-    inputs: dict[str, np.ndarray]
-    labels: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
-
-
 @dataclass
-class Cleaning:
-    """What was found and done while reading, in rows and cells."""
-
-    rows_read: int = 0
-    rows_used: int = 0
-    dropped_missing: int = 0
-    dropped_nonfinite: int = 0
-    dropped_unreadable: int = 0
-    dropped_outliers: int = 0
-    imputed_cells: int = 0
-    clipped_cells: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        """Plain data."""
-        return asdict(self)
-
-
-@dataclass
-class Csv:
+class Csv(Table):
     """A CSV bound to a model's inputs; see `open`."""
 
     columns: Columns
@@ -77,14 +44,32 @@ class Csv:
         columns = Columns.join(path, options, inputs, labelled=labelled)
         return cls(columns, warnings=[*columns.dialect.notes, *columns.notes])
 
+    def blocks(self) -> Blocks:
+        """The cells, parsed block by block."""
+        return Blocks(self.columns)
+
     @property
-    def path(self) -> Path:
-        """Where the rows are."""
+    def path(self) -> Path:  # type: ignore[override]
         return self.columns.path
 
     @property
+    def options(self) -> DataOptions:  # type: ignore[override]
+        return self.columns.options
+
+    @property
+    def names(self) -> list[str]:
+        return self.columns.names
+
+    @property
+    def features(self) -> dict[str, list[int]]:
+        return self.columns.features
+
+    @property
+    def reconstructs(self) -> bool:
+        return self.columns.reconstructs
+
+    @property
     def labels(self) -> list[int]:
-        """Numbers of the label columns."""
         return self.columns.order() if self.columns.reconstructs else self.columns.labels
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -131,7 +116,7 @@ class Csv:
         self, statistics: Statistics | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         options, cleaning = self.columns.options, self.cleaning
-        for block in Blocks(self.columns):
+        for block in self.blocks():
             features, bad = block.features, block.bad
             rows = len(features)
             if options.limit is not None:
@@ -210,7 +195,7 @@ class Csv:
         if options.clean != "impute" and options.outlier_z is None:
             return None
         found = Statistics()
-        for block in Blocks(self.columns):
+        for block in self.blocks():
             good = (block.bad == 0) & numeric
             found.add(np.where(good, block.features, np.nan).astype(np.float64))
         found.finish()
@@ -246,3 +231,10 @@ def _take(
 
 def _numpy_dtype(name: str) -> np.dtype:
     return np.dtype("float32") if name == "bfloat16" else np.dtype(name)
+
+
+def open_table(
+    path: Path, options: DataOptions, inputs: Sequence[InputSpec], *, labelled: bool = True
+) -> Csv:
+    """See `Csv.open`."""
+    return Csv.open(path, options, inputs, labelled=labelled)

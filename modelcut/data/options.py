@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from modelcut.errors.strict import Strict
 from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH, schema
 
 
@@ -81,7 +82,30 @@ Classes = Annotated[
 ]
 
 
-class DataOptions(BaseModel):
+Preprocess = Literal[
+    "none",
+    "tf",
+    "torch",
+    "caffe",
+    "convnext",
+    "densenet",
+    "efficientnet",
+    "efficientnet_v2",
+    "inception_resnet_v2",
+    "inception_v3",
+    "mobilenet",
+    "mobilenet_v2",
+    "mobilenet_v3",
+    "nasnet",
+    "resnet",
+    "resnet_v2",
+    "vgg16",
+    "vgg19",
+    "xception",
+]
+
+
+class DataOptions(Strict):
     """How a CSV is read: which columns are what, and what is done with bad rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
@@ -136,6 +160,17 @@ class DataOptions(BaseModel):
         default=None,
         description="Signature of a SavedModel to run (default: serving_default); NAME:OUTPUT "
         "selects one of its outputs.",
+    )
+    images: str | None = Field(
+        default=None,
+        description="Column of a CSV that holds the paths of images, relative to the CSV; a folder "
+        "of folders, one for each class, needs no column.",
+    )
+    preprocess: Preprocess = Field(
+        default="none",
+        description="How the pixels of images, 0 to 255, are preprocessed, as by the Keras "
+        "application of this name: tf (-1 to 1), torch (mean and deviation of ImageNet), caffe "
+        "(BGR, mean of ImageNet), none; scale multiplies afterwards.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Maximum number of rows to read."

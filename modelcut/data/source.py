@@ -21,7 +21,7 @@ _NONFINITE = re.compile(r"^\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
 
 
 def open_bytes(path: Path) -> Any:
-    """Opens a CSV, inflating `.gz`.
+    """Opens a CSV, inflating `.gz` and `.zst`.
 
     Raises:
         InputError: it is plainly something else.
@@ -35,20 +35,33 @@ def open_bytes(path: Path) -> Any:
         if path.suffix != ".gz":
             raise InputError(f"{path}: is compressed by gzip", f"name it {path.name}.gz")
         return _Inflated(path)
+    if head == b"\x28\xb5\x2f\xfd":
+        if path.suffix != ".zst":
+            raise InputError(f"{path}: is compressed by Zstandard", f"name it {path.name}.zst")
+        return _Inflated(path)
     if head[:2] == b"PK":
         raise InputError(f"{path}: is a zip archive or spreadsheet, not a CSV", "export it as CSV")
     return path.open("rb")
 
 
 class _Inflated(io.RawIOBase):
-    """A gzip stream that stops where it expands as no table does."""
+    """A gzip or Zstandard stream that stops where it expands as no table does."""
 
     def __init__(self, path: Path) -> None:
-        from isal import igzip
-
         self._name = str(path)
         self._limit = max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size)
-        self._file = igzip.open(path, "rb")
+        self._kind = "gzip" if path.suffix == ".gz" else "Zstandard"
+        self._errors: tuple[type[Exception], ...] = (OSError, EOFError, ValueError)
+        if self._kind == "gzip":
+            from isal import igzip
+
+            self._file = igzip.open(path, "rb")
+        else:
+            import zstandard
+
+            self._errors += (zstandard.ZstdError,)
+            reader = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+            self._file = reader.stream_reader(path.open("rb"), read_across_frames=True)
         self._read = 0
 
     def readable(self) -> bool:
@@ -57,8 +70,8 @@ class _Inflated(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         try:
             data = self._file.read(min(len(buffer), 1 << 20))
-        except (OSError, EOFError, ValueError) as error:
-            raise InputError(f"{self._name}: damaged gzip data: {error}") from None
+        except self._errors as error:
+            raise InputError(f"{self._name}: damaged {self._kind} data: {error}") from None
         self._read += len(data)
         if self._read > self._limit:
             raise InputError(f"{self._name}: expands to more than {self._limit:,} bytes")

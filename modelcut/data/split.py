@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from modelcut.data.csv import Csv
+from modelcut.data.parquet import Parquet
 from modelcut.data.source import lines
-from modelcut.errors import InputError
+from modelcut.data.table import Table
+from modelcut.errors import InputError, UsageError
 
 _MOST_CLASSES = 1000
 """More distinct labels than this are numbers, not classes."""
 
 
-def split(table: Csv, fraction: float, seed: int, train: Path, validation: Path) -> tuple[int, int]:
+def split(
+    table: Table, fraction: float, seed: int, train: Path, validation: Path
+) -> tuple[int, int]:
     """Writes the rows of a CSV to two others; each class has the same fraction in both.
 
     Args:
@@ -31,8 +35,14 @@ def split(table: Csv, fraction: float, seed: int, train: Path, validation: Path)
         Numbers of samples in the two.
 
     Raises:
+        UsageError: it is no CSV.
         InputError: one of the two would have no samples.
     """
+    if not isinstance(table, Csv) or isinstance(table, Parquet):
+        raise UsageError(
+            f"{table.path}: only a CSV is split into training and validation samples",
+            "give the others with --validate",
+        )
     labels = [] if table.columns.reconstructs else table.columns.labels
     counts: Counter[tuple[str, ...]] = Counter()
     for row in _rows(table):

@@ -11,7 +11,7 @@ from modelcut.data._spill import Spill
 from modelcut.errors import InputError
 
 if TYPE_CHECKING:  # a step that speaks of rows only, and its --help, need no CSV reader
-    from modelcut.data.csv import Batch, Csv
+    from modelcut.data.table import Batch, Table
 from modelcut.data.rows import (
     _CHUNK_VALUES,
     Part,
@@ -29,7 +29,7 @@ class RowStore:
 
     def __init__(
         self,
-        table: Csv,
+        table: Table,
         decode: Callable[[Batch], Rows],
         *,
         seed: int = 0,
@@ -50,7 +50,7 @@ class RowStore:
         self._kept: Rows | None = None
         self._spill: Spill | None = None
         self._read = False
-        width = len(table.columns.order())
+        width = table.width
         self._chunk = int(np.clip(_CHUNK_VALUES // max(1, width), 1, 4096))
 
     @property

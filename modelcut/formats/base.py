@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from modelcut.graph.scan import Finding, findings
 from modelcut.model.encoding import Encoding
 from modelcut.model.measure import Meter
 from modelcut.model.model import Model, Tensor
@@ -207,6 +208,15 @@ class Format(abc.ABC):
         """What a user should know about a file that was written, from the report's `output`."""
         del output
         return ()
+
+    def dangers(self, model: Model) -> list[Finding]:
+        """What an engine would do with a model besides computing, or what could; runs nothing.
+
+        Raises:
+            InputError: it is damaged in a part that only an engine reads.
+        """
+        text = model.architecture.text if model.architecture else model.origin.configuration
+        return findings(text, model.origin.training, where=str(model.origin.path))
 
     def check_runnable(self, model: Model, *, trust: bool) -> bool:
         """Checks that a network which is not built from an architecture only computes.

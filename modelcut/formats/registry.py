@@ -16,6 +16,7 @@ from typing import Any
 from modelcut.errors import InputError, ModelcutError, UsageError
 from modelcut.formats.base import Format, WriteOptions
 from modelcut.graph.architecture import Dialect
+from modelcut.graph.scan import Finding
 from modelcut.model.model import Model
 from modelcut.safety import check_system, printable
 
@@ -202,6 +203,12 @@ def check_runnable(model: Model, *, trust: bool) -> bool:
     """
     with _damage_told(model.origin.path):
         return of_model(model).check_runnable(model, trust=trust)
+
+
+def dangers(model: Model) -> list[Finding]:
+    """What an engine would do with a model besides computing; see `Format.dangers`."""
+    with _damage_told(model.origin.path):
+        return of_model(model).dangers(model)
 
 
 def facts(model: Model) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from modelcut.graph.keras.calls import (
     name_of,
 )
 from modelcut.graph.keras.classes import Shape
-from modelcut.graph.node import Path, node_of
+from modelcut.graph.node import Node, Path, node_of
 
 Sources = tuple["Shape | None", ...]
 Calls = Counter[tuple[Path, Sources]]
@@ -47,17 +47,17 @@ def calls(root: Entry) -> Calls:
 
 
 def total(root: Entry) -> int:
-    """How many calls of layers one inference has, those inside of submodels at each call of them.
+    """How many calls of layers one inference has, and outputs of models, both at each call of one.
 
     Nothing is followed twice, so that it is told at once of what would take forever to run.
 
     Raises:
         InputError: the layers do not hang together.
     """
-    count = 0
     if not is_functional(root):
-        return sum(_of_entry(entry) for entry in layer_list(root) or [])
+        return 1 + sum(_of_entry(entry) for entry in layer_list(root) or [])
     graph = CallGraph(root, "the model")
+    count = len(graph.outputs)
     known: dict[str, int] = {}
     for name, _ in graph.sequence():
         if name not in known:
@@ -69,7 +69,7 @@ def total(root: Entry) -> int:
 def _of_entry(entry: Entry) -> int:
     """One call of a layer, with those inside of a submodel, or of one that it holds."""
     if layer_list(entry) is not None:
-        return 1 + total(entry)
+        return total(entry)
     held = [inner.entry for _, inner in node_of(entry, ()).wrapped]
     return 1 + sum(_of_entry(inner) for inner in held)
 
@@ -77,6 +77,7 @@ def _of_entry(entry: Entry) -> int:
 class _Counting:
     def __init__(self) -> None:
         self._done: dict[tuple[Path, Sources], tuple[list[Shape | None], Calls]] = {}
+        self._nodes: dict[Path, Node] = {}
         self._kinds = 0
 
     def model(self, model: Entry, path: Path, given: Sources) -> tuple[list[Shape | None], Calls]:
@@ -141,7 +142,8 @@ class _Counting:
         if layer_list(entry) is not None:
             outputs, inside = self.model(entry, path, sources)
         else:
-            outputs = shapes.of_call(node_of(entry, path), sources, call)
+            node = self._nodes.get(path) or self._nodes.setdefault(path, node_of(entry, path))
+            outputs = shapes.of_call(node, sources, call)
             inside = Counter({(path, sources): 1})
         self._kinds += len(inside)
         if self._kinds > MAX_KINDS:

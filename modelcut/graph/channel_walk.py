@@ -25,11 +25,14 @@ from modelcut.graph.keras.channel_values import MAX_VALUES, Barrier, Value
 from modelcut.graph.node import Node, Path, node_of
 from modelcut.graph.unions import Unions
 
-MAX_CALLS = 50_000
+MAX_CALLS = 25_000
 """So many calls of layers are followed, those inside of submodels at each call of them."""
 
-MAX_INDICES = 1 << 25
+MAX_INDICES = 1 << 24
 """So many indices of channels are held for all tensors between layers together."""
+
+MAX_WORK = 1 << 28
+"""So many indices of channels are looked at, of what goes into all calls together."""
 
 OUTPUT = "its channels are the network's outputs"
 
@@ -75,11 +78,13 @@ class Walk:
         self.values: dict[tuple[Path, Call, int], Value] = {}
         self.given: dict[Path, list[Value]] = {}
         self.reasons: dict[Path, str] = {}
+        self._graphs: dict[Path, tuple[CallGraph, list[Call]]] = {}
+        self._nodes: dict[Path, Node] = {}
         self.trace: list[Called] = []
         self.ends: tuple[int, ...] = ()
         self._calls: list[tuple[Any, int]] = [(None, 0)]
         self._held: set[int] = set()
-        self._indices = 0
+        self._indices = self._work = 0
         self.new, self.pin, self.join = self.unions.new, self.unions.pin, self.unions.join
 
     @property
@@ -169,9 +174,9 @@ class Walk:
             raise TooManyError
         values = self._model(root, (), None)
         self.ends = tuple(value.source for value in values)
-        for value in values:  # that reason is told before any other
-            if value.ids is not None:
-                self.unions.put_first(value.ids, OUTPUT)
+        ends = {id(value.ids): value.ids for value in values if value.ids is not None}
+        for ids in ends.values():
+            self.unions.put_first(ids, OUTPUT)  # that reason is told before any other
         if _is_apart(root):
             self._close((), "the model is of a class of its author's")
 
@@ -194,21 +199,24 @@ class Walk:
         return [value]
 
     def _functional(self, model: Entry, path: Path, given: Sequence[Value] | None) -> list[Value]:
-        graph = CallGraph(model, "the model")
+        known = path in self._graphs
+        if not known:
+            graph = CallGraph(model, "the model")
+            self._graphs[path] = graph, graph.sequence()
+        graph, sequence = self._graphs[path]
         fed = dict(zip((ref.name for ref in graph.inputs), given or (), strict=False))
         made: dict[Call, list[Value]] = {}
 
         def value_of(ref: Ref, *, end: bool = False) -> Value:
             outputs = made.get(graph.call_of(ref, "", end=end), [])
-            known = outputs[ref.tensor] if ref.tensor < len(outputs) else Value(None)
-            if known.shape is not None or known.ids is not None:
-                return known
-            source = known.source
+            found = outputs[ref.tensor] if ref.tensor < len(outputs) else Value(None)
+            if found.shape is not None or found.ids is not None:
+                return found
+            source = found.source
             if outputs and layer_list(graph.entries[ref.name]) is None:
                 source = outputs[0].source
             return replace(_opaque(shapes.without_batch(ref.shape)), source=source)
 
-        sequence = graph.sequence()
         for name, index in sequence:
             entry, below = graph.entries[name], (*path, name)
             if entry.get("class_name") == "InputLayer":
@@ -217,10 +225,11 @@ class Walk:
                 sources = [value_of(ref) for ref in graph.calls[name][index]]
                 made[name, index] = self._call(entry, below, sources, index)
             self._keep(path, (name, index), made[name, index])
-        every = {(name, i) for name, found in graph.calls.items() for i in range(len(found))}
-        for call in sorted(every - set(sequence)):
-            for ref in graph.calls[call[0]][call[1]]:
-                self.pin(value_of(ref).ids, f"{'/'.join((*path, call[0]))} leads to no output")
+        if not known:
+            every = {(name, i) for name, found in graph.calls.items() for i in range(len(found))}
+            for call in sorted(every - set(sequence)):
+                for ref in graph.calls[call[0]][call[1]]:
+                    self.pin(value_of(ref).ids, f"{'/'.join((*path, call[0]))} leads to no output")
         return [value_of(ref, end=True) for ref in graph.outputs]
 
     def _input(self, entry: Entry, path: Path, fed: Value | None) -> Value:
@@ -267,10 +276,13 @@ class Walk:
     ) -> list[Value]:
         if not sources:
             sources = [Value(None)]
+        self._work += sum(0 if one.ids is None else one.ids.size for one in sources)
+        if self._work > MAX_WORK:
+            raise TooManyError
         self._take(path, sources)
         if layer_list(entry) is not None:
             return self._submodel(entry, path, sources)
-        node = node_of(entry, path)
+        node = self._nodes.get(path) or self._nodes.setdefault(path, node_of(entry, path))
         call = None if index is None else shapes.call_at(entry, index)
         self._calls.append((call, index or 0))
         try:

@@ -153,15 +153,23 @@ def dependencies(
         if use == "makes" and ids.size and not slots[-1].ids.any():
             kept.setdefault(path, walk.unions.reason(int(ids[0])))
 
+    known: dict[int, np.ndarray] = {}  # many tensors share one array
+
     def finals(values: Sequence[Value]) -> list[Value]:
-        return [_final(value, final) for value in values]
+        for value in values:
+            if value.ids is not None and id(value.ids) not in known:
+                known[id(value.ids)] = final[value.ids]
+        return [
+            Value(value.shape, value.axis, None if value.ids is None else known[id(value.ids)])
+            for value in values
+        ]
 
     return Dependencies(
         tuple(slots),
         tuple(Size(*key[:3], final[ids], key[3]) for key, ids in walk.sizes.items()),
         tuple(_grouped(slots)),
         kept,
-        {key: _final(value, final) for key, value in walk.values.items()},
+        {key: finals([value])[0] for key, value in walk.values.items()},
         {path: finals(found) for path, found in walk.given.items()},
         tuple(Scaled(*key, final[ids]) for key, ids in walk.scales.items()),
         {path: final[ids] for path, ids in walk.mixed.items()},
@@ -207,7 +215,3 @@ def _grouped(slots: Iterable[Slot]) -> list[Group]:
     for one in sorted(places):
         alike[tuple(places[one])].append(one)
     return [Group(np.array(ids), where) for where, ids in alike.items()]
-
-
-def _final(value: Value, final: np.ndarray) -> Value:
-    return Value(value.shape, value.axis, None if value.ids is None else final[value.ids])

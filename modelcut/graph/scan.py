@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ class Finding:
 
     Attributes:
         kind: "code" (would run, or names what would), "file" (reads outside the model), "custom"
-            (a class or function that only its author has).
+            (a class or function that only its author has), "graph" (an operation of a SavedModel
+            that does more than compute), "operator" (one whose code is not LiteRT's), "size" (more
+            than a machine holds).
         layer: name of the innermost layer that contains it.
         what: description in a few words.
         name: of a class or function by which Keras looks for it among the user's own first; "" for
@@ -31,7 +33,14 @@ class Finding:
     what: str
     name: str = ""
 
+    @property
+    def carries(self) -> bool:
+        """Whether a file that is made without running it carries the danger on."""
+        return self.kind in ("code", "file", "graph")
+
     def __str__(self) -> str:
+        if self.kind in ("graph", "operator", "size"):
+            return printable(self.what, 240)
         where = f"layer {printable(self.layer, 60)!r}" if self.layer else "the model"
         return f"{where}: {printable(self.what)}"
 
@@ -214,25 +223,28 @@ def _known_class(
         yield Finding("custom", layer, f"class {name} as {key}")
 
 
-def passengers(text: str) -> list[str]:
-    """Warnings about what a weight-only rewrite carries along as text, unexecuted."""
-    if not text:
-        return []
-    return [
-        f"{finding}: carried through unexecuted; loading the file may run it"
-        for finding in scan(json.loads(text))
-        if finding.kind in ("code", "file")
-    ]
-
-
-def check_runnable(
-    text: str, training: str, *, where: str, trust: bool, custom: Collection[str]
-) -> None:
-    """Refuses a model that would run code of its own, before an engine is started.
+def findings(text: str, training: str, *, where: str) -> list[Finding]:
+    """What is not known to be harmless in an architecture, and in how it is trained.
 
     Args:
-        text: the architecture, JSON.
-        training: the training configuration, JSON, or "".
+        text: the architecture, JSON; "" for none.
+        training: the training configuration, JSON; "" for none.
+        where: name of the file in messages.
+    """
+    found = list(scan(json.loads(text))) if text else []
+    if training:
+        value = load_json(training, where=where, what="training configuration")
+        found += scan(value, training=True)
+    return found
+
+
+def check(
+    found: Iterable[Finding], *, where: str, trust: bool, custom: Collection[str] = ()
+) -> None:
+    """Refuses what would do more than compute, before an engine is started.
+
+    Args:
+        found: the findings.
         where: name of the file in messages.
         trust: whether the user trusts the file.
         custom: names of the classes and functions that the user gave, whose code is the user's; of
@@ -243,22 +255,23 @@ def check_runnable(
     """
     if trust:
         return
-    findings = list(scan(json.loads(text)))
-    if training:
-        value = load_json(training, where=where, what="training configuration")
-        findings += scan(value, training=True)
     own = {name for name in custom if name}
-    findings = [f for f in findings if f.name not in own and not (f.kind == "custom" and own)]
-    if not findings:
+    left = [f for f in found if f.name not in own and not (f.kind == "custom" and own)]
+    if not left:
         return
-    findings.sort(key=lambda finding: finding.kind == "custom")
-    first = findings[0]
-    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    left.sort(key=lambda finding: finding.kind == "custom")
+    first = left[0]
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
     if first.kind == "custom":
         hint = "give your own with --custom-objects FILE.py"
         raise UnsafeError(f"{where}: {first} is not one of Keras's{more}", hint)
-    does = "would read a file" if first.kind == "file" else "would run code of the file"
     hint = "--trust runs it, if you trust its author"
+    if first.kind == "graph":
+        what = f"its graph holds {printable(first.what, 240)}"
+        raise UnsafeError(f"{where}: {what}, which is not known to be harmless{more}", hint)
+    if first.kind == "operator":
+        raise UnsafeError(f"{where}: needs {first.what}{more}", "--trust runs it all the same")
+    does = "would read a file" if first.kind == "file" else "would run code of the file"
     if first.name and custom:
         hint = f"--custom-objects defines no {printable(first.name, 60)!r}; {hint}"
     elif first.name:

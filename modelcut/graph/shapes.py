@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelcut.graph.keras import channel_operations, classes, layer_shapes
+from modelcut.graph.keras import channel_operations, classes, functions, layer_shapes
 from modelcut.graph.keras.calls import (
     CallGraph,
     Entry,
@@ -44,7 +44,7 @@ def of_call(node: Node, sources: Sequence[Shape | None], call: Any = None) -> li
         sources: shapes of what goes in.
         call: the call as the file has it; None in a Sequential.
     """
-    if node.is_operation or node.class_name in channel_operations.TENSORFLOW:
+    if node.is_operation or node.class_name in functions.TENSORFLOW:
         # A class of the same name as a layer, such as Add, has other rules.
         return channel_operations.shapes(node, sources, call)
     return [_Walk().leaf(node, list(sources))]

@@ -6,7 +6,7 @@ import numpy as np
 
 from modelcut.graph.keras.channel_values import MAX_VALUES, Barrier
 
-MAX_CHANNELS = 1 << 24
+MAX_CHANNELS = 1 << 21
 """So many channels of all layers together are told apart."""
 
 
@@ -17,6 +17,9 @@ class Unions:
         """Args: why: the reason for channel 0, where nothing better is known."""
         self._parent = [0]
         self._why: dict[int, str] = {0: why}
+        # What was done with an array is not done again, and the array is held so that its id stays.
+        self._pinned: dict[int, np.ndarray] = {}
+        self._joined: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def new(self, count: int) -> np.ndarray:
         """Channels that have not been before."""
@@ -36,7 +39,10 @@ class Unions:
 
     def pin(self, ids: np.ndarray | None, why: str) -> None:
         """Keeps channels; the first reason counts."""
-        for one in np.unique(ids).tolist() if ids is not None else ():
+        if ids is None or id(ids) in self._pinned:
+            return
+        self._pinned[id(ids)] = ids
+        for one in np.unique(ids).tolist():
             self._why.setdefault(self.find(one), why)
 
     def put_first(self, ids: np.ndarray, why: str) -> None:
@@ -47,13 +53,14 @@ class Unions:
 
     def join(self, one: np.ndarray, other: np.ndarray, why: str) -> None:
         """Makes channels the same, index by index; `why`: the reason, where that keeps them."""
-        if one is other:
+        if one is other or (id(one), id(other)) in self._joined:
             return
         if one.size != other.size:
             raise Barrier("has channels that do not go together")
-        pairs = np.unique(np.stack([one, other], axis=1), axis=0) if one.size > 64 else None
-        rows = zip(one.tolist(), other.tolist(), strict=True) if pairs is None else pairs.tolist()
-        for a, b in rows:
+        self._joined[id(one), id(other)] = one, other
+        count = len(self._parent)
+        pairs = np.unique(one * count + other)
+        for a, b in zip((pairs // count).tolist(), (pairs % count).tolist(), strict=True):
             first, second = sorted((self.find(a), self.find(b)))
             if first == second:
                 continue

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.data.sources import check_source
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
 from modelcut.job.describe import data_warnings
@@ -28,9 +29,9 @@ def assess(
     Returns:
         A report whose input is the model itself, with the gates judged.
     """
-    for other in (against, test):
-        if other is not None:
-            safety.check_path(other)
+    if against is not None:
+        safety.check_path(against)
+    check_source(test)
     with contextlib.ExitStack() as opened:
         model, report = opened.enter_context(look(path))
         refuse_nan(report)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import safety
+from modelcut.data.sources import check_source
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
 from modelcut.graph import scan
+from modelcut.job import limits
 from modelcut.job.request import Job, Trust
-from modelcut.model import cost
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.steps.base import with_training_data
@@ -46,8 +47,9 @@ def check_request(job: Job) -> None:
         InputError: an input is empty.
     """
     check_needs(job.recipe, job.train, job.validate, job.test, calibrate=job.calibrate)
-    for path in job.inputs:
-        safety.check_path(path)
+    safety.check_path(job.model)
+    for path in job.inputs[1:]:
+        check_source(path)
 
 
 def check(job: Job) -> Checked:
@@ -210,18 +212,11 @@ def check_trainable(
     reason, instead = registry.of_model(model).untrainable(model)
     if reason:
         raise InputError(f"{model.origin.path}: {reason}", instead)
-    text = model.origin.configuration
-    if model.architecture is not None:
-        text = model.architecture.text
-    if not text:
+    if model.architecture is None and not model.origin.configuration:
         raise InputError(
-            f"{model.origin.path}: has weights only, no network that can be run", otherwise
+            f"{model.origin.path}: holds weights only, no network that could be run", otherwise
         )
-    scan.check_runnable(
-        text,
-        model.origin.training,
-        where=str(model.origin.path),
-        trust=trust,
-        custom=custom,
-    )
-    cost.check_sizes(model)
+    where = str(model.origin.path)
+    found = base.Format.dangers(registry.of_model(model), model)
+    scan.check(found, where=where, trust=trust, custom=custom)
+    limits.check_engine(model)

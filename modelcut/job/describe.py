@@ -8,7 +8,6 @@ from pathlib import Path
 
 from modelcut import __version__
 from modelcut.formats import base, registry
-from modelcut.graph import scan
 from modelcut.job import provenance
 from modelcut.job.digest import Digest, size
 from modelcut.job.fold import Folded
@@ -18,6 +17,7 @@ from modelcut.metrics.confidence import too_few
 from modelcut.metrics.limits import Limits
 from modelcut.model import cost
 from modelcut.model.measure import Meter
+from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
 from modelcut.report.build import Identity, Passage
@@ -103,15 +103,23 @@ def output_of(job: Job, writer: base.Format, draft: Draft, printed: Digest) -> O
 def warnings_of(passage: Passage) -> list[str]:
     """What was odd in the file, in its architecture, in a step and in the values."""
     model = passage.models[0]
-    text = model.architecture.text if model.architecture else model.origin.configuration
     told = [line for outcome in passage.outcomes for line in outcome.warnings]
     return [
         *model.origin.warnings,
-        *scan.passengers(text),
+        *_passengers(model),
         *told,
         *(line for line in _left_alone_by_value(passage) if line not in told),
         *build.class_warnings(passage),
         *build.value_warnings(passage),
+    ]
+
+
+def _passengers(model: Model) -> list[str]:
+    """What a rewrite carries along unexecuted, and whoever loads the file may run."""
+    return [
+        f"{finding}: carried through unexecuted; loading the file may run it"
+        for finding in registry.dangers(model)
+        if finding.carries
     ]
 
 

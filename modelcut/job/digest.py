@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -75,6 +74,8 @@ def blake3(path: Path, stop: Event | None = None) -> str:
 
 def sha256_of(path: Path, stop: Event | None = None) -> str:
     """The SHA-256 of a file or folder; see `blake3`."""
+    import hashlib  # which loads all of OpenSSL
+
     return _hashed(path, hashlib.sha256, stop)
 
 

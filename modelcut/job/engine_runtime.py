@@ -15,15 +15,16 @@ import numpy as np
 
 from modelcut import engines
 from modelcut.data import DataOptions
-from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import Part, Rows, with_labels
+from modelcut.data.sources import open_table
 from modelcut.data.store import RowStore
+from modelcut.data.table import Batch, Table
 from modelcut.engines import Network
 from modelcut.engines.keras.running import Goal, KerasRunning, Place, start
 from modelcut.engines.keras.team import Team
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import base, registry
-from modelcut.job import targets
+from modelcut.job import limits, targets
 from modelcut.job.check import check_trainable
 from modelcut.job.loss import error_in, loss_of
 from modelcut.job.targets import Wanted
@@ -95,7 +96,11 @@ class EngineRuntime:
                 "build it with keras.Model(inputs, outputs), or leave out the steps that train",
             )
         options = base.WriteOptions(compression="none")
-        with registry.scratch_file(model, options) as (path, writer), self._team.scope():
+        with (
+            registry.scratch_file(model, options) as (path, writer),
+            self._team.scope(),
+            limits.loading(model),
+        ):
             network = engines.open_network(
                 path,
                 model.origin.dialect,
@@ -176,9 +181,9 @@ class EngineRuntime:
         """What the user should know of how the rows are read, each once."""
         return list(self._notes)
 
-    def _table(self, path: Path, network: engines.Network) -> Csv:
+    def _table(self, path: Path, network: engines.Network) -> Table:
         labelled = path != self._calibrate or path in (self._train, self._validate)
-        table = Csv.open(path, self._options, network.inputs, labelled=labelled)
+        table = open_table(path, self._options, network.inputs, labelled=labelled)
         self._notes.update(dict.fromkeys(table.warnings))
         return table
 
@@ -195,7 +200,7 @@ class EngineRuntime:
             return
         path = self._source("all")
         table = self._table(path, network)
-        found = targets.plan(network, table, self._options, self._wanted).outputs
+        found = targets.plan(network, table, table.options, self._wanted).outputs
         missing = [target.name for target in found if table.labels and not target.places]
         if missing:
             raise UsageError(
@@ -209,7 +214,7 @@ class EngineRuntime:
             for index, target in enumerate(found)
         )
 
-    def _seen(self, network: engines.Network, table: Csv, index: int) -> bool:
+    def _seen(self, network: engines.Network, table: Table, index: int) -> bool:
         """Whether an output gives logits, where nothing but its values tells."""
         units = next((n for n in network.outputs[index].shape if n not in (1, None)), 1)
         values = Values(sums=units > 1)
@@ -267,7 +272,7 @@ class EngineRuntime:
         if key not in self._stores:
             network = running.network
             table = self._table(path, network)
-            found = targets.plan(network, table, self._options, self._wanted).outputs
+            found = targets.plan(network, table, table.options, self._wanted).outputs
 
             def decode(batch: Batch) -> Rows:
                 inputs = tuple(batch.inputs[spec.name] for spec in network.inputs)

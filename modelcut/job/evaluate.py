@@ -69,12 +69,12 @@ def network_of(
         beside: a SavedModel is measured as well: that may have the signature.
     """
     from modelcut import engines
-    from modelcut.job import loss
+    from modelcut.job import limits, loss
 
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     without = beside and not registry.of_model(model).signatures
-    with registry.plain_file(model) as (file, suffix):
-        return engines.open_network(
+    with registry.plain_file(model) as (file, suffix), limits.loading(model):
+        network = engines.open_network(
             file,
             model.origin.dialect,
             suffix=suffix,
@@ -85,6 +85,8 @@ def network_of(
             name=str(path),
             hint=_without_running(model),
         )
+    limits.bound(network, model)
+    return network
 
 
 def _without_running(model: Model) -> str:

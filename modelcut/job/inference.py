@@ -14,10 +14,11 @@ import numpy as np
 
 from modelcut.arrays.blocks import ahead
 from modelcut.data import DataOptions
-from modelcut.data.csv import Batch, Csv
 from modelcut.data.rows import with_labels
+from modelcut.data.sources import open_table
+from modelcut.data.table import Batch, Table
 from modelcut.engines import Network, quiet
-from modelcut.job import latency
+from modelcut.job import latency, limits
 from modelcut.job.expected import Expected, Seen
 from modelcut.job.targets import Targets, Wanted, paired, plan
 from modelcut.metrics import accumulators
@@ -98,7 +99,7 @@ class Evaluator:
     """
 
     network: Network
-    table: Csv
+    table: Table
     options: DataOptions
     targets: Targets
     expected: Sequence[Expected] = ()
@@ -118,7 +119,8 @@ class Evaluator:
             InputError: the CSV does not fit the network.
             UsageError: its label columns do not.
         """
-        table = Csv.open(path, options, network.inputs)
+        table = open_table(path, options, network.inputs)
+        options = table.options
         targets = plan(network, table, options, wanted or Wanted())
         return cls(network, table, options, targets, expected)
 
@@ -170,7 +172,7 @@ class Evaluator:
             seen.look(list(batch.inputs.values()))
             results = []
             for index, network in enumerate(networks):
-                with quiet():
+                with quiet(), limits.running(network):
                     start = time.perf_counter()
                     found = network.predict(_named(batch.inputs, network))
                     took = _seconds(network, time.perf_counter() - start)
@@ -291,7 +293,8 @@ def _batch_size(network: Network) -> int:
     if network.fixed_batch is not None:
         return network.fixed_batch
     values = sum(int(np.prod([n or 1 for n in spec.shape])) for spec in network.inputs)
-    return int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_ROWS))
+    most = limits.rows_within(network, _MOST_ROWS)
+    return int(np.clip(_BATCH_VALUES // max(1, values), 1, most))
 
 
 class _Distinct:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelcut import safety
 from modelcut.arrays import buffers
+from modelcut.data.sources import check_source
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import provenance, start
@@ -83,9 +84,10 @@ def look(
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.
     """
-    for each in (path, train, validate, test, calibrate):
+    safety.check_path(path)
+    for each in (train, validate, test, calibrate):
         if each is not None:
-            safety.check_path(each)
+            check_source(each)
     if recipe:
         check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
     with contextlib.ExitStack() as opened:

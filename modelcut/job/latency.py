@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.data.csv import Batch
+from modelcut.data.table import Batch
 from modelcut.engines import Network, quiet
 from modelcut.metrics import intervals
 

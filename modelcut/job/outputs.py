@@ -9,16 +9,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import hashlib
 import os
 import platform
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from modelcut.arrays.digest import of_text
 from modelcut.errors import ResourceError, UsageError
 
 _SCRATCH = re.compile(r"\..*\.(\d+)-([0-9a-f]{6})[0-9a-f]{8}\.part(?!.*\.old$)", re.DOTALL)
@@ -80,10 +79,8 @@ class Outputs:
             ResourceError: its folder cannot be written to.
         """
         self.check(place, folder=folder)
-        here = _here()
-        remove_scratch(place.parent, _is_dead, begins=f".{place.name[:100]}.", here=here)
-        name = f".{place.name[:100]}.{os.getpid()}-{here}{secrets.token_hex(4)}.part"
-        scratch = place.parent / name
+        remove_scratch(place.parent, is_dead, begins=f".{place.name[:100]}.")
+        scratch = place.parent / scratch_name(place.name[:100])
         self._files.append((scratch, place))  # first: a signal may come at any moment
         try:
             if folder:
@@ -114,6 +111,15 @@ class Outputs:
         self._files = [(one, place) for one, place in self._files if one != scratch]
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+    def redirect(self, scratch: Path, place: Path) -> None:
+        """Has a file or folder published at another place.
+
+        Raises:
+            UsageError: that may not be written; see `check`.
+        """
+        self.check(place, folder=scratch.is_dir())
+        self._files = [(one, place if one == scratch else old) for one, old in self._files]
 
     def publish(self) -> None:
         """Flushes every file to the disk and renames it to its place."""
@@ -259,15 +265,21 @@ def remove_scratch(
                     os.unlink(entry.path)
 
 
+def scratch_name(name: str) -> str:
+    """A hidden name for what this process writes, by which `remove_scratch` knows it."""
+    return f".{name}.{os.getpid()}-{_here()}{os.urandom(4).hex()}.part"
+
+
 def _here() -> str:
     """Six digits for this machine and its table of processes: a container has one of its own."""
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+    return of_text(f"{platform.node()} {space}")[:6]
 
 
-def _is_dead(process: int) -> bool:
+def is_dead(process: int) -> bool:
+    """Whether there is no process of this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -7,9 +7,11 @@ the written file. Nothing appears at the output's place before all of it is done
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcut.arrays import buffers
@@ -22,8 +24,9 @@ from modelcut.job.evaluate import evaluate, open_evaluator
 from modelcut.job.fold import fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
+from modelcut.job.unchanged import Inputs
 from modelcut.job.verify import refuse_nan, verify
-from modelcut.job.write import Draft, Places, reserve, write
+from modelcut.job.write import Draft, Places, failures_of, reserve, write
 from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
@@ -54,6 +57,7 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
     with Digest(job.model, sha256=job.sha256) as digest, contextlib.ExitStack() as opened:
         opened.enter_context(buffers.kept())
         checked = check(job)
+        inputs = opened.enter_context(Inputs(job))
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
         runtime = start.runtime_for(
@@ -88,7 +92,14 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
                 report = _described(checked, passage, draft, digest, printed)
             report = _measured(checked, draft, places, again, report, evaluator, say, session)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
+            report = replace(
+                report, data=inputs.files(), fingerprint=inputs.fingerprint(digest.blake3)
+            )
+            report = _placed(checked, report, places, outputs)
             lost = _publish(job, report, places, outputs, digest)
+        if report.passed:
+            for failed, _ in failures_of(checked):
+                _remove(failed)
         if lost:  # the model took longer to make than its report
             there = ", ".join(map(str, outputs.published))
             raise ResourceError(lost, f"written all the same: {there}")
@@ -162,6 +173,32 @@ def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[
     warnings += (*(chosen or {}).get("warnings", ()), *uncertain(verdicts))
     report = replace(report, warnings=warnings, gates=verdicts, search=chosen)
     return replace(report, notes=tuple(build.notes(report, gates)))
+
+
+def _placed(checked: Checked, report: Report, places: Places, outputs: Outputs) -> Report:
+    """The report with the place of the output, which is another one where a gate failed."""
+    failures = failures_of(checked)
+    if report.passed or not failures:
+        return report
+    assert report.output is not None
+    (model, _), *headers = failures
+    outputs.redirect(places.model, model)
+    output = replace(report.output, path=str(model))
+    if places.header is not None and output.header is not None:
+        outputs.redirect(places.header, headers[0][0])
+        output = replace(output, header={**output.header, "path": str(headers[0][0])})
+    return replace(report, output=output)
+
+
+def _remove(failed: Path) -> None:
+    """Removes what an earlier run wrote whose gates failed."""
+    if not (failed.exists() and provenance.is_ours(failed)):
+        return
+    with contextlib.suppress(OSError):
+        if failed.is_dir():
+            shutil.rmtree(failed)
+        else:
+            failed.unlink()
 
 
 def _evaluator(checked: Checked, session: Session | None) -> Evaluator:

@@ -51,9 +51,18 @@ def report_paths(output: Path) -> dict[str, Path]:
     """
     stem = output.name.removesuffix(registry.suffix_of(output))
     about = _reported(output.with_name(f"{stem}.report.json"))
-    if about not in ("", output.name) and output.with_name(about).exists():
+    if (
+        about not in ("", output.name, failed_place(output).name)
+        and output.with_name(about).exists()
+    ):
         stem = output.name
     return {kind: output.with_name(f"{stem}.report.{kind}") for kind in ("json", "md", "html")}
+
+
+def failed_place(output: Path) -> Path:
+    """Where an output goes of which a gate failed: `small.h5` -> `small.failed.h5`."""
+    suffix = registry.suffix_of(output)
+    return output.with_name(f"{output.name.removesuffix(suffix)}.failed{suffix}")
 
 
 def _reported(path: Path) -> str:

@@ -50,6 +50,8 @@ class Job:
         distribute: on which devices and machines the steps that train do so.
         checkpoint: folder for the state of a training; None: the state is not saved.
         resume: whether to resume from the checkpoint in the folder.
+        keep_on_failure: where a gate fails, write the output at its place all the same; by default
+            it goes to `failed_place`, and what is at its place stays.
         checkpoint_every: seconds between two checkpoints.
         search: where the recipe was chosen by a search: how, as plain data, for the report.
     """
@@ -74,7 +76,13 @@ class Job:
     checkpoint: Path | None = None
     resume: bool = False
     checkpoint_every: float = 60
+    keep_on_failure: bool = False
     search: Mapping[str, Any] | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether a failed gate decides where the output goes."""
+        return not self.keep_on_failure and any(True for _ in self.recipe.head.gates.items())
 
     @property
     def header(self) -> Path | None:

@@ -10,6 +10,7 @@ from modelcut import __version__, safety
 from modelcut.budget.bench import Bench
 from modelcut.budget.profile import Trier, profile
 from modelcut.budget.ranking import rank
+from modelcut.data.sources import check_source
 from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.job import provenance, start
@@ -51,9 +52,10 @@ def assess(
         ModelcutError: data is missing, the model cannot be run, or the samples do not fit it.
     """
     check_needs(recipe, train, data, None, dry=True)
-    for each in (path, data, train):
+    safety.check_path(path)
+    for each in (data, train):
         if each is not None:
-            safety.check_path(each)
+            check_source(each)
     with Digest(path) as digest, registry.open_model(path) as model:
         runtime = start.open_runtime(model, recipe, train, data, trust)
         say("starting the network")

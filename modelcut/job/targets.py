@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from modelcut.data import DataOptions
-from modelcut.data.csv import Csv
+from modelcut.data.table import Table
 from modelcut.engines import Network, OutputSpec
 from modelcut.errors import InputError, UsageError
 from modelcut.metrics import task as tasks
@@ -46,7 +46,7 @@ class Targets:
     notes: tuple[str, ...] = ()
 
 
-def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> Targets:
+def plan(network: Network, table: Table, options: DataOptions, wanted: Wanted) -> Targets:
     """Decides the task of each output, and deals the label columns out to them.
 
     Args:
@@ -58,7 +58,7 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
     Raises:
         UsageError: an output gets no labels or more than one a sample, or a name is no output's.
     """
-    if table.columns.reconstructs:
+    if table.reconstructs:
         return _mirrored(network, table, wanted)
     outputs = network.outputs
     dealt, notes = _dealt(outputs, table, options) if table.labels else ({}, [])
@@ -90,7 +90,7 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
             names = None
         if names is not None and places:
             check_classes(names, decided.kind, units, spec.name)
-        columns = tuple(table.columns.names[table.labels[place]] for place in places)
+        columns = tuple(table.names[table.labels[place]] for place in places)
         made.append(Target(spec.name, decided, places, columns, tuple(names) if names else None))
         if table.labels and not places:
             notes.append(f"the output {_shown(spec)} has no label and is not measured")
@@ -102,7 +102,7 @@ def plan(network: Network, table: Csv, options: DataOptions, wanted: Wanted) -> 
     return Targets(tuple(made), tuple(notes))
 
 
-def _mirrored(network: Network, table: Csv, wanted: Wanted) -> Targets:
+def _mirrored(network: Network, table: Table, wanted: Wanted) -> Targets:
     """Each output is measured against the input that it should reconstruct, in order.
 
     Raises:
@@ -119,7 +119,7 @@ def _mirrored(network: Network, table: Csv, wanted: Wanted) -> Targets:
     losses = tasks.losses(network.loss, [known(spec) for spec in network.outputs])
     made, start = [], 0
     for given, spec, loss in zip(network.inputs, network.outputs, losses, strict=True):
-        columns = table.columns.features[given.name]
+        columns = table.features[given.name]
         units, sizes = len(columns), [n for n in spec.shape if n is not None]
         whole = len(sizes) == len(spec.shape)
         fits = units == prod(sizes) if whole else units % prod(sizes) == 0
@@ -130,7 +130,7 @@ def _mirrored(network: Network, table: Csv, wanted: Wanted) -> Targets:
                 "--label names the label columns",
             )
         decided = tasks.decide(units, spec.activation, loss, units, kind="regression")
-        names = tuple(table.columns.names[column] for column in columns)
+        names = tuple(table.names[column] for column in columns)
         made.append(Target(spec.name, decided, tuple(range(start, start + units)), names))
         start += units
     return Targets(tuple(made))
@@ -185,7 +185,7 @@ def _units(spec: OutputSpec, *, measured: bool) -> int:
 
 
 def _dealt(
-    outputs: Sequence[OutputSpec], table: Csv, options: DataOptions
+    outputs: Sequence[OutputSpec], table: Table, options: DataOptions
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """The label columns of each output, and what to tell of it."""
     count = len(table.labels)
@@ -198,7 +198,7 @@ def _dealt(
         return found, []
     if len(outputs) == 1:
         return {outputs[0].name: tuple(range(count))}, []
-    columns = [table.columns.names[number] for number in table.labels]
+    columns = [table.names[number] for number in table.labels]
     found = {}
     for spec in outputs:
         mine = [i for i, column in enumerate(columns) if column in known(spec)]

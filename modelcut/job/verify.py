@@ -43,7 +43,11 @@ def measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) -
         for tensor in model.tensors:
             if identity(tensor) not in meters:
                 meters[identity(tensor)] = meter = Meter(deflate=True)
-                tensor.pull(meter)
+                stream = tensor.stream(meter)
+                if stream is None:
+                    tensor.pull(meter)
+                else:
+                    stream.measure()
 
 
 def refuse_nan(report: Report) -> None:

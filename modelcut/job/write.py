@@ -57,6 +57,8 @@ def reserve(checked: Checked, outputs: Outputs) -> Places:
         ResourceError: its folder cannot be written to.
     """
     wanted = places_of(checked)
+    for failed, folder in failures_of(checked):
+        outputs.check(failed, folder=folder)
     model = outputs.add(wanted.model, folder=checked.writer.folder)
     reports = {form: outputs.add(path) for form, path in wanted.reports.items()}
     return Places(model, reports, outputs.add(wanted.header) if wanted.header else None)
@@ -66,6 +68,16 @@ def places_of(checked: Checked) -> Places:
     """What a job writes, by its final names."""
     job = checked.job
     return Places(job.output, provenance.report_paths(job.output) if job.report else {}, job.header)
+
+
+def failures_of(checked: Checked) -> list[tuple[Path, bool]]:
+    """Where the output goes if a gate fails, and the C array; each with whether it is a folder."""
+    job = checked.job
+    if not job.judged:
+        return []
+    place = provenance.failed_place(job.output)
+    headers = [(place.with_suffix(".h"), False)] if job.header else []
+    return [(place, checked.writer.folder), *headers]
 
 
 def write(checked: Checked, folded: Folded, place: Path, history: History) -> Draft:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
+from modelcut.errors.strict import Strict
 from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH, schema
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
@@ -111,7 +112,7 @@ class Limit:
         return found[name], name
 
 
-class Limits(BaseModel):
+class Limits(Strict):
     """Limits on what an evaluation measures; what is not set is not asked.
 
     A name that begins with `min_` is a lower limit, one with `max_` an upper one. Of several

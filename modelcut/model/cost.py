@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from modelcut.errors import InputError, ModelcutError
 from modelcut.graph import call_counts, shapes
 from modelcut.graph.architecture import Node, specs
 from modelcut.graph.keras import classes, quantized
+from modelcut.graph.keras.calls import layer_list
 from modelcut.graph.node import Path
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Layer, Model
@@ -27,6 +30,12 @@ def check_sizes(model: Model) -> None:
     """
     if model.architecture is None:
         return
+    calls = calls_of_layers(model)
+    if calls > MAX_CALLS:
+        raise InputError(
+            f"{model.origin.path}: its layers are called {calls:.3g} times in one inference",
+            f"submodels that call others again and again; at most {MAX_CALLS:,} calls are run",
+        )
     for path, shape in model.architecture.shapes().items():
         if shape and 0 in shape:
             raise InputError(
@@ -38,6 +47,64 @@ def check_sizes(model: Model) -> None:
             raise InputError(
                 f"{model.origin.path}: layer {'/'.join(path)} declares {values:.3g} output values"
             )
+
+
+def _values(shape: classes.Shape | None) -> int:
+    """Values of an output of one sample; an axis of unknown length is taken for one of 64."""
+    return math.prod(64 if n is None else n for n in shape) if shape else 0
+
+
+def largest_output(model: Model) -> int:
+    """Values of the largest output of a layer, of one sample."""
+    if model.architecture is None:
+        return 0
+    return max(map(_values, model.architecture.shapes().values()), default=0)
+
+
+def all_outputs(model: Model) -> int:
+    """Values of the outputs of all layers, of one sample, each as often as its model is called."""
+    if model.architecture is None:
+        return 0
+    total = sum(map(_values, model.architecture.shapes().values()))
+    layers = max(1, len(model.architecture.nodes))
+    return total * max(1, calls_of_layers(model) // layers)
+
+
+MAX_CALLS = 100_000
+"""Calls of layers in a network: ten times as many as in the largest that anyone has trained."""
+
+
+def calls_of_layers(model: Model) -> int:
+    """How many calls of layers an engine builds: a submodel's again at each call of it.
+
+    Counted from what the file says, not expanded: submodels in submodels multiply.
+    """
+    if model.architecture is None:
+        return 0
+    return _expanded(model.architecture.root)
+
+
+def _expanded(model: Mapping[str, Any]) -> int:
+    total = 0
+    for entry in layer_list(model) or ():
+        nodes = entry.get("inbound_nodes")
+        times = max(1, len(nodes)) if isinstance(nodes, list) else 1
+        inside = _inside(entry)
+        total += times * inside
+        if layer_list(entry) is not None:
+            total += inside  # once as it is built
+    return total
+
+
+def _inside(entry: Mapping[str, Any]) -> int:
+    """Calls that one call of a layer makes, itself counted where it is no model."""
+    if layer_list(entry) is not None:
+        return _expanded(entry)
+    config = entry.get("config")
+    inner = config.get("layer") if isinstance(config, Mapping) else None
+    if isinstance(inner, Mapping):
+        return 1 + _inside(inner)
+    return 1
 
 
 def macs(model: Model) -> dict[str, int | None]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
 from modelcut.graph import edit, groups
+from modelcut.graph.architecture import Architecture
 from modelcut.graph.groups import Dependencies
 from modelcut.model.encoding import Encoding, Fixed
-from modelcut.model.model import Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Rewrite, Tensor
 
 Takes: TypeAlias = "tuple[tuple[int, np.ndarray], ...]"
 """(axis, indices) pairs: what is kept of a tensor."""
@@ -113,3 +115,14 @@ def _scaled(tensor: Tensor, factor: float, step: int) -> Tensor:
         return Rewrite(encoding, lambda part, _: (part * factor).astype(part.dtype))
 
     return tensor.then(step, plan, tensor.kinds, tensor.shape)
+
+
+def in_architecture(model: Model, layers: Sequence[Layer], architecture: Architecture) -> Model:
+    """The model with these layers, each with what an edited architecture says of it."""
+    nodes = {node.path: node for node in architecture.nodes}
+    found = []
+    for layer in layers:
+        node = nodes.get(layer.path)
+        config = layer.config if node is None else node.config
+        found.append(replace(layer, node=node, config=config))
+    return replace(model, layers=tuple(found), architecture=architecture)

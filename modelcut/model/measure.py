@@ -64,6 +64,9 @@ class Change:
         return asdict(self)
 
 
+Values: TypeAlias = Any
+"""An array, or what has its `size`, `dtype` and `nbytes` and gives pieces of it by `flat`."""
+
 Count: TypeAlias = "tuple[int, int, float, np.ndarray | None]"
 """(how many are not zero, how many not finite, largest finite magnitude, how often each code)."""
 
@@ -103,7 +106,7 @@ def count(
     return nonzeros, nonfinite, peak, used
 
 
-def summary(values: np.ndarray, encoding: Encoding, parts: list[Count]) -> Summary:
+def summary(values: Values, encoding: Encoding, parts: list[Count]) -> Summary:
     """Sums the blocks of one tensor."""
     nonzeros = sum(part[0] for part in parts)
     distinct, entropy = None, None
@@ -151,16 +154,17 @@ def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
     return nonzeros, nonfinite, float(peak.view(block.dtype))
 
 
-def deflated_size(values: np.ndarray) -> int:
+def deflated_size(values: Values) -> int:
     """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
 
-    Of a tensor of more than 4 MB, what 16 pieces of it come to, spread evenly: coding all of it
-    would take longer than everything else.
+    Of a tensor of more than 4 MB, or that is not in memory, what 16 pieces of it come to, spread
+    evenly: coding all of it would take longer than everything else.
     """
-    values = np.atleast_1d(values)
+    if isinstance(values, np.ndarray):
+        values = np.atleast_1d(values)
     if values.size == 0:
         return 0
-    if values.nbytes > _SAMPLED_BYTES:
+    if values.nbytes > _SAMPLED_BYTES or not isinstance(values, np.ndarray):
         return round(choose(values, looks=_SAMPLES).share * values.nbytes)
     way = choose(values)
     blocks = row_blocks(values.shape, values.dtype.itemsize)
@@ -274,14 +278,18 @@ class Meter:
 
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""
-        self.before = summarize(values, encoding)
+        self.was_read(summarize(values, encoding))
         if values.size >= self._FEW and values.dtype.kind in "fV":
             self.histogram = Histogram(values)
+
+    def was_read(self, before: Summary) -> None:
+        """The tensor was read from its source in blocks, and this is what it was."""
+        self.before = before
 
     def edited(
         self,
         step: int,
-        values: np.ndarray,
+        values: Values,
         encoding: Encoding,
         parts: list[tuple[Difference, Count]],
     ) -> None:
@@ -291,7 +299,7 @@ class Meter:
         self.changes.append((step, change([part[0] for part in parts])))
         self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
 
-    def done_with(self, values: np.ndarray, deflated: int | None = None) -> None:
+    def done_with(self, values: Values, deflated: int | None = None) -> None:
         """The values as they were last summarized will not be seen again.
 
         Args:

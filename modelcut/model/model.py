@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from modelcut.arrays import buffers
-from modelcut.arrays.blocks import ALL, SCALAR, in_threads, map_rows, row_blocks
+from modelcut.arrays.blocks import ALL, SCALAR, map_rows
 from modelcut.errors import InternalError, ModelcutError
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.measure import Count, Difference, Meter, count, difference
+from modelcut.model.stream import Stream, Unread, streams
 
 if TYPE_CHECKING:  # a step that edits tensors only has no need of it, nor has its --help
     from modelcut.graph.architecture import Architecture, Node
@@ -50,6 +51,23 @@ class Rewrite:
     left_alone: str = ""
     take: tuple[tuple[int, np.ndarray], ...] = ()
 
+    def of(
+        self, before: np.ndarray, rows: slice, dtype: np.dtype, *, measured: bool
+    ) -> tuple[np.ndarray, tuple[Difference, Count] | None]:
+        """The new values of some rows, in this dtype, and what was measured while at hand."""
+        codes = None
+        if self.block is not None:
+            after = self.block(before, rows)
+        elif measured:
+            after, codes = self.encoding.coded(before, rows)
+        else:
+            after = self.encoding.project(before, rows)
+        # A block may come back in another type; what is counted is what will be kept.
+        after = np.asarray(after, dtype)
+        if not measured:
+            return after, None
+        return after, (difference(before, after), count(after, self.encoding, rows, codes))
+
 
 def leave(encoding: Encoding, reason: str) -> Rewrite:
     """A rewrite that changes nothing, for the reason that the report will give."""
@@ -58,6 +76,23 @@ def leave(encoding: Encoding, reason: str) -> Rewrite:
 
 Edit: TypeAlias = "Callable[[np.ndarray, Encoding], Rewrite]"
 """Looks at a whole tensor and its encoding (neither may be changed) and plans its rewriting."""
+
+
+@dataclass(frozen=True)
+class ByRows:
+    """An edit that looks at the tensor by `values[rows]` only, and rewrites it block by block.
+
+    It may be given an `Unread` in the place of an array: the tensor need not be in memory.
+
+    Attributes:
+        plan: the edit.
+    """
+
+    plan: Edit
+
+    def __call__(self, values: Any, encoding: Encoding) -> Rewrite:
+        """See `Edit`."""
+        return self.plan(values, encoding)
 
 
 @dataclass(frozen=True)
@@ -77,14 +112,13 @@ class Source:
         read: returns all values in a fresh, writable, C-contiguous array.
         sample: returns a flat sample, spread over the tensor, of at least about the given number
             of values without reading all; None where reading all costs no more.
-        part: returns the values of some rows of axis 0, from a slice with a start and a stop, in a
-            fresh array, without reading others; may be called from several threads. None where
-            they cannot be read alone.
+        flat: returns the values from one place to another in flat order, in a fresh array, without
+            reading others; may be called from several threads. None where that is not possible.
     """
 
     read: Callable[[], np.ndarray]
     sample: Callable[[int], np.ndarray] | None = None
-    part: Callable[[slice], np.ndarray] | None = None
+    flat: Callable[[int, int], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -202,12 +236,54 @@ class Tensor:
         Raises:
             ModelcutError: as of `pull`.
         """
-        part = self.source.part
-        if self.edits or part is None:
+        values: Any = None if self.edits else self._unread()
+        if values is None:
             values = np.atleast_1d(self.pull()[0])
-            return map_rows(lambda rows: function(values[rows]), values)
-        blocks = row_blocks(self.shape, self.dtype.itemsize)
-        return list(in_threads(lambda rows: function(part(rows)), blocks))
+        return map_rows(lambda rows: function(values[rows]), values)
+
+    def stream(self, meter: Meter | None = None) -> Stream | None:
+        """Begins to pass the values through the edits without holding them all.
+
+        Args:
+            meter: measures the tensor before and after.
+
+        Returns:
+            The rows to be, or None where it must be pulled: the source cannot read parts, there
+            are several edits, or one that must see everything at once.
+
+        Raises:
+            ModelcutError: the edit cannot be planned; as of `pull`.
+        """
+        unread = self._unread()
+        if unread is None or len(self.edits) > 1:
+            return None
+        if not self.edits:
+            return Stream(unread, self.encoding, None, 0, meter)
+        deferred = self.edits[0]
+        if not isinstance(deferred.edit, ByRows):
+            return None
+        where = f"step {deferred.step + 1}, {self.name}"
+        try:
+            rewrite = deferred.edit(unread, self.encoding)
+            if rewrite.left_alone:
+                if meter:
+                    meter.left_alone.append((deferred.step, rewrite.left_alone))
+                return Stream(unread, self.encoding, None, 0, meter)
+            _check_promise(deferred, rewrite.encoding)
+        except ModelcutError as error:
+            error.message = f"{where}: {error.message}"
+            raise
+        assert not rewrite.whole
+        assert not rewrite.take
+        if rewrite.dtype is not None and rewrite.dtype.kind == "V":  # bfloat16: writers see bytes
+            return None
+        return Stream(unread, self.encoding, rewrite, deferred.step, meter, where=where)
+
+    def _unread(self) -> Unread | None:
+        """The values where they are, if the source can read parts and rows are small."""
+        if self.source.flat is None or not streams(self.shape, self.dtype):
+            return None
+        return Unread(self.shape, self.dtype, self.source.flat)
 
     def sample(self, count: int) -> np.ndarray:
         """At least about `count` values spread over the tensor, or all, flat, edits applied."""
@@ -242,18 +318,7 @@ def _apply(
     values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[Difference, Count] | None:
-        before, codes, seen = values[rows], None, None
-        if rewrite.block is not None:
-            after = rewrite.block(before, rows)
-        elif measured:
-            after, codes = rewrite.encoding.coded(before, rows)
-        else:
-            after = rewrite.encoding.project(before, rows)
-        if measured:
-            # A block may come back in another type; what is counted is what will be kept.
-            after = np.asarray(after, target.dtype)
-            seen = difference(before, after), count(after, rewrite.encoding, rows, codes)
-        target[rows] = after
+        target[rows], seen = rewrite.of(values[rows], rows, target.dtype, measured=measured)
         return seen
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.errors import RecipeError
 from modelcut.errors.explain import explain, near
+from modelcut.errors.strict import Strict
 from modelcut.metrics.each import AS_GIVEN, ONE_OR_EACH
 from modelcut.metrics.each import schema as _schema
 from modelcut.metrics.limits import Gates
@@ -40,7 +41,7 @@ Kind = Annotated[
 Logits = Annotated[bool, ONE_OR_EACH, AS_GIVEN, _schema({"type": "boolean"})]
 
 
-class Head(BaseModel):
+class Head(Strict):
     """What a recipe says besides its steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
@@ -243,7 +244,7 @@ def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
     found = []
     for family in families:
         others = [other for other in families if other != family]
-        if not all(isinstance(item[other], dict) for other in others):
+        if not all(_may_be_field(other, item[other]) for other in others):
             continue
         method = item[family]
         if isinstance(method, dict):
@@ -252,6 +253,13 @@ def _with_own_fields(item: Mapping[str, Any], families: list[str]) -> list[str]:
             if set(others) <= set(steps.find(family, str(method)).model_fields):
                 found.append(family)
     return found if len(found) == 1 else families
+
+
+def _may_be_field(family: str, value: Any) -> bool:
+    """Whether a key that names a family is not there to name a method of it."""
+    if isinstance(value, dict):
+        return True
+    return value not in (*steps.methods(family), *steps.aliases(family))
 
 
 class _Problems:

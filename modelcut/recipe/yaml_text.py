@@ -5,6 +5,7 @@ PyYAML does the scanning; this module says what is let in, and remembers where i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,9 @@ def _bound(text: str, name: str, loader: Any) -> None:
             raise RecipeError(f"{place}: a second document begins here", "one recipe a file")
 
 
+_EXPONENT = re.compile(r"^[-+]?\d+[eE][-+]?\d+$", re.ASCII)
+
+
 class _Reader:
     """Turns nodes into plain data, aliases counted as often as they are used."""
 
@@ -144,6 +148,8 @@ class _Reader:
             raise RecipeError(f"{place}: no value here", "give one, or leave the key out")
         if node.tag == "tag:yaml.org,2002:timestamp" or len(node.value) > 4000:
             return node.value
+        if not node.style and _EXPONENT.match(node.value):
+            return float(node.value)  # text to YAML 1.1, a number to everyone else
         try:
             return self._loader.construct_object(node)
         except ValueError as error:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelcut.report.schema import Part
+from modelcut.safety import json_text
 
 
 def render(report: Part | Mapping[str, Any]) -> str:
     """JSON text with a newline at its end."""
     data = report.to_dict() if isinstance(report, Part) else report
-    return json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _plain(value: Any) -> Any:

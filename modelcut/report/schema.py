@@ -424,6 +424,21 @@ class ChannelGraph(Part):
     kept: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class DataFile(Part):
+    """A file that was read besides the model.
+
+    Attributes:
+        role: what it is for: test, train, validate, calibrate, custom_objects.
+        path: its path, as given by the user.
+        blake3: BLAKE3 of its content, in hexadecimal.
+    """
+
+    role: str
+    path: str
+    blake3: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
@@ -449,6 +464,9 @@ class Report(Part):
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
+        data: the files that were read besides the model, where the report is written to a file.
+        fingerprint: BLAKE3 of all that decides the output: versions, recipe, options, and the
+            contents of what was read; `--if-changed` compares it.
         search: where the recipe was chosen by `search`: the number of trials, the one that was
             chosen, and what it gave on the validation samples.
         histograms: the spread of the values of those tensors that changed most.
@@ -475,6 +493,8 @@ class Report(Part):
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
+    data: tuple[DataFile, ...] = field(default=(), metadata=_PRESENT)
+    fingerprint: str | None = field(default=None, metadata=_PRESENT)
     search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     histograms: tuple[HistogramRow, ...] = field(default=(), metadata=_PRESENT)
 

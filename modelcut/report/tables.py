@@ -21,7 +21,9 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
         yield _ledger(report)
     for step in report.steps:
         if step.facts.get("budget"):
-            yield _search(step)
+            yield _search(step) if "trials" in step.facts["budget"] else _fractions(step)
+        if step.facts.get("latency"):
+            yield _latencies(step)
         if step.facts.get("rounds"):
             yield _rounds(step)
     made = (report.output or report.input).facts.get("litert")
@@ -224,6 +226,39 @@ def _search(step: StepRow) -> Table:
     return Table(title, ("settings", what, "plain bytes", "verdict"), rows, note=note, text=text)
 
 
+def _fractions(step: StepRow) -> Table:
+    """What the search for one number for the whole network tried, and what it found."""
+    found = step.facts["budget"]
+    what, base = headline(found["before"])
+    rows: list[tuple[str, ...]] = [("1", base, "")]
+    for trial in sorted(found["tried"], key=lambda trial: -trial["macs"]):
+        verdict = "within budget" if trial["held"] else "exceeded"
+        verdict = "chosen" if trial["macs"] == found["found"] else verdict
+        rows.append((number(trial["macs"]), headline(trial)[1], verdict))
+    limits = ", ".join(f"{name} {limit:g}" for name, limit in found["limits"].items())
+    title = f"Search of step {step.step}, {step.title}"
+    note = f"{limits}, on the rows set aside"
+    return Table(title, ("macs", what, "verdict"), rows, note=note)
+
+
+def _latencies(step: StepRow) -> Table:
+    """The networks that were measured for a latency."""
+    found = step.facts["latency"]
+    rows = [
+        (
+            f"{one['macs']:.4f}",
+            f"{one['before_ms']:.3g} ms",
+            f"{one['after_ms']:.3g} ms",
+            f"{one['ratio']:.3f}",
+            "chosen" if one["macs"] == found["macs"] else "",
+        )
+        for one in found["tried"]
+    ]
+    title = f"Latency of step {step.step}, {step.title}"
+    columns = ("macs", "original", "result", "ratio", "")
+    return Table(title, columns, rows, note=f"one sample in {found['engine']}, taking turns")
+
+
 def _rounds(step: StepRow) -> Table:
     """What each round of cutting and training on came to."""
     facts = step.facts
@@ -231,14 +266,15 @@ def _rounds(step: StepRow) -> Table:
     rows: list[tuple[str, ...]] = [("before", "", base, "")]
     for turn, one in enumerate(facts["rounds"], 1):
         verdict = {True: "within budget", False: "exceeded", None: ""}[one.get("held")]
-        left = count(sum(one["nonzeros"].values()))
+        left = count(one["channels"] if "channels" in one else sum(one["nonzeros"].values()))
         rows.append((str(turn), left, headline(one)[1], verdict))
     limits = ", ".join(f"{name} {limit:g}" for name, limit in facts.get("limits", {}).items())
     if not facts.get("before"):  # nothing was judged
         rows = [row[:2] for row in rows[1:]]
     note = f"ended: {facts['ended']}" + (f"; {limits}, on the rows set aside" if limits else "")
     title = f"Rounds of step {step.step}, {step.title}"
-    columns = ("round", "weights left", what, "verdict")[: len(rows[0])]
+    what_left = "channels left" if "channels" in facts["rounds"][0] else "weights left"
+    columns = ("round", what_left, what, "verdict")[: len(rows[0])]
     return Table(title, columns, rows, note=note)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def families() -> tuple[str, ...]:
-    """Names of the families: factorize, finetune, prune, quantize."""
+    """Names of the families: factorize, finetune, fold, prune, quantize, simplify."""
     found = pkgutil.iter_modules([str(Path(__file__).parent)])
     return tuple(sorted(module.name for module in found if module.ispkg))
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors import RecipeError, UsageError
+from modelcut.errors.strict import Strict
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Edit, Layer, Model, Tensor
 
@@ -113,7 +114,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-class Step(BaseModel, ABC):
+class Step(Strict, ABC):
     """One transform of a model, with its parameters.
 
     Class attributes:
@@ -124,6 +125,8 @@ class Step(BaseModel, ABC):
         absent: fields that it lacks on purpose, each with what to do instead.
         aliases: former names of fields, which are still taken, each with the name of today.
         leaves: kinds of encodings that it leaves on its targets.
+        of_layers: it is aimed at whole layers, also at those without weights; where it changes
+            nothing it says so itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
@@ -131,6 +134,7 @@ class Step(BaseModel, ABC):
     family: ClassVar[str]
     method: ClassVar[str]
     aims: ClassVar[frozenset[str]] = TARGET_KINDS
+    of_layers: ClassVar[bool] = False
     resumable: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {}
     absent: ClassVar[Mapping[str, str]] = {}

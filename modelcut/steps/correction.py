@@ -10,7 +10,7 @@ are corrected in order, each on what the corrected ones before it give. Labels a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -140,12 +140,15 @@ class Matcher:
                     sums[name].add(given, running)
         return {name: each.result(running) for name, each in sums.items()}
 
-    def fix(self, running: Running, layer: Layer) -> dict[str, np.ndarray]:
+    def fix(
+        self, running: Running, layer: Layer, among: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """The tensors of a layer of the changed network that put its statistics right.
 
         Args:
             running: the changed network, all layers before this one corrected.
             layer: of the changed network.
+            among: names of the tensors that may be changed; None: all.
 
         Returns:
             New values by name, written into the running copy too; none where nothing moved.
@@ -168,7 +171,8 @@ class Matcher:
             bias = running.read([site.bias.name])[site.bias.name]
             found = {site.bias.name: (bias + (wanted - now).reshape(bias.shape))}
         finite = all(np.isfinite(values).all() for values in found.values())
-        if not finite:
+        found = {name: v for name, v in found.items() if among is None or name in among}
+        if not finite or not found:
             return {}
         names = {tensor.name: tensor for tensor in layer.tensors}
         found = {name: values.astype(names[name].dtype) for name, values in found.items()}

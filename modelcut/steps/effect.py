@@ -26,6 +26,8 @@ def of_outcome(step: Step, model: Model, outcome: Outcome, context: Context) -> 
     Raises:
         RecipeError: it changed nothing, and the user named layers (`include`, `overrides`).
     """
+    if step.of_layers:
+        return ()
     if "budget" in outcome.facts:  # a search that found no setting: it says so itself
         return ()
     return of_reasons(step, model, outcome.skipped, context)

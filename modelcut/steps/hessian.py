@@ -97,7 +97,8 @@ class Sums:
     def wanted(self, weights: np.ndarray, damp: float) -> np.ndarray:
         """The weights whose outputs on these inputs are nearest to those on the other network's.
 
-        Least squares, damped towards the weights as they are.
+        Least squares, damped towards the weights as they are (Li et al. 2025, "GPTAQ", section 3,
+        aims at the same).
 
         Args:
             weights: (groups, inputs, outputs).

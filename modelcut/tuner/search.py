@@ -439,7 +439,13 @@ def _made(
         kept = gates.model_copy(update=dict.fromkeys(gates.needing_data()))
         recipe = replace(recipe, head=recipe.head.model_copy(update={"gates": kept}))
     job = replace(
-        job, recipe=recipe, train=request.train, force=request.force, report=True, search=facts
+        job,
+        recipe=recipe,
+        train=request.train,
+        force=request.force,
+        report=True,
+        search=facts,
+        keep_on_failure=False,
     )
     report = pipeline.run(job, say)
     assert isinstance(report, Report)

@@ -64,6 +64,7 @@ class Setting:
             trust=self.trust,
             force=True,
             report=False,
+            keep_on_failure=True,
             **self.options,
         )
 

@@ -1,11 +1,13 @@
 """Throughput of networks at half their multiply-accumulates, beside the original: a Markdown table.
 
-    python tests/benchmarks/channels.py [NAME …] [--size 96] [--rounds 7] [--engines Keras LiteRT]
+    python tests/benchmarks/channels.py [NAME …] [--size 96] [--rounds 7]
+        [--engines Keras float32 int8]
 
 Networks of keras.applications with random weights are pruned by the command line (`channels`,
 `macs: 0.5`, `round_to: 8`), and original and result take turns on the same 32 samples: in Keras
-(`predict_on_batch`) and in LiteRT (float32, all cores, a sample at a time). Times are medians; the
-spread beside them is that of the middle half of the ratios of neighbouring turns.
+(`predict_on_batch`) and on the first eight of them in LiteRT (float32, and int8 calibrated on
+noise, all cores, a sample at a time). Times are medians; the spread beside them is that of the
+middle half of the ratios of neighbouring turns.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import numpy as np
 
 NAMES = ("VGG16", "ResNet50V2")
 BATCH = 32
+SINGLE = 8
+"""Samples of a turn of LiteRT."""
 
 BUILD = """
 import sys, keras
@@ -40,14 +44,20 @@ def keras_turns(paths, samples):
     return [lambda m=model: m.predict_on_batch(samples) for model in models]
 
 
-def litert_turns(paths, samples, folder):
-    """A function a model that runs the samples one by one in LiteRT, on a float32 `.tflite`."""
+def litert_turns(paths, samples, folder, kind):
+    """A function a model that runs the samples one by one in LiteRT, on a `.tflite`."""
     from ai_edge_litert.interpreter import Interpreter
 
-    turns = []
+    turns, more = [], []
+    if kind == "int8":
+        rows = folder / "rows.csv"
+        flat = samples[:4].reshape(4, -1)
+        names = ",".join(f"x{n}" for n in range(flat.shape[1]))
+        np.savetxt(rows, flat, fmt="%.3f", delimiter=",", header=names, comments="")
+        more = ["--calibrate", rows]
     for path in paths:
         target = folder / f"{path.stem}.tflite"
-        modelcut("export", path, "--type", "float32", "-o", target, "--force")
+        modelcut("export", path, "--type", kind, *more, "-o", target, "--force")
         runner = Interpreter(str(target), num_threads=os.cpu_count())
         runner.allocate_tensors()
         turns.append(lambda r=runner: one_by_one(r, samples))
@@ -82,7 +92,7 @@ def measured(turns, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES)
-    parser.add_argument("--engines", nargs="*", default=("Keras", "LiteRT"))
+    parser.add_argument("--engines", nargs="*", default=("Keras", "float32", "int8"))
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
@@ -105,13 +115,15 @@ def main():
                 if engine == "Keras":
                     turns = keras_turns(paths, samples)
                 else:
-                    turns = litert_turns(paths, samples, folder)
+                    turns = litert_turns(paths, samples[:SINGLE], folder, engine)
                 seconds = measured(turns, given.rounds)
-                before, after = BATCH / np.median(seconds, axis=0)
+                count = BATCH if engine == "Keras" else SINGLE
+                before, after = count / np.median(seconds, axis=0)
                 ratios = np.sort(seconds[:, 0] / seconds[:, 1])
                 low, high = np.percentile(ratios, [25, 75])
+                title = engine if engine == "Keras" else f"LiteRT {engine}"
                 print(
-                    f"| {name} | {engine} | {before:.1f} | {after:.1f} | {np.median(ratios):.2f} × "
+                    f"| {name} | {title} | {before:.1f} | {after:.1f} | {np.median(ratios):.2f} × "
                     f"| {low:.2f} to {high:.2f} |",
                     flush=True,
                 )

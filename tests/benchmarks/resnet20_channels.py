@@ -2,7 +2,7 @@
 
     python tests/benchmarks/resnet20_channels.py FOLDER [untrained] [half] [quarter]
 
-FOLDER is what `resnet20.py` has written. `untrained`: 30 % of the MACs gone, no training, on 1024
+FOLDER is what `resnet20.py` has written. `untrained`: 30 % of the MACs gone, no training, on 512
 samples for the criteria that look at data. `half` and `quarter` of the MACs: `obs`, then
 fine-tuning by SGD (flips and shifts by up to 2 pixels) with the epochs of `--epochs`. Accuracies
 are those of all 10,000 test samples, in %.
@@ -52,6 +52,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("parts", nargs="*", default=("untrained", "half", "quarter"))
     parser.add_argument("--criteria", nargs="*", default=CRITERIA)
+    parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, default=0.02)
     given = parser.parse_args()
@@ -61,13 +62,17 @@ def main():
         if part == "untrained":
             for name in given.criteria:
                 step = {"prune": "channels", "macs": 0.7, "criterion": name}
+                if name in ("activation", "taylor", "obs"):
+                    step["rows"] = given.rows
                 row(f"{name}, untrained", *run(given.folder, [step]))
             continue
         tune = {"finetune": {
             "epochs": given.epochs, "optimizer": "sgd", "learning_rate": given.rate,
             "augment": {"shift": 2, "flip": True}, "keep": "last",
         }}  # fmt: skip
-        step = {"prune": "channels", "macs": KEPT[part], "criterion": "obs"}
+        step = {
+            "prune": "channels", "macs": KEPT[part], "criterion": "obs", "rows": given.rows
+        }  # fmt: skip
         row(f"obs, {part}, {given.epochs} epochs", *run(given.folder, [step, tune]))
     print(f"load average: {', '.join(f'{n:.1f}' for n in os.getloadavg())}", file=sys.stderr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from toys import MODELS
@@ -57,7 +58,7 @@ def test_a_step_is_a_recipe_of_one_step(tmp_path, modelcut):
     ("arguments", "words"),
     [
         (("prune", CNN, "-o", "o.h5"), "exactly one of"),
-        (("export", CNN, "-o", "o.tflite", "--signature", "other"), "no SavedModel"),
+        (("export", CNN, "-o", "o.tflite", "--signature", "other"), "is not a SavedModel"),
         (("prune", CNN, "--sparsity", "2", "-o", "o.h5"), "--sparsity"),
         (("prune", CNN, "--sparsity", "x", "-o", "o.h5"), "--sparsity"),
         (("prune", CNN, "--sparsity", ".5", "--bits", "3"), "--bits"),
@@ -88,7 +89,7 @@ def test_gates_decide_the_exit_code(tmp_path, modelcut):
     said = modelcut("prune", CNN, "--sparsity", "0.1", "--min-sparsity", "0.9", "-o", out)
     assert said.code == 1
     assert "FAILED" in said.out
-    assert out.exists()
+    assert (tmp_path / "o.failed.h5").exists()
     report = json.loads((tmp_path / "o.report.json").read_text())
     assert report["gates"][0]["held"] is False
 
@@ -197,7 +198,9 @@ def test_recipe_commands(tmp_path, modelcut):
 
 
 def test_version_and_help(modelcut):
-    assert modelcut("--version").out.startswith("modelcut ")
+    assert modelcut("--version").out == modelcut("-V").out
+    assert modelcut("-V").out.startswith("modelcut ")
+    assert modelcut("-h").out == modelcut("--help").out
     assert "Exit codes" in modelcut("--help").out
     assert modelcut().code == 2
 
@@ -210,13 +213,86 @@ def test_a_layer_that_a_step_emptied_is_warned_of(tmp_path, modelcut):
     assert "nothing is left" not in said.out
 
 
-def test_help_tells_what_a_shared_flag_means_to_each_method(modelcut):
-    words = " ".join(modelcut("prune", "--help").out.split())
-    assert (
-        "--sparsity NUMBER Sparsity: the fraction of weights that are zero after the step. [magn"
-        in words
-    )
-    assert "Fraction of the groups to prune. [l1, l2]" in words
+def test_help_of_a_method_is_about_that_method(modelcut):
+    family = modelcut("prune", "--help").out
+    assert "Methods:" in family
+    assert "--sparsity NUMBER" not in family
+    magnitude = modelcut("prune", "magnitude", "--help").out
+    words = " ".join(magnitude.split())
+    assert "--sparsity NUMBER Sparsity: the fraction of weights that are zero after" in words
+    assert "--cutoff" in magnitude
+    assert "[default: layer]" in magnitude
+    channels = " ".join(modelcut("help", "prune", "channels").out.split())
+    assert "--criterion" in channels
+    assert "--cutoff" not in channels
+
+
+def test_panels_stand_in_one_order_and_show_only_what_acts(modelcut):
+    def panels(*arguments):
+        said = modelcut(*arguments)
+        assert said.code == 0
+        return re.findall(r"^([A-Z][\w ]+):$", said.out, re.M), said.out
+
+    order, page = panels("prune", "magnitude", "--help")
+    assert order == [
+        "Method", "Model", "Data", "Output", "Gates", "Training", "LiteRT", "CI and Make", "Report",
+    ]  # fmt: skip
+    assert "--checkpoint" not in page  # only finetune has something to keep
+    assert panels("quantize", "float16", "--help")[0] == [
+        "Method", "Model", "Data", "Output", "Gates", "LiteRT", "CI and Make", "Report",
+    ]  # fmt: skip
+    assert "--resume" in panels("finetune", "straight_through", "--help")[1]
+    assert not re.search(r"--(train|resume|distribute|in-place|coder)\b", panels("export", "-h")[1])
+    assert "--min-accuracy" not in panels("pack", "--help")[1]
+    assert "--max-bytes " not in panels("eval", "--help")[1]
+
+
+def test_short_help_shows_the_most_used_options(modelcut):
+    short, full = modelcut("prune", "magnitude", "-h").out, modelcut("prune", "magnitude", "--help")
+    assert "--sparsity" in short
+    assert "--outlier-range" not in short
+    assert "--outlier-range" in full.out
+    assert re.search(r"\d+ more options: modelcut prune magnitude --help", short)
+
+
+def test_a_method_stands_behind_its_family(tmp_path, modelcut):
+    common = ("--sparsity", "0.5", "--no-report", "-q", "-o")
+    named = modelcut("prune", CNN, "--method", "l1", *common, tmp_path / "a.h5")
+    behind = modelcut("prune", "l1", CNN, *common, tmp_path / "b.h5")
+    assert named.code == behind.code == 0, behind
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    odd = modelcut("quantize", "float16", CNN, "--bits", "3", "-o", tmp_path / "c.h5")
+    assert (odd.code, "--bits" in odd.err) == (2, True)
+    assert modelcut("quantize", "liner", CNN, "-o", tmp_path / "c.h5").code == 2
+
+
+def test_options_come_from_the_environment(tmp_path, modelcut, monkeypatch):
+    monkeypatch.setenv("MODELCUT_MAX_BYTES", "64kB")
+    monkeypatch.setenv("MODELCUT_EXCLUDE", "class:Conv2D")
+    said = modelcut("prune", CNN, "--sparsity", "0.5", "--print-recipe")
+    assert "max_bytes: 64000" in said.out
+    assert "class:Conv2D" in said.out
+    said = modelcut("prune", CNN, "--sparsity", "0.5", "--max-bytes", "1kB", "--print-recipe")
+    assert "max_bytes: 1000" in said.out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("modelcut pru", {"prune"}),
+        ("modelcut prune magn", {"magnitude"}),
+        (f"modelcut prune magnitude {CNN} --spar", {"--sparsity", "--sparse"}),
+        (f"modelcut prune {CNN} --include conv2d", {"conv2d"}),
+        (f"modelcut prune {CNN} --compression f", {"fast"}),
+        ("modelcut run model.h5 -r lenet-5-s", {"lenet-5-smaller"}),
+        ("modelcut docs gat", {"gates"}),
+    ],
+)
+def test_completion(line, words, modelcut, monkeypatch):
+    monkeypatch.setenv("_MODELCUT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    assert set(modelcut().out.split()) == words
 
 
 @pytest.mark.parametrize("output", ["x.mcut", "x.tflite"])

@@ -28,7 +28,7 @@ import typer.main
 from pydantic import BaseModel
 
 from modelcut import steps
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 from modelcut.cli.main import COMMANDS, build
 from modelcut.data import DataOptions
 from modelcut.metrics.limits import Gates
@@ -207,9 +207,11 @@ def options_of(command: Any) -> dict[str, tuple[str, str]]:
     found = {}
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.name != "help":
+            if parameter.hidden:
+                continue
             names = " / ".join([*parameter.opts, *parameter.secondary_opts])
             value = f" {parameter.metavar}" if parameter.metavar else ""
-            found[parameter.name] = f"`{names}{value}`", parameter.help or ""
+            found[parameter.name] = f"`{names}{value}`", panels.row_of(parameter)[1]
     return found
 
 
@@ -242,11 +244,7 @@ def command_table(name: str) -> str:
     """How a command is called, what it does, and its own options."""
     command = commands()[name]
     shared = _shared()
-    arguments = [
-        (p.metavar or p.name.upper(), p.help or "")
-        for p in command.params
-        if p.param_type_name == "argument"
-    ]
+    arguments = [panels.row_of(p) for p in command.params if p.param_type_name == "argument"]
     required = {p.metavar or p.name.upper() for p in command.params if p.required}
     usage = [n if n in required else f"[{n}]" for n, _ in arguments]
     parts = [f"`{' '.join(['modelcut', name, *usage, '[OPTIONS]'])}`"]

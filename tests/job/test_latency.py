@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modelcut.data import InputSpec
-from modelcut.data.csv import Batch
+from modelcut.data.table import Batch
 from modelcut.job import latency
 from modelcut.metrics.limits import Gates, uncertain
 

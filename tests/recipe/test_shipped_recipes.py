@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,18 @@ def test_an_optional_pattern_still_matches(tmp_path, modelcut):
         assert said.code == 0, said
         found.append(output.stat().st_size)
     assert found[0] <= found[1] <= found[0] + 8  # the recipe is kept in the file
+
+
+@pytest.mark.slow
+def test_faster_halves_the_work_of_the_demo(tmp_path, modelcut):
+    demo = RECIPES.parent / "modelcut" / "demo"
+    said = modelcut(
+        "run", demo / "digits.h5", "-r", RECIPES / "faster.yaml", "--scale", "1/16", "-q",
+        "--train", demo / "digits_train.csv", "--calibrate", demo / "digits_train.csv",
+        "--test", demo / "digits_test.csv", "-o", tmp_path / "faster.tflite",
+    )  # fmt: skip
+    assert said.code == 0, said
+    report = json.loads((tmp_path / "faster.report.json").read_text())
+    sizes = report["sizes"]
+    assert 0.4 < sizes["after"]["macs"] / sizes["before"]["macs"] <= 0.5
+    assert report["evaluation"]["change"]["accuracy_drop"] < 0.01

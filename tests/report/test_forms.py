@@ -217,3 +217,40 @@ def test_the_terminal_draws_with_rich(made):
     terminal.show(made, screen)
     assert "─" in screen.getvalue()
     assert "FAILED" in screen.getvalue()
+
+
+def with_facts(made, **facts):
+    step = replace(made.steps[0], step=1, title="prune: channels", facts=facts)
+    return replace(made, steps=(step,))
+
+
+def test_rounds_of_channels_tell_how_many_are_left(made):
+    report = with_facts(
+        made,
+        rounds=[{"channels": 90, "accuracy": 0.9, "held": True}, {"channels": 80, "held": False}],
+        ended="the budget is spent",
+        before={"accuracy": 0.95},
+        limits={"max_accuracy_drop": 0.01},
+    )
+    columns, rows, _ = table(report, "Rounds of step 1, prune: channels")
+    assert columns == ["round", "channels left", "accuracy", "verdict"]
+    assert rows[1:] == [("1", "90", "0.9000", "within budget"), ("2", "80", "–", "exceeded")]
+
+
+def test_a_search_of_one_number_is_shown_from_the_largest_on(made):
+    tried = [{"macs": m, "accuracy": m + 0.3, "held": m > 0.3} for m in (0.5, 0.3, 0.4)]
+    found = {"limits": {"max_accuracy_drop": 0.1}, "before": {"accuracy": 0.9}, "tried": tried}
+    report = with_facts(made, budget={**found, "found": 0.4})
+    columns, rows, _ = table(report, "Search of step 1, prune: channels")
+    assert columns == ["macs", "accuracy", "verdict"]
+    assert [row[2] for row in rows] == ["", "within budget", "chosen", "exceeded"]
+    assert [row[0] for row in rows] == ["1", "0.5", "0.4", "0.3"]
+
+
+def test_latencies_that_were_measured(made):
+    tried = [{"macs": 0.5, "before_ms": 2.0, "after_ms": 1.3, "ratio": 0.65},
+             {"macs": 0.25, "before_ms": 2.0, "after_ms": 0.98, "ratio": 0.49}]  # fmt: skip
+    report = with_facts(made, latency={"engine": "litert", "tried": tried, "macs": 0.25})
+    _, rows, found = table(report, "Latency of step 1, prune: channels")
+    assert rows[1] == ("0.2500", "2 ms", "0.98 ms", "0.490", "chosen")
+    assert "litert" in found.note

@@ -95,10 +95,10 @@ def _rows(
     request: dict[str, Any], network: engines.Network
 ) -> tuple[list[list[np.ndarray]], list[str]]:
     """Rows spread evenly over the CSV, one by one, as the network takes them; notes on the CSV."""
-    from modelcut.data.csv import Csv
+    from modelcut.data.sources import open_table
 
     options = DataOptions.model_validate(request["data"])
-    table = Csv.open(Path(request["calibrate"]), options, network.inputs, labelled=False)
+    table = open_table(Path(request["calibrate"]), options, network.inputs, labelled=False)
     names, copies = [spec.name for spec in network.inputs], network.fixed_batch or 1
     rows = spread(
         (

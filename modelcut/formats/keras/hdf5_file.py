@@ -25,6 +25,7 @@ from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, write
 from modelcut.formats.records import arrays, jsonable
 from modelcut.model.encoding import Dense, Encoding, from_record
 from modelcut.model.model import Tensor
+from modelcut.model.stream import Stream
 from modelcut.safety import load_json, printable
 
 ATTRIBUTE_LIMIT = 64512
@@ -302,13 +303,19 @@ def put(
     """
     if options.hollow is None:
         meter = options.meter(tensor)
-        values, encoding = tensor.pull(meter, deflates=True)
+        stream = tensor.stream(meter)
+        values: np.ndarray | Stream
+        values, encoding = (
+            tensor.pull(meter, deflates=True) if stream is None else (stream, stream.encoding)
+        )
         parent, _, leaf = name.rpartition("/")
         where = make_group(group, parent)
         stored, deflated = write(
             where, leaf, values, options.compression, attributes, lambda n: room(where, n)
         )
-        if meter:
+        if isinstance(values, Stream):
+            values.done(stored if deflated else None)
+        elif meter:
             meter.done_with(values, stored if deflated else None)
         return stored, encoding
     number, dtype = options.hollow.tensors[tensor.name]
@@ -354,7 +361,7 @@ def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], lis
         if raw.nbytes > 64 << 20:
             raise InputError("too large")
         data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
-        records = load_json(data.decode(), where=where, what="list of encodings")
+        records = load_json(data.decode(), where=where, what="list of encodings", ours=True)
         return {str(k): from_record(arrays(v)) for k, v in records.items()}, []
     except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
         return {}, ["the encodings kept in the file cannot be read; they are ignored"]

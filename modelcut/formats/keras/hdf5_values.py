@@ -19,10 +19,11 @@ import numpy as np
 from isal import isal_zlib
 
 from modelcut.arrays import buffers
-from modelcut.arrays.blocks import BLOCK_BYTES, in_threads
+from modelcut.arrays.blocks import BLOCK_BYTES, in_threads, row_blocks
 from modelcut.arrays.deflate import choose, inflate, restored
 from modelcut.errors import InputError
 from modelcut.model.model import Source
+from modelcut.model.stream import Stream
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 """HDF5 has no such type: two bytes that stand for nothing, and an attribute that names it."""
@@ -79,17 +80,16 @@ def source(found: h5py.Dataset, where: str) -> Source:
 
     fill = _plain(found)
 
-    def part(rows: slice) -> np.ndarray:
+    def flat(start: int, stop: int) -> np.ndarray:
         assert fill is not None
-        values = np.empty((rows.stop - rows.start, *found.shape[1:]), dtype)
-        start = rows.start * (values.nbytes // len(values))
+        values = np.empty(stop - start, dtype)
         try:
-            fill(values.reshape(-1).view(np.uint8).data, start)
+            fill(values.view(np.uint8).data, start * dtype.itemsize)
         except OSError as error:
             raise InputError(f"{where}: {found.name}: cannot be read: {error}") from None
         return values
 
-    return Source(read, sample, part if fill else None)
+    return Source(read, sample, flat if fill else None)
 
 
 def _read(found: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
@@ -129,7 +129,9 @@ def _plain(found: h5py.Dataset) -> Callable[[memoryview, int], None] | None:
         A function that fills a buffer with the bytes of the values from an offset on, and raises
         OSError where it cannot; None where they are few, or do not lie in the file as in memory.
     """
-    if found.chunks is not None or found.nbytes < _LARGE_BYTES or found.file.driver != "sec2":
+    if dtype_of(found) == BFLOAT16 or found.chunks is not None:
+        return None
+    if found.nbytes < _LARGE_BYTES or found.file.driver != "sec2":
         return None
     first = found.id.get_offset()
     if first is None or not found.dtype.isnative or not hasattr(os, "preadv"):  # macOS before 11
@@ -137,6 +139,8 @@ def _plain(found: h5py.Dataset) -> Callable[[memoryview, int], None] | None:
     handle = found.file.id.get_vfd_handle()
 
     def fill(target: memoryview, start: int) -> None:
+        if not found:  # the number may be another file's by now
+            raise OSError("the file is closed")
         while target:
             count = os.preadv(handle, [target], first + start)
             if not count:
@@ -192,7 +196,7 @@ def _inflate(found: h5py.Dataset, values: np.ndarray, filters: tuple[int, ...]) 
 def write(
     group: h5py.Group,
     name: str,
-    values: np.ndarray,
+    values: np.ndarray | Stream,
     compression: str,
     attributes: Mapping[str, Any],
     room: Callable[[int], None] = lambda _: None,
@@ -202,7 +206,7 @@ def write(
     Args:
         group: to write into.
         name: in it.
-        values: any shape; C-contiguous.
+        values: any shape; an array is C-contiguous.
         compression: none, fast or best; tensors that are small or do not shrink are not compressed.
         attributes: of the dataset.
         room: is told how many bytes come next.
@@ -211,14 +215,18 @@ def write(
         Bytes that the values take in the file, and whether they are what `fast` makes of them.
     """
     bfloat16 = values.dtype == BFLOAT16
-    raw = values.view("V2") if bfloat16 else values
+    raw = values.view("V2") if isinstance(values, np.ndarray) and bfloat16 else values
     made = None
     if compression != "none" and raw.nbytes >= _SMALL_BYTES:
         made = _write_deflated(group, name, raw, compression, room)
     if made is None:
         room(raw.nbytes)
         plain = group.create_dataset(name, raw.shape, raw.dtype, track_times=False)
-        if raw.size:
+        if isinstance(raw, Stream):
+            blocks = row_blocks(raw.shape, raw.dtype.itemsize)
+            for rows, block in zip(blocks, in_threads(raw.take, blocks), strict=True):
+                plain.write_direct(block, dest_sel=np.s_[rows])
+        elif raw.size:
             plain.write_direct(np.ascontiguousarray(raw)) if raw.ndim else plain.__setitem__(
                 (), raw
             )
@@ -244,7 +252,11 @@ def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 
 
 def _write_deflated(
-    group: h5py.Group, name: str, values: np.ndarray, compression: str, room: Callable[[int], None]
+    group: h5py.Group,
+    name: str,
+    values: np.ndarray | Stream,
+    compression: str,
+    room: Callable[[int], None],
 ) -> h5py.Dataset | None:
     """A chunked dataset with HDF5's own filters; None where that would not pay."""
     chunk = chunk_shape(values.shape, values.dtype.itemsize)
@@ -256,7 +268,10 @@ def _write_deflated(
         return None
 
     def pack(start: tuple[int, ...]) -> bytes:
-        part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
+        if isinstance(values, Stream):  # its chunks are whole rows
+            part = values.take(slice(start[0], min(start[0] + chunk[0], values.shape[0])))
+        else:
+            part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
         if part.shape != chunk:  # HDF5 stores whole chunks
             part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
         return way.pack(part)

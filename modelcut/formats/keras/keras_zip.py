@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import h5py
+from isal import isal_zlib
 
 from modelcut.errors import InputError, UnsafeError, UsageError
 from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import Format, WriteOptions, Written, opening
+from modelcut.formats.files import MAX_FILES
 from modelcut.formats.keras import compiled, hdf5_file, portable, store, tfmot
 from modelcut.formats.keras import tree as keras_tree
 from modelcut.formats.keras.keras_folder import Folder
@@ -30,12 +33,15 @@ from modelcut.graph.keras import operations
 from modelcut.graph.keras.calls import is_functional
 from modelcut.graph.node import Node
 from modelcut.model.model import Model, Origin, Tensor
-from modelcut.safety import MAX_JSON_BYTES, load_json, printable
+from modelcut.safety import json_bytes, load_json, printable
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MAX_RATIO = 1100
 """Deflate cannot expand further than 1032 times."""
+_END_BYTES = 22 + 65535
+_BOMB_BYTES = 1 << 30
+_BOMB_RATIO = 20
 _MODELS = ("Sequential", "Functional", "Model")
 
 
@@ -80,8 +86,10 @@ class KerasArchive(Format):
             with opening() as opened:
                 if path.is_dir():
                     return self._read_folder(path, opened)
+                _check_count(path)
                 archive = opened.enter_context(zipfile.ZipFile(path))
                 _check_members(archive, where)
+                _check_sum(archive, where)
                 weights = opened.enter_context(_seekable(archive, where))
                 file = hdf5_file.open_file(weights, f"{where}: {_WEIGHTS}")
                 return self._read(archive, opened.enter_context(file), path, opened)
@@ -190,8 +198,10 @@ class KerasArchive(Format):
             written = _write_weights(model, weights, options)
             with zipfile.ZipFile(path, "w") as archive:
                 for name, data in _members(model, options.provenance()):
-                    if data is None:
+                    if name == _WEIGHTS:
                         _put_file(archive, name, weights)
+                    elif data is None:
+                        _put_member(archive, name, model.origin.layout.archive)
                     else:
                         _put(archive, name, data)
         finally:
@@ -207,7 +217,7 @@ class KerasArchive(Format):
                 tree = keras_tree.to_data(file, options.hollow.places)
         finally:
             scratch.unlink(missing_ok=True)
-        return [[[name, data] for name, data in _members(model, {})], tree], written
+        return [[[name, data] for name, data in _packed_members(model)], tree], written
 
     def restore(self, data: Any, path: Path) -> tuple[Model, dict[str, int]]:
         """See `Format`."""
@@ -225,8 +235,30 @@ class KerasArchive(Format):
             raise InputError(f"{where}: damaged: {printable(str(error), 200)}") from None
 
 
+def _check_count(path: Path) -> None:
+    """Refuses an archive of more members than any model has, before all of them are listed."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _END_BYTES))
+        tail = file.read(_END_BYTES)
+    at = tail.rfind(b"PK\x05\x06")
+    if 0 <= at <= len(tail) - 22:
+        count, directory = struct.unpack_from("<HI", tail, at + 10)
+        if count > MAX_FILES and directory > 46 * MAX_FILES:
+            raise InputError(f"{path}: holds more than {MAX_FILES} files")
+
+
 def _check_members(archive: zipfile.ZipFile, where: str) -> None:
     seen: set[str] = set()
+    if len(archive.infolist()) > MAX_FILES:
+        raise InputError(f"{where}: holds more than {MAX_FILES} files")
+    beside = sum(i.file_size for i in archive.infolist() if i.filename != _WEIGHTS)
+    packed = sum(i.compress_size for i in archive.infolist() if i.filename != _WEIGHTS)
+    if beside > _BOMB_BYTES and beside > _BOMB_RATIO * packed:
+        raise InputError(
+            f"{where}: what is beside the weights expands from {packed:,} bytes to {beside:.3g}",
+            "vocabularies expand by 10 times; take out what is no part of the model",
+        )
     size = Path(str(archive.filename)).stat().st_size
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")
@@ -247,11 +279,31 @@ def _check_members(archive: zipfile.ZipFile, where: str) -> None:
             raise InputError(f"{where}: has no {name}", "it is not a .keras file, or is truncated")
 
 
+def _check_sum(archive: zipfile.ZipFile, where: str) -> None:
+    """Holds the weights against their checksum in the archive, which reading in place skips.
+
+    Raises:
+        InputError: they are not what was written.
+    """
+    info = archive.getinfo(_WEIGHTS)
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        return  # inflating compares it
+    found = 0
+    with _StoredMember(str(archive.filename), info) as member:
+        while piece := member.read(1 << 20):
+            found = isal_zlib.crc32(piece, found)
+    if found != info.CRC:
+        raise InputError(
+            f"{where}: damaged: the weights do not match their checksum",
+            "copy it again from where it came",
+        )
+
+
 def _text(archive: zipfile.ZipFile | Folder, name: str, where: str) -> str:
-    if archive.getinfo(name).file_size > MAX_JSON_BYTES:
-        raise InputError(f"{where}: {name} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    if archive.getinfo(name).file_size > json_bytes():
+        raise InputError(f"{where}: {name} is larger than {json_bytes() >> 20} MiB")
     with archive.open(name) as file:
-        raw = file.read(MAX_JSON_BYTES + 1)
+        raw = file.read(json_bytes() + 1)
     return raw.decode("utf-8", "replace")
 
 
@@ -347,7 +399,7 @@ def _write_weights(model: Model, weights: Path, options: WriteOptions) -> Writte
 
 
 def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes | None]]:
-    """The archive's members in order; None for the weights."""
+    """The archive's members in order; None for the weights, and for what is copied as it is."""
     layout = model.origin.layout if isinstance(model.origin.layout, KerasArchiveLayout) else None
     if layout is not None:
         metadata = dict(layout.metadata)
@@ -363,10 +415,22 @@ def _members(model: Model, provenance: Mapping[str, Any]) -> Iterator[tuple[str,
             yield name, _config_text(model, layout).encode()
         elif name == _METADATA:
             yield name, json.dumps(metadata).encode()
-        elif name == _WEIGHTS:
+        elif name == _WEIGHTS or (layout is not None and not name.endswith("/")):
             yield name, None
-        elif layout is not None and not name.endswith("/"):
-            yield name, layout.archive.read(name)
+
+
+def _packed_members(model: Model) -> Iterator[tuple[str, bytes | None]]:
+    """The archive's members in order, None for the weights, to be held in memory.
+
+    Raises:
+        InputError: they are too large for that.
+    """
+    archive = model.origin.layout.archive
+    size = sum(info.file_size for info in archive.infolist() if info.filename != _WEIGHTS)
+    if size > _BOMB_BYTES:
+        raise InputError(f"{model.origin.path}: what is beside the weights takes {size:.3g} bytes")
+    for name, data in _members(model, {}):
+        yield name, archive.read(name) if data is None and name != _WEIGHTS else data
 
 
 def _config_text(model: Model, layout: KerasArchiveLayout | None) -> str:
@@ -404,6 +468,14 @@ def _info(name: str, size: int) -> zipfile.ZipInfo:
 
 def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(_info(name, len(data)), data)
+
+
+def _put_member(archive: zipfile.ZipFile, name: str, old: zipfile.ZipFile | Folder) -> None:
+    """Copies a member, a piece at a time: it may be larger than the memory."""
+    info = _info(name, old.getinfo(name).file_size)
+    with old.open(name) as source, archive.open(info, "w") as target:
+        while piece := source.read(1 << 20):
+            target.write(piece)
 
 
 def _put_file(archive: zipfile.ZipFile, name: str, path: Path) -> None:

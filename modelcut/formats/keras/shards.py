@@ -15,7 +15,7 @@ import h5py
 
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats.keras import hdf5_file
-from modelcut.safety import MAX_JSON_BYTES, load_json, printable
+from modelcut.safety import json_bytes, load_json, printable
 
 SUFFIX = ".weights.json"
 _MOST = 10_000
@@ -52,8 +52,8 @@ def open_file(path: Path, opened: contextlib.ExitStack) -> h5py.File:
 
 
 def _names(path: Path, where: str) -> list[str]:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(f"{where}: is larger than {MAX_JSON_BYTES >> 20} MiB")
+    if path.stat().st_size > json_bytes():
+        raise InputError(f"{where}: is larger than {json_bytes() >> 20} MiB")
     text = path.read_text("utf-8", "replace")
     found: Any = load_json(text, where=where, what="list of shards")
     weights = found.get("weight_map") if isinstance(found, dict) else None

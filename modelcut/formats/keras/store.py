@@ -284,7 +284,10 @@ def _var_groups(file: h5py.File) -> list[str]:
 
 
 def _renamed(model: Model, old: h5py.File) -> dict[str, str]:
-    """Old base -> new base of each layer, where an edit of the architecture moved the counters."""
+    """Old base -> new base of each layer, where an edit of the architecture moved the counters.
+
+    "" of a layer that was taken out.
+    """
     if model.architecture is None or model.origin.layout is None:
         return {}
     before = model.origin.layout.architecture
@@ -293,9 +296,8 @@ def _renamed(model: Model, old: h5py.File) -> dict[str, str]:
     prefix = _prefix(old)
     now = model.architecture.store_paths()
     return {
-        place.replace("layers/", prefix): now[path].replace("layers/", prefix)
+        place.replace("layers/", prefix): now.get(path, "").replace("layers/", prefix)
         for path, place in before.store_paths().items()
-        if path in now
     }
 
 
@@ -353,6 +355,8 @@ def _copy_groups(model: Model, old: h5py.File, new: h5py.File, *, keep_optimizer
         if top == "modelcut" or (top == OPTIMIZER and not keep_optimizer) or key in weights:
             return
         base = _longest(key, dict.fromkeys(bases, ()))
+        if base and not bases[base]:
+            return
         target = bases[base] + key[len(base) :] if base else key
         if isinstance(item, h5py.Group):
             hdf5_file.copy_attributes(item, hdf5_file.make_group(new, target))

@@ -8,7 +8,7 @@ own, and come back bit for bit.
 from __future__ import annotations
 
 import io
-import secrets
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -125,7 +125,7 @@ def _in_memory() -> h5py.File:
 def _created(access: Any) -> h5py.File:
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
     # HDF5 knows open files by their names.
-    name = f"modelcut-{secrets.token_hex(8)}".encode()
+    name = f"modelcut-{os.urandom(8).hex()}".encode()
     made = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     made.set_obj_track_times(False)
     return h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=made, fapl=access))

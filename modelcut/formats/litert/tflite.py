@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from modelcut.errors import ModelcutError, UnsafeError
+from modelcut.errors import ModelcutError
 from modelcut.formats import registry
 from modelcut.formats.base import Format, WriteOptions, Written
 from modelcut.formats.litert import kept_scales, schema
 from modelcut.formats.litert.schema import File, LiteRTTensor, Subgraph
+from modelcut.graph import scan
+from modelcut.graph.scan import Finding
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Layer, Model, Origin, Source, Tensor
@@ -140,13 +142,13 @@ class LiteRT(Format):
             facts=facts,
         )
 
+    def dangers(self, model: Model) -> list[Finding]:
+        """See `Format`: operators that are not LiteRT's own."""
+        return [Finding("operator", "", what) for what in _foreign(model.origin.layout.file)]
+
     def check_runnable(self, model: Model, *, trust: bool) -> bool:
         """See `Format`: an operator that is not LiteRT's own is refused."""
-        foreign = _foreign(model.origin.layout.file)
-        if foreign and not trust:
-            raise UnsafeError(
-                f"{model.origin.path}: needs {foreign[0]}", "--trust runs it all the same"
-            )
+        scan.check(self.dangers(model), where=str(model.origin.path), trust=trust)
         return True
 
     def facts(self, model: Model) -> dict[str, Any]:

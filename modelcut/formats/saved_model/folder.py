@@ -28,6 +28,7 @@ from modelcut.formats.saved_model.meta_graph import SERVE, MetaGraph, meta_graph
 from modelcut.formats.saved_model.proto import ProtoError
 from modelcut.graph import scan
 from modelcut.graph.architecture import Architecture
+from modelcut.graph.scan import Finding
 from modelcut.model.encoding import Encoding, from_record
 from modelcut.model.model import Model, Origin
 from modelcut.safety import load_json, printable
@@ -155,23 +156,26 @@ class SavedModel(Format):
         files, bundle, numbers, dtypes = shell.from_data(data, where)
         return _read(files, path, serving_graph(files), bundle, dtypes), numbers
 
-    def check_runnable(self, model: Model, *, trust: bool) -> bool:
-        """See `Format.check_runnable`; the error names the first finding."""
-        if trust:
-            return True
+    def dangers(self, model: Model) -> list[Finding]:
+        """See `Format`: the graph, and the layers that Keras would build again."""
+        if not isinstance(model.origin.layout, SavedModelLayout):
+            return super().dangers(model)
         files = model.origin.layout.files
-        where = files.where
         graph = serving_graph(files)
-        saved_model_scan.check(graph, where)
+        found = saved_model_scan.findings(graph)
         metadata = keras_metadata.find(graph, bounded(files, _METADATA, _MAX_NOTES))
         for node in metadata.texts:
-            for finding in scan.scan(keras_metadata.plain(metadata.parsed(node, where))):
+            for finding in scan.scan(keras_metadata.plain(metadata.parsed(node, files.where))):
                 # Classes of the author's own are not needed: the graph is what runs.
                 if finding.kind != "custom":
-                    raise UnsafeError(
-                        f"{where}: its Keras metadata: {finding}: would run code of the file",
-                        "--trust runs it, if you trust its author",
-                    )
+                    found.append(replace(finding, what=f"its Keras metadata: {finding.what}"))
+        return found
+
+    def check_runnable(self, model: Model, *, trust: bool) -> bool:
+        """See `Format.check_runnable`; the error names the first finding."""
+        if not trust:
+            where = model.origin.layout.files.where
+            scan.check(self.dangers(model), where=where, trust=False)
         return True
 
 
@@ -263,7 +267,9 @@ def _notes(files: Files) -> dict[str, Any]:
     """What an earlier modelcut wrote beside the model."""
     try:
         text = bounded(files, _NOTES, _MAX_NOTES).decode()
-        value = load_json(text, where=files.where, what="notes of modelcut") if text else {}
+        if not text:
+            return {}
+        value = load_json(text, where=files.where, what="notes of modelcut", ours=True)
     except (InputError, UnicodeDecodeError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from modelcut.errors import UnsafeError
 from modelcut.formats.saved_model import uses
 from modelcut.formats.saved_model.harmless_ops import HARMLESS
 from modelcut.formats.saved_model.meta_graph import GraphNode, MetaGraph
 from modelcut.formats.saved_model.uses import GraphValue
+from modelcut.graph.scan import Finding
 from modelcut.safety import printable
 
 _RESTORES = frozenset("RestoreV2 Restore RestoreSlice".split())
@@ -48,24 +48,15 @@ def _known(node: GraphNode, graph: MetaGraph) -> bool:
     return False
 
 
-def check(graph: MetaGraph, where: str) -> None:
-    """Refuses a graph that does more than compute.
-
-    Raises:
-        UnsafeError: names the first such operation, and how many there are.
-    """
+def findings(graph: MetaGraph) -> list[Finding]:
+    """What of a graph does more than compute."""
     found = list(strangers(graph))
     if not found:
         try:
             found = list(dict.fromkeys(_executed(graph)))
         except uses.Tangled:
             found = ["functions that call each other endlessly"]
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UnsafeError(
-            f"{where}: its graph holds {found[0]}, which is not known to be harmless{more}",
-            "--trust runs it, if you trust its author",
-        )
+    return [Finding("graph", "", what) for what in found]
 
 
 def _executed(graph: MetaGraph) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The rule of functions called as layers: Keras 3's operations, tf_keras' TensorFlow functions.
 
-Only those stand in the tables whose meaning is the same in every version; any other is a barrier.
+One that is not in the tables of `functions` is a barrier.
 """
 
 from __future__ import annotations
@@ -23,64 +23,8 @@ from modelcut.graph.keras.channel_values import (
     whole_axis,
 )
 from modelcut.graph.keras.classes import Shape
+from modelcut.graph.keras.functions import OF_KERAS, OF_TENSORFLOW, PLACES, TENSORFLOW
 from modelcut.graph.node import Node
-
-TENSORFLOW = frozenset(("TFOpLambda", "SlicingOpLambda"))
-"""Classes of tf_keras whose configuration names a function of TensorFlow."""
-
-_KERAS = {
-    "each": """Abs Absolute Cast Ceil Celu Copy Cos Elu Erf Exp Exp2 Expm1 Fabs Floor Gelu
-        HardShrink HardSigmoid HardSilu HardTanh LeakyRelu Log Log10 Log1p Log2 LogSigmoid NanToNum
-        Negative Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid Sign Silu Sin SoftShrink Softplus
-        Softsign Sqrt Square Squareplus StopGradient Tan Tanh TanhShrink Clip""",
-    "pair": """Add Divide Maximum Minimum Multiply Power Subtract TrueDivide""",
-    "reduce": "Amax Amin Any All Max Mean Min Prod Std Sum Var Logsumexp",
-    "softmax": "Softmax LogSoftmax",
-    "reshape": "Reshape",
-    "transpose": "Transpose",
-    "concatenate": "Concatenate",
-    "expand": "ExpandDims",
-    "squeeze": "Squeeze",
-    "split": "Split",
-    "slice": "GetItem",
-    "resize": "Resize",
-    "pad": "Pad",
-}
-_FUNCTIONS = {
-    "each": """abs cast identity sigmoid sign sqrt square tanh exp stop_gradient clip_by_value
-        math.abs math.ceil math.cos math.erf math.exp math.expm1 math.floor math.log math.log1p
-        math.log_sigmoid math.negative math.reciprocal math.round math.rsqrt math.sigmoid math.sign
-        math.sin math.softplus math.softsign math.sqrt math.square math.tan math.tanh nn.elu nn.gelu
-        nn.leaky_relu nn.relu nn.relu6 nn.selu nn.sigmoid nn.silu nn.softplus nn.softsign nn.swish
-        nn.tanh __operators__.neg __operators__.abs compat.v1.nn.relu6""",
-    "pair": """add subtract multiply divide maximum minimum pow math.add math.subtract math.multiply
-        math.divide math.truediv math.maximum math.minimum math.pow math.squared_difference
-        math.divide_no_nan __operators__.add __operators__.sub __operators__.mul
-        __operators__.truediv __operators__.radd __operators__.rsub __operators__.rmul
-        __operators__.rtruediv __operators__.pow""",
-    "reduce": """math.reduce_all math.reduce_any math.reduce_logsumexp math.reduce_max
-        math.reduce_mean math.reduce_min math.reduce_prod math.reduce_std math.reduce_sum
-        math.reduce_variance reduce_max reduce_mean reduce_min reduce_sum""",
-    "softmax": "nn.softmax nn.log_softmax",
-    "reshape": "reshape",
-    "transpose": "transpose compat.v1.transpose",
-    "concatenate": "concat",
-    "expand": "expand_dims",
-    "squeeze": "squeeze compat.v1.squeeze",
-    "split": "split",
-    "slice": "__operators__.getitem",
-    "resize": "image.resize",
-    "pad": "pad compat.v1.pad",
-}
-_OF_KERAS = {name: kind for kind, names in _KERAS.items() for name in names.split()}
-_OF_TENSORFLOW = {name: kind for kind, names in _FUNCTIONS.items() for name in names.split()}
-_PLACES = {
-    "Reshape": ("x", "newshape"), "reshape": ("tensor", "shape"), "Pad": ("x", "pad_width"),
-    "pad": ("tensor", "paddings"), "compat.v1.pad": ("tensor", "paddings"),
-    "concat": ("values", "axis"), "GetItem": ("x", "key"),
-    "__operators__.getitem": ("tensor", "slice_spec"),
-}  # fmt: skip
-"""Names of arguments that may be given by their place."""
 
 
 def shapes(node: Node, sources: Sequence[Shape | None], call: Any) -> list[Shape | None]:
@@ -129,7 +73,7 @@ class _Called:
 
     def said(self, *names: str) -> Any:
         """The first of these arguments that is there, in the call or in the configuration."""
-        places = _PLACES.get(self.name, ())
+        places = PLACES.get(self.name, ())
         for name in names:
             if name in self.given.kwargs:
                 return self.given.kwargs[name]
@@ -158,9 +102,9 @@ def operation(channels: Channels, node: Node, values: Sequence[Value]) -> Value 
     if channels.call is None:
         raise Barrier("is called in an unknown way")
     if node.class_name in TENSORFLOW:
-        name, kinds = node.config.get("function"), _OF_TENSORFLOW
+        name, kinds = node.config.get("function"), OF_TENSORFLOW
     else:
-        name, kinds = node.class_name, _OF_KERAS
+        name, kinds = node.class_name, OF_KERAS
     kind = kinds.get(name) if isinstance(name, str) else None
     if kind is None or not isinstance(name, str):
         shown = name if isinstance(name, str) and name != node.class_name else ""

@@ -22,8 +22,10 @@ from modelcut.graph.keras.channel_values import (
 )
 from modelcut.graph.node import Node
 
-GATES = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3, "CuDNNLSTM": 4, "CuDNNGRU": 3}
-_STATES = {"SimpleRNN": 1, "LSTM": 2, "GRU": 1, "CuDNNLSTM": 2, "CuDNNGRU": 1}
+GATES = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3}
+"""The layers of cuDNN are not among them: their kernels hold the gates in another layout."""
+
+_STATES = {"SimpleRNN": 1, "LSTM": 2, "GRU": 1}
 _INPUTS = frozenset(("", "sequences", "sequence", "inputs", "initial_state", "mask"))
 """Arguments of a call that may be tensors; "" for one by its place."""
 
@@ -80,10 +82,7 @@ def _cell(channels: Channels, node: Node, value: Value, kind: str) -> np.ndarray
     channels.slot(path, "kernel", 1, each, "makes")
     channels.slot(path, "recurrent_kernel", 1, each, "makes")
     if "bias" in channels.roles(path):
-        bias = channels.weight(path, "bias")
-        twice = len(bias) == 1 and bias[0] == 2 * each.size  # of cuDNN, one after the other
-        whole = np.tile(each, 2) if twice else each
-        channels.slot(path, "bias", len(bias) - 1, whole, "makes")
+        channels.slot(path, "bias", len(channels.weight(path, "bias")) - 1, each, "makes")
     return ids
 
 

@@ -16,6 +16,7 @@ from modelcut.graph.keras import (
     channel_norms,
     channel_operations,
     channel_recurrent,
+    functions,
 )
 from modelcut.graph.keras.channel_values import (
     ELEMENTWISE,
@@ -37,7 +38,7 @@ def joins(rule: Rule) -> bool:
 def of(node: Node) -> Rule | None:
     """The rule of a layer's class; None where there is none."""
     name = node.class_name
-    if node.is_operation or name in channel_operations.TENSORFLOW:
+    if node.is_operation or name in functions.TENSORFLOW:
         return channel_operations.operation
     if name in _CONVNEXT and not _is_of_applications(node):
         return None

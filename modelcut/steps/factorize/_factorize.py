@@ -14,10 +14,11 @@ from typing_extensions import Self
 from modelcut.errors import RecipeError
 from modelcut.graph import chains
 from modelcut.graph.architecture import Architecture, Refusal
-from modelcut.model import cost
+from modelcut.model import cost, edit
 from modelcut.model.measure import change, difference
-from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Rewrite, Tensor
 from modelcut.steps.base import CODED, NOT_FINITE, TARGET_KINDS, Context, Need, Outcome
+from modelcut.steps.correction import Corrected
 from modelcut.steps.factorize import _whiten
 from modelcut.steps.factorize._choose import Option, by_energy, by_ratio, saving, within
 from modelcut.steps.factorize._parts import Decomposition, Factors, Part, Ranks
@@ -32,7 +33,7 @@ _LITTLE = 0.01
 """With a budget of MACs, layers that do less of the work than this are left alone."""
 
 
-class Factorization(Budgeted):
+class Factorization(Corrected, Budgeted):
     """Replaces layers by chains of smaller ones."""
 
     aims: ClassVar[frozenset[str]] = TARGET_KINDS | {"embedding"}
@@ -86,8 +87,10 @@ class Factorization(Budgeted):
 
     @model_validator(mode="after")
     def _rows_need_whiten(self) -> Self:
-        if "rows" in self.model_fields_set and not self.whiten:
-            raise ValueError("rows: only whiten looks at samples; add whiten, or leave rows out")
+        if "rows" in self.model_fields_set and not (self.whiten or self.correct):
+            raise ValueError(
+                "rows: only whiten and correct look at samples; add one, or leave rows out"
+            )
         return self
 
     @abstractmethod
@@ -340,7 +343,6 @@ class Factorization(Budgeted):
         self, model: Model, plan: _Plan, skipped: dict[str, str], facts: dict[str, Any],
         errors: Mapping[str, float], context: Context,
     ) -> Outcome:  # fmt: skip
-        nodes = {node.path: node for node in plan.architecture.nodes}
         made: dict[tuple[str, ...], tuple[Layer, ...]] = {}
         for entry in plan.entries:
             pick = entry.pick
@@ -353,17 +355,13 @@ class Factorization(Budgeted):
                 plan.architecture, pick.parts, entry.names, factors, bias
             )
             facts["layers"][name] = _facts(pick, factors, errors.get(name))
-        layers = tuple(
-            new
-            for old in model.layers
-            for new in made.get(old.path, (replace(old, node=nodes.get(old.path)),))
-        )
-        after = replace(model, layers=layers, architecture=plan.architecture)
+        layers = [new for old in model.layers for new in made.get(old.path, (old,))]
+        after = edit.in_architecture(model, layers, plan.architecture)
         work = [cost.macs(each) for each in (model, after)]
         if all(count is not None for each in work for count in each.values()):
             before, now = (sum(count or 0 for count in each.values()) for each in work)
             facts["macs"] = {"before": before, "after": now}
-        return Outcome(after, facts, skipped)
+        return self.finished(model, Outcome(after, facts, skipped), context)
 
 
 @dataclass(frozen=True)
@@ -422,7 +420,7 @@ def _because(target: Target, reason: str) -> dict[str, str]:
 
 
 def _shifted(bias: Tensor, by: np.ndarray, step: int) -> Tensor:
-    def edit(values: np.ndarray, encoding: Any) -> Rewrite:
+    def plan(values: np.ndarray, encoding: Any) -> Rewrite:
         def block(part: np.ndarray, rows: slice) -> np.ndarray:
             moved: np.ndarray = (part + by[rows]).astype(part.dtype)
             return moved
@@ -430,8 +428,7 @@ def _shifted(bias: Tensor, by: np.ndarray, step: int) -> Tensor:
         del values
         return Rewrite(encoding, block)
 
-    deferred: Edit = edit
-    return bias.then(step, deferred, bias.kinds)
+    return bias.then(step, plan, bias.kinds)
 
 
 def _facts(pick: _Pick, factors: Factors, output_error: float | None) -> dict[str, Any]:

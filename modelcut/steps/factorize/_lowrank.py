@@ -47,11 +47,12 @@ class Decomposition:
 
     Attributes:
         matrix: (m, n).
-        vectors: of the shorter side, or, `projected`, an orthonormal basis of the outputs.
+        vectors: of the shorter side, orthonormal.
         singular: descending; of a large matrix the first ones only.
         total: sum of the squares of all singular values.
         tall: `vectors` are those of the columns' side: matrix ≈ matrix V Vᵀ.
         exact: all singular values are known; of a randomised one the first ones nearly.
+        of_outputs: they are those of X @ matrix, for inputs X.
     """
 
     matrix: np.ndarray
@@ -60,6 +61,7 @@ class Decomposition:
     total: float
     tall: bool
     exact: bool = True
+    of_outputs: bool = False
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -76,9 +78,13 @@ class Decomposition:
     def factors(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
         """M × k and k × n, whose product is the best approximation of that rank."""
         basis = self.vectors[:, :rank]
-        if self.tall:
+        if self.of_outputs:
             return balanced(self.matrix @ basis, basis.T)
-        return balanced(basis, basis.T @ self.matrix)
+        root = np.sqrt(np.maximum(self.singular[:rank], np.finfo(np.float32).tiny))
+        if self.tall:
+            # W = (W V) V^T, the columns of W V having the singular values as their norms.
+            return (self.matrix @ basis) / root, (basis * root).T
+        return basis * root, ((basis.T @ self.matrix).T / root).T
 
 
 def decompose(matrix: np.ndarray, most: int) -> Decomposition:
@@ -116,7 +122,8 @@ def projected(matrix: np.ndarray, outputs: np.ndarray) -> Decomposition:
     squares, vectors = _spectrum(outputs)
     singular = np.sqrt(np.maximum(squares, 0))
     total = float(np.sum(singular**2))
-    return Decomposition(matrix, vectors.astype(matrix.dtype), singular, total, tall=True)
+    vectors = vectors.astype(matrix.dtype)
+    return Decomposition(matrix, vectors, singular, total, tall=True, of_outputs=True)
 
 
 def gram_of(long: np.ndarray) -> np.ndarray:
@@ -129,9 +136,10 @@ def gram_of(long: np.ndarray) -> np.ndarray:
 
 
 def _spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, descending, and eigenvectors, each with the sign that makes it reproducible."""
-    squares, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    return squares[::-1], vectors[:, ::-1]
+    """Eigenvalues, descending, and eigenvectors of a symmetric matrix."""
+    squares, vectors = np.linalg.eigh(gram)
+    order = np.argsort(squares)[::-1]
+    return squares[order], vectors[:, order]
 
 
 def randomised(matrix: np.ndarray, rank: int, seed: int = 0) -> Decomposition:

@@ -67,18 +67,24 @@ class Statistics:
     def refitted(self, matrix: np.ndarray, factors: Factors) -> Factors:
         """The last kernel by least squares, and the bias for it."""
         if self.gram is None:
-            return self.with_bias(matrix, factors)
+            return factors
         exact = matrix.astype(np.float64)
         goal = self.gram @ exact
         made = None if self.mean is None else self.mean @ exact
         return _fit(factors, self.gram, goal, self.mean, made, self.places)
 
-    def with_bias(self, matrix: np.ndarray, factors: Factors) -> Factors:
-        """The factors with the bias that takes off the mean of the error."""
-        if self.mean is None:
-            return factors
-        made = self.mean @ factors.features @ factors.last
-        return replace(factors, bias=self.mean @ matrix - made)
+    def roots(self, inputs: int) -> tuple[np.ndarray, np.ndarray]:
+        """Square root and its inverse of the covariance of the channels that go in, (inputs,) * 2.
+
+        Places under the window are taken to be alike; of a wide kernel, the channels too.
+        """
+        if self.gram is None:
+            return np.eye(inputs), np.eye(inputs)
+        places = len(self.gram) // inputs
+        blocks = self.gram.reshape(places, inputs, places, inputs)
+        squares, vectors = np.linalg.eigh(np.einsum("ksku->su", blocks) / places)
+        roots = np.sqrt(np.maximum(squares, 1e-6 * max(float(squares[-1]), 1e-30)))
+        return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
 
 
 def _fit(
@@ -145,9 +151,9 @@ class _Sums:
             made = (others or [rows])[0] @ self.matrix
             self.made = _plus(self.made, made.sum(axis=0, dtype=np.float64))
             self.energy += float(np.square(made, dtype=np.float64).sum())
-            if others:
+            if others and self.gram is not None:
                 self.goal = _plus(self.goal, rows.T @ made)
-            else:
+            if not others:
                 self.outputs = _plus(self.outputs, made.T @ made)
 
     def _add_rows(self, given: np.ndarray) -> None:
@@ -178,13 +184,19 @@ class _Sums:
         return Statistics(gram, outputs, mean, self.count)
 
     def fitted(self, factors: Factors) -> tuple[Factors, float]:
-        """The factors fitted to the outputs that are wanted, and the squared error left of them."""
-        assert self.gram is not None
-        assert self.goal is not None
+        """The factors fitted to the outputs that are wanted, and the squared error left of them.
+
+        Of a wide kernel the bias alone is fitted, and the error is not known (NaN).
+        """
         assert self.mean is not None
         assert self.made is not None
-        gram, goal = self.gram / self.count, self.goal / self.count
         mean, made = self.mean / self.count, self.made / self.count
+        if self.gram is None or self.goal is None:
+            if self.target.bias is None:
+                return factors, float("nan")
+            bias = made - (mean @ factors.features) @ factors.last
+            return replace(factors, bias=bias), float("nan")
+        gram, goal = self.gram / self.count, self.goal / self.count
         energy = self.energy / self.count
         if self.target.bias is None:
             result = _fit(factors, gram, goal, None, None, self.count)
@@ -295,7 +307,7 @@ def in_order(
     found: dict[str, tuple[Factors, float]] = {}
     for target, factors in chosen:
         name, matrix = target.layer.name, wide(target.matrix())
-        if target.kind == "embedding" or target.depth > MOST_INPUTS:
+        if target.kind == "embedding":
             found[name] = factors, float("nan")
         else:
             sums = _sums_of(target, matrix, context)

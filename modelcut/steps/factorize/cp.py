@@ -97,7 +97,13 @@ class _Cp:
         return self.known[ranks]
 
     def _made(self, rank: int) -> Factors:
-        deep, first, second = _alternating(self._kernel, rank)
+        if self.statistics is None:
+            deep, first, second = _alternating(self._kernel, rank)
+        else:  # as for inputs that are uncorrelated
+            root, inverse = self.statistics.roots(self.target.inputs)
+            white = np.einsum("us,kst->kut", root, self._kernel)
+            deep, first, second = _alternating(white, rank)
+            first = inverse @ first
         kind, axes = self.matrix.dtype, len(self.target.size)
         features = (deep[:, None] * first[None]).reshape(-1, rank)
         found = Factors(

@@ -62,10 +62,15 @@ class _Tucker:
         return inputs, outputs, len(self.matrix) // inputs
 
     @cached_property
+    def _roots(self) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if self.statistics is None else self.statistics.roots(self.target.inputs)
+
+    @cached_property
     def _kernel(self) -> np.ndarray:
-        """(places, inputs, outputs), float64."""
+        """(places, inputs, outputs), float64; if whitened, for inputs that are uncorrelated."""
         inputs, outputs, places = self._sizes
-        return self.matrix.reshape(places, inputs, outputs).astype(np.float64)
+        kernel = self.matrix.reshape(places, inputs, outputs).astype(np.float64)
+        return kernel if self._roots is None else np.einsum("us,kst->kut", self._roots[0], kernel)
 
     @cached_property
     def _weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -115,13 +120,12 @@ class _Tucker:
         return (min(rank, self.target.inputs), min(rank, self.target.outputs))
 
     def vbmf(self) -> Ranks | str:
-        kernel = self._kernel
-        places, inputs, outputs = kernel.shape
+        inputs, outputs, places = self._sizes
+        kernel = self.matrix.reshape(places, inputs, outputs).astype(np.float64)
         modes = (
             kernel.transpose(1, 0, 2).reshape(inputs, -1),
             kernel.transpose(2, 0, 1).reshape(outputs, -1),
         )
-        del places
         ranks = []
         for mode in modes:
             squares = np.linalg.eigvalsh(mode @ mode.T)[::-1][: min(mode.shape)]
@@ -154,6 +158,8 @@ class _Tucker:
         if self.statistics is None:
             first, second = _hooi(self._kernel, first, second)
         core = np.einsum("kst,sp,tq->kpq", self._kernel, first, second, optimize=True)
+        if self._roots is not None:
+            first = self._roots[1] @ first
         # The three kernels alike in size: the norm of the core over all of them.
         scale = (np.linalg.norm(core) / max(1.0, np.sqrt(p * q)) or 1.0) ** (1 / 3)
         first, second, core = first * scale, second * scale, core / scale**2

@@ -81,7 +81,7 @@ def taylor(
                 slot = found.slots[number]
                 product = products[of[slot.path, slot.role].name]
                 others = tuple(axis for axis in range(product.ndim) if axis != slot.axis)
-                change += _by_channel(product.sum(axis=others), slot.ids, group)
+                change += by_channel(product.sum(axis=others), slot.ids, group)
             total += len(part) * np.abs(change)
         count += len(part)
     return [
@@ -126,7 +126,7 @@ def activation(
         for path in paths:
             ids = found.given[path][0].ids
             if path in means and ids is not None:
-                own = _by_channel(means[path], ids, group)
+                own = by_channel(means[path], ids, group)
                 total += own / own.mean() if own.mean() > 0 else own
                 known = True
         scores.append(_checked(total / max(1, len(paths)), known))
@@ -174,7 +174,7 @@ def _slots(
     return list(wanted())
 
 
-def _by_channel(each: np.ndarray, ids: np.ndarray, group: Group) -> np.ndarray:
+def by_channel(each: np.ndarray, ids: np.ndarray, group: Group) -> np.ndarray:
     """Sums over the indices of an axis that a channel stands at."""
     return np.bincount(ids, each, int(group.ids.max()) + 1)[group.ids]
 

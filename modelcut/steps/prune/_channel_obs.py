@@ -21,7 +21,7 @@ from modelcut.graph.node import Path
 from modelcut.model.model import Layer, Model, Tensor
 from modelcut.runtime import Running
 from modelcut.steps.base import NOT_FINITE
-from modelcut.steps.prune._channel_data import Data, read_by
+from modelcut.steps.prune._channel_data import Data, by_channel, columns_of, read_by
 from modelcut.steps.prune._hessian import damped
 from modelcut.steps.prune._inputs import matrices, refusal
 
@@ -65,21 +65,21 @@ def curves(
         data: the samples.
     """
     layers = {layer.path: layer for layer in model.layers}
-    readers = [[p for p in read_by(found, group) if kernel_of(layers[p])] for group in groups]
+    readers = [read_by(found, group) for group in groups]
     result: list[Curve | str] = []
     running = data.runtime.open(model)
     for part in _parts(layers, readers):
         wanted = list(dict.fromkeys(path for n in part for path in readers[n]))
-        grams = _grams(running, layers, wanted, data)
+        sums = _sums(running, layers, wanted, found, data)
         for number in part:
             group = groups[number]
             data.context.say(f"{data.title}: {group.ids.size} channels, removed one by one")
-            views = [
-                _Reader.of(layers[path], found, group, grams[path], data.damp)
-                for path in readers[number]
-            ]
+            views: list[_Reader | _Follower] = []
+            for path in readers[number]:
+                kind = _Reader if kernel_of(layers[path]) else _Follower
+                views.append(kind.of(layers[path], found, group, sums[path], data.damp))
             if not views:
-                result.append("no Dense, Conv1D or Conv2D layer reads its channels")
+                result.append("no layer that reads its channels can be looked at")
             elif not all(view.finite for view in views):
                 result.append(NOT_FINITE)
             else:
@@ -93,7 +93,8 @@ def _parts(layers: Mapping[Path, Layer], readers: Sequence[Sequence[Path]]) -> I
     seen: set[Path] = set()
     for number, paths in enumerate(readers):
         more = seen | set(paths)
-        if part and sum(8 * _width(layers[path]) ** 2 for path in more) > _AT_A_TIME:
+        widths = (_width_of(kernel) for path in more if (kernel := kernel_of(layers[path])))
+        if part and sum(8 * width**2 for width in widths) > _AT_A_TIME:
             yield part
             part, more = [], set(paths)
         part.append(number)
@@ -145,7 +146,42 @@ class _Reader:
         self._weights[own] = 0
 
 
-def _removed(views: Sequence[_Reader], channels: int) -> Curve:
+class _Follower:
+    """A layer that reads a group and cannot be refitted: each channel's own part of its outputs.
+
+    As if channels were independent of each other: Σ w² over the slice of the channel times its mean
+    square, over the sum of all.
+    """
+
+    def __init__(self, each: np.ndarray) -> None:
+        self._each = each
+        self.finite = bool(np.isfinite(each).all())
+
+    @classmethod
+    def of(
+        cls, layer: Layer, found: Dependencies, group: Group, squares: np.ndarray, damp: float
+    ) -> _Follower:
+        del damp
+        given = found.given[layer.path][0].ids
+        assert given is not None
+        each, total = np.zeros(group.ids.size), 0.0
+        for slot in (s for s in found.slots if s.path == layer.path and s.use == "reads"):
+            values = layer.by_role[slot.role].pull()[0].astype(np.float64)
+            others = tuple(axis for axis in range(values.ndim) if axis != slot.axis)
+            power = np.square(values).sum(axis=others)
+            each += by_channel(power, slot.ids, group)
+            total += float(power.mean() * squares.sum())
+        return cls(each * by_channel(squares, given, group) / (total or 1.0))
+
+    def losses(self, left: np.ndarray) -> np.ndarray:
+        """See `_Reader`."""
+        return self._each[left]
+
+    def remove(self, channel: int) -> None:
+        """Nothing follows."""
+
+
+def _removed(views: Sequence[_Reader | _Follower], channels: int) -> Curve:
     left = np.arange(channels)
     turns, losses = [], [0.0]
     while left.size:
@@ -161,22 +197,31 @@ def _removed(views: Sequence[_Reader], channels: int) -> Curve:
     return Curve(np.array(turns, np.int64), np.concatenate([[0.0], np.cumsum(rises)]))
 
 
-def _grams(
-    running: Running, layers: Mapping[Path, Layer], wanted: Sequence[Path], data: Data
+def _sums(
+    running: Running,
+    layers: Mapping[Path, Layer],
+    wanted: Sequence[Path],
+    found: Dependencies,
+    data: Data,
 ) -> dict[Path, np.ndarray]:
-    """X'X of what goes into each layer."""
+    """X'X of what goes into each layer that can be refitted, and its diagonal for the others."""
     kernels = {path: kernel for path in wanted if (kernel := kernel_of(layers[path]))}
-    grams = {path: np.zeros((_width_of(kernel),) * 2) for path, kernel in kernels.items()}
+    sums = {path: np.zeros((_width_of(kernel),) * 2) for path, kernel in kernels.items()}
     count = 0
     for rows in data.batches(running) if wanted else ():
         data.context.say(f"{data.title}: inputs, {count} of {data.rows} rows")
         seen = running.layer_inputs(rows, [layers[path].name for path in wanted])
         for path in wanted:
             for given in seen[layers[path].name]:
-                for matrix in sampled(layers[path], kernels[path], given, data.rows):
-                    grams[path] += matrix.T @ matrix
+                if path in kernels:
+                    for matrix in sampled(layers[path], kernels[path], given, data.rows):
+                        sums[path] += matrix.T @ matrix
+                    continue
+                columns = columns_of(given, found.given[path][0].axis)
+                squares = np.square(columns).sum(axis=0, dtype=np.float64)
+                sums[path] = sums.get(path, 0) + squares
         count += len(rows)
-    return grams
+    return sums
 
 
 def sampled(layer: Layer, kernel: Tensor, given: np.ndarray, rows: int) -> Iterator[np.ndarray]:
@@ -199,12 +244,6 @@ def kernel_of(layer: Layer) -> Tensor | None:
 
 def _width_of(kernel: Tensor) -> int:
     return int(np.prod(kernel.shape[:-1]))
-
-
-def _width(layer: Layer) -> int:
-    kernel = kernel_of(layer)
-    assert kernel is not None
-    return _width_of(kernel)
 
 
 def _input_ids(layer: Layer, kernel: Tensor, found: Dependencies) -> np.ndarray:

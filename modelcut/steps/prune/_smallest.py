@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from modelcut.arrays.blocks import map_rows
+from modelcut.arrays.blocks import map_rows, row_blocks
 
 _SAMPLE = 1 << 18
 
@@ -39,8 +39,8 @@ Pass: TypeAlias = "Callable[[], Iterable[Walk]]"
 """Yields all values, array by array, in the same order at every call."""
 
 
-def walk_of(values: np.ndarray) -> Walk:
-    """The walk over an array in memory."""
+def walk_of(values: Any) -> Walk:
+    """The walk over an array, or over what has its rows."""
     return lambda look: map_rows(lambda rows: look(values[rows]), values)
 
 
@@ -113,24 +113,31 @@ def _count(passes: Pass, low: float, high: float) -> tuple[int, list[np.ndarray]
     return below, inside
 
 
-def sample_of(values: np.ndarray) -> np.ndarray:
-    """A flat sample spread over an array."""
+def sample_of(values: Any) -> np.ndarray:
+    """A flat sample spread over an array; of one in a file, some rows."""
+    if not isinstance(values, np.ndarray):
+        rows = max(1, len(values) * _SAMPLE // values.size)
+        step = max(1, len(values) // rows)
+        starts = range(0, len(values), step)
+        return np.concatenate([values[start : start + 1].ravel() for start in starts])
     flat = values.reshape(-1)
     return flat[:: max(1, flat.size // _SAMPLE)]
 
 
-def first_ties(values: np.ndarray, magnitude: float, ties: int) -> int:
+def first_ties(values: Any, magnitude: float, ties: int) -> int:
     """Index behind the last of the first `ties` values of this magnitude, in flat order."""
     if ties <= 0:
         return 0
-    flat = values.reshape(-1)
-    step, seen = 1 << 20, 0
-    for start in range(0, flat.size, step):
-        hits = np.flatnonzero(_equal(flat[start : start + step], magnitude))
+    if isinstance(values, np.ndarray):
+        values = values.reshape(-1)
+    seen, start = 0, 0
+    for rows in row_blocks(values.shape, values.dtype.itemsize):
+        block = values[rows]
+        hits = np.flatnonzero(_equal(block, magnitude))
         if seen + hits.size >= ties:
             return start + int(hits[ties - seen - 1]) + 1
-        seen += hits.size
-    return flat.size
+        seen, start = seen + hits.size, start + block.size
+    return start
 
 
 def _equal(values: np.ndarray, magnitude: float) -> np.ndarray:
@@ -139,7 +146,7 @@ def _equal(values: np.ndarray, magnitude: float) -> np.ndarray:
     return np.abs(values) == magnitude
 
 
-def removal(values: np.ndarray, found: Threshold) -> Callable[[np.ndarray, slice], np.ndarray]:
+def removal(values: Any, found: Threshold) -> Callable[[np.ndarray, slice], np.ndarray]:
     """The mask of pruned values, as a function of some rows of `values` and their slice."""
     magnitude = found.magnitude
     end = first_ties(values, magnitude, sum(found.ties))

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
+from modelcut.model.model import ByRows, Edit, Model, Rewrite, Tensor, leave
 from modelcut.steps.base import NOT_FINITE, Context
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._iterated import Finetune, Iterated, Positive, Rounds, Until, finite
@@ -202,7 +202,8 @@ class Magnitude(Iterated):
 
             return Rewrite(Sparse(encoding.unmasked, shape), block)
 
-        return plan
+        whole = shape or self.cutoff is not None or self.until is not None
+        return plan if whole else ByRows(plan)
 
     def _removed(self, tensor: Tensor, values: np.ndarray, found: Any) -> Any:
         """A function from some rows to their mask of pruned weights; `found` by the survey."""

@@ -85,12 +85,23 @@ class Calibrated(Corrected, TensorStep):
             nearest: the values rounded by themselves, and the encoding that permits them.
         """
         plain, after = nearest
-        weights, first = (view.split(part).astype(np.float64) for part in (values, plain))
+        wanted = self._wanted(view, sums, values, encoding)
+        first = view.split(plain).astype(np.float64)
         mask = view.split(values) != 0 if encoding.masked else None
         to = _rounder(view, after, mask, values.dtype, zero=self.zero_is_level)
-        found = _by_output(sums, weights, self.damp, to)
-        better = sums.error(found - weights) < sums.error(first - weights)
+        found = _by_output(sums, wanted, self.damp, to)
+        better = sums.error(found - wanted) < sums.error(first - wanted)
         return view.join(np.where(better[:, None], found, first)).astype(values.dtype)
+
+    def _wanted(
+        self, view: Operand, sums: Sums, values: np.ndarray, encoding: Encoding
+    ) -> np.ndarray:
+        """The weights that the rounded ones stand for, (groups, inputs, outputs)."""
+        weights = view.split(values).astype(np.float64)
+        if not sums.compares:
+            return weights
+        found = sums.wanted(weights, self.damp)
+        return np.where(weights != 0, found, 0) if encoding.masked else found
 
     def survey_model(
         self, model: Model, targets: list[tuple[Tensor, Self]], context: Context
@@ -129,11 +140,14 @@ class _Work:
         if step.correct is not None:
             self._matcher = Matcher(model, self._samples, step.correct, context)
         self._running = runtime.open(model)
+        # Rounded weights make up for what the layers before lost, too: what goes into a layer of
+        # the network as it was tells what its outputs are to be.
+        self._before_it = runtime.open(model) if step.rounding == "gptq" else None
         self.edited: dict[str, Tensor] = {}
         self.fixed: dict[str, np.ndarray] = {}
         self.skipped: dict[str, str] = {}
         self._errors: dict[str, float] = {}
-        self._before: dict[str, float] = {}
+        self._nearest: dict[str, float] = {}
         self._blind: dict[str, str] = {}
         self._blocks: dict[str, int] = {}
 
@@ -141,7 +155,7 @@ class _Work:
         """What was decided, for the report."""
         found: dict[str, Any] = {"samples": self._samples.count, "output_error": self._errors}
         if self._step.rounding != "nearest":
-            found["output_error_nearest"] = self._before
+            found["output_error_nearest"] = self._nearest
         if self._blind:
             found["rounded_to_nearest"] = self._blind
         if self._blocks:
@@ -168,7 +182,7 @@ class _Work:
             self.skipped[tensor.name] = NOT_FINITE
             return
         else:
-            sums = summed(self._samples, self._running, layer, view)
+            sums = summed(self._samples, self._running, layer, view, self._before_it)
             if len(sums.blocks) > 1:
                 self._blocks[tensor.name] = len(sums.blocks)
             self._survey.importance[tensor.name] = importance(view, sums)
@@ -176,14 +190,16 @@ class _Work:
         if isinstance(edit, str):
             self.skipped[tensor.name] = edit
             return
-        rewrite = edit(values, encoding)
+        aim = values
+        if sums is not None and not isinstance(view, str) and step.rounding == "gptq":
+            aim = view.join(step._wanted(view, sums, values, encoding)).astype(values.dtype)
+        rewrite = edit(aim, encoding)
         kinds = step.kinds_after(tensor)
         if rewrite.left_alone:
             self.edited[tensor.name] = tensor.then(context.index, edit, kinds)
             return
         after = rewrite.encoding
-        plain = values.copy() if rewrite.block is None else rewrite.block(values, slice(None))
-        plain = after.project(plain) if rewrite.block is None else plain
+        plain = after.project(aim) if rewrite.block is None else rewrite.block(aim, slice(None))
         found = plain
         if sums is not None and not isinstance(view, str):
             found = self._rounded(tensor.name, view, sums, (values, encoding), (plain, after), step)
@@ -202,7 +218,7 @@ class _Work:
         """The values by the step's rounding, and the relative errors of the layer's outputs."""
         values, encoding = before
         plain, after = nearest
-        weights = view.split(values).astype(np.float64)
+        weights = step._wanted(view, sums, values, encoding)
         signal = float(sums.error(weights).sum())
         worst = float(sums.error(view.split(plain) - weights).sum())
         found, error = plain, worst
@@ -211,7 +227,7 @@ class _Work:
             error = float(sums.error(view.split(found) - weights).sum())
         if signal > 0:
             self._errors[name] = (error / signal) ** 0.5
-            self._before[name] = (worst / signal) ** 0.5
+            self._nearest[name] = (worst / signal) ** 0.5
         return found
 
 

@@ -84,15 +84,27 @@ class Effects:
         ]
 
 
-def summed(samples: Samples, running: Running, layer: Layer, view: Operand) -> Sums:
-    """The sums over what goes into a kernel of a running network."""
-    sums = Sums(view, samples.most)
+def summed(
+    samples: Samples,
+    running: Running,
+    layer: Layer,
+    view: Operand,
+    other: Running | None = None,
+) -> Sums:
+    """The sums over what goes into a kernel of a running network, and of another one beside it."""
+    sums = Sums(view, samples.most, compares=other is not None)
     prefix = f"{layer.name}/"
 
     def read(role: str) -> np.ndarray:
         return running.read([prefix + role])[prefix + role]
 
-    for rows, found in samples.inputs(running, [layer.name]):
-        for given in found[layer.name]:
-            sums.add(given, read, rows, None)
+    for batch in samples.batches(running):
+        given = running.layer_inputs(batch, [layer.name])[layer.name]
+        beside = (
+            [None] * len(given)
+            if other is None
+            else (other.layer_inputs(batch, [layer.name])[layer.name])
+        )
+        for mine, theirs in zip(given, beside, strict=True):
+            sums.add(mine, read, len(batch), theirs)
     return sums

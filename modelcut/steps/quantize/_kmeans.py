@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from modelcut.arrays import floats
-from modelcut.arrays.blocks import in_threads
+from modelcut.arrays.blocks import in_threads, row_blocks
 
 Start = Literal["optimum", "linear", "density", "kmeans++"]
 
@@ -81,34 +81,36 @@ class Line:
         return np.maximum(second - first * first / np.maximum(count, 1e-300), 0)
 
 
-def line_of(values: np.ndarray, *, zeros: bool) -> tuple[Line, bool]:
+def line_of(values: Any, *, zeros: bool) -> tuple[Line, bool]:
     """The finite values as points on a line.
 
     Args:
-        values: array of any shape and float dtype.
+        values: of any shape and float dtype: an array, or what has its rows.
         zeros: count zeros too; else they are left out.
 
     Returns:
         The points (the distinct values where they are few, else the middles of `bins`), and
         whether all values are finite.
     """
-    flat = values.reshape(-1)
-    sample = flat[:: max(1, flat.size // _SAMPLE)]
-    points = np.unique(sample[np.isfinite(sample)].astype(np.float64))
-    exact = flat.size <= _FEW or values.dtype.itemsize == 2
-    if flat.size <= _FEW:
+    size = values.size
+    if isinstance(values, np.ndarray):
+        values = values.reshape(-1)
+    exact = size <= _FEW or values.dtype.itemsize == 2
+    if size <= _FEW:
+        flat = values[:].reshape(-1)
         finite = flat[np.isfinite(flat)].astype(np.float64)
         points, counts = np.unique(finite, return_counts=True)
         all_finite = finite.size == flat.size
     else:
         middles = floats.middles(values.dtype)
+        counts, sample = _counts(values, max(1, size // _SAMPLE))
+        points = np.unique(sample[np.isfinite(sample)].astype(np.float64))
         if not exact and points.size < 1 << 12:
             # Few distinct values: where no bin holds two of them, the bins are exact.
             kept = middles.copy()
             kept[floats.of(points.astype(values.dtype))] = points
-            if exact := _all_are(flat, kept.astype(values.dtype)):
+            if exact := _all_are(values, kept.astype(values.dtype)):
                 middles = kept
-        counts = _counts(flat)
         all_finite = not counts[np.isnan(middles)].any()
         used = np.flatnonzero((counts > 0) & ~np.isnan(middles))
         used = used[np.argsort(middles[used], kind="stable")]
@@ -117,30 +119,31 @@ def line_of(values: np.ndarray, *, zeros: bool) -> tuple[Line, bool]:
     return Line(points[kept_points], counts[kept_points].astype(np.float64), exact), all_finite
 
 
-def _counts(flat: np.ndarray) -> np.ndarray:
-    """How many values lie in each bin."""
-    size = floats.count(flat.dtype)
+def _counts(values: Any, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many values lie in each bin; and every so many of them, in flat order."""
+    size, row = floats.count(values.dtype), max(1, values.size // max(1, len(values)))
+    rows = max(1, _COUNTED // row)
+    blocks = [slice(start, start + rows) for start in range(0, len(values), rows)]
 
-    def count(start: int) -> np.ndarray:
-        return np.bincount(
-            floats.of(flat[start : start + _COUNTED]).astype(np.intp), minlength=size
-        )
+    def count(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        flat = np.ascontiguousarray(values[rows]).reshape(-1)
+        counts = np.bincount(floats.of(flat).astype(np.intp), minlength=size)
+        return counts, flat[-rows.start * row % step :: step].copy()
 
-    total = np.zeros(size, np.int64)
-    for part in in_threads(count, range(0, flat.size, _COUNTED)):
-        total += part
-    return total
+    total, sampled = np.zeros(size, np.int64), []
+    for counts, sample in in_threads(count, blocks):
+        total += counts
+        sampled.append(sample)
+    return total, np.concatenate(sampled)
 
 
-def _all_are(flat: np.ndarray, of_bin: np.ndarray) -> bool:
+def _all_are(values: Any, of_bin: np.ndarray) -> bool:
     """Whether every value is the one that its bin stands for; ends at the first block that has
     another.
     """
-    step = 1 << 20
-    return all(
-        np.array_equal(of_bin[floats.of(part)], part)
-        for part in (flat[start : start + step] for start in range(0, flat.size, step))
-    )
+    blocks = row_blocks(values.shape, values.dtype.itemsize)
+    parts = (np.ascontiguousarray(values[rows]).reshape(-1) for rows in blocks)
+    return all(np.array_equal(of_bin[floats.of(part)], part) for part in parts)
 
 
 def clusters(line: Line, k: int, start: Start, rng: np.random.Generator) -> np.ndarray:

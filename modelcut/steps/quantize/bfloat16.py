@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modelcut.model.encoding import Dense, Encoding
-from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.model.model import ByRows, Edit, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
@@ -35,7 +35,7 @@ class Bfloat16(TensorStep):
             after = encoding.recoded(Dense("bfloat16"))
             return Rewrite(after)
 
-        return plan
+        return ByRows(plan)
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "bfloat16") if "sparse" in tensor.kinds else ("bfloat16",)

@@ -10,7 +10,7 @@ from pydantic import Field
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.codebook import Codebook
-from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.model.model import ByRows, Edit, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, random_generator
 from modelcut.steps.quantize import _kmeans
 from modelcut.steps.quantize._calibrated import Calibrated
@@ -81,7 +81,7 @@ class Cluster(Budgeted, Calibrated):
             after = encoding.recoded(_book(centres, values.dtype))
             return Rewrite(after)
 
-        return plan
+        return ByRows(plan)
 
     def _traded(
         self, values: np.ndarray, encoding: Encoding, line: _kmeans.Line, centres: np.ndarray

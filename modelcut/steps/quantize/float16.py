@@ -9,7 +9,7 @@ import numpy as np
 from modelcut.arrays.blocks import map_rows
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Dense, Encoding
-from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.model.model import ByRows, Edit, Rewrite, Tensor
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
@@ -43,7 +43,7 @@ class Float16(TensorStep):
             half = np.dtype(np.float16)
             return Rewrite(after, lambda part, _: _halved(part), half)
 
-        return plan
+        return ByRows(plan)
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "float16") if "sparse" in tensor.kinds else ("float16",)

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
-from modelcut.model.model import Edit, Model, Rewrite, Tensor, leave
+from modelcut.model.model import ByRows, Edit, Model, Rewrite, Tensor, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context
 from modelcut.steps.quantize import TOO_LARGE, _dealing
 from modelcut.steps.quantize._calibrated import Calibrated, Survey
@@ -144,7 +144,7 @@ class Linear(Budgeted, Calibrated):
             after = encoding.recoded(grid)
             return Rewrite(after)
 
-        return plan
+        return ByRows(plan) if self.range == "minmax" else plan
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)

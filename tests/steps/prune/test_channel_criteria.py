@@ -112,6 +112,25 @@ def test_the_first_channel_of_obs_is_that_of_the_smallest_least_squares_error():
         )
 
 
+def test_a_layer_that_cannot_be_refitted_is_scored_by_its_own_parts():
+    model = network(6, 9, 4)
+    model = find("quantize", "linear")(bits=4, include=["d1"]).apply(model, Context()).model
+    runtime = toy_runtime(model, rows=64)
+    found = dependencies(model)
+    curve = _channel_obs.curves(model, found, found.groups, data_of(model, runtime))[0]
+    weights = {t.name: t.pull()[0].astype("f8") for t in model.tensors}
+    x = next(runtime.rows(None, 64)).inputs[0]
+    squares = np.square(np.maximum(x @ weights["d0/kernel"] + weights["d0/bias"], 0)).sum(axis=0)
+    parts = np.square(weights["d1/kernel"]).sum(axis=1) * squares
+    np.testing.assert_array_equal(curve.turns, np.argsort(parts, kind="stable"))
+    outcome = applied(model, runtime, criterion="obs", ratio=0.5)
+    assert outcome.facts["output_error"] == {}
+    kept = np.sort(curve.turns[5 - 1 :]) if outcome.facts["removed"] == 4 else None
+    np.testing.assert_array_equal(
+        values_of(outcome)["d1/kernel"], weights["d1/kernel"][kept].astype("f4")
+    )
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_what_can_be_made_up_for_is(bias):
     model = network(6, 8, 5, 4, bias=bias)

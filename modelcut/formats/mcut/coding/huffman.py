@@ -114,18 +114,14 @@ def encode(values: np.ndarray, lengths: np.ndarray) -> bytes:
         return b""
     lanes = lane_count(values.size)
     steps = -(-values.size // lanes)
-    full = np.zeros((steps, lanes), values.dtype)
-    full.reshape(-1)[: values.size] = values
-    table = lengths.astype(np.uint64)
-    order = np.ascontiguousarray(full.T)
-    sizes = table[order]
-    codes = canonical(lengths)[order]
-    missing = steps * lanes - values.size
-    if missing:  # the last lanes are one symbol shorter
-        sizes[lanes - missing :, -1] = 0
-        codes[lanes - missing :, -1] = 0
+    if lengths.size <= _MOST_PAIRED:
+        codes, sizes = _in_pairs(values, lengths, steps, lanes)
+    else:
+        codes, sizes = _in_lanes(values, lengths, steps, lanes)
     ends = sizes.sum(axis=1, dtype=np.int64)
-    words = _join(codes.reshape(-1), sizes.reshape(-1))
+    words = _join(
+        codes.reshape(-1), sizes.reshape(-1), halvings=2 if codes.shape[1] == steps else 1
+    )
     total = int(ends.sum())
     raw = words.astype(">u8").tobytes()[: (total + 7) // 8]
     if lanes == 1:
@@ -136,15 +132,66 @@ def encode(values: np.ndarray, lengths: np.ndarray) -> bytes:
     return b"".join([varint(least), varint(width), pack(spread, width), raw])
 
 
-def _join(codes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Codes of `sizes` bits, one behind the other, as 64-bit words, the highest bit first."""
-    for _ in range(2):  # four codes of at most 12 bits go into 48
+_MOST_PAIRED = 255
+"""Symbols up to which two, and one that stands for nothing, have a table of 65,536 entries."""
+
+
+def _in_pairs(
+    values: np.ndarray, lengths: np.ndarray, steps: int, lanes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (uint32) and sizes (uint8) of two symbols at a time, shape (lanes, ceil(steps / 2))."""
+    nothing = lengths.size
+    full = np.full((steps + steps % 2, lanes), nothing, np.uint8)
+    full.reshape(-1)[: values.size] = values
+    order = np.ascontiguousarray(full.T)
+    size = np.append(lengths, 0).astype(np.uint8)
+    code = np.append(canonical(lengths), np.uint64(0)).astype(np.uint32)
+    pair_size, pair_code = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint32)
+    used = nothing + 1
+    pair_size[:used, :used] = size[:, None] + size[None, :]
+    pair_code[:used, :used] = code[:, None] << size[None, :] | code[None, :]
+    # The first of two symbols is the upper half, whatever the order of bytes.
+    pairs = order.view(">u2").astype(np.uint16)
+    codes = pair_code.reshape(-1).take(pairs, mode="clip")
+    return codes, pair_size.reshape(-1).take(pairs, mode="clip")
+
+
+def _in_lanes(
+    values: np.ndarray, lengths: np.ndarray, steps: int, lanes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Code (uint64) and size (uint8) of each symbol, shape (lanes, steps)."""
+    full = np.zeros((steps, lanes), values.dtype)
+    full.reshape(-1)[: values.size] = values
+    table = lengths.astype(np.uint8)
+    order = np.ascontiguousarray(full.T)
+    sizes = table[order]
+    codes = canonical(lengths)[order]
+    missing = steps * lanes - values.size
+    if missing:  # the last lanes are one symbol shorter
+        sizes[lanes - missing :, -1] = 0
+        codes[lanes - missing :, -1] = 0
+    return codes, sizes
+
+
+def _join(codes: np.ndarray, sizes: np.ndarray, *, halvings: int) -> np.ndarray:
+    """Codes of `sizes` bits, one behind the other, as 64-bit words, the highest bit first.
+
+    Args:
+        codes: uint32 or uint64, shape (n,).
+        sizes: uint8, shape (n,).
+        halvings: how often two neighbours fit one word: 48 bits hold four codes of at most 12.
+    """
+    for _ in range(halvings):
         if codes.size % 2:
-            codes, sizes = np.append(codes, np.uint64(0)), np.append(sizes, np.uint64(0))
-        codes = codes[::2] << sizes[1::2] | codes[1::2]
-        sizes = sizes[::2] + sizes[1::2]
-    starts = np.cumsum(sizes) - sizes
-    total = int(sizes.sum())
+            codes, sizes = np.append(codes, codes.dtype.type(0)), np.append(sizes, np.uint8(0))
+        upper = codes[::2].astype(np.uint64)
+        upper <<= sizes[1::2]
+        upper |= codes[1::2]
+        codes, sizes = upper, sizes[::2] + sizes[1::2]
+    sizes = sizes.astype(np.uint64)
+    starts = np.cumsum(sizes)
+    total = int(starts[-1]) if starts.size else 0
+    starts -= sizes
     if total == 0:
         return np.zeros(0, np.uint64)
     top = np.where(sizes > 0, codes << (np.uint64(64) - np.maximum(sizes, np.uint64(1))), 0)

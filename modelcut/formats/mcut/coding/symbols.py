@@ -217,9 +217,10 @@ def _range(symbols: Symbols) -> bytes:
 
 
 def _huffman_bits(symbols: Symbols, *, runs: bool) -> int:
-    """Bits of the Huffman streams, without tables and lanes: never more than they take."""
+    """Bits of the Huffman streams, without lanes: never more than they take."""
     if not runs:
-        return huffman.bits_of(symbols.counts, huffman.code_lengths(symbols.counts))
+        lengths = huffman.code_lengths(symbols.counts)
+        return huffman.bits_of(symbols.counts, lengths) + 8 * (1 + len(_listed(lengths)))
     counts = np.bincount(symbols.values, minlength=symbols.alphabet)
     high, low, shift = _gaps(symbols)
     gaps = np.bincount(high, minlength=_ESCAPE + 1)

@@ -104,3 +104,25 @@ def test_a_frozen_budget_has_the_same_statistics_twice():
     again = step(sparsity=0.6, correct="both").apply(model, context)  # from the memo
     for one, other in zip(first.model.tensors, again.model.tensors, strict=True):
         np.testing.assert_array_equal(one.pull()[0], other.pull()[0])
+
+
+def test_the_step_puts_right_what_earlier_steps_moved():
+    model = network()
+    runtime = toy_runtime(model, rows=100)
+    context = Context(runtime=runtime)
+    truth = outputs(runtime, model)
+    pruned = steps.find("prune", "magnitude")(sparsity=0.6).apply(model, context).model
+    coarse = steps.find("quantize", "linear")(bits=3).apply(pruned, context).model
+    outcome = steps.find("correct", "statistics")().apply(coarse, context)
+    found = outputs(runtime, outcome.model)
+    assert outcome.facts["batchnorm"] == ["norm"]
+    for name in truth:
+        assert (
+            moved(truth[name], found[name])[0]
+            < 1e-4
+            < moved(truth[name], outputs(runtime, coarse)[name])[0]
+        )
+    some = steps.find("correct", "statistics")(include=["out"]).apply(coarse, context)
+    assert [t.name for t in some.model.tensors if t.edits and t.kind != "kernel"] == ["out/bias"]
+    same = steps.find("correct", "statistics")().apply(model, context)
+    assert "has them already" in same.skipped["out/bias"]

@@ -1,6 +1,6 @@
 """What Torch-Pruning makes of the ResNet-20 of `resnet20.py`, its weights carried over to PyTorch.
 
-    PYTHON tests/benchmarks/torch_pruning.py FOLDER [--macs 0.5] [--epochs 2] [--rate 0.02]
+    PYTHON tests/benchmarks/depgraph.py FOLDER [--macs 0.5] [--epochs 2] [--rate 0.02]
 
 PYTHON is that of an environment with torch, torch-pruning 1.6 and h5py (`resnet20.py` needs
 another): where one is missing the script says so and ends with 0. The group norm pruner of the tool
@@ -158,7 +158,7 @@ def main():
     for parameter in net.parameters():
         parameter.requires_grad_(True)
     pruner = torch_pruning.pruner.GroupNormPruner(
-        net, sample, importance=torch_pruning.importance.GroupNormImportance(),
+        net, sample, importance=torch_pruning.importance.GroupMagnitudeImportance(),
         global_pruning=True, pruning_ratio=0.9, iterative_steps=400, ignored_layers=[net.classes],
     )  # fmt: skip
     now = macs

@@ -1,0 +1,282 @@
+"""Samples in NumPy's own files: `.npz` with an array for each input and one of labels, `.npy`."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelcut.data.columns import row_shape
+from modelcut.data.options import DataOptions, InputSpec
+from modelcut.data.table import Batch, Cleaning, Table
+from modelcut.errors import InputError, UsageError
+from modelcut.safety import check_path, printable
+
+_INPUTS = ("x", "X", "x_test", "x_train", "features", "data", "arr_0")
+_LABELS = ("y", "Y", "y_test", "y_train", "label", "labels", "target", "arr_1")
+_MOST_BYTES = 8 << 30
+
+
+@dataclass
+class Arrays(Table):
+    """Arrays whose first axis is the samples; see `table.Table`.
+
+    Attributes:
+        specs: the model's inputs.
+        arrays: the array of each input, by the input's name.
+        truth: labels, (samples, columns); None without labels.
+        own: names of the label columns.
+    """
+
+    path: Path
+    options: DataOptions
+    specs: dict[str, InputSpec]
+    arrays: dict[str, np.ndarray]
+    truth: np.ndarray | None
+    own: list[str]
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.own, *(name for name, part in self._parts() for _ in range(part))]
+
+    @property
+    def labels(self) -> list[int]:
+        if self.reconstructs:
+            return [column for part in self.features.values() for column in part]
+        return list(range(len(self.own))) if self.truth is not None else []
+
+    @property
+    def features(self) -> dict[str, list[int]]:
+        found, start = {}, len(self.own)
+        for name, width in self._parts():
+            found[name] = list(range(start, start + width))
+            start += width
+        return found
+
+    @property
+    def reconstructs(self) -> bool:
+        return self.options.label == "input"
+
+    def _parts(self) -> list[tuple[str, int]]:
+        return [(name, prod(values.shape[1:])) for name, values in self.arrays.items()]
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        self.cleaning = Cleaning()
+        count = len(next(iter(self.arrays.values())))
+        count = min(count, self.options.limit or count)
+        step = max(size, size * (4096 // max(1, size)))
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
+            block = {name: values[part] for name, values in self.arrays.items()}
+            labels = None if self.truth is None else self.truth[part]
+            kept = self._kept(block, labels, start)
+            if not kept.all():
+                block = {name: values[kept] for name, values in block.items()}
+                labels = None if labels is None else labels[kept]
+            for at in range(0, int(kept.sum()), size):
+                yield self._batch(
+                    {name: values[at : at + size] for name, values in block.items()},
+                    None if labels is None else labels[at : at + size],
+                )
+        if not self.cleaning.rows_used:
+            raise InputError(f"{self.path}: no usable samples are left")
+
+    def _kept(
+        self, block: dict[str, np.ndarray], labels: np.ndarray | None, start: int
+    ) -> np.ndarray:
+        """Which samples of a block are finite.
+
+        Raises:
+            InputError: one is not, and bad samples are not to be dropped.
+        """
+        rows = len(next(iter(block.values())))
+        good = np.ones(rows, bool)
+        for name, values in block.items():
+            fine = _finite(values, self.specs[name], self.options.scale)
+            if self.options.clean == "fail" and not fine.all():
+                row = start + int(np.flatnonzero(~fine)[0])
+                raise InputError(
+                    f"{self.path}: sample {row} of {printable(name, 40)!r} holds a value that is "
+                    f"not finite in {self.specs[name].dtype}",
+                    "--clean drop leaves bad samples out",
+                )
+            good &= fine
+        if labels is not None and labels.dtype.kind == "f":
+            fine = np.isfinite(labels).all(axis=1)
+            if self.options.clean == "fail" and not fine.all():
+                row = start + int(np.flatnonzero(~fine)[0])
+                raise InputError(f"{self.path}: sample {row} has no finite label")
+            good &= fine
+        self.cleaning.rows_read += rows
+        self.cleaning.rows_used += int(good.sum())
+        self.cleaning.dropped_nonfinite += int(rows - good.sum())
+        return good
+
+    def _batch(self, block: dict[str, np.ndarray], labels: np.ndarray | None) -> Batch:
+        inputs = {}
+        for name, values in block.items():
+            spec = self.specs[name]
+            part: Any = values
+            if self.options.scale is not None and spec.dtype != "string":
+                part = part * self.options.scale
+            shape = row_shape(spec.shape, prod(values.shape[1:]))
+            assert shape is not None
+            dtype = "float32" if spec.dtype == "bfloat16" else spec.dtype
+            kind: Any = object if spec.dtype == "string" else np.dtype(dtype)
+            inputs[name] = np.ascontiguousarray(part.astype(kind)).reshape(len(part), *shape)
+        if self.reconstructs:
+            parts = [part.reshape(len(part), -1) for part in inputs.values()]
+            return Batch(inputs, np.concatenate(parts, axis=1).astype(np.float64))
+        if labels is None or labels.dtype.kind in "OUS":
+            return Batch(inputs, None if labels is None else labels.astype(object))
+        return Batch(inputs, labels.astype(np.float64))
+
+
+def open_table(
+    path: Path, options: DataOptions, inputs: Sequence[InputSpec], *, labelled: bool = True
+) -> Arrays:
+    """Opens a file of arrays, and joins them to a model's inputs.
+
+    In an `.npz`, an array belongs to the input of its name; a model of one input also takes x, X,
+    x_test, features, data or arr_0. Labels are the array that `label` names, else y, labels, target
+    or arr_1. An `.npy` holds the samples of the only input, without labels.
+
+    Raises:
+        InputError: not such a file, or arrays that do not fit the model.
+        UsageError: an option names an array that is not there, or is for tables.
+    """
+    for name, plain in (("clean", ("fail", "drop")), ("outliers", ("keep",))):
+        if getattr(options, name) not in plain:
+            raise UsageError(
+                f"--{name} {getattr(options, name)}: is for tables, not for arrays ({path})",
+                "leave it out" if name == "outliers" else "--clean drop leaves bad samples out",
+            )
+    found = _load(path)
+    if path.suffix.lower() == ".npy" and len(inputs) != 1:
+        raise InputError(f"{path}: is one array, the model has {len(inputs)} inputs", "use .npz")
+    label = _label_name(path, options, found, labelled=labelled)
+    arrays = {spec.name: _input(path, options, spec, inputs, found, label) for spec in inputs}
+    lengths = {len(values) for values in arrays.values()}
+    truth = None
+    if label is not None and labelled:
+        truth = found[label]
+        truth = truth.reshape(len(truth), -1) if truth.ndim else truth.reshape(1, 1)
+        lengths.add(len(truth))
+    if len(lengths) != 1:
+        counts = ", ".join(f"{name}: {len(values)}" for name, values in found.items())
+        raise InputError(f"{path}: arrays of different lengths ({printable(counts, 120)})")
+    own = [] if truth is None else _columns(str(label), truth.shape[1])
+    return Arrays(path, options, {spec.name: spec for spec in inputs}, arrays, truth, own)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; nothing in it is unpickled.
+
+    Raises:
+        InputError: it is damaged, holds objects, or expands beyond the limit.
+    """
+    check_path(path)
+    try:
+        if path.suffix.lower() == ".npy":
+            found = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
+        else:
+            with zipfile.ZipFile(path) as archive:
+                total = sum(member.file_size for member in archive.infolist())
+            if total > _MOST_BYTES:
+                raise InputError(f"{path}: expands to {total:,} bytes, more than {_MOST_BYTES:,}")
+            with np.load(path, allow_pickle=False) as archive:
+                found = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: cannot be read as NumPy arrays: {why}") from None
+    if not found:
+        raise InputError(f"{path}: holds no arrays")
+    return found
+
+
+def _label_name(
+    path: Path, options: DataOptions, found: dict[str, np.ndarray], *, labelled: bool
+) -> str | None:
+    wanted = options.label
+    if wanted is None or wanted == "input":
+        return next((name for name in _LABELS if name in found), None) if wanted is None else None
+    if not isinstance(wanted, str):
+        raise UsageError(f"--label {wanted}: {path} has arrays: name one of them")
+    if wanted not in found:
+        if not labelled:
+            return None
+        raise UsageError(f"{path}: has no array {wanted!r}", _known(found))
+    return wanted
+
+
+def _input(
+    path: Path,
+    options: DataOptions,
+    spec: InputSpec,
+    inputs: Sequence[InputSpec],
+    found: dict[str, np.ndarray],
+    label: str | None,
+) -> np.ndarray:
+    """The array of one input.
+
+    Raises:
+        UsageError: none is named like it.
+        InputError: its shape or dtype does not fit.
+    """
+    wanted = (options.inputs or {}).get(spec.name)
+    if wanted is not None and not (isinstance(wanted, str) and wanted in found):
+        raise UsageError(f"{path}: has no array {wanted!r}", _known(found))
+    names = [wanted] if wanted else [spec.name, *(_INPUTS if len(inputs) == 1 else ())]
+    name = next((each for each in names if each in found and each != label), None)
+    rest = [each for each in found if each != label]
+    if name is None and len(inputs) == 1 and len(rest) == 1:
+        name = rest[0]
+    if name is None:
+        raise UsageError(
+            f"{path}: no array is named like the model's input {printable(spec.name, 60)!r}",
+            _known(found) + "; --inputs '{input: array}' says which",
+        )
+    values = found[name]
+    width = prod(values.shape[1:])
+    if values.ndim == 0 or row_shape(spec.shape, width) is None:
+        shape = "×".join("?" if n is None else str(n) for n in spec.shape)
+        raise InputError(
+            f"{path}: array {printable(name, 40)!r} of shape {values.shape} does not fill the "
+            f"input {printable(spec.name, 40)!r} of {shape}, a sample at each index of the first "
+            "axis"
+        )
+    text = values.dtype.kind in "US"
+    if text != (spec.dtype == "string") or values.dtype.kind not in "fiubUS":
+        raise InputError(
+            f"{path}: array {printable(name, 40)!r} holds {values.dtype}, the input "
+            f"{printable(spec.name, 40)!r} takes {spec.dtype}"
+        )
+    return values
+
+
+def _finite(values: np.ndarray, spec: InputSpec, scale: float | None) -> np.ndarray:
+    """Which samples are finite once they are scaled and in the input's dtype."""
+    if spec.dtype in ("string", "bool") or values.dtype.kind not in "fiu":
+        return np.ones(len(values), bool)
+    kind = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+    info: Any = np.iinfo(kind) if kind.kind in "iu" else np.finfo(kind)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = values.reshape(len(values), -1).astype(np.float64)
+        wide = wide * scale if scale is not None else wide
+        inside = (wide >= float(info.min)) & (wide <= float(info.max))
+    return np.asarray(inside.all(axis=1))
+
+
+def _columns(label: str, count: int) -> list[str]:
+    return [label] if count == 1 else [f"{label}_{number}" for number in range(count)]
+
+
+def _known(found: dict[str, np.ndarray]) -> str:
+    return "its arrays: " + printable(", ".join(list(found)[:12]), 200)

@@ -1,0 +1,42 @@
+"""What this process tells the one that watches it: how much it may take, and how it ended.
+
+Lines of JSON by a pipe; `cli.process` reads them. Nothing is imported here that could fail for want
+of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+_pipe: int | None = None
+
+
+def by(pipe: int | None) -> None:
+    """Names the pipe to whoever watches; None: nobody does."""
+    global _pipe
+    _pipe = pipe
+
+
+def tell(**message: float | str) -> None:
+    """Sends one line: `memory` (bytes), `seconds` of CPU for what is `doing`, or `code`."""
+    if _pipe is not None:
+        with contextlib.suppress(OSError):
+            os.write(_pipe, json.dumps(message).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def within(seconds: float, doing: str) -> Iterator[None]:
+    """Bounds the CPU time of what is done meanwhile; some times as long on the wall.
+
+    Args:
+        seconds: of CPU, over all threads.
+        doing: what it is, for the message.
+    """
+    tell(seconds=seconds, doing=doing)
+    try:
+        yield
+    finally:
+        tell(seconds=0)

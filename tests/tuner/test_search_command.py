@@ -1,0 +1,93 @@
+"""`modelcut search` as a user types it, on the model of the demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import modelcut as package
+from modelcut.arrays.digest import of_bytes
+
+DEMO = Path(package.__file__).parent / "demo"
+MODEL, TRAIN, TEST = (DEMO / name for name in ("digits.h5", "digits_train.csv", "digits_test.csv"))
+SCALE = ("--scale", "1/16")
+LIMIT = ("--max-accuracy-drop", "0.02")
+
+SPACE = """
+steps:
+  - prune: magnitude
+    sparsity: {range: [0.2, 0.6]}
+  - choose:
+      - {quantize: linear, bits: {choose: [4, 6, 8]}}
+      - {quantize: cluster, values: 16}
+"""
+
+
+def test_a_model_and_its_recipe(modelcut, tmp_path):
+    space, best = tmp_path / "space.yaml", tmp_path / "best.mcut"
+    space.write_text(SPACE)
+    options = ("--train", TRAIN, "--test", TEST, *SCALE, *LIMIT)
+    said = modelcut("search", MODEL, "-r", space, *options, "-o", best, "--trials", 4, "--json")
+    assert said.code == 0, said
+    report = json.loads(said.out)
+    assert report["search"]["trials"] == 4
+    assert report["output"]["bytes"] == best.stat().st_size
+    found = json.loads((tmp_path / "best.search.json").read_text())
+    assert len(found["trials"]) == 4
+    chosen = found["trials"][found["chosen"]]
+    assert chosen["values"] == [best.stat().st_size]
+    assert chosen["blake3"] == of_bytes(best.read_bytes())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "best.mcut",
+        "best.recipe.yaml",
+        "best.report.json",
+        "best.report.md",
+        "best.search.json",
+        "space.yaml",
+    ]
+    again = modelcut("run", MODEL, "-r", tmp_path / "best.recipe.yaml", "-o", tmp_path / "a.mcut",
+                     "--test", TEST, "-q")  # fmt: skip
+    assert again.code == 0, again
+    assert (tmp_path / "a.mcut").read_bytes() == best.read_bytes()
+
+
+def test_a_space_is_for_a_search(modelcut, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE)
+    said = modelcut("recipe", "check", space)
+    assert (said.code, "3 values for a search to decide" in said.out) == (0, True), said
+    said = modelcut("run", MODEL, "-r", space, "-o", tmp_path / "a.h5")
+    assert said.code == 2
+    assert "modelcut search" in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "emptiest"),
+        (("--max-accuracy-drop", "0.1"), "--validate FILE.csv"),
+        (("--max-accuracy-drop", "0.1", "--train", TRAIN, "--minimize", "size"), "known"),
+        (("--max-accuracy-drop", "0.1", "--train", TRAIN, "--time", "soon"), "is no time"),
+        (("--max-accuracy-drop", "0.1", "--train", TRAIN, "--test", TRAIN), "is the test data"),
+        (("--max-accuracy-drop", "0.1", "--train", TRAIN, "--trials", "many"), "whole number"),
+    ],
+)
+def test_what_is_refused_before_any_work(modelcut, tmp_path, options, words):
+    said = modelcut("search", MODEL, "-o", tmp_path / "best.mcut", *options)
+    assert said.code == 2, said
+    assert words in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_is_made_for_a_model(modelcut, tmp_path):
+    said = modelcut("recipe", "new", MODEL, "--goal", "speed")
+    assert said.code == 0
+    place = tmp_path / "new.yaml"
+    place.write_text(said.out)
+    said = modelcut("recipe", "check", place, "--model", MODEL)
+    assert said.code == 0, said
+    assert "step 2 and those after it need data and were not tried on the model" in said.out
+    assert modelcut("recipe", "new", MODEL, "--goal", "beauty").code == 2

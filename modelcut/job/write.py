@@ -126,8 +126,8 @@ def write(
             keep_optimizer=writer.holds_all_of(checked.model) if keep is None else keep,
             provenance=history,
             convert=convert.conversion(job, history),
-            meter=metered,
             checksums={},
+            meter=metered,
         ),
     )
     return Draft(place, written, meters)

@@ -20,9 +20,17 @@ def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     parameters = [
         flags.argument(
-            "folder", "Folder for the files of the demo (default: ./modelcut-demo).", required=False
+            "folder",
+            "Folder for the files of the demo (default: ./modelcut-demo).",
+            required=False,
+            panel=options.OUT,
         ),
-        flags.option("force", "Overwrite files in the folder that are not the demo's.", kind=bool),
+        flags.option(
+            "force",
+            "Overwrite files in the folder that are not the demo's.",
+            kind=bool,
+            panel=options.OUT,
+        ),
         *options.SHOW,
     ]
     call = flags.command(parameters, demo)

@@ -6,6 +6,7 @@ work together where the processor has no instructions for it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def of_values(values: np.ndarray) -> str:
         values: any shape, any dtype of a fixed size, `bfloat16` too; copied only if it is not
             contiguous or of another byte order.
     """
-    if values.dtype.byteorder == ">" or (values.dtype.byteorder == "=" and not _LITTLE):
+    if values.dtype.byteorder == ">" or (values.dtype.byteorder == "=" and sys.byteorder == "big"):
         values = values.astype(values.dtype.newbyteorder("<"))
     return of_bytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
@@ -74,6 +75,3 @@ def matches(values: np.ndarray, wanted: str) -> bool:
     if mark and not (count.isascii() and count.isdigit() and int(count) > 0 and values.ndim):
         return False
     return checksum(values, int(count) if mark else 0) == wanted
-
-
-_LITTLE = np.little_endian

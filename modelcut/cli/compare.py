@@ -9,7 +9,7 @@ import typer
 
 import modelcut
 from modelcut.cli import flags, options, panels
-from modelcut.cli.report import FORMS, OUTPUT_HELP, chosen, deliver
+from modelcut.cli.report import OUTPUT, chosen, deliver
 from modelcut.errors import UsageError
 
 
@@ -17,9 +17,8 @@ def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     declared = typer.Argument(
         help="Models to compare; the first is the reference.",
-        metavar="MODEL…",
+        metavar="MODELS",
         rich_help_panel=options.MODEL,
-        show_default=False,
     )
     models = flags.Parameter(
         "models",
@@ -30,16 +29,14 @@ def register(app: typer.Typer, name: str) -> None:
     parameters = [
         models,
         flags.option("test", "CSV to evaluate the models on.", metavar="CSV", panel=options.DATA),
-        flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE", panel=options.SHOWN),
-        *FORMS,
-        options.FORCE,
+        *OUTPUT,
         *options.DATA_OPTIONS,
         *options.TRUST,
         flags.option(
             "quiet", "Print errors only.", "--quiet", "-q", kind=bool, panel=options.SHOWN
         ),
     ]
-    example = "modelcut compare model.h5 small.h5 --test test.csv"
+    example = "modelcut compare model.h5 small.h5 small.tflite --test test.csv -o compare.html"
     app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, compare))
 
 
@@ -55,6 +52,7 @@ def compare(**values: Any) -> None:
         test=values["test"],
         trust=bool(values.get("trust")),
         custom_objects=values.get("custom_objects") or "",
+        max_memory=values.get("max_memory"),
         say=say,
         data=head.data,
         task=head.task,

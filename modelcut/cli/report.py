@@ -11,7 +11,26 @@ import typer
 from modelcut.cli import flags, panels
 from modelcut.errors import InputError, UsageError
 
+_OUT = "Output"
 _FORMS = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
+
+
+OUTPUT = (
+    flags.option(
+        "output",
+        "File to write; its suffix (.html, .md, .json) selects the form.",
+        "--output",
+        "-o",
+        metavar="FILE",
+        panel=_OUT,
+    ),
+    flags.option(
+        "force", "Overwrite an existing file that modelcut did not write.", kind=bool, panel=_OUT
+    ),
+    flags.option("json", "Print JSON.", kind=bool, panel=_OUT),
+    flags.option("md", "Print Markdown.", kind=bool, panel=_OUT),
+    flags.option("html", "Print HTML.", kind=bool, panel=_OUT),
+)
 
 
 def register(app: typer.Typer, name: str) -> None:
@@ -23,22 +42,9 @@ def register(app: typer.Typer, name: str) -> None:
     group.command("schema", cls=panels.Command, epilog="modelcut report schema")(
         flags.command([], schema)
     )
-    shown = [
-        flags.argument("file", "Saved report (NAME.report.json)."),
-        *FORMS,
-        flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE"),
-        flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool),
-    ]
-    example = "modelcut report show small.report.json"
+    shown = [flags.argument("file", "Saved report (NAME.report.json)."), *OUTPUT]
+    example = "modelcut report show small.report.json -o small.html"
     group.command("show", cls=panels.Command, epilog=example)(flags.command(shown, show))
-
-
-FORMS = (
-    flags.option("json", "Print JSON.", kind=bool, panel="Report"),
-    flags.option("md", "Print Markdown.", kind=bool, panel="Report"),
-    flags.option("html", "Print HTML.", kind=bool, panel="Report"),
-)
-OUTPUT_HELP = "File to write instead of printing; its suffix (.html, .md, .json) selects the form."
 
 
 def schema() -> None:

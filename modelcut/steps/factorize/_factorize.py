@@ -307,7 +307,8 @@ class Factorization(Corrected, Budgeted):
             raise RecipeError(
                 f"{where}: {name} {key:g} cannot be reached: with the lowest ranks everywhere "
                 f"{reached / max(1, whole):.3g} is left",
-                f"give a higher value of {name}, or method auto, which factorizes more layers",
+                f"give a higher value of {name}"
+                + ("" if self.method == "auto" else ", or method auto, for more layers"),
             )
         picks = []
         for target, options in pool:

@@ -135,6 +135,6 @@ def test_an_embedding_keeps_what_is_looked_up_often():
 
 
 def test_data_is_needed_and_rows_only_with_whiten():
-    with pytest.raises(ValueError, match="rows: only whiten looks at samples"):
+    with pytest.raises(ValueError, match="rows: only whiten and correct look at samples"):
         find("factorize", "svd")(rank=2, rows=10)
     assert "train" in find("factorize", "auto")(whiten=True).needs

@@ -80,7 +80,11 @@ def draw(chart: Chart, key: str) -> str:
     with warnings.catch_warnings(), mpl.rc_context():
         # The browser has the letters that Matplotlib's own font lacks.
         warnings.simplefilter("ignore")
-        mpl.rcParams.update(mpl.rcParamsDefault)  # a user's matplotlibrc is not read
+        # A user's matplotlibrc is not read. To ask for the backend would import all of pyplot.
+        plain: dict[Any, Any] = {
+            key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"
+        }
+        mpl.rcParams.update(plain)
         mpl.rcParams.update(_RC)
         figure = _DRAW[type(chart.figure)](chart.figure)
         text = io.StringIO()

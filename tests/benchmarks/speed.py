@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -224,6 +225,18 @@ def show(case: str, found: dict[str, Any], before: dict[str, Any] | None) -> Non
     sys.stdout.flush()
 
 
+def plot(found: dict[str, Any]) -> None:
+    """Prints how CPU seconds grow, as bars on a logarithmic scale: a step is a doubling."""
+    rows = {name: median(runs)[1] for name, runs in found["runs"].items()}
+    least = min(rows.values())
+    print("\n```text\nCPU seconds; a bar is a block longer where the time is twice as long")
+    for name, cpu in rows.items():
+        eighths = round(8 * math.log2(cpu / least)) + 8
+        bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+        print(f"{name:18}{cpu:7.2f}  {bar}")
+    print("```")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
@@ -236,7 +249,10 @@ def main() -> None:
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     if options.table:
         for case, found in kept.items():
-            show(case, found, None)
+            if case == "growth":
+                plot(found)
+            else:
+                show(case, found, None)
         return
     options.cache.mkdir(parents=True, exist_ok=True)
     for case in options.cases or CASES:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
+    from modelcut.report.integrity import Integrity
     from modelcut.report.scan import Scan
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
@@ -45,6 +46,7 @@ __all__ = [
     "search",
     "simplify",
     "unpack",
+    "verify",
 ]
 
 File: TypeAlias = "str | PathLike[str]"
@@ -226,6 +228,7 @@ def compare(
     test: File,
     trust: bool = False,
     custom_objects: str = "",
+    max_memory: str | int | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Comparison:
@@ -236,6 +239,7 @@ def compare(
         test: CSV of test data.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
+        max_memory: as of `evaluate`.
         say: takes a line about progress.
         options: `data`, `task`, `from_logits`, as in a recipe.
 
@@ -247,6 +251,7 @@ def compare(
     from pathlib import Path
 
     from modelcut.job import compare as job_compare
+    from modelcut.job import limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
 
@@ -254,7 +259,8 @@ def compare(
     if rest:
         raise TypeError(f"unknown options: {', '.join(rest)}")
     paths = [Path(model) for model in models]
-    return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
+    with limits.at_most(max_memory):
+        return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
 
 
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
@@ -294,6 +300,28 @@ def scan(model: File) -> Scan:
     from modelcut.job import scan as job_scan
 
     return job_scan.scan(Path(model))
+
+
+def verify(model: File) -> Integrity:
+    """Checks the values in a file against the checksums that were kept of them.
+
+    The formats `.keras`, `.mcut` and SavedModel have checksums of their own; of what modelcut wrote
+    to `.h5` and `.keras`, it kept one for each tensor.
+
+    Args:
+        model: the file.
+
+    Returns:
+        What was found; `sound` tells whether there is no damage.
+
+    Raises:
+        InputError: the file is so broken that its tensors cannot be listed.
+    """
+    from pathlib import Path
+
+    from modelcut.job import integrity
+
+    return integrity.verify(Path(model))
 
 
 def pack(
@@ -445,7 +473,8 @@ def search(
         train: CSV of training data; None: no step trains.
         validate: CSV that candidates are measured on; None: a part of `train`.
         test: CSV that the chosen model is measured on, once.
-        calibrate: CSV of calibration data for an int8 .tflite; None: `train`.
+        calibrate: CSV of calibration data, for rounding by outputs and an int8 .tflite; None:
+            `train`.
         trials: number of candidates to try.
         seconds: time after which no further candidate is begun; None: no limit.
         validation_fraction: fraction of `train` that is set aside for validation.
@@ -490,7 +519,12 @@ def search(
     place = None if recipe is None else Path(recipe)
     goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
     space, starts = requests.space_for(
-        place, Path(model), Path(output), goal, train=train is not None
+        place,
+        Path(model),
+        Path(output),
+        goal,
+        train=train is not None,
+        samples=calibrate is not None or train is not None,
     )
     space = requests.with_head(space, made.head)
     goal = requests.goal_of(minimize, maximize, space.at({}).head.gates, confidence)

@@ -407,11 +407,14 @@ class ChannelGroup(Part):
         channels: number of channels (if any).
         made_by: the layers whose output channels they are (if any).
         weights: the tensors that have them on an axis (if any).
+        sizes: the numbers in the architecture that count them, as LAYER/KEY, such as
+            `attention/num_heads` (if any).
     """
 
     channels: int
     made_by: tuple[str, ...]
     weights: tuple[str, ...]
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,6 +443,25 @@ class DataFile(Part):
     role: str
     path: str
     blake3: str
+
+
+@dataclass(frozen=True)
+class TriedRecipe(Part):
+    """One of several recipes that were tried.
+
+    Attributes:
+        recipe: the recipe's file.
+        bytes: size of the file that it made; None where it could not be run.
+        metrics: metrics of its model on the test data; of several outputs none.
+        failed: names of the gates that failed.
+        error: why it could not be run; "" where it was.
+    """
+
+    recipe: str
+    bytes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,6 +498,7 @@ class Report(Part):
         data: the files that were read besides the model, where the report is written to a file.
         fingerprint: BLAKE3 of all that decides the output: versions, recipe, options, and the
             contents of what was read; `--if-changed` compares it.
+        tried: where several recipes were given, each of them with what came of it.
         search: where the recipe was chosen by `search`: the number of trials, the one that was
             chosen, and what it gave on the validation samples.
         histograms: the spread of the values of those tensors that changed most.
@@ -506,6 +529,7 @@ class Report(Part):
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
     data: tuple[DataFile, ...] = field(default=(), metadata=_PRESENT)
     fingerprint: str | None = field(default=None, metadata=_PRESENT)
+    tried: tuple[TriedRecipe, ...] = field(default=(), metadata=_PRESENT)
     search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     histograms: tuple[HistogramRow, ...] = field(default=(), metadata=_PRESENT)
 

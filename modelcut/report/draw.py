@@ -87,7 +87,12 @@ def draw(chart: Chart, key: str) -> str:
         import matplotlib as mpl
 
         with mpl.rc_context():
-            mpl.rcParams.update(mpl.rcParamsDefault)  # a matplotlibrc that lies here has no say
+            # A matplotlibrc that lies here has no say. To ask for the backend would import all of
+            # pyplot.
+            plain: dict[Any, Any] = {
+                key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"
+            }
+            mpl.rcParams.update(plain)
             mpl.rcParams.update(_RC)
             figure = _DRAW[type(chart.figure)](chart.figure)
             text = io.StringIO()

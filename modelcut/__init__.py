@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
+    from modelcut.report.integrity import Integrity
     from modelcut.report.scan import Scan
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
@@ -45,6 +46,7 @@ __all__ = [
     "search",
     "simplify",
     "unpack",
+    "verify",
 ]
 
 File: TypeAlias = "str | PathLike[str]"
@@ -298,6 +300,28 @@ def scan(model: File) -> Scan:
     from modelcut.job import scan as job_scan
 
     return job_scan.scan(Path(model))
+
+
+def verify(model: File) -> Integrity:
+    """Checks the values in a file against the checksums that were kept of them.
+
+    The formats `.keras`, `.mcut` and SavedModel have checksums of their own; of what modelcut wrote
+    to `.h5` and `.keras`, it kept one for each tensor.
+
+    Args:
+        model: the file.
+
+    Returns:
+        What was found; `sound` tells whether there is no damage.
+
+    Raises:
+        InputError: the file is so broken that its tensors cannot be listed.
+    """
+    from pathlib import Path
+
+    from modelcut.job import integrity
+
+    return integrity.verify(Path(model))
 
 
 def pack(

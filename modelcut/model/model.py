@@ -408,6 +408,7 @@ class Origin:
             it, so that there is no architecture; "" for other models.
         training: the training configuration as text, where it is not part of the architecture.
         provenance: what an earlier modelcut wrote into the file; empty for none.
+        checksums: by name, the checksums of the tensors that an earlier modelcut wrote.
         layout: the format's own knowledge, for its writer only.
         rewritten: the model is not as the file has it, so that an engine must be given a copy.
         close: closes the files that the model reads from, and removes what was unpacked.
@@ -424,6 +425,7 @@ class Origin:
     training: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layout: Any = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
     container: str = ""
     configuration: str = ""
     rewritten: bool = False

@@ -95,6 +95,9 @@ def test_the_smallest_within_the_limit(request_for, runner):
     assert record["trials"][record["chosen"]]["values"] == [best]
     assert facts["chosen"] == record["chosen"]
     assert facts["trials"] == 30
+    assert facts["front"] == record["front"]
+    kept = [trial for trial in record["trials"] if not trial["error"]]
+    assert [trial["number"] for trial in facts["tried"]] == [trial["number"] for trial in kept]
     assert recipe.head.gates == GATES
     text = searches.places_of(request.output)["recipe"].read_text()
     assert recipe.to_yaml() in text
@@ -133,6 +136,7 @@ def test_a_trial_that_fails_is_a_row(request_for, runner):
     _, _, _, facts, _ = searches.search(request)
     errors = [t["error"] for t in record_of(request)["trials"]]
     assert errors.count("no such layer") == 2
+    assert len(facts["tried"]) == 28  # the page shows those that gave something
     assert any("2 of 30 trials failed" in line for line in facts["warnings"])
 
 

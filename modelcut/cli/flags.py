@@ -202,6 +202,9 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
             what, hint = explain(problem, cls.model_fields, cls)
             flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
             what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
+            name, _, rest = what.partition(": ")
+            if not flag and name in cls.model_fields:
+                flag, what = f"--{name.replace('_', '-')}: ", rest
             lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))
         raise UsageError("; ".join(lines), "--help lists the options") from None
 

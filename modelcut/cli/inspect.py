@@ -55,6 +55,13 @@ def inspect(**values: Any) -> None:
     typer.echo("groups of channels that are removed together")
     for group in report.graph.groups:
         made_by = ", ".join(printable(name) for name in group.made_by)
-        typer.echo(f"  {group.channels} channels of {made_by} ({len(group.weights)} tensors)")
+        keys = dict.fromkeys(size.rpartition("/")[2] for size in group.sizes)
+        said = ", ".join(printable(key) for key in keys if key not in _OF_CHANNELS)
+        more = f"{said}; {len(group.weights)}" if said else f"{len(group.weights)}"
+        typer.echo(f"  {group.channels} channels of {made_by} ({more} tensors)")
     for name, reason in report.graph.kept.items():
         typer.echo(f"{printable(name)} keeps its channels: {printable(reason, 300)}")
+
+
+_OF_CHANNELS = ("units", "filters", "output_dim", "nb_filter", "target_shape", "projection_dim")
+"""Keys that say no more than that they count channels."""

@@ -54,6 +54,7 @@ COMMANDS = {
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
     "scan": "Tell what a model file holds that could execute, read, write or exhaust.",
+    "verify": "Check the values in a model file against the checksums kept of them.",
     "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "report": "Show a saved report again, print its JSON Schema.",
     "demo": "Compress and evaluate a small model that comes with the package.",

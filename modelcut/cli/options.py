@@ -169,6 +169,16 @@ SHA256 = flags.option(
     kind=bool,
     panel=SHOWN,
 )
+FULL_REPORT = flags.option(
+    "full_report",
+    "Measure by coding all of it what the report otherwise estimates from pieces of large tensors: "
+    "their size after deflate.",
+    kind=bool,
+    panel=SHOWN,
+)
+PROFILE = flags.option(
+    "profile", "Tell on stderr where the time went, by phase.", kind=bool, panel=SHOWN
+)
 DRY_RUN = flags.option(
     "dry_run",
     "Apply the steps and report the sizes; write and evaluate nothing.",
@@ -214,6 +224,8 @@ def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tupl
         KEEP_OPTIMIZER,
         REPORT,
         SHA256,
+        FULL_REPORT,
+        PROFILE,
         KEEP_ON_FAILURE,
         IF_CHANGED,
         DEPFILE,
@@ -289,8 +301,8 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value of a flag that may be a mapping by output."""
-    if name == "seed" or (name == "task" and not value.lstrip().startswith("{")):
+    """The value of a flag that is a number, or may be a mapping by output."""
+    if name == "task" and not value.lstrip().startswith("{"):
         return value
     from modelcut.recipe.yaml_text import loads
 
@@ -387,6 +399,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
             output,
             dry_run=dry,
             sha256=sha256,
+            full_report=bool(values.get("full_report")),
             say=say,
             distribute=distribute,
             checkpoint=path_of(values.get("checkpoint")),
@@ -547,6 +560,8 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
         elif not values.get("quiet"):
             terminal.show(report)
         sys.stdout.flush()
+        if values.get("profile"):
+            sys.stderr.write(render(report, "seconds"))
     except BrokenPipeError:
         raise
     except OSError as error:

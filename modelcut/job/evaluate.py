@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
+from modelcut.job.data_check import check_data
 from modelcut.job.expected import expectations
 from modelcut.job.request import Trust
 from modelcut.metrics.intervals import CONFIDENCE
@@ -48,6 +49,7 @@ def open_evaluator(
     from modelcut.job.targets import Wanted
 
     head = recipe.head
+    check_data(model, test, head.data)
     network = network_of(recipe, path, model, trust, beside=beside)
     wanted = Wanted(head.task, head.from_logits)
     expected = expectations(model)

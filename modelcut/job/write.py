@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
         raise UsageError(f"{job.output}: {reason}")
     keep = job.keep_optimizer
     meters: dict[Identity, Meter] = {}
+    new_meter = partial(Meter, deflate=True, full=job.full_report)
     written = writer.write(
         folded.models[-1],
         place,
@@ -108,7 +110,8 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
             keep_optimizer=writer.holds_all_of(checked.model) if keep is None else keep,
             provenance=history,
             convert=convert.conversion(job, history),
-            meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
+            checksums={},
+            meter=lambda tensor: meters.setdefault(identity(tensor), new_meter()),
         ),
     )
     return Draft(place, written, meters)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelcut.report.schema import Totals
+
 
 @dataclass(frozen=True)
 class Table:
@@ -26,6 +28,11 @@ class Table:
     left: tuple[str, ...] = ()
     note: str = ""
     text: str = ""
+
+
+def sized(totals: Totals) -> Callable[[Any], str]:
+    """How the deflated size of these is shown: an estimate says that it is one."""
+    return (lambda value: f"≈ {size(value)}") if totals.deflated_estimated else size
 
 
 def size(value: float) -> str:

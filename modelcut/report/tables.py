@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size
+from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size, sized
 from modelcut.report.schema import LayerRow, Report, StepRow, TensorRow
 from modelcut.report.summary import metrics_of, summary
 from modelcut.safety import printable
@@ -45,14 +45,15 @@ def _ledger(report: Report) -> Table:
             percent(row.totals.sparsity),
             number(row.totals.bits_per_weight),
             size(row.totals.bytes),
-            or_dash(row.totals.deflated_bytes, size),
+            or_dash(row.totals.deflated_bytes, sized(row.totals)),
         )
         for row in report.ledger
     ]
     columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
     note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast "
-    note += "level, bytes shuffled where that is less (between steps, tensors beyond 64 MB: from "
-    note += "a quarter of them)"
+    note += "level, bytes shuffled where that is less"
+    if any(row.totals.deflated_estimated for row in report.ledger):
+        note += "; ≈: of larger tensors, from pieces (--full-report measures all)"
     return Table("Stage by stage", columns, rows, note=note)
 
 

@@ -228,6 +228,7 @@ def compare(
     test: File,
     trust: bool = False,
     custom_objects: str = "",
+    max_memory: str | int | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Comparison:
@@ -238,6 +239,7 @@ def compare(
         test: CSV of test data.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
+        max_memory: as of `evaluate`.
         say: takes a line about progress.
         options: `data`, `task`, `from_logits`, as in a recipe.
 
@@ -249,6 +251,7 @@ def compare(
     from pathlib import Path
 
     from modelcut.job import compare as job_compare
+    from modelcut.job import limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
 
@@ -256,7 +259,8 @@ def compare(
     if rest:
         raise TypeError(f"unknown options: {', '.join(rest)}")
     paths = [Path(model) for model in models]
-    return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
+    with limits.at_most(max_memory):
+        return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
 
 
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:

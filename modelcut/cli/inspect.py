@@ -19,6 +19,9 @@ def register(app: typer.Typer, name: str) -> None:
             "Show which layers share channels, and why layers keep theirs (prune: channels).",
             kind=bool,
         ),
+        flags.option(
+            "tensors", "Show a row for each tensor, in place of one for each layer.", kind=bool
+        ),
         flags.option("sha256", "Report the SHA-256 of the file too.", kind=bool),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
@@ -49,7 +52,7 @@ def inspect(**values: Any) -> None:
         names = ", ".join(f"{key}: {value}" for step in recipe for key, value in step.items())
         names = printable(names, 300) or "packed or copied, nothing changed"
         typer.echo(f"made by modelcut {printable(str(entry.get('modelcut')), 40)}: {names}")
-    terminal.show(report)
+    terminal.show(report, layers=not values.get("tensors"))
     if report.graph is None:
         return
     typer.echo("groups of channels that are removed together")

@@ -32,7 +32,7 @@ from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
-from modelcut.report.schema import Report, Worker
+from modelcut.report.schema import Report, TriedRecipe, Worker
 
 if TYPE_CHECKING:
     from modelcut.job.checkpoint import Checkpoint
@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     from modelcut.job.session import Session, States
 
 
-def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> Report | Worker:
+def run(
+    job: Job,
+    say: Say = lambda _: None,
+    session: Session | None = None,
+    tried: tuple[TriedRecipe, ...] = (),
+) -> Report | Worker:
     """Does the whole job and returns the report; its `passed` tells whether the gates passed.
 
     A worker that is not the chief of a distributed training does its share, waits until the chief
@@ -50,6 +55,7 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
         job: what is asked for.
         say: takes a line about progress.
         session: what this job shares with others on the same model; None: nothing.
+        tried: the recipes that this one was chosen of, for the report.
 
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
@@ -92,7 +98,8 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
             folded = fold(model, job.recipe, say, runtime, kept)
             clock.begin("write")
             say("writing")
-            draft = write(checked, folded, places.model, partial(provenance.of, job, model, digest))
+            history = partial(provenance.of, job, model, digest)
+            draft = write(checked, folded, places.model, history, say)
             clock.begin("verify")
             outputs.flush(places.model)
             with Digest(places.model, sha256=job.sha256) as printed:
@@ -105,7 +112,10 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
             report = _measured(checked, draft, places, again, report, evaluator, say, session)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
             report = replace(
-                report, data=inputs.files(), fingerprint=inputs.fingerprint(digest.blake3)
+                report,
+                data=inputs.files(),
+                fingerprint=inputs.fingerprint(digest.blake3),
+                tried=tried,
             )
             report = _placed(checked, report, places, outputs)
             report = replace(report, seconds=clock.seconds(), cpu_seconds=clock.cpu_seconds())
@@ -160,14 +170,18 @@ def _measured(
         header = convert.write_header(job, draft.path, places.header, draft.written.facts)
         report = replace(report, output=replace(report.output, header=header))
     if job.test is not None:
+        if evaluator is None:
+            say("starting the network")
+            evaluator = _evaluator(checked, session)
         say("evaluating")
         written = (draft.path, again)
         evaluation = evaluate(
             job.recipe,
-            evaluator or _evaluator(checked, session),
+            evaluator,
             written,
             checked.model,
             job.trust,
+            say=say,
         )
         report = replace(report, evaluation=evaluation)
     return report

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelcut.arrays import digest
 from modelcut.arrays.blocks import BLOCK_BYTES, in_threads, row_blocks
 from modelcut.arrays.clock import working
 from modelcut.errors import ModelcutError
@@ -111,6 +112,7 @@ class Stream:
         if meter is not None and meter.charts(unread):
             self._places = np.sort(Histogram.places(unread.size))
         self._samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._digests: dict[int, tuple[int, str]] | None = None
         self._parts: dict[int, tuple[Count, tuple[Difference, Count] | None]] = {}
         self.encoding = encoding if rewrite is None else rewrite.encoding
         self.shape = unread.shape
@@ -150,7 +152,24 @@ class Stream:
         with working("read"):
             before = self._unread[rows]
         with working("edit"):
-            return self._taken(before, rows)
+            after = self._taken(before, rows)
+        if self._digests is not None:
+            with working("hash"):
+                self._digests[rows.start] = len(after), digest.of_values(after)
+        return after
+
+    def hashed(self) -> None:
+        """Has the rows hashed as they are taken; see `checksum`."""
+        self._digests = {}
+
+    def checksum(self) -> str:
+        """That of the values that were taken; see `digest.checksum`."""
+        assert self._digests is not None
+        found = [self._digests[start] for start in sorted(self._digests)]
+        rows = found[0][0]
+        if any(count != rows for count, _ in found[:-1]) or found[-1][0] > rows:
+            return digest.checksum(self[slice(0, self.shape[0])])
+        return digest.joined(rows, [part for _, part in found])
 
     def _taken(self, before: np.ndarray, rows: slice) -> np.ndarray:
         if self._meter is None:

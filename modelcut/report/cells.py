@@ -20,6 +20,7 @@ class Table:
         left: further columns that are aligned left.
         note: a line below the table; may be empty.
         text: lines below all that, as they are; may be empty.
+        drop: columns that a narrow terminal leaves out, the least important first.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Table:
     left: tuple[str, ...] = ()
     note: str = ""
     text: str = ""
+    drop: tuple[str, ...] = ()
 
 
 def sized(totals: Totals) -> Callable[[Any], str]:

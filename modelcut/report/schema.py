@@ -445,6 +445,25 @@ class DataFile(Part):
     blake3: str
 
 
+@dataclass(frozen=True)
+class TriedRecipe(Part):
+    """One of several recipes that were tried.
+
+    Attributes:
+        recipe: the recipe's file.
+        bytes: size of the file that it made; None where it could not be run.
+        metrics: metrics of its model on the test data; of several outputs none.
+        failed: names of the gates that failed.
+        error: why it could not be run; "" where it was.
+    """
+
+    recipe: str
+    bytes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    error: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
@@ -479,6 +498,7 @@ class Report(Part):
         data: the files that were read besides the model, where the report is written to a file.
         fingerprint: BLAKE3 of all that decides the output: versions, recipe, options, and the
             contents of what was read; `--if-changed` compares it.
+        tried: where several recipes were given, each of them with what came of it.
         search: where the recipe was chosen by `search`: the number of trials, the one that was
             chosen, and what it gave on the validation samples.
         histograms: the spread of the values of those tensors that changed most.
@@ -509,6 +529,7 @@ class Report(Part):
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
     data: tuple[DataFile, ...] = field(default=(), metadata=_PRESENT)
     fingerprint: str | None = field(default=None, metadata=_PRESENT)
+    tried: tuple[TriedRecipe, ...] = field(default=(), metadata=_PRESENT)
     search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     histograms: tuple[HistogramRow, ...] = field(default=(), metadata=_PRESENT)
 

@@ -310,6 +310,8 @@ def put(
         values, encoding = (
             tensor.pull(meter, deflates=True) if stream is None else (stream, stream.encoding)
         )
+        if isinstance(values, Stream) and options.checksums is not None:
+            values.hashed()
         parent, _, leaf = name.rpartition("/")
         where = make_group(group, parent)
         stored, deflated = write(
@@ -320,7 +322,9 @@ def put(
         elif meter:
             meter.done_with(values, stored if deflated else None)
         if options.checksums is not None:
-            options.checksums[tensor.name] = checksum(values)
+            options.checksums[tensor.name] = (
+                values.checksum() if isinstance(values, Stream) else digest.checksum(values)
+            )
         return stored, encoding
     number, dtype = options.hollow.tensors[tensor.name]
     made = declare(group, name, tensor.shape, dtype)
@@ -339,11 +343,6 @@ def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     if dtype == BFLOAT16:
         made.attrs["dtype"] = "bfloat16"
     return made
-
-
-def checksum(values: np.ndarray) -> str:
-    """What damage to values is told by: half of their BLAKE3, in hexadecimal."""
-    return digest.of_values(values)[:32]
 
 
 def put_checksums(file: h5py.File, checksums: Mapping[str, str] | None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from modelcut.arrays.blocks import row_blocks
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding
+from modelcut.model.encodings.affine import Affine
 from modelcut.model.measure import summarize
 from modelcut.model.model import Model, Tensor
 from modelcut.steps.base import Context
@@ -22,21 +23,61 @@ from modelcut.steps.quantize._cells import Cells, wide
 from modelcut.steps.quantize._effects import Effects
 from modelcut.steps.samples import Samples
 
-if TYPE_CHECKING:
-    from modelcut.steps.quantize.linear import Linear
-
 WIDTHS = range(2, 9)
 """Bits that a layer may get."""
 _SAMPLE = 1 << 21
 OUTPUT_ERROR = 0.05
 
-Targets: TypeAlias = "Sequence[tuple[Tensor, Linear]]"
+
+class Gridded(Protocol):
+    """What is asked of the step whose bits are dealt out; see `linear`."""
+
+    bits: int | Literal["auto"]
+    average_bits: float | None
+    parameter_bytes: int | None
+    output_error: float | None
+    rows: int
+    rounding: Literal["nearest", "gptq"]
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def looks(self) -> bool: ...
+
+    def cells(self, tensor: Tensor) -> Cells:
+        """The parts of a tensor that have a scale of their own."""
+
+    def grid_of(
+        self,
+        values: np.ndarray,
+        cells: Cells,
+        encoding: Encoding,
+        bits: int,
+        importance: np.ndarray | None = None,
+        *,
+        quick: bool = False,
+    ) -> Affine | str:
+        """The grid of a tensor, or why it has none."""
+
+    def rounded(
+        self,
+        view: Operand,
+        sums: Sums,
+        values: np.ndarray,
+        encoding: Encoding,
+        nearest: tuple[np.ndarray, Encoding],
+    ) -> np.ndarray:
+        """The values rounded so that the layer's outputs change least."""
+
+
+Targets: TypeAlias = "Sequence[tuple[Tensor, Gridded]]"
 Table: TypeAlias = "dict[str, list[float]]"
 """A number at each width, by tensor."""
 
 
 def deal(
-    step: Linear, model: Model, targets: Targets, context: Context
+    step: Gridded, model: Model, targets: Targets, context: Context
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """A width for each target, and what was decided.
 
@@ -66,7 +107,7 @@ def deal(
     return widths, facts
 
 
-def _within(step: Linear, most: int, model: Model, costs: Table, errors: Table) -> dict[str, int]:
+def _within(step: Gridded, most: int, model: Model, costs: Table, errors: Table) -> dict[str, int]:
     """Widths with which all parameters together take at most so many bytes."""
     others = sum(summarize(*t.pull()).bits for t in model.tensors if t.name not in costs)
     least = others + sum(cost[0] for cost in costs.values())
@@ -95,7 +136,7 @@ def _alone(targets: Targets) -> tuple[Table, Table]:
 
 
 def _by_outputs(
-    step: Linear, model: Model, targets: Targets, context: Context
+    step: Gridded, model: Model, targets: Targets, context: Context
 ) -> tuple[Table, Table]:
     """Bits and effects on the network's outputs; layers whose inputs are not known get 8 bits."""
     runtime = context.required_runtime(step.title)
@@ -117,7 +158,7 @@ def _by_outputs(
 
 
 def _rounded(
-    step: Linear,
+    step: Gridded,
     tensor: Tensor,
     values: np.ndarray,
     encoding: Encoding,
@@ -135,7 +176,7 @@ def _rounded(
     return step.rounded(view, sums, values, encoding, (nearest, after))
 
 
-def _costs(step: Linear, tensor: Tensor, values: np.ndarray, encoding: Encoding) -> list[float]:
+def _costs(step: Gridded, tensor: Tensor, values: np.ndarray, encoding: Encoding) -> list[float]:
     """Bits in a plain fixed-length code at each width, parameters of the grid counted."""
     grid = step.grid_of(values, step.cells(tensor), encoding, WIDTHS[-1])
     assert not isinstance(grid, str)
@@ -156,7 +197,7 @@ def _part(cells: Cells, values: np.ndarray) -> tuple[Cells, np.ndarray]:
 
 
 def _relative_error(
-    step: Linear, values: np.ndarray, cells: Cells, encoding: Encoding, bits: int
+    step: Gridded, values: np.ndarray, cells: Cells, encoding: Encoding, bits: int
 ) -> float | None:
     """Squared error over sum of squares at a width, on some blocks of a large tensor."""
     grid = step.grid_of(values, cells, encoding, bits, quick=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelcut.arrays import digest
 from modelcut.arrays.blocks import BLOCK_BYTES, in_threads, row_blocks
 from modelcut.errors import ModelcutError
 from modelcut.model.encoding import Encoding
@@ -70,6 +71,8 @@ class Stream:
         encoding: what the values are restricted to.
         dtype: dtype of the values.
         shape: shape of the values.
+        hashes: takes the number of rows and the hash of each part that is taken, by its first row;
+            None: nothing is hashed.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Stream:
             meter: measures them.
             where: step and tensor, for messages.
         """
+        self.hashes: dict[int, tuple[int, str]] | None = None
         self._unread = unread
         self._before = encoding
         self._rewrite = rewrite
@@ -132,11 +136,16 @@ class Stream:
         """
         before = self._unread[rows]
         if self._meter is None:
-            return self._edited(before, rows, measured=False)[0]
+            return self._hashed(self._edited(before, rows, measured=False)[0], rows)
         seen = count(before, self._before, rows)
         after, change = self._edited(before, rows, measured=True)
         self._parts[rows.start] = seen, change
-        return after
+        return self._hashed(after, rows)
+
+    def _hashed(self, values: np.ndarray, rows: slice) -> np.ndarray:
+        if self.hashes is not None:
+            self.hashes[rows.start] = len(values), digest.of_values(values)
+        return values
 
     def done(self, deflated: int | None = None) -> None:
         """All rows were taken: the meter learns of it.

@@ -75,9 +75,10 @@ def run(
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
             False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
-            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
-            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
-            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `full_report`,
+            `distribute`, `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and
+            `data`, `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the
+            recipe.
 
     Returns:
         The report; `passed` tells whether all gates passed. If one failed, the output is at
@@ -328,6 +329,7 @@ def pack(
     keep_optimizer: bool = False,
     report: bool = False,
     sha256: bool = False,
+    full_report: bool = False,
     gates: Mapping[str, Any] | Gates | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -341,6 +343,7 @@ def pack(
         keep_optimizer: pack the optimizer's state too.
         report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
+        full_report: measure what the report otherwise estimates from pieces of large tensors.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
     """
@@ -356,6 +359,7 @@ def pack(
         force=force,
         report=report,
         sha256=sha256,
+        full_report=full_report,
         gates=gates,
         say=say,
     )
@@ -369,6 +373,7 @@ def unpack(
     compression: str | None = None,
     report: bool = False,
     sha256: bool = False,
+    full_report: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
@@ -380,6 +385,7 @@ def unpack(
         compression: none, fast or best.
         report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
+        full_report: measure what the report otherwise estimates from pieces of large tensors.
         say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
@@ -394,6 +400,7 @@ def unpack(
         force=force,
         report=report,
         sha256=sha256,
+        full_report=full_report,
         say=say,
     )
 
@@ -462,7 +469,8 @@ def search(
         train: CSV of training data; None: no step trains.
         validate: CSV that candidates are measured on; None: a part of `train`.
         test: CSV that the chosen model is measured on, once.
-        calibrate: CSV of calibration data for an int8 .tflite; None: `train`.
+        calibrate: CSV of calibration data, for rounding by outputs and an int8 .tflite; None:
+            `train`.
         trials: number of candidates to try.
         seconds: time after which no further candidate is begun; None: no limit.
         validation_fraction: fraction of `train` that is set aside for validation.
@@ -507,7 +515,12 @@ def search(
     place = None if recipe is None else Path(recipe)
     goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
     space, starts = requests.space_for(
-        place, Path(model), Path(output), goal, train=train is not None
+        place,
+        Path(model),
+        Path(output),
+        goal,
+        train=train is not None,
+        samples=calibrate is not None or train is not None,
     )
     space = requests.with_head(space, made.head)
     goal = requests.goal_of(minimize, maximize, space.at({}).head.gates, confidence)

@@ -64,7 +64,7 @@ COMMANDS = {
 _PANELS = {
     **dict.fromkeys(("run", *steps.families(), "search"), COMPRESS),
     **dict.fromkeys(("pack", "unpack", "export"), CONTAINERS),
-    **dict.fromkeys(("eval", "sensitivity", "inspect"), MEASURES),
+    **dict.fromkeys(("eval", "compare", "sensitivity", "inspect", "scan", "report"), MEASURES),
 }
 
 ABOUT = """Compress Keras models: prune, quantize, factorize, and measure the result.
@@ -281,6 +281,8 @@ def _say(text: str, code: int) -> int:
         line = printable(line, 2000)
     except ImportError:  # no memory is left even for that
         line = ascii(line)[1:-1][:2000]
+    if shown := sys.modules.get("modelcut.cli.progress"):
+        shown.close()  # the message begins on a line of its own
     try:
         print(f"modelcut: {line}", file=sys.stderr)
         sys.stderr.flush()

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 from modelcut.errors import InputError, UsageError
 
 _FORMS = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
@@ -16,22 +16,27 @@ _FORMS = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the two commands below `report`."""
-    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    group = typer.Typer(
+        cls=panels.Group, rich_markup_mode=None, no_args_is_help=True, add_completion=False
+    )
     app.add_typer(group, name=name, help="Show a saved report again, print its JSON Schema.")
-    group.command("schema")(flags.command([], schema))
+    group.command("schema", cls=panels.Command, epilog="modelcut report schema")(
+        flags.command([], schema)
+    )
     shown = [
         flags.argument("file", "Saved report (NAME.report.json)."),
         *FORMS,
         flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE"),
         flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool),
     ]
-    group.command("show")(flags.command(shown, show))
+    example = "modelcut report show small.report.json"
+    group.command("show", cls=panels.Command, epilog=example)(flags.command(shown, show))
 
 
 FORMS = (
-    flags.option("json", "Print JSON.", kind=bool),
-    flags.option("md", "Print Markdown.", kind=bool),
-    flags.option("html", "Print HTML.", kind=bool),
+    flags.option("json", "Print JSON.", kind=bool, panel="Report"),
+    flags.option("md", "Print Markdown.", kind=bool, panel="Report"),
+    flags.option("html", "Print HTML.", kind=bool, panel="Report"),
 )
 OUTPUT_HELP = "File to write instead of printing; its suffix (.html, .md, .json) selects the form."
 

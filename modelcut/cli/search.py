@@ -77,7 +77,8 @@ def register(app: typer.Typer, name: str) -> None:
         ),
         flags.option(
             "calibrate",
-            "CSV of calibration data for an int8 .tflite (default: --train).",
+            "CSV of calibration data, for rounding by outputs and an int8 .tflite (default: "
+            "--train).",
             metavar="CSV",
             panel=options.DATA,
         ),

@@ -64,7 +64,7 @@ def register(app: typer.Typer, name: str) -> None:
         *options.TRUST,
         flags.option(
             "output",
-            "Write the profile to this file as JSON.",
+            "Write the profile to this file: as JSON, or NAME.html as a page with charts.",
             "--output",
             "-o",
             metavar="FILE",
@@ -132,7 +132,9 @@ def sensitivity(**values: Any) -> None:
         )
         say("")
         if draft is not None:
-            draft.write_text(render(report, "json"), encoding="utf-8")
+            paged = place is not None and place.suffix.lower() == ".html"
+            text = profile.page(report) if paged else render(report, "json")
+            draft.write_text(text, encoding="utf-8")
             outputs.publish()
     if values.get("json"):
         typer.echo(render(report, "json"), nl=False)

@@ -174,6 +174,11 @@ class Format(abc.ABC):
     def refusal(self, model: Model) -> str:
         """Why this model cannot be written in this format; "" where it can."""
 
+    def unconvertible(self, model: Model, kind: str) -> str:
+        """Which layers an engine could not convert to a type of weights, and why; "" for none."""
+        del model, kind
+        return ""
+
     @abc.abstractmethod
     def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
         """Writes the model to a new file, one tensor at a time, the same bytes every time.

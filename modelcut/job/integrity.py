@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.arrays import digest
 from modelcut.errors import InputError
 from modelcut.formats import registry
-from modelcut.formats.keras import hdf5_file
 from modelcut.report.integrity import SCHEMA, Damage, Integrity
 
 
@@ -32,7 +32,7 @@ def verify(path: Path) -> Integrity:
             wanted = kept.get(tensor.name)
             if wanted is None:
                 continue
-            if hdf5_file.matches(values, wanted):
+            if digest.matches(values, wanted):
                 matched += 1
             else:
                 damaged.append(Damage(tensor.name, "does not match its checksum"))

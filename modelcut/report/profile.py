@@ -1,11 +1,13 @@
-"""The tables of a sensitivity profile: each layer alone under each setting."""
+"""A sensitivity profile, each layer alone under each setting: as tables, and as a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modelcut.report import html
 from modelcut.report.cells import Table, count
+from modelcut.report.charts import Chart, Lines
 from modelcut.report.tables import headline
 from modelcut.safety import printable
 
@@ -64,3 +66,37 @@ _MEASURES = {
     "rmse": "the increase of the RMSE",
     "shift": "the change of the outputs",
 }
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The profile as one HTML file: a curve a layer, the tables, and what to do."""
+    title = f"Sensitivity of {report['input']['path']}"
+    listed = list(tables(report))
+    said = "".join(f"<p>{html.text_of(line)}</p>" for line in recommendations(report))
+    body = (
+        f"<h1>{html.text_of(title)}</h1>"
+        + html.section("Recommendation", said)
+        + html.figures(charts(report))
+        + "".join(html.section(table.title, html.table_of(table)) for table in listed)
+    )
+    return html.page(f"modelcut: {title}", body, str(report["schema"]))
+
+
+def charts(report: Mapping[str, Any]) -> Iterator[Chart]:
+    """A chart a method: the metric of the whole network over the setting of one layer."""
+    for part, table in zip(report["profiles"], tables(report), strict=True):
+        what = next((name for name in _METRICS if part["base"].get(name) is not None), "shift")
+        series = {
+            printable(layer["name"], 40): [
+                (float(setting), float(trial[what]))
+                for setting, trial in zip(part["settings"], layer["trials"], strict=True)
+                if trial.get(what) is not None
+            ]
+            for layer in part["layers"][:_MOST_CURVES]
+        }
+        figure = Lines(series, part["field"], what)
+        yield Chart("Layers", part["title"], figure, table)
+
+
+_METRICS = ("accuracy", "r2", "rmse", "log_loss")
+_MOST_CURVES = 12

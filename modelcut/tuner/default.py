@@ -23,6 +23,7 @@ class Facts:
 
     Attributes:
         train: whether there is training data, and steps may train.
+        samples: whether there are calibration samples.
         suffix: suffix of the output.
         objective: name of the first objective.
         fixed: the graph cannot be changed, such as that of a SavedModel or a `.tflite`.
@@ -33,6 +34,7 @@ class Facts:
     """
 
     train: bool
+    samples: bool
     suffix: str
     objective: str
     fixed: bool
@@ -42,7 +44,7 @@ class Facts:
     parameters: int
 
     @classmethod
-    def of(cls, model: Model, *, train: bool, suffix: str, objective: str) -> Facts:
+    def of(cls, model: Model, *, train: bool, samples: bool, suffix: str, objective: str) -> Facts:
         """Looks at a model; nothing is run."""
         layers = [layer for layer in model.layers if _has_kernel(layer)]
         conv = [layer for layer in layers if "Conv" in layer.class_name]
@@ -50,6 +52,7 @@ class Facts:
         removable = architecture is not None and _removable(model)
         return cls(
             train=train and not model.origin.configuration,
+            samples=samples and not model.origin.configuration,
             suffix=suffix,
             objective=objective,
             fixed=architecture is None,
@@ -79,7 +82,7 @@ def _for_file(facts: Facts) -> list[Any]:
     steps: list[Any] = []
     faster = facts.objective in _FASTER
     if facts.channels and (facts.train or faster):
-        steps.append(_channels(always=faster))
+        steps.append(_channels(facts, always=faster))
     if not facts.train:
         if not faster:
             steps.append({"maybe": _magnitude(facts)})
@@ -113,21 +116,21 @@ def _for_file(facts: Facts) -> list[Any]:
 def _for_litert(facts: Facts) -> list[Any]:
     steps: list[Any] = []
     if facts.channels:
-        steps.append(_channels(always=False))
+        steps.append(_channels(facts, always=False))
     if facts.train:
         steps.append(_finetune(facts, sparse=False))
     return steps
 
 
 def _export(facts: Facts) -> dict[str, Any]:
-    types = ["int8", "dynamic", "float16"] if facts.train else ["dynamic", "float16"]
+    types = ["int8", "dynamic", "float16"] if facts.samples else ["dynamic", "float16"]
     return {"type": {"choose": types}}
 
 
-def _channels(*, always: bool) -> dict[str, Any]:
+def _channels(facts: Facts, *, always: bool) -> dict[str, Any]:
     step = {
         "prune": "channels",
-        "criterion": {"choose": ["l2", "fpgm"]},
+        "criterion": {"choose": ["l2", "fpgm", "taylor"] if facts.train else ["l2", "fpgm"]},
         "macs": {"range": [0.25, 0.95]},
         "minimum": 2,
     }
@@ -162,6 +165,11 @@ def _coded(facts: Facts) -> dict[str, Any]:
         "per": "channel",
         "range": {"choose": ["mse", "minmax"]},
     }
+    if facts.samples:
+        # Rounding by the error of the outputs, with their statistics matched.
+        looks = {"rounding": {"choose": ["nearest", "gptq"]}, "correct": "both"}
+        cluster |= looks
+        linear |= looks
     return {"choose": [cluster, linear]}
 
 

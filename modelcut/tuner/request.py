@@ -12,7 +12,7 @@ from modelcut.errors import UsageError
 from modelcut.formats import registry
 from modelcut.job.request import Trust
 from modelcut.metrics.limits import Gates
-from modelcut.recipe.recipe import Head
+from modelcut.recipe.recipe import Head, place_of
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document, load_file
 from modelcut.tuner import default
@@ -32,7 +32,7 @@ class Request:
         train: CSV of training data; None: none.
         validation: CSV on which trials are measured; None: a part of `train`.
         fraction: of the training samples, those that are set aside as validation samples.
-        calibrate: CSV of calibration data for a .tflite; None: none.
+        calibrate: CSV of calibration data; None: `train`.
         trust: which code of the file may run.
         trials: number of trials.
         seconds: wall time after which no further trial is begun; None: no limit.
@@ -132,7 +132,7 @@ def goal_of(
 
 
 def space_for(
-    recipe: Path | None, model: Path, output: Path, goal: Goal, *, train: bool
+    recipe: Path | None, model: Path, output: Path, goal: Goal, *, train: bool, samples: bool
 ) -> tuple[Space, tuple[Mapping[str, Any], ...]]:
     """The space of a recipe file, or the default one for a model; and the points to try first.
 
@@ -142,14 +142,19 @@ def space_for(
         output: the file to write, whose suffix selects the format.
         goal: what is wanted.
         train: whether there is training data.
+        samples: whether there are calibration samples.
     """
     if recipe is not None:
-        return Space.of(load_file(recipe)), ()
+        return Space.of(load_file(place_of(recipe))), ()
     safety.check_path(model)
     suffix = registry.suffix_of(output).lower()
     with registry.open_model(model) as opened:
         facts = default.Facts.of(
-            opened, train=train, suffix=suffix, objective=goal.objectives[0].name
+            opened,
+            train=train,
+            samples=samples,
+            suffix=suffix,
+            objective=goal.objectives[0].name,
         )
     return default.space_of(facts)
 

@@ -22,7 +22,7 @@ def recipe_for(model: Model, goal: Goal) -> str:
         model: the model.
         goal: what is to be achieved.
     """
-    facts = Facts.of(model, train=True, suffix=_SUFFIX[goal], objective="bytes")
+    facts = Facts.of(model, train=True, samples=True, suffix=_SUFFIX[goal], objective="bytes")
     name = model.origin.path.name
     made = {"size": _size, "speed": _speed, "microcontroller": _microcontroller}[goal](facts)
     flags = "--train train.csv --test test.csv"

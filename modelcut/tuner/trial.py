@@ -33,7 +33,7 @@ class Setting:
         folder: a folder for files that are removed again.
         train: CSV of training data; None: none.
         validation: CSV on which the trials are measured; None: none.
-        calibrate: CSV of calibration data for a .tflite; None: none.
+        calibrate: CSV of calibration data; None: none.
         trust: which code of the file may run.
         states: folder of the states of finished trainings; None: they are not kept.
         most_states: bytes of such states that are kept.
@@ -54,6 +54,7 @@ class Setting:
     def job(self, recipe: Recipe, output: Path, test: Path | None) -> Job:
         """The job of a recipe."""
         calibrated = self.suffix == ".tflite" and recipe.head.export.calibrated
+        calibrated |= any("calibration" in step.needs for step in recipe.steps)
         return Job(
             self.model,
             recipe,

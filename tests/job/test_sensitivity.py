@@ -56,6 +56,12 @@ def test_a_ranking_and_a_file(modelcut, tmp_path):
     assert modelcut(*arguments, "--settings", "[0.5]", "-o", MODEL).code == 2
     again = modelcut(*arguments, "--settings", "[0.5]", "-o", place, "-q")
     assert again.code == 0, "its own file may be written again"
+    paged = modelcut(*arguments, "--settings", "[0.5, 0.9]", "-o", tmp_path / "profile.html")
+    assert paged.code == 0, paged
+    text = (tmp_path / "profile.html").read_text()
+    assert "dense1" in text
+    assert "prune: magnitude" in text
+    assert "<script" not in text
 
 
 def test_what_it_says_is_what_pruning_that_layer_gives(modelcut, tmp_path):

@@ -25,7 +25,9 @@ def demo():
 @pytest.mark.parametrize("suffix", [".mcut", ".h5", ".tflite"])
 @pytest.mark.parametrize("objective", ["bytes", "latency_ms"])
 def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objective):
-    facts = Facts.of(demo, train=train, suffix=suffix, objective=objective)
+    facts = Facts.of(
+        demo, train=train, samples=train or suffix == ".h5", suffix=suffix, objective=objective
+    )
     space, starts = space_of(facts)
     space.check()
     assert space.parameters
@@ -40,7 +42,7 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
 
 
 def test_what_the_demo_network_has(demo):
-    facts = Facts.of(demo, train=True, suffix=".mcut", objective="bytes")
+    facts = Facts.of(demo, train=True, samples=True, suffix=".mcut", objective="bytes")
     assert facts.convolutions
     assert facts.channels
     assert facts.last == "digit"

@@ -311,7 +311,7 @@ def put(
             tensor.pull(meter, deflates=True) if stream is None else (stream, stream.encoding)
         )
         if isinstance(values, Stream) and options.checksums is not None:
-            values.hashes = {}
+            values.hashed()
         parent, _, leaf = name.rpartition("/")
         where = make_group(group, parent)
         stored, deflated = write(
@@ -322,7 +322,9 @@ def put(
         elif meter:
             meter.done_with(values, stored if deflated else None)
         if options.checksums is not None:
-            options.checksums[tensor.name] = _checksum(values)
+            options.checksums[tensor.name] = (
+                values.checksum() if isinstance(values, Stream) else digest.checksum(values)
+            )
         return stored, encoding
     number, dtype = options.hollow.tensors[tensor.name]
     made = declare(group, name, tensor.shape, dtype)
@@ -341,37 +343,6 @@ def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     if dtype == BFLOAT16:
         made.attrs["dtype"] = "bfloat16"
     return made
-
-
-def matches(values: np.ndarray, checksum: str) -> bool:
-    """Whether values are those that a checksum was made of.
-
-    Args:
-        values: the values of a whole tensor.
-        checksum: the number of rows that were hashed at a time, ":", and 128 bits of the hash of
-            these hashes, in hexadecimal.
-    """
-    rows, _, _ = checksum.partition(":")
-    if not rows.isdigit() or not 0 < int(rows) < 1 << 60:
-        return False
-    whole = np.atleast_1d(values)
-    step = int(rows)
-    parts = [digest.of_values(whole[at : at + step]) for at in range(0, max(1, len(whole)), step)]
-    return checksum == _of_parts(step, parts)
-
-
-def _checksum(values: np.ndarray | Stream) -> str:
-    """What damage to values is told by; see `matches`."""
-    if isinstance(values, Stream):
-        assert values.hashes is not None
-        parts = [values.hashes[start] for start in sorted(values.hashes)]
-        return _of_parts(parts[0][0], [each for _, each in parts])
-    whole = np.atleast_1d(values)
-    return _of_parts(max(1, len(whole)), [digest.of_values(whole)])
-
-
-def _of_parts(rows: int, parts: Sequence[str]) -> str:
-    return f"{rows}:{digest.of_text(''.join(parts))[:32]}"
 
 
 def put_checksums(file: h5py.File, checksums: Mapping[str, str] | None) -> None:

@@ -14,6 +14,7 @@ from modelcut.formats import base, registry
 from modelcut.graph import scan
 from modelcut.job import limits
 from modelcut.job.request import Job, Trust
+from modelcut.job.watched import reading
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.steps.base import with_training_data
@@ -63,7 +64,8 @@ def check(job: Job) -> Checked:
         InputError: the model is broken, or cannot be run where it must be.
         UnsafeError: it carries code, and is not trusted.
     """
-    model = registry.open_model(job.model)
+    with reading(job.model):
+        model = registry.open_model(job.model)
     try:
         checked = Checked(job, model, registry.for_output(job.output, model))
         check_options(job, model, checked.writer)

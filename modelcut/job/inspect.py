@@ -20,6 +20,7 @@ from modelcut.job.fold import Folded, fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say, Trust
 from modelcut.job.verify import measure_rest
+from modelcut.job.watched import reading
 from modelcut.job.write import places_of
 from modelcut.model import edit
 from modelcut.model.measure import Meter
@@ -99,7 +100,8 @@ def look(
         check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
     with contextlib.ExitStack() as opened:
         with Digest(path, sha256=sha256) as digest, buffers.kept():
-            model = opened.enter_context(registry.open_model(path))
+            with reading(path):
+                model = opened.enter_context(registry.open_model(path))
             runtime = None
             if job:
                 _check_output(job, model)

@@ -8,6 +8,7 @@ from modelcut import safety
 from modelcut.arrays import digest
 from modelcut.errors import InputError
 from modelcut.formats import registry
+from modelcut.job.watched import reading
 from modelcut.report.integrity import SCHEMA, Damage, Integrity
 
 
@@ -20,7 +21,9 @@ def verify(path: Path) -> Integrity:
         UnsafeError: it reaches outside itself.
     """
     safety.check_path(path)
-    with registry.open_model(path) as model:
+    with reading(path):
+        model = registry.open_model(path)
+    with model:
         kept, matched, damaged = model.origin.checksums, 0, []
         tensors = list(model.tensors)
         for tensor in tensors:

@@ -8,6 +8,7 @@ from modelcut import safety
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats import registry
 from modelcut.job import limits
+from modelcut.job.watched import reading
 from modelcut.report.scan import SCHEMA, Found, Scan
 
 
@@ -20,7 +21,8 @@ def scan(path: Path) -> Scan:
     """
     safety.check_path(path)
     try:
-        model = registry.open_model(path)
+        with reading(path):
+            model = registry.open_model(path)
     except UnsafeError as error:
         what = error.message.removeprefix(f"{path}: ")
         return Scan(SCHEMA, str(path), "", "", False, (Found("file", "", what),))

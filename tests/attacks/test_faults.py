@@ -150,7 +150,7 @@ def _killed(tmp_path, moments):
 
 
 def test_killed_now_and_then(tmp_path):
-    _killed(tmp_path, [0.2, 0.5, 0.8, 1.1])
+    _killed(tmp_path, [0.4, 0.9])
 
 
 @pytest.mark.slow

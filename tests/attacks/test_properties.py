@@ -18,7 +18,7 @@ from modelcut.formats import registry
 from modelcut.recipe import recipe
 from modelcut.recipe.yaml_text import loads
 
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 WORDS = st.sampled_from(
     "version steps prune quantize magnitude linear sparsity bits include overrides gates data seed"

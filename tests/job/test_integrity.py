@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import h5py
+import numpy as np
 import pytest
 from toys import MODELS
 
@@ -56,3 +57,18 @@ def test_a_file_without_checksums_says_so(modelcut):
     assert "nothing: neither" in said.out
     said = modelcut("verify", MODELS / "keras3_cnn.keras")
     assert "told by the CRC-32" in said.out
+
+
+def test_a_tensor_that_is_written_in_parts(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3000, 800)).astype("float32")
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file.attrs["layer_names"] = [b"d"]
+        group = file.create_group("d")
+        group.attrs["weight_names"] = [b"kernel:0"]
+        group["kernel:0"] = values
+    for compression in ("none", "fast"):
+        out = tmp_path / f"{compression}.h5"
+        package.prune(tmp_path / "m.weights.h5", out, sparsity=0.9, compression=compression)
+        found = package.verify(out)
+        assert found.sound, found
+        assert found.matched == 1

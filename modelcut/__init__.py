@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.metrics.limits import Gates
     from modelcut.recipe.recipe import Recipe
+    from modelcut.report.integrity import Integrity
     from modelcut.report.scan import Scan
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
@@ -45,6 +46,7 @@ __all__ = [
     "search",
     "simplify",
     "unpack",
+    "verify",
 ]
 
 File: TypeAlias = "str | PathLike[str]"
@@ -73,9 +75,10 @@ def run(
         options: as the command's flags: `test`, `train`, `validate` and `calibrate` (CSV files),
             `force`, `in_place`, `report` (write NAME.report.json, .md and .html beside the output;
             False here unless given), `trust`, `custom_objects`, `max_memory`, `compression`,
-            `coder`, `keep_optimizer`, `sha256` (report that of both files), `distribute`,
-            `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and `data`, `gates`,
-            `export`, `task`, `from_logits`, `seed`, which replace those of the recipe.
+            `coder`, `keep_optimizer`, `sha256` (report that of both files), `full_report`,
+            `distribute`, `checkpoint`, `resume`, `checkpoint_every`, `keep_on_failure`; and
+            `data`, `gates`, `export`, `task`, `from_logits`, `seed`, which replace those of the
+            recipe.
 
     Returns:
         The report; `passed` tells whether all gates passed. If one failed, the output is at
@@ -225,6 +228,7 @@ def compare(
     test: File,
     trust: bool = False,
     custom_objects: str = "",
+    max_memory: str | int | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Comparison:
@@ -235,6 +239,7 @@ def compare(
         test: CSV of test data.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
+        max_memory: as of `evaluate`.
         say: takes a line about progress.
         options: `data`, `task`, `from_logits`, as in a recipe.
 
@@ -246,6 +251,7 @@ def compare(
     from pathlib import Path
 
     from modelcut.job import compare as job_compare
+    from modelcut.job import limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
 
@@ -253,7 +259,8 @@ def compare(
     if rest:
         raise TypeError(f"unknown options: {', '.join(rest)}")
     paths = [Path(model) for model in models]
-    return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
+    with limits.at_most(max_memory):
+        return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
 
 
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
@@ -295,6 +302,28 @@ def scan(model: File) -> Scan:
     return job_scan.scan(Path(model))
 
 
+def verify(model: File) -> Integrity:
+    """Checks the values in a file against the checksums that were kept of them.
+
+    The formats `.keras`, `.mcut` and SavedModel have checksums of their own; of what modelcut wrote
+    to `.h5` and `.keras`, it kept one for each tensor.
+
+    Args:
+        model: the file.
+
+    Returns:
+        What was found; `sound` tells whether there is no damage.
+
+    Raises:
+        InputError: the file is so broken that its tensors cannot be listed.
+    """
+    from pathlib import Path
+
+    from modelcut.job import integrity
+
+    return integrity.verify(Path(model))
+
+
 def pack(
     model: File,
     output: File,
@@ -304,6 +333,7 @@ def pack(
     keep_optimizer: bool = False,
     report: bool = False,
     sha256: bool = False,
+    full_report: bool = False,
     gates: Mapping[str, Any] | Gates | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -317,6 +347,7 @@ def pack(
         keep_optimizer: pack the optimizer's state too.
         report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
+        full_report: measure what the report otherwise estimates from pieces of large tensors.
         gates: limits on the result, as in a recipe.
         say: takes a line about progress.
     """
@@ -332,6 +363,7 @@ def pack(
         force=force,
         report=report,
         sha256=sha256,
+        full_report=full_report,
         gates=gates,
         say=say,
     )
@@ -345,6 +377,7 @@ def unpack(
     compression: str | None = None,
     report: bool = False,
     sha256: bool = False,
+    full_report: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Unpacks a .mcut file into .h5, .keras or a SavedModel; `modelcut unpack`.
@@ -356,6 +389,7 @@ def unpack(
         compression: none, fast or best.
         report: write NAME.report.json, .md and .html beside the output.
         sha256: report the SHA-256 of both files too.
+        full_report: measure what the report otherwise estimates from pieces of large tensors.
         say: takes a line about progress.
     """
     from modelcut.recipe.recipe import Recipe
@@ -370,6 +404,7 @@ def unpack(
         force=force,
         report=report,
         sha256=sha256,
+        full_report=full_report,
         say=say,
     )
 

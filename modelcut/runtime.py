@@ -205,8 +205,16 @@ class Running(Protocol):
             ModelcutError: the plan does not fit the network.
         """
 
-    def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    def layer_inputs(
+        self, rows: Rows, layers: Sequence[str], *, again: bool = False
+    ) -> dict[str, list[np.ndarray]]:
         """The inputs of some layers (by their names in the model), in inference mode.
+
+        Args:
+            rows: the samples.
+            layers: names of the layers.
+            again: the same object will be asked about again: what layers gave may be kept, in
+                bounded memory, so that the next pass begins where weights were replaced since.
 
         Returns:
             One array for each time that the layer is called, (rows, …).

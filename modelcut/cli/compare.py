@@ -8,16 +8,17 @@ from typing import Annotated, Any
 import typer
 
 import modelcut
-from modelcut.cli import flags, options
-from modelcut.cli.report import FORMS, OUTPUT_HELP, chosen, deliver
-from modelcut.data import DataOptions
+from modelcut.cli import flags, options, panels
+from modelcut.cli.report import OUTPUT, chosen, deliver
 from modelcut.errors import UsageError
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the command."""
     declared = typer.Argument(
-        help="Models to compare; the first is the reference.", metavar="MODEL…"
+        help="Models to compare; the first is the reference.",
+        metavar="MODELS",
+        rich_help_panel=options.MODEL,
     )
     models = flags.Parameter(
         "models",
@@ -27,16 +28,16 @@ def register(app: typer.Typer, name: str) -> None:
     )
     parameters = [
         models,
-        flags.option("test", "CSV to evaluate the models on.", metavar="CSV"),
-        flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE"),
-        *FORMS,
-        flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool),
-        *flags.of_models([DataOptions]),
-        *options.TASK,
+        flags.option("test", "CSV to evaluate the models on.", metavar="CSV", panel=options.DATA),
+        *OUTPUT,
+        *options.DATA_OPTIONS,
         *options.TRUST,
-        flags.option("quiet", "Print errors only.", "--quiet", "-q", kind=bool),
+        flags.option(
+            "quiet", "Print errors only.", "--quiet", "-q", kind=bool, panel=options.SHOWN
+        ),
     ]
-    app.command(name)(flags.command(parameters, compare))
+    example = "modelcut compare model.h5 small.h5 small.tflite --test test.csv -o compare.html"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, compare))
 
 
 def compare(**values: Any) -> None:
@@ -51,6 +52,7 @@ def compare(**values: Any) -> None:
         test=values["test"],
         trust=bool(values.get("trust")),
         custom_objects=values.get("custom_objects") or "",
+        max_memory=values.get("max_memory"),
         say=say,
         data=head.data,
         task=head.task,

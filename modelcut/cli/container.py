@@ -30,6 +30,7 @@ def convert(values: dict[str, Any], name: str, *, packed: bool) -> None:
         "force": bool(values.get("force")),
         "report": bool(values.get("report")),
         "sha256": bool(values.get("sha256")),
+        "full_report": bool(values.get("full_report")),
         "say": options.progress(values),
     }
     if packed:

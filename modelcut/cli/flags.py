@@ -200,8 +200,10 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
         lines = []
         for problem in error.errors(include_url=False):
             what, hint = explain(problem, cls.model_fields, cls)
-            flag = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
-            what = what.removeprefix(f"{problem['loc'][0]}: ") if flag else what
+            name = str(problem["loc"][0]) if problem["loc"] else what.partition(":")[0]
+            known = bool(problem["loc"]) or name in cls.model_fields
+            flag = f"--{name.replace('_', '-')}: " if known else ""
+            what = what.removeprefix(f"{name}: ") if flag else what
             lines.append(f"{flag}{what}" + (f" ({hint})" if hint else ""))
         raise UsageError("; ".join(lines), "--help lists the options") from None
 

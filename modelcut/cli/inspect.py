@@ -19,6 +19,9 @@ def register(app: typer.Typer, name: str) -> None:
             "Show which layers share channels, and why layers keep theirs (prune: channels).",
             kind=bool,
         ),
+        flags.option(
+            "tensors", "Show a row for each tensor, in place of one for each layer.", kind=bool
+        ),
         flags.option("sha256", "Report the SHA-256 of the file too.", kind=bool),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
@@ -49,12 +52,19 @@ def inspect(**values: Any) -> None:
         names = ", ".join(f"{key}: {value}" for step in recipe for key, value in step.items())
         names = printable(names, 300) or "packed or copied, nothing changed"
         typer.echo(f"made by modelcut {printable(str(entry.get('modelcut')), 40)}: {names}")
-    terminal.show(report)
+    terminal.show(report, layers=not values.get("tensors"))
     if report.graph is None:
         return
     typer.echo("groups of channels that are removed together")
     for group in report.graph.groups:
         made_by = ", ".join(printable(name) for name in group.made_by)
-        typer.echo(f"  {group.channels} channels of {made_by} ({len(group.weights)} tensors)")
+        keys = dict.fromkeys(size.rpartition("/")[2] for size in group.sizes)
+        said = ", ".join(printable(key) for key in keys if key not in _OF_CHANNELS)
+        more = f"{said}; {len(group.weights)}" if said else f"{len(group.weights)}"
+        typer.echo(f"  {group.channels} channels of {made_by} ({more} tensors)")
     for name, reason in report.graph.kept.items():
         typer.echo(f"{printable(name)} keeps its channels: {printable(reason, 300)}")
+
+
+_OF_CHANNELS = ("units", "filters", "output_dim", "nb_filter", "target_shape", "projection_dim")
+"""Keys that say no more than that they count channels."""

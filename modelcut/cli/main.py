@@ -53,9 +53,10 @@ COMMANDS = {
     "search": "Search for the best model within limits: which steps, at which strength.",
     "sensitivity": "Profile how sensitive each layer is to pruning and quantization.",
     "inspect": "Show layers, shapes, sparsity and encodings of a model file.",
-    "scan": "Tell what a model file holds that could execute, read, write or exhaust.",
-    "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "report": "Show a saved report again, print its JSON Schema.",
+    "scan": "Tell what a model file holds that could execute, read, write or exhaust.",
+    "verify": "Check the values in a model file against the checksums kept of them.",
+    "recipe": "Check recipes, make one for a model, print their JSON Schema, show examples.",
     "demo": "Compress and evaluate a small model that comes with the package.",
     "docs": "Print the documentation, by topic.",
 }
@@ -63,7 +64,9 @@ COMMANDS = {
 _PANELS = {
     **dict.fromkeys(("run", *steps.families(), "search"), COMPRESS),
     **dict.fromkeys(("pack", "unpack", "export"), CONTAINERS),
-    **dict.fromkeys(("eval", "sensitivity", "inspect"), MEASURES),
+    **dict.fromkeys(
+        ("eval", "compare", "sensitivity", "inspect", "scan", "verify", "report"), MEASURES
+    ),
 }
 
 ABOUT = """Compress Keras models: prune, quantize, factorize, and measure the result.
@@ -280,6 +283,8 @@ def _say(text: str, code: int) -> int:
         line = printable(line, 2000)
     except ImportError:  # no memory is left even for that
         line = ascii(line)[1:-1][:2000]
+    if shown := sys.modules.get("modelcut.cli.progress"):
+        shown.close()  # the message begins on a line of its own
     try:
         print(f"modelcut: {line}", file=sys.stderr)
         sys.stderr.flush()

@@ -7,7 +7,8 @@ import math
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 MODEL, DATA, OUT, GATES = "Model", "Data", "Output", "Gates"
 TRAINING, LITERT, SHOWN = "Training", "LiteRT", "Report"
-RECIPE, SPEED = "Recipe", "Speed"
+RECIPE, SPEED = "Recipe", "Speed and memory"
 
 _CI = "CI and Make"
 
@@ -71,6 +72,7 @@ TRUST = (
         "Most memory that the job may take, such as 8GB; it is stopped beyond (default: derived "
         "from the model).",
         metavar="SIZE",
+        panel=SPEED,
     ),
 )
 
@@ -169,6 +171,16 @@ SHA256 = flags.option(
     kind=bool,
     panel=SHOWN,
 )
+FULL_REPORT = flags.option(
+    "full_report",
+    "Measure by coding all of it what the report otherwise estimates from pieces of large tensors: "
+    "their size after deflate.",
+    kind=bool,
+    panel=SHOWN,
+)
+PROFILE = flags.option(
+    "profile", "Tell on stderr where the time went, by phase.", kind=bool, panel=SHOWN
+)
 DRY_RUN = flags.option(
     "dry_run",
     "Apply the steps and report the sizes; write and evaluate nothing.",
@@ -214,6 +226,8 @@ def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tupl
         KEEP_OPTIMIZER,
         REPORT,
         SHA256,
+        FULL_REPORT,
+        PROFILE,
         KEEP_ON_FAILURE,
         IF_CHANGED,
         DEPFILE,
@@ -289,8 +303,8 @@ def head_from(values: Mapping[str, Any], base: Head | None = None) -> Head:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value of a flag that may be a mapping by output."""
-    if name == "seed" or (name == "task" and not value.lstrip().startswith("{")):
+    """The value of a flag that is a number, or may be a mapping by output."""
+    if name == "task" and not value.lstrip().startswith("{"):
         return value
     from modelcut.recipe.yaml_text import loads
 
@@ -316,13 +330,19 @@ def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None
     pages.check(values, output)
 
 
-def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
+def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] = ()) -> None:
     """Runs a recipe as the flags say, shows the report, and ends with the exit code of the gates.
+
+    Args:
+        recipe: the recipe.
+        values: the flags.
+        others: further recipes; the best one is written.
 
     Raises:
         UsageError: flags that do not go together.
         typer.Exit: with the code, where it is not 0.
     """
+    _check_several(values, others)
     if values.get("print_recipe"):
         typer.echo(recipe.to_yaml(), nl=False)
         return
@@ -381,28 +401,55 @@ def execute(recipe: Recipe, values: Mapping[str, Any]) -> None:
     if job and values.get("if_changed") and _is_done(job, values):
         return
     try:
-        report = modelcut.run(
-            recipe,
-            values["model"],
-            output,
-            dry_run=dry,
-            sha256=sha256,
-            say=say,
-            distribute=distribute,
-            checkpoint=path_of(values.get("checkpoint")),
-            resume=bool(values.get("resume")),
-            checkpoint_every=every,
-            **written,
-            **read,
-            **trust,
+        report = (
+            _best(job, others, say)
+            if job and others
+            else modelcut.run(
+                recipe,
+                values["model"],
+                output,
+                dry_run=dry,
+                sha256=sha256,
+                full_report=bool(values.get("full_report")),
+                say=say,
+                distribute=distribute,
+                checkpoint=path_of(values.get("checkpoint")),
+                resume=bool(values.get("resume")),
+                checkpoint_every=every,
+                **written,
+                **read,
+                **trust,
+            )
         )
     except WorkerDone:
         say("")
         if values.get("quiet"):
             return
         raise
-    _write_depfile(job, values)
+    _write_depfile(job, values, others)
     finish(report, values)
+
+
+def _check_several(values: Mapping[str, Any], others: Sequence[Recipe]) -> None:
+    """Refuses what is for one recipe only.
+
+    Raises:
+        UsageError: with the option.
+    """
+    for name in ("print_recipe", "dry_run", "checkpoint", "if_changed"):
+        if others and values.get(name):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is for a single recipe", "name one with --recipe")
+    if others and values.get("distribute") in ("mirrored", "multiworker"):
+        raise UsageError("--distribute is for a single recipe", "name one with --recipe")
+
+
+def _best(job: Job, others: Sequence[Recipe], say: Any) -> Report:
+    """The report of the best of several recipes."""
+    from modelcut.job import several
+
+    job = replace(job, distribute="none")
+    return several.run([job, *(replace(job, recipe=other) for other in others)], say)
 
 
 def _trust(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,12 +497,14 @@ def _is_done(job: Job, values: Mapping[str, Any]) -> bool:
     return True
 
 
-def _write_depfile(job: Job | None, values: Mapping[str, Any]) -> None:
+def _write_depfile(
+    job: Job | None, values: Mapping[str, Any], others: Sequence[Recipe] = ()
+) -> None:
     if job is not None and values.get("depfile"):
         from modelcut.cli import pages
         from modelcut.job import unchanged
 
-        pages.write("depfile", unchanged.depfile(job), values, job.output)
+        pages.write("depfile", unchanged.depfile(job, others), values, job.output)
 
 
 def _form(values: Mapping[str, Any]) -> str:
@@ -497,15 +546,12 @@ def choice(values: Mapping[str, Any], name: str, among: Any) -> Any:
 
 
 def progress(values: Mapping[str, Any]) -> Any:
-    """Shows the current activity on a terminal's stderr, overwritten in place; else nothing."""
-    if values.get("quiet") or _form(values) == "json" or not sys.stderr.isatty():
+    """Takes lines about what is being done; see `progress.Display`."""
+    if values.get("quiet"):
         return lambda _: None
+    from modelcut.cli import progress as shown
 
-    def say(line: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{line} …" if line else "\r\x1b[2K")
-        sys.stderr.flush()
-
-    return say
+    return shown.show()
 
 
 def _discard(stream: Any) -> None:
@@ -547,6 +593,8 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
         elif not values.get("quiet"):
             terminal.show(report)
         sys.stdout.flush()
+        if values.get("profile"):
+            sys.stderr.write(render(report, "seconds"))
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -19,6 +19,8 @@ def register(app: typer.Typer, name: str) -> None:
         options.KEEP_OPTIMIZER,
         options.REPORT,
         options.SHA256,
+        options.FULL_REPORT,
+        options.PROFILE,
         *options.gates("evaluation."),
         *options.SHOW,
     ]

@@ -34,7 +34,7 @@ PANELS = (
     "Gates",
     "Training",
     "LiteRT",
-    "Speed",
+    "Speed and memory",
     "CI and Make",
     "Report",
     "Options",

@@ -64,11 +64,11 @@ def check(**values: Any) -> None:
     from modelcut import safety
     from modelcut.formats import registry
     from modelcut.job import fold
-    from modelcut.recipe.recipe import parse
+    from modelcut.recipe.recipe import parse, place_of
     from modelcut.recipe.space import Space
     from modelcut.recipe.yaml_text import load_file
 
-    space = Space.of(load_file(Path(values["recipe"])))
+    space = Space.of(load_file(place_of(values["recipe"])))
     if space.parameters:
         space.check()
     recipe = space.at({}) if space.parameters else parse(space.document)

@@ -8,32 +8,43 @@ from typing import Any
 
 import typer
 
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 from modelcut.errors import InputError, UsageError
 
+_OUT = "Output"
 _FORMS = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
+
+
+OUTPUT = (
+    flags.option(
+        "output",
+        "File to write; its suffix (.html, .md, .json) selects the form.",
+        "--output",
+        "-o",
+        metavar="FILE",
+        panel=_OUT,
+    ),
+    flags.option(
+        "force", "Overwrite an existing file that modelcut did not write.", kind=bool, panel=_OUT
+    ),
+    flags.option("json", "Print JSON.", kind=bool, panel=_OUT),
+    flags.option("md", "Print Markdown.", kind=bool, panel=_OUT),
+    flags.option("html", "Print HTML.", kind=bool, panel=_OUT),
+)
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Adds the two commands below `report`."""
-    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    group = typer.Typer(
+        cls=panels.Group, rich_markup_mode=None, no_args_is_help=True, add_completion=False
+    )
     app.add_typer(group, name=name, help="Show a saved report again, print its JSON Schema.")
-    group.command("schema")(flags.command([], schema))
-    shown = [
-        flags.argument("file", "Saved report (NAME.report.json)."),
-        *FORMS,
-        flags.option("output", OUTPUT_HELP, "--output", "-o", metavar="FILE"),
-        flags.option("force", "Overwrite an existing file that modelcut did not write.", kind=bool),
-    ]
-    group.command("show")(flags.command(shown, show))
-
-
-FORMS = (
-    flags.option("json", "Print JSON.", kind=bool),
-    flags.option("md", "Print Markdown.", kind=bool),
-    flags.option("html", "Print HTML.", kind=bool),
-)
-OUTPUT_HELP = "File to write instead of printing; its suffix (.html, .md, .json) selects the form."
+    group.command("schema", cls=panels.Command, epilog="modelcut report schema")(
+        flags.command([], schema)
+    )
+    shown = [flags.argument("file", "Saved report (NAME.report.json)."), *OUTPUT]
+    example = "modelcut report show small.report.json -o small.html"
+    group.command("show", cls=panels.Command, epilog=example)(flags.command(shown, show))
 
 
 def schema() -> None:

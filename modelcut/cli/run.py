@@ -22,12 +22,22 @@ def register(app: typer.Typer, name: str) -> None:
         ),
         flags.option(
             "recipe",
-            "Recipe file (YAML).",
+            "Recipe file (YAML), or the name of a built-in recipe (`modelcut recipe show`); of "
+            "several, each is tried, and the smallest result that passes the gates is written.",
             "--recipe",
             "-r",
-            metavar="YAML",
+            metavar="RECIPE",
+            kind=list[str],
             panel=options.RECIPE,
             complete=complete.recipes,
+        ),
+        flags.option(
+            "set_",
+            "Set a value of the recipe, such as steps.0.sparsity=0.8; can be repeated.",
+            "--set",
+            metavar="PATH=VALUE",
+            kind=list[str],
+            panel=options.RECIPE,
         ),
         *options.job(),
         *options.MEASURE,
@@ -43,7 +53,11 @@ def run(**values: Any) -> None:
     from modelcut.errors import UsageError
 
     if not values.get("recipe"):
-        raise UsageError("no recipe named", "add --recipe FILE; `modelcut recipe show` prints one")
-    recipe = load(Path(values["recipe"]))
-    recipe = replace(recipe, head=options.head_from(values, recipe.head))
-    options.execute(recipe, values)
+        raise UsageError(
+            "no recipe named", "add --recipe FILE or a name that `modelcut recipe show` lists"
+        )
+    recipes = []
+    for name in values["recipe"]:
+        recipe = load(Path(name), values.get("set_") or ())
+        recipes.append(replace(recipe, head=options.head_from(values, recipe.head)))
+    options.execute(recipes[0], values, others=recipes[1:])

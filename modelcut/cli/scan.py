@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 import modelcut
-from modelcut.cli import flags
+from modelcut.cli import flags, panels
 from modelcut.errors import ExitCode
 
 
@@ -17,7 +17,8 @@ def register(app: typer.Typer, name: str) -> None:
         flags.argument("model", "Model file or SavedModel folder to look through."),
         flags.option("json", "Print the result as JSON on stdout.", kind=bool),
     ]
-    app.command(name)(flags.command(parameters, scan))
+    example = "modelcut scan model.h5"
+    app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, scan))
 
 
 def scan(**values: Any) -> None:

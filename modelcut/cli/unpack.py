@@ -18,6 +18,8 @@ def register(app: typer.Typer, name: str) -> None:
         options.COMPRESSION,
         options.REPORT,
         options.SHA256,
+        options.FULL_REPORT,
+        options.PROFILE,
         *options.SHOW,
     ]
     example = "modelcut unpack model.mcut -o model.h5"

@@ -71,6 +71,8 @@ class WriteOptions:
         meter: gives the meter that watches a tensor, or None.
         hollow: write everything but the values of the tensors; None: write all.
         convert: how an engine makes the file; for formats that need one.
+        checksums: takes the BLAKE3 of each tensor's values by its name, from formats that keep it
+           ; None: none is kept.
     """
 
     compression: Compression = "fast"
@@ -80,6 +82,7 @@ class WriteOptions:
     meter: Callable[[Tensor], Meter | None] = lambda _: None
     hollow: Hollow | None = None
     convert: Conversion | None = None
+    checksums: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Format(abc.ABC):
         own_coding: why `--compression` has no effect on this format; "" where it has.
         final: why no other file can be made from a model of this format; "" where one can.
         from_modelcut: only modelcut writes files of this format.
+        own_checksums: what of the format itself tells damaged values; "" where nothing does.
         facts_key: the key of a report under which the facts of a conversion stand.
     """
 
@@ -132,6 +136,7 @@ class Format(abc.ABC):
     own_coding: ClassVar[str] = ""
     final: ClassVar[str] = ""
     from_modelcut: ClassVar[bool] = False
+    own_checksums: ClassVar[str] = ""
     facts_key: ClassVar[str] = "export"
 
     def __init__(self, name: str, suffixes: tuple[str, ...]) -> None:
@@ -168,6 +173,11 @@ class Format(abc.ABC):
     @abc.abstractmethod
     def refusal(self, model: Model) -> str:
         """Why this model cannot be written in this format; "" where it can."""
+
+    def unconvertible(self, model: Model, kind: str) -> str:
+        """Which layers an engine could not convert to a type of weights, and why; "" for none."""
+        del model, kind
+        return ""
 
     @abc.abstractmethod
     def write(self, model: Model, path: Path, options: WriteOptions) -> Written:

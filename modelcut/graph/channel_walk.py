@@ -340,7 +340,8 @@ class Walk:
     def _barrier(self, node: Node, sources: list[Value], why: str) -> Value:
         own = f"{'/'.join(node.path)} ({node.class_name}) {why}"
         place, prefix = self._place(node.path)
-        self.reasons.setdefault(place, f"it {why}" if place == node.path else f"it holds {own}")
+        holds = f"it holds {'/'.join(node.path)} ({node.class_name}), which {why}"
+        self.reasons.setdefault(place, f"it {why}" if place == node.path else holds)
         for value in sources:
             self.pin(value.ids, own)
         for role in self._known[place]:

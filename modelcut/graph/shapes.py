@@ -47,6 +47,8 @@ def of_call(node: Node, sources: Sequence[Shape | None], call: Any = None) -> li
     if node.is_operation or node.class_name in functions.TENSORFLOW:
         # A class of the same name as a layer, such as Add, has other rules.
         return channel_operations.shapes(node, sources, call)
+    if functions.is_of_convnext(node):
+        return list(sources[:1]) or [None]
     return [_Walk().leaf(node, list(sources))]
 
 

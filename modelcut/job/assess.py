@@ -41,7 +41,7 @@ def assess(
             original = (against, beside)
         for candidate in [model] if against is None else [original[1], model]:
             check_runnable(candidate, trust)
-        say("evaluating")
+        say("starting the network")
         evaluator = open_evaluator(
             recipe,
             test,
@@ -52,7 +52,7 @@ def assess(
         )
         after = (path, model) if against is not None else None
         evaluation = evaluate(
-            recipe, evaluator, after, original[1], trust, ("the reference", "the model")
+            recipe, evaluator, after, original[1], trust, ("the reference", "the model"), say
         )
     report = replace(report, evaluation=evaluation)
     if reference is not None:

@@ -148,6 +148,11 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
                 "--rounding gptq, --range output and --correct use it",
             )
         return
+    if reason := writer.unconvertible(model, options.type):
+        raise InputError(
+            f"{job.model}: {reason}",
+            "--type dynamic takes it: weights of 8 bits, activations in floats",
+        )
     if options.calibrated and job.calibrate is None:
         raise UsageError(
             f"a .tflite of type {options.type} needs a calibration set",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelcut import safety
+from modelcut.data.sources import check_source
 from modelcut.errors import UsageError
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
@@ -36,8 +37,9 @@ def compare(
     """
     if len(paths) < 2:
         raise UsageError("compare takes two models or more", "`modelcut eval` measures one")
-    for path in (*paths, test):
+    for path in paths:
         safety.check_path(path)
+    check_source(test)
     names = shown(paths)
     with contextlib.ExitStack() as opened:
         looked = [opened.enter_context(look(path)) for path in paths]

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from modelcut.arrays.clock import working
 from modelcut.arrays.digest import hasher
 
 _PIECE = 256 << 10
@@ -33,10 +34,10 @@ class Digest:
         self._state = _state(path)
         self._stop = Event()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="modelcut-digest")
-        self._blake3: Future[str] = self._pool.submit(blake3, path, self._stop)
+        self._blake3: Future[str] = self._pool.submit(_timed, blake3, path, self._stop)
         self._sha256: Future[str] | None = None
         if sha256:
-            self._sha256 = self._pool.submit(sha256_of, path, self._stop)
+            self._sha256 = self._pool.submit(_timed, sha256_of, path, self._stop)
 
     def __enter__(self) -> Digest:
         return self
@@ -65,6 +66,11 @@ class Digest:
             return _state(self._path) != self._state
         except OSError:
             return True
+
+
+def _timed(function: Callable[[Path, Event], str], path: Path, stop: Event) -> str:
+    with working("hash"):
+        return function(path, stop)
 
 
 def blake3(path: Path, stop: Event | None = None) -> str:

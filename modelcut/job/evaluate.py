@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
 from modelcut.job.check import own_objects
+from modelcut.job.data_check import check_data
 from modelcut.job.expected import expectations
-from modelcut.job.request import Trust
+from modelcut.job.request import Say, Trust
 from modelcut.metrics.intervals import CONFIDENCE
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Model
@@ -48,6 +49,7 @@ def open_evaluator(
     from modelcut.job.targets import Wanted
 
     head = recipe.head
+    check_data(model, test, head.data)
     network = network_of(recipe, path, model, trust, beside=beside)
     wanted = Wanted(head.task, head.from_logits)
     expected = expectations(model)
@@ -103,6 +105,7 @@ def evaluate(
     original: Model,
     trust: Trust,
     names: tuple[str, str] = ("the original", "the result"),
+    say: Say = lambda _: None,
 ) -> Evaluation:
     """Runs one or two networks over a CSV.
 
@@ -113,17 +116,18 @@ def evaluate(
         original: the model of the evaluator.
         trust: which code of the file may run.
         names: what the two are called in warnings.
+        say: takes a line about progress.
 
     Returns:
         The report's `evaluation`: the only model stands as `after`.
     """
     test = str(evaluator.table.path)
     if other is None:
-        (alone,), _ = evaluator.run()
+        (alone,), _ = evaluator.run(say=say)
         return Evaluation(test, None, alone.to_dict(), confidence=CONFIDENCE)
     signatures = registry.of_model(original).signatures
     network = network_of(recipe, *other, trust, beside=signatures)
-    (before, after), (pair,) = evaluator.run(network, names=names)
+    (before, after), (pair,) = evaluator.run(network, names=names, say=say)
     return Evaluation(
         test,
         before.to_dict(),

@@ -20,6 +20,7 @@ from modelcut.data.table import Batch, Table
 from modelcut.engines import Network, quiet
 from modelcut.job import latency, limits
 from modelcut.job.expected import Expected, Seen
+from modelcut.job.request import Say
 from modelcut.job.targets import Targets, Wanted, paired, plan
 from modelcut.metrics import accumulators
 from modelcut.metrics.confidence import Confidence
@@ -139,13 +140,17 @@ class Evaluator:
         check_limits(limits, self.targets.outputs, compared=compared)
 
     def run(
-        self, *others: Network, names: Sequence[str] = ("the original", "the result")
+        self,
+        *others: Network,
+        names: Sequence[str] = ("the original", "the result"),
+        say: Say = lambda _: None,
     ) -> tuple[list[Measurement], list[Pair]]:
         """Runs all rows.
 
         Args:
             others: networks that are compared with the evaluator's own, which is the original.
             names: what each network is called in warnings; of a single one, "the model".
+            say: takes a line about progress.
 
         Returns:
             One evaluation a network; and of each of the others how it compares with the first.
@@ -181,6 +186,7 @@ class Evaluator:
                 seconds[index] += took if number else 0.0
             counted += len(batch) if number else 0
             rows += len(batch)
+            say(f"evaluating, {rows:,} samples")
             labels = _labels(targets, batch, str(table.path))
             for sums, result in zip(scores, results, strict=True):
                 sums.update(labels, result)

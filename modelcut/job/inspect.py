@@ -43,13 +43,20 @@ def channels(model: Model) -> ChannelGraph:
         )
     found = edit.dependencies(model)
     names = {(layer.path, t.role): t.name for layer in model.layers for t in layer.tensors}
+    counted: dict[int, list[str]] = {}
+    for size in found.sizes:
+        for one in set(size.ids.tolist()):
+            counted.setdefault(one, []).append("/".join((*size.path, size.key)))
     groups = []
     for group in found.groups:
         slots = [found.slots[number] for number, _ in group.slots]
         weights = dict.fromkeys(names[slot.path, slot.role] for slot in slots)
         made_by = tuple("/".join(path) for path in found.made_by(group))
         count = int(group.ids.size)
-        groups.append(ChannelGroup(channels=count, made_by=made_by, weights=tuple(weights)))
+        sizes = tuple(dict.fromkeys(counted.get(int(group.ids[0]), ())))
+        groups.append(
+            ChannelGroup(channels=count, made_by=made_by, weights=tuple(weights), sizes=sizes)
+        )
     kept = {"/".join(path): reason for path, reason in found.kept.items()}
     return ChannelGraph(groups=tuple(groups), kept=kept)
 

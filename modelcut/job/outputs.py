@@ -279,13 +279,16 @@ def _here() -> str:
 
 
 def is_dead(process: int) -> bool:
-    """Whether there is no process of this number."""
+    """Whether there is no process of this number, or one that only waits to be reaped."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
     except OSError:
         return False
+    with contextlib.suppress(OSError, IndexError):
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[0] in "ZX"
     return False
 
 

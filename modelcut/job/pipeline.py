@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcut.arrays import buffers
+from modelcut.arrays.clock import Clock
 from modelcut.errors import InputError, ResourceError
 from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
@@ -31,7 +32,7 @@ from modelcut.metrics.limits import uncertain
 from modelcut.model.model import Model
 from modelcut.report import build, render
 from modelcut.report.build import Passage
-from modelcut.report.schema import Report, Worker
+from modelcut.report.schema import Report, TriedRecipe, Worker
 
 if TYPE_CHECKING:
     from modelcut.job.checkpoint import Checkpoint
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
     from modelcut.job.session import Session, States
 
 
-def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> Report | Worker:
+def run(
+    job: Job,
+    say: Say = lambda _: None,
+    session: Session | None = None,
+    tried: tuple[TriedRecipe, ...] = (),
+) -> Report | Worker:
     """Does the whole job and returns the report; its `passed` tells whether the gates passed.
 
     A worker that is not the chief of a distributed training does its share, waits until the chief
@@ -49,12 +55,17 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
         job: what is asked for.
         say: takes a line about progress.
         session: what this job shares with others on the same model; None: nothing.
+        tried: the recipes that this one was chosen of, for the report.
 
     Raises:
         ModelcutError: with the exit code; nothing is left behind.
     """
     check_request(job)
-    with Digest(job.model, sha256=job.sha256) as digest, contextlib.ExitStack() as opened:
+    with (
+        Clock("open") as clock,
+        Digest(job.model, sha256=job.sha256) as digest,
+        contextlib.ExitStack() as opened,
+    ):
         opened.enter_context(buffers.kept())
         checked = check(job)
         inputs = opened.enter_context(Inputs(job))
@@ -75,27 +86,40 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
         costly = any(step.needs for step in job.recipe.steps)
         if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
             # A gate that nothing can judge, and labels that do not fit, are refused before work.
+            clock.begin("evaluate")
             say("starting the network")
             evaluator = _evaluator(checked, session)
         with Outputs(
             job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         ) as outputs:
+            clock.begin("survey")
             places = reserve(checked, outputs)
             say("planning")
             folded = fold(model, job.recipe, say, runtime, kept)
+            clock.begin("write")
             say("writing")
-            draft = write(checked, folded, places.model, partial(provenance.of, job, model, digest))
+            history = partial(provenance.of, job, model, digest)
+            draft = write(checked, folded, places.model, history, say)
+            clock.begin("verify")
             outputs.flush(places.model)
             with Digest(places.model, sha256=job.sha256) as printed:
                 again = opened.enter_context(verify(checked, folded, draft))
                 passage = passage_of(folded, job.recipe, draft.meters, draft.written)
+                clock.begin("hash")  # what it has to wait for
                 report = _described(checked, passage, draft, digest, printed)
+            if job.test is not None or places.header is not None:
+                clock.begin("evaluate")
             report = _measured(checked, draft, places, again, report, evaluator, say, session)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
             report = replace(
-                report, data=inputs.files(), fingerprint=inputs.fingerprint(digest.blake3)
+                report,
+                data=inputs.files(),
+                fingerprint=inputs.fingerprint(digest.blake3),
+                tried=tried,
             )
             report = _placed(checked, report, places, outputs)
+            report = replace(report, seconds=clock.seconds(), cpu_seconds=clock.cpu_seconds())
+            clock.begin("publish")
             lost = _publish(job, report, places, outputs, digest)
         if report.passed:
             for failed, _ in failures_of(checked):
@@ -107,7 +131,7 @@ def run(job: Job, say: Say = lambda _: None, session: Session | None = None) -> 
             kept.remove()
         if team is not None:
             team.finish()
-    return report
+        return replace(report, seconds=clock.seconds(), cpu_seconds=clock.cpu_seconds())
 
 
 def _described(
@@ -146,14 +170,18 @@ def _measured(
         header = convert.write_header(job, draft.path, places.header, draft.written.facts)
         report = replace(report, output=replace(report.output, header=header))
     if job.test is not None:
+        if evaluator is None:
+            say("starting the network")
+            evaluator = _evaluator(checked, session)
         say("evaluating")
         written = (draft.path, again)
         evaluation = evaluate(
             job.recipe,
-            evaluator or _evaluator(checked, session),
+            evaluator,
             written,
             checked.model,
             job.trust,
+            say=say,
         )
         report = replace(report, evaluation=evaluation)
     return report

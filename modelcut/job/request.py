@@ -45,6 +45,7 @@ class Job:
         coder: entropy coder of a packed file; None: the default.
         keep_optimizer: keep the optimizer's state; None: where the output can hold it.
         sha256: report the SHA-256 of input and output too.
+        full_report: code large tensors for what they would deflate to, where pieces would tell.
         report: write NAME.report.json, .md and .html beside the output.
         lossless: only the container changes: what the input says of its making is kept as it is.
         distribute: on which devices and machines the steps that train do so.
@@ -70,6 +71,7 @@ class Job:
     coder: Coder | None = None
     keep_optimizer: bool | None = False
     sha256: bool = False
+    full_report: bool = False
     report: bool = True
     lossless: bool = False
     distribute: Distribute = "none"

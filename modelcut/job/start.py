@@ -12,6 +12,7 @@ from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.check import check_trainable, own_objects
 from modelcut.job.checkpoint import Checkpoint
+from modelcut.job.data_check import check_data
 from modelcut.job.digest import Digest, blake3
 from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
@@ -114,6 +115,9 @@ def open_runtime(
     custom = own_objects(trust)
     check_trainable(model, trust=trust.all, custom=engines.names_of(custom))
     head = recipe.head
+    for path in (train, validate):
+        if path is not None:
+            check_data(model, path, head.data)
     return engine_runtime.EngineRuntime(
         model,
         train,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.digest import Digest, blake3
 from modelcut.job.request import Job
+from modelcut.recipe.recipe import Recipe
 from modelcut.report.schema import DataFile
 
 _MOST_REPORT = 64 << 20
@@ -119,14 +120,19 @@ def _report(path: Path) -> dict[str, Any]:
     return {}
 
 
-def depfile(job: Job) -> str:
+def depfile(job: Job, others: Sequence[Recipe] = ()) -> str:
     """What the output depends on, as a rule for Make and Ninja (like `gcc -MD -MP`).
+
+    Args:
+        job: the job.
+        others: further recipes that it was chosen among.
 
     Raises:
         UsageError: a name has a line break, which a Makefile cannot have.
     """
     inputs: dict[str, None] = {}
-    for source in job.sources:
+    recipes = [Path(other.name) for other in others if Path(other.name).is_file()]
+    for source in (*job.sources, *recipes):
         files = sorted(path for path in source.rglob("*") if path.is_file())
         inputs |= dict.fromkeys(map(str, files if source.is_dir() else [source]))
     lines = [" \\\n  ".join([f"{makefile_name(str(job.output))}:", *map(makefile_name, inputs)])]

@@ -26,7 +26,7 @@ def verify(checked: Checked, folded: Folded, draft: Draft) -> Model:
     Raises:
         InternalError: layers or shapes differ.
     """
-    measure_rest(folded.models, draft.meters)
+    measure_rest(folded.models, draft.meters, full=checked.job.full_report)
     again = registry.open_model(draft.path)
     try:
         if not checked.writer.needs_engine(folded.models[-1]):
@@ -37,12 +37,20 @@ def verify(checked: Checked, folded: Folded, draft: Draft) -> Model:
     return again
 
 
-def measure_rest(models: Sequence[Model], meters: dict[build.Identity, Meter]) -> None:
-    """Pulls the tensors that no writer pulled: those that a step replaced by others."""
+def measure_rest(
+    models: Sequence[Model], meters: dict[build.Identity, Meter], *, full: bool = False
+) -> None:
+    """Pulls the tensors that no writer pulled: those that a step replaced by others.
+
+    Args:
+        models: the model as it was read, and after each step.
+        meters: of the tensors that were pulled; those of the others are added.
+        full: measure by coding all what pieces would tell.
+    """
     for model in reversed(models):
         for tensor in model.tensors:
             if identity(tensor) not in meters:
-                meters[identity(tensor)] = meter = Meter(deflate=True)
+                meters[identity(tensor)] = meter = Meter(deflate=True, full=full)
                 stream = tensor.stream(meter)
                 if stream is None:
                     tensor.pull(meter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from modelcut.job import convert, provenance
 from modelcut.job.check import Checked
 from modelcut.job.fold import Folded
 from modelcut.job.outputs import Outputs
+from modelcut.job.request import Say
 from modelcut.model.measure import Meter
+from modelcut.model.model import Tensor
 from modelcut.report.build import Identity, identity
 
 History = Callable[[], Mapping[str, Any]]
@@ -80,7 +83,13 @@ def failures_of(checked: Checked) -> list[tuple[Path, bool]]:
     return [(place, checked.writer.folder), *headers]
 
 
-def write(checked: Checked, folded: Folded, place: Path, history: History) -> Draft:
+def write(
+    checked: Checked,
+    folded: Folded,
+    place: Path,
+    history: History,
+    say: Say = lambda _: None,
+) -> Draft:
     """Writes the last model; every tensor is pulled, edited, measured and coded once.
 
     Args:
@@ -88,6 +97,7 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
         folded: the models.
         place: path to write to.
         history: how the model was made, for the file.
+        say: takes a line about progress.
 
     Raises:
         UsageError: the format cannot hold the model after its steps.
@@ -99,6 +109,14 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
         raise UsageError(f"{job.output}: {reason}")
     keep = job.keep_optimizer
     meters: dict[Identity, Meter] = {}
+    new_meter = partial(Meter, deflate=True, full=job.full_report)
+    total = sum(1 for _ in folded.models[-1].tensors)
+
+    def metered(tensor: Tensor) -> Meter:
+        meter = meters.setdefault(identity(tensor), new_meter())
+        say(f"writing, {len(meters)} of {total} tensors")
+        return meter
+
     written = writer.write(
         folded.models[-1],
         place,
@@ -108,7 +126,8 @@ def write(checked: Checked, folded: Folded, place: Path, history: History) -> Dr
             keep_optimizer=writer.holds_all_of(checked.model) if keep is None else keep,
             provenance=history,
             convert=convert.conversion(job, history),
-            meter=lambda tensor: meters.setdefault(identity(tensor), Meter(deflate=True)),
+            checksums={},
+            meter=metered,
         ),
     )
     return Draft(place, written, meters)

@@ -8,7 +8,7 @@ the intervals of differences are those of paired samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from modelcut.metrics.intervals import Interval
 from modelcut.metrics.task import decisions
 
 _MOST_PATTERNS = 1 << 17
-_DRAWS = 10_000_000
+_DRAWS = 4_000_000
 _REPLICATES = (200, 1000)
 _CHUNK = 1 << 21
+
+_Scores: TypeAlias = "tuple[np.ndarray, np.ndarray]"
+"""Precision, recall and F1, macro, (replicates, 3); and F1 of each class, (replicates, classes)."""
 
 
 def decided(kind: str, outputs: np.ndarray, *, logits: bool) -> np.ndarray:
@@ -116,7 +119,7 @@ class Outcomes:
         kept = [part for part, there in zip(recalls, present, strict=True) if there]
         recall = intervals.mean_of(kept)
         macro, f1 = [], []
-        for scores, each in self._replicates(truth, found):
+        for ((scores, each),) in self._replicates(truth, found):
             macro.append(scores)
             f1.append(each)
         scores, each = np.concatenate(macro), np.concatenate(f1)
@@ -151,12 +154,7 @@ class Outcomes:
         rows = int(self._counts.sum())
         drop = intervals.paired_difference(lost, gained, rows)
         drops = np.concatenate(
-            [
-                first - second
-                for (first, _), (second, _) in zip(
-                    self._replicates(truth, one), self._replicates(truth, two), strict=True
-                )
-            ]
+            [first - second for (first, _), (second, _) in self._replicates(truth, one, two)]
         )
         names = ("precision_drop", "recall_drop", "f1_drop")
         return {
@@ -216,11 +214,8 @@ class Outcomes:
         lost, gained = first & ~second, second & ~first
         return int(self._counts[lost].sum()), int(self._counts[gained].sum())
 
-    def _replicates(
-        self, truth: np.ndarray, found: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Scores of resampled counts, the same ones each time: (replicates, precision | recall |
-        F1, macro) and (replicates, F1 of each class)."""  # noqa: D209
+    def _replicates(self, truth: np.ndarray, *found: np.ndarray) -> Iterator[list[_Scores]]:
+        """Scores of each network's decisions on resampled counts, the same ones each time."""
         number = int(np.clip(_DRAWS // len(self._counts), *_REPLICATES))
         rng = np.random.default_rng(0)
         rows = int(self._counts.sum())
@@ -228,12 +223,15 @@ class Outcomes:
         for start in range(0, number, step):
             size = min(step, number - start)
             draws = rng.multinomial(rows, self._counts / rows, size=size)
-            hits, said, true = self._totals(draws, truth, found)
-            each = [_ratio(hits, said), _ratio(hits, true), _ratio(2 * hits, said + true)]
-            present = (said + true > 0) | self._labels
-            classes = np.maximum(1, present.sum(axis=1))
-            scores = [np.where(present, part, 0).sum(axis=1) / classes for part in each]
-            yield np.stack(scores, axis=1), each[2]
+            yield [self._scores(draws, truth, each) for each in found]
+
+    def _scores(self, draws: np.ndarray, truth: np.ndarray, found: np.ndarray) -> _Scores:
+        hits, said, true = self._totals(draws, truth, found)
+        each = [_ratio(hits, said), _ratio(hits, true), _ratio(2 * hits, said + true)]
+        present = (said + true > 0) | self._labels
+        classes = np.maximum(1, present.sum(axis=1))
+        macro = [np.where(present, part, 0).sum(axis=1) / classes for part in each]
+        return np.stack(macro, axis=1), each[2]
 
     def _totals(
         self, counts: np.ndarray, truth: np.ndarray, found: np.ndarray

@@ -15,6 +15,7 @@ from modelcut.graph.keras.calls import layer_list
 from modelcut.graph.node import Path
 from modelcut.model.encoding import Fixed
 from modelcut.model.model import Layer, Model
+from modelcut.safety import printable
 
 MAX_VALUES = 1 << 30
 """Values of one sample's output of one layer; 4 GiB of float32."""
@@ -36,6 +37,7 @@ def check_sizes(model: Model) -> None:
             f"{model.origin.path}: its layers are called {calls:.3g} times in one inference",
             f"submodels that call others again and again; at most {MAX_CALLS:,} calls are run",
         )
+    _check_counts(model)
     for path, shape in model.architecture.shapes().items():
         if shape and 0 in shape:
             raise InputError(
@@ -47,6 +49,33 @@ def check_sizes(model: Model) -> None:
             raise InputError(
                 f"{model.origin.path}: layer {'/'.join(path)} declares {values:.3g} output values"
             )
+
+
+_COUNTS = frozenset(
+    "units filters kernel_size strides dilation_rate pool_size groups depth_multiplier input_dim "
+    "output_dim num_heads key_dim value_dim n".split()
+)
+
+
+def _check_counts(model: Model) -> None:
+    """Refuses sizes of layers that are no whole numbers: some Keras cut them off, others fail.
+
+    Raises:
+        InputError: names the layer and the size.
+    """
+    assert model.architecture is not None
+    for node in model.architecture.nodes:
+        for part in (node, *(inner for _, inner in node.wrapped)):
+            known = classes.is_known(part.class_name)
+            for name in _COUNTS & part.config.keys() if known else ():
+                value = part.config[name]
+                sizes = value if isinstance(value, (list, tuple)) else [value]
+                if any(isinstance(size, (float, bool, str)) for size in sizes):
+                    raise InputError(
+                        f"{model.origin.path}: layer {printable('/'.join(node.path))!r}: its "
+                        f"{name} {printable(str(value), 40)} is no whole number",
+                        "Keras writes whole numbers; the file was edited",
+                    )
 
 
 def _values(shape: classes.Shape | None) -> int:

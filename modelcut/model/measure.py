@@ -33,6 +33,7 @@ class Summary:
         distinct: number of distinct codes in use; None where values are not coded.
         entropy: order-0 entropy of the codes in bits per value; None where not coded.
         deflated: bytes after deflate; None where it was not computed.
+        estimated: whether that is what pieces of the tensor come to.
     """
 
     size: int
@@ -44,6 +45,7 @@ class Summary:
     distinct: int | None
     entropy: float | None
     deflated: int | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,21 +156,29 @@ def _of_halves(block: np.ndarray) -> tuple[int, int, float]:
     return nonzeros, nonfinite, float(peak.view(block.dtype))
 
 
-def deflated_size(values: Values) -> int:
+def deflated_size(values: Values, *, full: bool = False) -> int:
     """Bytes after ISA-L's deflate, the bytes shuffled first where that is less.
 
     Of a tensor of more than 4 MB, or that is not in memory, what 16 pieces of it come to, spread
     evenly: coding all of it would take longer than everything else.
+
+    Args:
+        values: the tensor.
+        full: code all of it all the same.
     """
     if isinstance(values, np.ndarray):
         values = np.atleast_1d(values)
     if values.size == 0:
         return 0
-    if values.nbytes > _SAMPLED_BYTES or not isinstance(values, np.ndarray):
+    if not full and _in_pieces(values):
         return round(choose(values, looks=_SAMPLES).share * values.nbytes)
     way = choose(values)
     blocks = row_blocks(values.shape, values.dtype.itemsize)
     return sum(in_threads(lambda rows: len(way.pack(values[rows])), blocks))
+
+
+def _in_pieces(values: Values) -> bool:
+    return values.nbytes > _SAMPLED_BYTES or not isinstance(values, np.ndarray)
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> Change:
@@ -224,8 +234,8 @@ class Histogram:
 
     def __init__(self, values: np.ndarray) -> None:
         """Takes the values as they were read."""
-        self.size = min(self._SAMPLE, values.size)
-        self._at = np.arange(self.size, dtype=np.int64) * self._STEP % max(1, values.size)
+        self._at = self.places(values.size)
+        self.size = self._at.size
         sample = self._sample(values)
         finite = sample[np.isfinite(sample) & (sample != 0)]
         middle, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
@@ -235,6 +245,19 @@ class Histogram:
         if not self.low < self.high:
             self.low, self.high = self.low - reach, self.high + reach
         self.before = self.after = self._counted(sample)
+
+    @classmethod
+    def places(cls, size: int) -> np.ndarray:
+        """Where the sample of a tensor of so many values lies in flat order: int64."""
+        count = min(cls._SAMPLE, size)
+        return np.arange(count, dtype=np.int64) * cls._STEP % max(1, size)
+
+    @classmethod
+    def sampled(cls, before: np.ndarray, after: np.ndarray) -> Histogram:
+        """The same of values at the `places`, in whatever order."""
+        made = cls(before)  # the sample of so few values is all of them
+        made.after = made._counted(after.astype(np.float64))
+        return made
 
     def edited(self, values: np.ndarray) -> None:
         """Takes the values after an edit; of another size, some others of them."""
@@ -259,6 +282,8 @@ class Meter:
     """Watches one tensor from its source through its edits.
 
     Attributes:
+        deflates: whether it finds out what the values deflate to.
+        full: by coding all of them, where they are many.
         before: the tensor as it was read.
         after: a summary after each edit, in order.
         changes: what each edit did, in order.
@@ -268,8 +293,15 @@ class Meter:
 
     _FEW = 64
 
-    def __init__(self, *, deflate: bool = False) -> None:
-        self._deflate = deflate
+    def __init__(self, *, deflate: bool = False, full: bool = False) -> None:
+        """Has seen nothing yet.
+
+        Args:
+            deflate: find out what the values deflate to.
+            full: code all of them for it; else pieces of large tensors.
+        """
+        self.deflates = deflate
+        self.full = full
         self.histogram: Histogram | None = None
         self.before: Summary | None = None
         self.after: list[tuple[int, Summary]] = []
@@ -279,8 +311,12 @@ class Meter:
     def read(self, values: np.ndarray, encoding: Encoding) -> None:
         """The tensor was read from its source."""
         self.was_read(summarize(values, encoding))
-        if values.size >= self._FEW and values.dtype.kind in "fV":
+        if self.charts(values):
             self.histogram = Histogram(values)
+
+    def charts(self, values: Values) -> bool:
+        """Whether the spread of these values is worth a chart."""
+        return values.size >= self._FEW and values.dtype.kind in "fV"
 
     def was_read(self, before: Summary) -> None:
         """The tensor was read from its source in blocks, and this is what it was."""
@@ -294,7 +330,7 @@ class Meter:
         parts: list[tuple[Difference, Count]],
     ) -> None:
         """An edit of step number `step` is done; `parts` are the numbers of its blocks."""
-        if self.histogram is not None:
+        if self.histogram is not None and isinstance(values, np.ndarray):
             self.histogram.edited(values)
         self.changes.append((step, change([part[0] for part in parts])))
         self.after.append((step, summary(values, encoding, [part[1] for part in parts])))
@@ -306,11 +342,16 @@ class Meter:
             values: these values.
             deflated: what they deflate to, where a writer has found out; None: found out here.
         """
-        if not self._deflate:
+        if not self.deflates:
             return
-        found = deflated_size(values) if deflated is None else deflated
+        found = deflated_size(values, full=self.full) if deflated is None else deflated
+        guess = deflated is None and not self.full and _in_pieces(values)
+        self.deflates_to(found, estimated=guess)
+
+    def deflates_to(self, size: int, *, estimated: bool) -> None:
+        """The values as they were last summarized deflate to so many bytes."""
         if self.after:
             step, last = self.after[-1]
-            self.after[-1] = step, replace(last, deflated=found)
+            self.after[-1] = step, replace(last, deflated=size, estimated=estimated)
         elif self.before is not None:
-            self.before = replace(self.before, deflated=found)
+            self.before = replace(self.before, deflated=size, estimated=estimated)

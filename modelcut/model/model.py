@@ -15,6 +15,7 @@ import numpy as np
 
 from modelcut.arrays import buffers
 from modelcut.arrays.blocks import ALL, SCALAR, map_rows
+from modelcut.arrays.clock import working
 from modelcut.errors import InternalError, ModelcutError
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.measure import Count, Difference, Meter, count, difference
@@ -201,7 +202,8 @@ class Tensor:
             ModelcutError: the source cannot be read, or an edit fails; it names step and tensor.
             InternalError: an edit leads to another encoding than its step promised.
         """
-        values, encoding = self.source.read(), self.encoding
+        with working("read"):
+            values, encoding = self.source.read(), self.encoding
         as_promised = True
         if meter:
             meter.read(values, encoding)
@@ -239,7 +241,12 @@ class Tensor:
         values: Any = None if self.edits else self._unread()
         if values is None:
             values = np.atleast_1d(self.pull()[0])
-        return map_rows(lambda rows: function(values[rows]), values)
+
+        def one(rows: slice) -> R:
+            with working("survey"):
+                return function(values[rows])
+
+        return map_rows(one, values)
 
     def stream(self, meter: Meter | None = None) -> Stream | None:
         """Begins to pass the values through the edits without holding them all.
@@ -318,7 +325,8 @@ def _apply(
     values, target = np.atleast_1d(values), np.atleast_1d(result)  # a scalar has no rows
 
     def one(rows: slice) -> tuple[Difference, Count] | None:
-        target[rows], seen = rewrite.of(values[rows], rows, target.dtype, measured=measured)
+        with working("edit"):
+            target[rows], seen = rewrite.of(values[rows], rows, target.dtype, measured=measured)
         return seen
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)
@@ -400,6 +408,7 @@ class Origin:
             it, so that there is no architecture; "" for other models.
         training: the training configuration as text, where it is not part of the architecture.
         provenance: what an earlier modelcut wrote into the file; empty for none.
+        checksums: by name, the checksums of the tensors that an earlier modelcut wrote.
         layout: the format's own knowledge, for its writer only.
         rewritten: the model is not as the file has it, so that an engine must be given a copy.
         close: closes the files that the model reads from, and removes what was unpacked.
@@ -416,6 +425,7 @@ class Origin:
     training: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layout: Any = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
     container: str = ""
     configuration: str = ""
     rewritten: bool = False

@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelcut.arrays import digest
 from modelcut.arrays.blocks import BLOCK_BYTES, in_threads, row_blocks
+from modelcut.arrays.clock import working
 from modelcut.errors import ModelcutError
 from modelcut.model.encoding import Encoding
-from modelcut.model.measure import Count, Difference, Meter, count, deflated_size, summary
+from modelcut.model.measure import (
+    Count,
+    Difference,
+    Histogram,
+    Meter,
+    count,
+    deflated_size,
+    summary,
+)
 
 if TYPE_CHECKING:
     from modelcut.model.model import Rewrite
@@ -98,6 +108,11 @@ class Stream:
         self._step = step
         self._where = where
         self._meter = meter
+        self._places = np.zeros(0, np.int64)
+        if meter is not None and meter.charts(unread):
+            self._places = np.sort(Histogram.places(unread.size))
+        self._samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._digests: dict[int, tuple[int, str]] | None = None
         self._parts: dict[int, tuple[Count, tuple[Difference, Count] | None]] = {}
         self.encoding = encoding if rewrite is None else rewrite.encoding
         self.shape = unread.shape
@@ -105,7 +120,7 @@ class Stream:
         self.dtype = unread.dtype if retyped is None else retyped
         if meter is not None and rewrite is not None:
             # What the original deflates to; of the result a writer may find it out.
-            self._deflated = deflated_size(unread)
+            self._deflated = deflated_size(unread, full=meter.full) if meter.deflates else None
 
     @property
     def size(self) -> int:
@@ -121,8 +136,12 @@ class Stream:
         """The values from one place to another in flat order, to look at: not measured."""
         row = self._unread.row
         rows = slice(start // row, -(-stop // row))
-        values = self._edited(self._unread[rows], rows, measured=False)[0].reshape(-1)
+        values = self[rows].reshape(-1)
         return values[start - rows.start * row : stop - rows.start * row]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """The values of some rows, not measured."""
+        return self._edited(self._unread[rows], rows, measured=False)[0]
 
     def take(self, rows: slice) -> np.ndarray:
         """The values of some rows, measured: each row is to be taken once, from any thread.
@@ -130,12 +149,40 @@ class Stream:
         Raises:
             ModelcutError: they cannot be read, or the edit fails.
         """
-        before = self._unread[rows]
+        with working("read"):
+            before = self._unread[rows]
+        with working("edit"):
+            after = self._taken(before, rows)
+        if self._digests is not None:
+            with working("hash"):
+                self._digests[rows.start] = len(after), digest.of_values(after)
+        return after
+
+    def hashed(self) -> None:
+        """Has the rows hashed as they are taken; see `checksum`."""
+        self._digests = {}
+
+    def checksum(self) -> str:
+        """That of the values that were taken; see `digest.checksum`."""
+        assert self._digests is not None
+        found = [self._digests[start] for start in sorted(self._digests)]
+        rows = found[0][0]
+        if any(count != rows for count, _ in found[:-1]) or found[-1][0] > rows:
+            return digest.checksum(self[slice(0, self.shape[0])])
+        return digest.joined(rows, [part for _, part in found])
+
+    def _taken(self, before: np.ndarray, rows: slice) -> np.ndarray:
         if self._meter is None:
             return self._edited(before, rows, measured=False)[0]
         seen = count(before, self._before, rows)
         after, change = self._edited(before, rows, measured=True)
         self._parts[rows.start] = seen, change
+        start = rows.start * self._unread.row
+        ends = np.searchsorted(self._places, [start, start + before.size])
+        places = self._places[slice(*ends)] - start
+        if places.size:
+            samples = before.reshape(-1)[places], after.reshape(-1)[places]
+            self._samples[rows.start] = samples
         return after
 
     def done(self, deflated: int | None = None) -> None:
@@ -150,8 +197,12 @@ class Stream:
         parts = [self._parts[start] for start in sorted(self._parts)]
         counts = [part[0] for part in parts]
         self._meter.was_read(summary(self._unread, self._before, counts))
+        if self._samples:
+            both = (np.concatenate(one) for one in zip(*self._samples.values(), strict=True))
+            self._meter.histogram = Histogram.sampled(*both)
         if self._rewrite is not None:
-            self._meter.done_with(self._unread, self._deflated)
+            if self._deflated is not None:
+                self._meter.deflates_to(self._deflated, estimated=not self._meter.full)
             changes = [part[1] for part in parts if part[1] is not None]
             self._meter.edited(self._step, self, self.encoding, changes)
         self._meter.done_with(self, deflated)

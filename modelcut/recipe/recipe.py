@@ -7,7 +7,8 @@ name for one that is not known.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,15 +124,24 @@ def step_to_dict(step: Step) -> dict[str, Any]:
     return {step.family: step.method, **fields}
 
 
-def load(path: Path) -> Recipe:
+def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file.
+
+    Args:
+        path: the file; see `place_of`.
+        settings: values in place of the file's, such as "steps.0.sparsity=0.8".
 
     Raises:
         RecipeError: everything that is wrong with it, in one line.
     """
     from modelcut.recipe.yaml_text import load_file
 
-    return parse(load_file(path))
+    document = load_file(place_of(path))
+    if settings:
+        from modelcut.recipe.settings import with_settings
+
+        document = with_settings(document, settings)
+    return parse(document)
 
 
 def shipped() -> dict[str, Path]:
@@ -141,6 +151,17 @@ def shipped() -> dict[str, Path]:
     # A checkout that is installed in place has them beside the package.
     folder = inside if inside.is_dir() else package.parent / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def place_of(name: str | os.PathLike[str]) -> Path:
+    """The file of a recipe that is named by its path, or by the name of a built-in one.
+
+    A file of that name is taken first.
+    """
+    path = Path(name)
+    if path.exists() or path.name != str(name):
+        return path
+    return shipped().get(path.name, path)
 
 
 def parse(document: Document) -> Recipe:

@@ -55,7 +55,10 @@ def load_file(path: Path) -> Document:
     """
     try:
         if not path.is_file():
-            raise RecipeError(f"{path}: no such file", "give the path of a YAML recipe")
+            raise RecipeError(
+                f"{path}: no such file",
+                "give the path of a recipe, or a built-in name: `modelcut recipe show`",
+            )
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:

@@ -97,7 +97,13 @@ def coded(passage: Passage, last: Stage) -> list[Stage]:
     stored = sum(passage.stored.values())
     names = ", ".join(sorted(set(passage.coders.values())))
     bits = 8 * stored / max(1, last.totals.parameters)
-    own = replace(last.totals, bytes=stored, deflated_bytes=None, bits_per_weight=bits)
+    own = replace(
+        last.totals,
+        bytes=stored,
+        deflated_bytes=None,
+        bits_per_weight=bits,
+        deflated_estimated=False,
+    )
     return [Stage(f"coded: {names}", own)]
 
 
@@ -113,6 +119,7 @@ def totals(parts: Sequence[Summary]) -> Totals:
         sum(part.bytes for part in parts),
         _sum(part.deflated for part in parts),
         bits / parameters if parameters else 0.0,
+        any(part.estimated for part in parts),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelcut.report.schema import Totals
+
 
 @dataclass(frozen=True)
 class Table:
@@ -18,6 +20,7 @@ class Table:
         left: further columns that are aligned left.
         note: a line below the table; may be empty.
         text: lines below all that, as they are; may be empty.
+        drop: columns that a narrow terminal leaves out, the least important first.
     """
 
     title: str
@@ -26,6 +29,12 @@ class Table:
     left: tuple[str, ...] = ()
     note: str = ""
     text: str = ""
+    drop: tuple[str, ...] = ()
+
+
+def sized(totals: Totals) -> Callable[[Any], str]:
+    """How the deflated size of these is shown: an estimate says that it is one."""
+    return (lambda value: f"≈ {size(value)}") if totals.deflated_estimated else size
 
 
 def size(value: float) -> str:

@@ -6,13 +6,20 @@ none), nothing in it is taken for a formula, and all of it is escaped by Matplot
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib.util
 import io
 import itertools
+import logging
 import os
 import re
+import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from modelcut.report.cells import number, size
@@ -75,17 +82,59 @@ def draw(chart: Chart, key: str) -> str:
         chart: the chart.
         key: tells the identifiers in it from those of other charts on the page.
     """
-    import matplotlib as mpl
+    with _silent():
+        _make_room()
+        import matplotlib as mpl
 
-    with warnings.catch_warnings(), mpl.rc_context():
-        # The browser has the letters that Matplotlib's own font lacks.
-        warnings.simplefilter("ignore")
-        mpl.rcParams.update(mpl.rcParamsDefault)  # a user's matplotlibrc is not read
-        mpl.rcParams.update(_RC)
-        figure = _DRAW[type(chart.figure)](chart.figure)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        with mpl.rc_context():
+            mpl.rcParams.update(mpl.rcParamsDefault)  # a matplotlibrc that lies here has no say
+            mpl.rcParams.update(_RC)
+            figure = _DRAW[type(chart.figure)](chart.figure)
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None})
     return _inline(text.getvalue(), key, chart.title)
+
+
+def _make_room() -> None:
+    """Gives Matplotlib a folder for its cache where its own cannot be written to.
+
+    It would take one by itself, and complain at the end if that is gone, as our scratch files are.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    home = Path(os.environ.get("HOME", "/"))
+    given = os.environ.get("MPLCONFIGDIR")
+    if given:
+        folders = [Path(given)]
+    elif sys.platform == "darwin":
+        folders = [home / ".matplotlib"]
+    else:
+        kinds = (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+        folders = [Path(os.environ.get(k) or home / name) / "matplotlib" for k, name in kinds]
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        if all(os.access(folder, os.W_OK) for folder in folders):
+            return
+    except OSError:
+        pass
+    made = tempfile.mkdtemp(prefix="modelcut-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = made
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what Matplotlib tells of its cache, of a matplotlibrc, and of letters it has not."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _inline(text: str, key: str, title: str) -> str:

@@ -132,9 +132,11 @@ class Totals(Part):
         bytes: size of the values, uncompressed.
         deflated_bytes: size of the values after deflate, the bytes shuffled first where that is
             smaller; of a tensor beyond 4 MB that was not written so, 16 pieces are compressed and
-            the rest is estimated from them. None where it was not computed.
+            the rest is estimated from them, unless the full report was asked for. None where it was
+            not computed.
         bits_per_weight: bits per parameter in a plain fixed-length form of the encodings; in a
             packed file, of the stored bytes.
+        deflated_estimated: whether part of `deflated_bytes` is such an estimate.
     """
 
     parameters: int
@@ -143,6 +145,7 @@ class Totals(Part):
     bytes: int
     deflated_bytes: int | None
     bits_per_weight: float
+    deflated_estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -404,11 +407,14 @@ class ChannelGroup(Part):
         channels: number of channels (if any).
         made_by: the layers whose output channels they are (if any).
         weights: the tensors that have them on an axis (if any).
+        sizes: the numbers in the architecture that count them, as LAYER/KEY, such as
+            `attention/num_heads` (if any).
     """
 
     channels: int
     made_by: tuple[str, ...]
     weights: tuple[str, ...]
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,6 +445,25 @@ class DataFile(Part):
     blake3: str
 
 
+@dataclass(frozen=True)
+class TriedRecipe(Part):
+    """One of several recipes that were tried.
+
+    Attributes:
+        recipe: the recipe's file.
+        bytes: size of the file that it made; None where it could not be run.
+        metrics: metrics of its model on the test data; of several outputs none.
+        failed: names of the gates that failed.
+        error: why it could not be run; "" where it was.
+    """
+
+    recipe: str
+    bytes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    error: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report(Part):
     """All that a job measured.
@@ -461,12 +486,19 @@ class Report(Part):
         evaluation: metrics on the test data; None without test data.
         gates: each gate that was set, and whether it passed.
         warnings: what a user should know.
+        seconds: wall seconds by phase of a job that wrote a file, one after the other: open,
+            survey, write (reading, editing and coding, block by block), verify, hash, evaluate,
+            publish; and total.
+        cpu_seconds: of the same job, CPU seconds of this process over all threads, by work: read,
+            survey, edit, code, hash; and total. What an engine takes in its own process is not
+            counted.
         against: with `eval --against`, the reference.
         provenance: with `inspect`, the provenance that an earlier modelcut wrote into the file.
         graph: with `inspect --graph`, which layers share channels, and which keep theirs and why.
         data: the files that were read besides the model, where the report is written to a file.
         fingerprint: BLAKE3 of all that decides the output: versions, recipe, options, and the
             contents of what was read; `--if-changed` compares it.
+        tried: where several recipes were given, each of them with what came of it.
         search: where the recipe was chosen by `search`: the number of trials, the one that was
             chosen, and what it gave on the validation samples.
         histograms: the spread of the values of those tensors that changed most.
@@ -490,11 +522,14 @@ class Report(Part):
     evaluation: Evaluation | None = None
     gates: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] | None = field(default=None, metadata=_PRESENT)
+    cpu_seconds: Mapping[str, float] | None = field(default=None, metadata=_PRESENT)
     against: Input | None = field(default=None, metadata=_PRESENT)
     provenance: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     graph: ChannelGraph | None = field(default=None, metadata=_PRESENT)
     data: tuple[DataFile, ...] = field(default=(), metadata=_PRESENT)
     fingerprint: str | None = field(default=None, metadata=_PRESENT)
+    tried: tuple[TriedRecipe, ...] = field(default=(), metadata=_PRESENT)
     search: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     histograms: tuple[HistogramRow, ...] = field(default=(), metadata=_PRESENT)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modelcut.report.cells import Table, count, factor, is_number, number, or_dash, size
+from modelcut.report.cells import Table, count, factor, is_number, number, or_dash, size, sized
 from modelcut.report.schema import Report
 from modelcut.safety import printable
 
@@ -24,12 +24,18 @@ def summary(report: Report) -> Table:
 
     written, weights = report.output is not None, report.sizes.weights
     if weights is not None:
-        name = "weights" + (", deflated" if weights.coding == "deflate" else "")
+        deflated = weights.coding == "deflate"
+        name = "weights" + (", deflated" if deflated else "")
         add(name, weights.before, weights.after, size)
+        if deflated and before.totals.deflated_estimated:
+            rows[-1] = (name, sized(before.totals)(weights.before), *rows[-1][2:])
     state = report.sizes.optimizer
     add("file, optimizer left out" if state else "file", before.file_bytes, after.file_bytes, size)
     add("parameters as bytes", before.totals.bytes, after.totals.bytes, size)
     add("… after deflate", before.totals.deflated_bytes, after.totals.deflated_bytes, size)
+    if before.totals.deflated_estimated or after.totals.deflated_estimated:
+        cells = (or_dash(t.deflated_bytes, sized(t)) for t in (before.totals, after.totals))
+        rows[-1] = (rows[-1][0], *cells, rows[-1][3])
     add("parameters", before.totals.parameters, after.totals.parameters, count)
     add("non-zero", before.totals.nonzeros, after.totals.nonzeros, count)
     add("bits per weight", before.totals.bits_per_weight, after.totals.bits_per_weight, number)

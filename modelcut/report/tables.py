@@ -8,14 +8,23 @@ from typing import Any
 
 import yaml
 
-from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size
+from modelcut.report import by_layer, tried
+from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size, sized
 from modelcut.report.schema import LayerRow, Report, StepRow, TensorRow
 from modelcut.report.summary import metrics_of, summary
 from modelcut.safety import printable
 
 
-def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
-    """All tables that the report has something for; `full` lists untouched tensors too."""
+def tables(report: Report, *, full: bool = False, layers: bool = False) -> Iterator[Table]:
+    """All tables that the report has something for.
+
+    Args:
+        report: the report.
+        full: list untouched tensors too.
+        layers: a row for each layer in place of one for each tensor.
+    """
+    if report.tried:
+        yield tried.table(report)
     yield summary(report)
     if len(report.ledger) > 1:
         yield _ledger(report)
@@ -29,7 +38,7 @@ def tables(report: Report, *, full: bool = False) -> Iterator[Table]:
     made = (report.output or report.input).facts.get("litert")
     if made:
         yield _litert(report, made)
-    yield _layers(report, full=full)
+    yield by_layer.table(report) if layers else _layers(report, full=full)
     for classes in _classes(report):
         if classes.rows:
             yield classes
@@ -45,15 +54,16 @@ def _ledger(report: Report) -> Table:
             percent(row.totals.sparsity),
             number(row.totals.bits_per_weight),
             size(row.totals.bytes),
-            or_dash(row.totals.deflated_bytes, size),
+            or_dash(row.totals.deflated_bytes, sized(row.totals)),
         )
         for row in report.ledger
     ]
     columns = ("stage", "parameters", "zeros", "bits/weight", "bytes", "deflated")
     note = "bits/weight: a plain fixed-length writing; deflated: the coder of gzip, fast "
-    note += "level, bytes shuffled where that is less (between steps, tensors beyond 64 MB: from "
-    note += "a quarter of them)"
-    return Table("Stage by stage", columns, rows, note=note)
+    note += "level, bytes shuffled where that is less"
+    if any(row.totals.deflated_estimated for row in report.ledger):
+        note += "; ≈: of larger tensors, from pieces (--full-report measures all)"
+    return Table("Stage by stage", columns, rows, note=note, drop=("parameters", "zeros"))
 
 
 def _litert(report: Report, made: Mapping[str, Any]) -> Table:
@@ -126,7 +136,8 @@ def _layers(report: Report, *, full: bool) -> Table:
     notes = [f"{many} × {printable(why)}" for why, many in alone.most_common(4)]
     note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
     note += "; left alone: " + "; ".join(notes) if notes else ""
-    return Table("Layers", columns, rows, left=("class", "encoding"), note=note)
+    drop = ("dB", "class", "error", "bits", "shape")
+    return Table("Layers", columns, rows, left=("class", "encoding"), note=note, drop=drop)
 
 
 def _tensor_cells(layer: LayerRow, tensor: TensorRow) -> tuple[str, ...]:

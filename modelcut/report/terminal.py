@@ -7,17 +7,24 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from modelcut.report.cells import Table
+from modelcut.report.fitting import columns_of, fitted
 from modelcut.report.schema import Report
 from modelcut.report.tables import tables
 from modelcut.safety import printable
 
 
-def show(report: Report, stream: TextIO | None = None) -> None:
-    """Prints the tables, what was left out, and the warnings."""
+def show(report: Report, stream: TextIO | None = None, *, layers: bool = False) -> None:
+    """Prints the tables, what was left out, and the warnings.
+
+    Args:
+        report: the report.
+        stream: where they are printed; None: stdout.
+        layers: a row for each layer in place of one for each tensor.
+    """
     stream = stream or sys.stdout
     for line in report.notes:
         print(f"note: {printable(line, 300)}", file=stream)
-    draw(tables(report), stream)
+    draw(tables(report, layers=layers), stream)
     for line in report.output.dropped if report.output else ():
         print(f"left out: {printable(line, 300)}", file=stream)
     for line in report.warnings:
@@ -41,6 +48,8 @@ def _rich(table: Table, stream: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    console = Console(file=stream)
+    table = fitted(table, console.width)
     drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(table.columns):
         left = index == 0 or column in table.left
@@ -48,7 +57,6 @@ def _rich(table: Table, stream: TextIO) -> None:
     for row in table.rows:
         # Text, not str: a layer named "[red]" is a name, not markup.
         drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
-    console = Console(file=stream)
     console.print(drawn)
     if table.note:
         console.print(Text(table.note, style="dim"))
@@ -61,11 +69,13 @@ def _style(cell: str) -> str:
 
 def _plain(table: Table, stream: TextIO) -> None:
     rows = [table.columns, *table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    widths = [max(columns_of(row[i]) for row in rows) for i in range(len(table.columns))]
     print(table.title, file=stream)
     for row in rows:
         cells = [
-            cell.ljust(width) if i == 0 or column in table.left else cell.rjust(width)
+            cell + " " * (width - columns_of(cell))
+            if i == 0 or column in table.left
+            else " " * (width - columns_of(cell)) + cell
             for i, (cell, width, column) in enumerate(zip(row, widths, table.columns, strict=True))
         ]
         print("  " + "  ".join(cells).rstrip(), file=stream)

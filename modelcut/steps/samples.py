@@ -63,4 +63,4 @@ class Samples:
     ) -> Iterator[tuple[int, dict[str, list[np.ndarray]]]]:
         """What goes into some layers: of each batch its samples, and the inputs of each call."""
         for rows in self.batches(running):
-            yield len(rows), running.layer_inputs(rows, layers)
+            yield len(rows), running.layer_inputs(rows, layers, again=True)

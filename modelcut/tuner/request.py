@@ -12,7 +12,7 @@ from modelcut.errors import UsageError
 from modelcut.formats import registry
 from modelcut.job.request import Trust
 from modelcut.metrics.limits import Gates
-from modelcut.recipe.recipe import Head
+from modelcut.recipe.recipe import Head, place_of
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document, load_file
 from modelcut.tuner import default
@@ -145,7 +145,7 @@ def space_for(
         samples: whether there are calibration samples.
     """
     if recipe is not None:
-        return Space.of(load_file(recipe)), ()
+        return Space.of(load_file(place_of(recipe))), ()
     safety.check_path(model)
     suffix = registry.suffix_of(output).lower()
     with registry.open_model(model) as opened:

@@ -149,3 +149,11 @@ def test_a_flipped_bit_in_the_weights_is_noticed(position, tmp_path, refused):
     path = tmp_path / "m.keras"
     path.write_bytes(raw)
     refused(path, 2)
+
+
+@pytest.mark.parametrize("units", [3.0, 8.5, "8", True])
+def test_sizes_of_layers_that_are_no_whole_numbers(units, tmp_path, modelcut, rows, in_one_line):
+    layers = config(dense("d1", 8), dense("d2", 3))
+    layers["config"]["layers"][1]["config"]["units"] = units
+    path = model(tmp_path / "m.h5", layers)
+    in_one_line(modelcut("eval", path, "--test", rows), 2)

@@ -33,6 +33,7 @@ def test_a_failed_gate_leaves_the_output_as_it_was(tmp_path, modelcut):
     assert json.loads(page.read_text())["output"]["path"] == str(out)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "o.h5",
+        "o.report.html",
         "o.report.json",
         "o.report.md",
     ]
@@ -187,7 +188,7 @@ def test_names_from_a_file_are_no_commands_of_github(tmp_path, modelcut):
     said = modelcut(*arguments, "--format", "github", "--junit", tmp_path / "j.xml")
     assert said.code == 1, said
     lines = said.out.splitlines()
-    assert "::error::<b>" in said.out  # the table has the name
+    assert "error::<b>" in said.out  # the table has the name
     token = lines[0].removeprefix("::stop-commands::")
     assert len(token) == 32
     outside = lines[lines.index(f"::{token}::") + 1 :]
@@ -196,3 +197,72 @@ def test_names_from_a_file_are_no_commands_of_github(tmp_path, modelcut):
     assert sum(line.count("\n") for line in outside) == 0
     ElementTree.parse(tmp_path / "j.xml")
     assert modelcut(*arguments, "--format", "xml").code == 2
+
+
+def test_a_built_in_recipe_goes_by_its_name(tmp_path, modelcut, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert modelcut("run", CNN, "-r", "half", "-o", "o.h5", "-q").code == 0
+    assert json.loads((tmp_path / "o.report.json").read_text())["recipe"]["steps"] == [
+        {"quantize": "float16"}
+    ]
+    assert modelcut("recipe", "check", "half").code == 0
+    said = modelcut("run", CNN, "-r", "hal", "-o", "o.h5")
+    assert (said.code, "built-in" in said.err) == (2, True)
+    (tmp_path / "half").write_text("steps: [{prune: magnitude, sparsity: 0.5}]")  # a file wins
+    assert "magnitude" in modelcut("run", CNN, "-r", "half", "--print-recipe").out
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("steps.0.sparsity=0.8", "sparsity: 0.8"),
+        ("gates.max_bytes=64kB", "max_bytes: 64000"),
+        ("steps.0.include=[a, b]", "- a"),
+        ("steps.0.sparsity", "no value"),
+        ("steps.7.sparsity=1", "steps has 1 items"),
+        ("steps.a=1", "steps is a list"),
+        ("version.a=1", "version is a single value"),
+        ("steps.0.sparsty=1", "did you mean 'sparsity'"),
+    ],
+)
+def test_values_of_a_recipe_are_set(setting, words, tmp_path, modelcut):
+    path = tmp_path / "r.yaml"
+    path.write_text("version: 1\nsteps:\n  - prune: magnitude\n    sparsity: 0.5\n")
+    said = modelcut("run", CNN, "-r", path, "--set", setting, "--print-recipe")
+    assert words in said.out + said.err
+    assert said.code == (0 if said.out else 2)
+    assert said.err.count("\n") <= 1
+
+
+def test_of_several_recipes_the_smallest_that_passes_is_written(tmp_path, modelcut):
+    recipes = {
+        "gentle": "steps: [{prune: magnitude, sparsity: 0.1}]",
+        "middle": "steps: [{prune: magnitude, sparsity: 0.5}]",
+        "strong": "steps: [{prune: magnitude, sparsity: 0.95}]",
+        "odd": "steps: [{prune: magnitude, sparsity: 0.5, include: [nowhere]}]",
+    }
+    named = []
+    for name, text in recipes.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        named += ["-r", path]
+    out = tmp_path / "o.mcut"
+    more = ("-o", out, "--max-bits-per-weight", "32", "--depfile", tmp_path / "d")
+    said = modelcut("run", CNN, *named, *more, "--json")
+    assert said.code == 0, said
+    report = json.loads(said.out)
+    assert report["recipe"]["steps"][0]["sparsity"] == 0.95
+    tried = {each["recipe"].rpartition("/")[2]: each for each in report["tried"]}
+    assert "no layer" in tried["odd.yaml"]["error"]
+    assert tried["strong.yaml"]["bytes"] == out.stat().st_size < tried["middle.yaml"]["bytes"]
+    assert "gentle.yaml" in (tmp_path / "d").read_text()
+    # A gate that the strongest fails, and one that all do.
+    said = modelcut("run", CNN, *named, "-o", out, "--max-macs", "1", "--keep-on-failure")
+    assert said.code == 1
+    assert "failed: max_macs" in said.out
+    said = modelcut("run", CNN, *named, "-o", out, "--dry-run")
+    assert (said.code, "--dry-run is for a single recipe" in said.err) == (2, True)
+    alone = modelcut(
+        "run", CNN, "-r", tmp_path / "odd.yaml", "-r", tmp_path / "odd.yaml", "-o", out
+    )
+    assert alone.code == 2

@@ -8,6 +8,7 @@ import re
 import pytest
 from toys import MODELS
 
+from modelcut.cli.main import COMMANDS
 from modelcut.formats import registry
 
 CNN = MODELS / "keras3_cnn.h5"
@@ -235,16 +236,30 @@ def test_panels_stand_in_one_order_and_show_only_what_acts(modelcut):
 
     order, page = panels("prune", "magnitude", "--help")
     assert order == [
-        "Method", "Model", "Data", "Output", "Gates", "Training", "LiteRT", "CI and Make", "Report",
+        "Method", "Model", "Data", "Output", "Gates", "Training", "LiteRT",
+        "Speed and memory", "CI and Make", "Report",
     ]  # fmt: skip
     assert "--checkpoint" not in page  # only finetune has something to keep
     assert panels("quantize", "float16", "--help")[0] == [
-        "Method", "Model", "Data", "Output", "Gates", "LiteRT", "CI and Make", "Report",
+        "Method", "Model", "Data", "Output", "Gates", "LiteRT", "Speed and memory", "CI and Make",
+        "Report",
     ]  # fmt: skip
     assert "--resume" in panels("finetune", "straight_through", "--help")[1]
-    assert not re.search(r"--(train|resume|distribute|in-place|coder)\b", panels("export", "-h")[1])
+    assert not re.search(
+        r"(?m)^  --(train|resume|distribute|in-place|coder)\b", panels("export", "--help")[1]
+    )
     assert "--min-accuracy" not in panels("pack", "--help")[1]
     assert "--max-bytes " not in panels("eval", "--help")[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_an_example_and_its_panels(name, modelcut):
+    said = modelcut(name, "--help").out
+    if name not in ("recipe", "report"):
+        assert f"Example: modelcut {name}" in said
+        assert said.startswith(f"Usage: modelcut {name}")
+    panels = re.findall(r"^([A-Z][\w ]+):$", said, re.M)
+    assert "Options" not in panels or len(panels) <= 2, panels
 
 
 def test_short_help_shows_the_most_used_options(modelcut):

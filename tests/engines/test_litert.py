@@ -175,3 +175,16 @@ def test_a_packed_file_becomes_one_too(tmp_path, modelcut):
     assert modelcut("quantize", SEQUENTIAL, "--bits", "8", "-o", packed, "-q").code == 0
     assert modelcut("export", packed, "-o", out, "-q").code == 0
     assert registry.open_model(out).origin.format == "litert"
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16x8"])
+def test_a_layer_that_has_no_int8_form_is_found_before_any_work(kind, tmp_path, modelcut, rows):
+    text = MODELS / "keras3_text.keras"
+    flags = ["--type", kind, "--calibrate", rows, "-o", tmp_path / "m.tflite"]
+    said = modelcut("export", text, *flags)
+    assert said.code == 2
+    assert "keras3_text.keras: the layer " in said.err
+    assert f"has no {kind} form in LiteRT" in said.err
+    assert "--type dynamic takes it" in said.err
+    assert said.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from toys import dense, toy_network
 from modelcut.errors import InputError
 from modelcut.graph import shapes
 from modelcut.graph.architecture import Architecture, Dialect, Refusal
+from modelcut.graph.chains import Link, replaced
 
 
 def layer(class_name, name, **config):
@@ -130,10 +131,14 @@ def test_two_layers_of_one_name():
         sequential(dense("a", 3), dense("a", 3))
 
 
+def split(architecture, path, *configs):
+    return replaced(architecture, path, [Link(each["name"], "Dense", each) for each in configs])
+
+
 def test_split_puts_a_narrow_layer_before_one_that_keeps_its_name():
     old = sequential(dense("a", 6, batch_input_shape=[None, 9]), dense("b", 2))
     narrow = {"name": "a_factor", "units": 3, "use_bias": False}
-    new = old.split(("a",), ("a_factor", narrow), {"name": "a", "units": 6}, 3)
+    new = split(old, ("a",), narrow, {"name": "a", "units": 6})
     assert [node.path for node in new.nodes] == [("a_factor",), ("a",), ("b",)]
     assert outputs(new) == {"a_factor": (3,), "a": (6,), "b": (2,)}
     assert new.input_shapes()[("a_factor",)] == (9,)  # what began the model says its input
@@ -145,7 +150,7 @@ def test_split_puts_a_narrow_layer_before_one_that_keeps_its_name():
 def test_split_within_a_submodel():
     old = toy_network().architecture
     first = {"name": "f", "units": 2, "use_bias": False}
-    new = old.split(("inner", "hidden"), ("f", first), {"name": "hidden", "units": 8}, 2)
+    new = split(old, ("inner", "hidden"), first, {"name": "hidden", "units": 8})
     assert new.names(("inner",)) == {"f", "hidden"}
     assert outputs(new)["inner/f"] == (2,)
     assert outputs(new)["out"] == (3,)
@@ -154,7 +159,7 @@ def test_split_within_a_submodel():
 def test_split_refuses_a_layer_that_is_shared():
     shared = {**dense("a", 6, batch_input_shape=[None, 9]), "shared_object_id": 4}
     with pytest.raises(Refusal, match="shared"):
-        sequential(shared, dense("b", 2)).split(("a",), ("f", {"units": 2}), {"units": 6}, 2)
+        split(sequential(shared, dense("b", 2)), ("a",), {"name": "f", "units": 2}, {"name": "a"})
 
 
 def test_with_configs_replaces_some_keys_deep_down():

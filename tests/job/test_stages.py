@@ -133,7 +133,7 @@ def written(tmp_path):
 def test_places_are_hidden_files_beside_the_output(written, tmp_path):
     checked, _, places, draft = written
     assert draft.path == places.model
-    assert set(places.reports) == {"json", "md"}
+    assert set(places.reports) == {"json", "md", "html"}
     hidden = [places.model, *places.reports.values()]
     assert {path.parent for path in hidden} == {tmp_path}
     assert all(path.name.startswith(".o.") and path.suffix == ".part" for path in hidden)

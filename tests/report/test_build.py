@@ -120,3 +120,50 @@ def test_a_tensor_of_which_nothing_is_left_is_warned_of(toy):
     found = list(build.value_warnings(passage_of(toy, step)))
     assert len(found) == 1
     assert found[0].startswith("one/kernel: ")
+
+
+def test_weights_are_compared_with_weights_compressed_alike(pruned):
+    sizes = build.sizes(pruned, build.ledger(pruned), (4000, 1000))
+    before = sizes.before.totals
+    deflated = build.with_weights(sizes, "deflate", {}).weights
+    assert (deflated.before, deflated.after) == (before.deflated_bytes, 160)
+    assert deflated.ratio == before.deflated_bytes / 160
+    plain = build.with_weights(sizes, "none", {}).weights
+    assert (plain.before, plain.after) == (before.bytes, 160)
+    made = build.with_weights(sizes, "none", {"litert": {"constants": {"int8": 90, "int32": 10}}})
+    assert made.weights.after == 100
+    dry = build.sizes(pruned, build.ledger(pruned), (4000, None))
+    assert build.with_weights(dry, "deflate", {}).weights is None
+
+
+def test_the_reference_is_before_in_every_row(toy, pruned):
+    reference = build.sizes(passage_of(toy), build.ledger(passage_of(toy)), (4000, None))
+    own = build.sizes(pruned, build.ledger(pruned)[-1:], (1000, None))
+    found = build.beside(reference, own)
+    assert found.before is reference.before
+    assert found.after is own.before
+    assert found.file_ratio == 4
+    one, two = found.before.totals.deflated_bytes, found.after.totals.deflated_bytes
+    assert found.weights.ratio == one / two > 1
+
+
+def test_the_spread_of_what_changed_most(toy, pruned):
+    (row,) = build.histograms(pruned)
+    assert row.tensor == "one/kernel"
+    old, new = kernel(toy, "one/kernel"), kernel(pruned.models[-1], "one/kernel")
+    assert row.sampled == 320 == sum(row.before)
+    assert sum(row.after) == np.count_nonzero(new)  # zeros are in no bin
+    known, _ = np.histogram(np.clip(old, row.low, row.high), len(row.before), (row.low, row.high))
+    assert np.abs(known - row.before).sum() <= 2  # an edge may round to either side
+    assert build.histograms(passage_of(toy)) == []
+
+
+def test_the_spread_of_odd_values():
+    odd = np.array([np.nan, np.inf, 0, 2] * 50, "float32").reshape(20, 10)
+    for values in (odd, np.zeros((20, 10), "float32"), np.full((20, 10), 3, "float32")):
+        model = toy_model({"a": (values, None)})
+        meter = Meter()
+        next(iter(model.tensors)).pull(meter)
+        found = meter.histogram
+        assert found.low < found.high
+        assert found.before.sum() == np.count_nonzero(np.isfinite(values) & (values != 0))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import modelcut as modelcut_package
 from modelcut.report import draw, html, render
 from modelcut.report.cells import Table
 from modelcut.report.charts import Bars, Chart, Lines, Matrix, Points, Ranges, Spread, charts
@@ -206,3 +211,18 @@ def test_a_long_name_is_shortened_in_the_middle():
 def test_a_table_says_what_it_leaves_out():
     table = Table("t", ("a",), [(str(n),) for n in range(html._MOST_ROWS + 3)])
     assert "3 more rows are in the JSON report" in html.table_of(table)
+
+
+def test_nothing_is_said_where_matplotlib_has_no_place_for_its_cache(made, tmp_path):
+    """And a matplotlibrc in the working folder has no say."""
+    (tmp_path / "matplotlibrc").write_text("svg.fonttype: path\nnonsense: 1\n")
+    saved = tmp_path / "o.report.json"
+    saved.write_text(render(made, "json"))
+    call = [sys.executable, "-m", "modelcut", "report", "show", "o.report.json", "--html"]
+    here = str(Path(modelcut_package.__file__).parents[1])
+    env = {**os.environ, "MPLCONFIGDIR": "/proc/none", "HOME": "/proc/none", "PYTHONPATH": here}
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.count("<svg") == 4
+    assert ">one</text>" in done.stdout

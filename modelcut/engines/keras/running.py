@@ -16,6 +16,7 @@ from modelcut.engines.keras import losses
 from modelcut.engines.keras import variables as keras_variables
 from modelcut.engines.keras.losses import Goal
 from modelcut.engines.keras.network import KerasNetwork, leaves
+from modelcut.engines.keras.resumed import Batch, Memo
 from modelcut.engines.keras.team import Team
 from modelcut.engines.keras.tf_errors import translated, value_of
 from modelcut.engines.keras.trainer import KerasTrainer
@@ -73,6 +74,7 @@ class KerasRunning:
         self._tf = tf
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._calls: dict[str, int] = {}
+        self._memo: Memo | None = Memo()
         fixed = network.fixed_batch
         self.batches = f"the network takes batches of {fixed} rows" if fixed else ""
 
@@ -82,6 +84,8 @@ class KerasRunning:
     def write(self, values: Mapping[str, np.ndarray]) -> None:
         for name, array in values.items():
             self.variables[name].assign(array)
+        if self._memo:
+            self._memo.changed(values, self._paths)
 
     def predict(self, rows: Rows) -> list[np.ndarray]:
         names = [spec.name for spec in self.network.inputs]
@@ -107,24 +111,31 @@ class KerasRunning:
         found = self._run(call, self.tensors(rows), self.labels(rows))
         return {name: np.asarray(part) for name, part in zip(names, found, strict=True)}
 
-    def layer_inputs(self, rows: Rows, layers: Sequence[str]) -> dict[str, list[np.ndarray]]:
-        found = {name: keras_variables.layer_at(self.model, self._paths[name]) for name in layers}
+    def layer_inputs(
+        self, rows: Rows, layers: Sequence[str], *, again: bool = False
+    ) -> dict[str, list[np.ndarray]]:
         left = {name: self._calls_of(name, rows) for name in layers}
         seen: dict[str, list[Any]] = {name: [] for name in layers}
 
         def take(name: str, given: Any) -> None:
-            seen[name].append(np.asarray(given))
-            left[name] -= 1
-            if not any(left.values()):
-                raise _EnoughError
+            if name in left:
+                first = given[0] if isinstance(given, (list, tuple)) else given
+                seen[name].append(np.asarray(first))
+                left[name] -= 1
+                if not any(left.values()):
+                    raise _EnoughError
 
+        batch = self._memo.batch(rows, self.tensors) if again and self._memo else None
+        tensors = self.tensors(rows) if batch is None else batch.tensors
         # Without a graph: tracing the network for each layer that is asked about takes longer than
         # running it on the few samples that there are, and it can end at the last of the layers.
         with contextlib.ExitStack() as stack:
-            for name, layer in found.items():
-                stack.enter_context(_watched(layer, partial(take, name)))
+            for name in self._paths if batch is not None else layers:
+                layer = keras_variables.layer_at(self.model, self._paths[name])
+                if layer is not None:
+                    stack.enter_context(_watched(layer, name, take, batch))
             with contextlib.suppress(_EnoughError), translated(self.batches), quiet():
-                self.forward(self.tensors(rows), training=False)
+                self.forward(tensors, training=False)
         return seen
 
     def _calls_of(self, name: str, rows: Rows) -> int:
@@ -136,14 +147,14 @@ class KerasRunning:
                     layer = keras_variables.layer_at(self.model, path)
                     calls[each] = 0
                     if layer is not None:
-                        count = partial(_counted, calls, each)
-                        stack.enter_context(_watched(layer, count))
+                        stack.enter_context(_watched(layer, each, partial(_counted, calls), None))
                 one = rows if self.network.fixed_batch else rows[:1]
                 with translated(self.batches), quiet():
                     self.forward(self.tensors(one), training=False)
         return self._calls[name]
 
     def trainer(self, plan: TrainingPlan) -> KerasTrainer:
+        self._memo = None  # what trains replaces weights on its own
         if self.team.replicas > 1:
             keras_variables.synchronize(self.model)
         with self.team.scope(), quiet():
@@ -194,15 +205,24 @@ def _counted(calls: dict[str, int], name: str, given: Any) -> None:
 
 
 @contextlib.contextmanager
-def _watched(layer: Any, see: Callable[[Any], None]) -> Iterator[None]:
-    """Shows the inputs of a layer while it is called."""
+def _watched(
+    layer: Any, name: str, see: Callable[[str, Any], None], batch: Batch | None
+) -> Iterator[None]:
+    """Shows what goes into a layer; it is called where the batch does not know the result."""
     own = "call" in vars(layer)
     call = layer.call
 
     @functools.wraps(call)
     def watching(inputs: Any, *arguments: Any, **more: Any) -> Any:
-        see(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
-        return call(inputs, *arguments, **more)
+        see(name, inputs)
+        others = [more[key] for key in more if key != "training"]
+        if batch is None or any(each is not None for each in (*arguments, *others)):
+            return call(inputs, *arguments, **more)
+        found, known = batch.known(name, inputs)
+        if not known:
+            found = call(inputs, **more)
+            batch.keep(name, inputs, found)
+        return found
 
     object.__setattr__(layer, "call", watching)
     try:

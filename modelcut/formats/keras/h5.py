@@ -150,6 +150,7 @@ class HDF5(Format):
                 ),
                 training=hdf5_file.text(file.attrs.get("training_config")) or "",
                 provenance=_provenance(file, where),
+                checksums=hdf5_file.get_checksums(file, where),
                 layout=None
                 if stripped.names
                 else HDF5Layout(file, weights, groups, architecture, store.tensors_of(layers)),
@@ -185,6 +186,7 @@ class HDF5(Format):
             else:
                 stored, encodings = _write_legacy(model, layout, new, options)
                 hdf5_file.put_encodings(new, encodings)
+                hdf5_file.put_checksums(new, options.checksums)
             history = _short(options.provenance())
             hdf5_file.room(new, len(history))
             new.attrs[_PROVENANCE] = history

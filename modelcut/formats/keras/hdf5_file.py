@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from modelcut.arrays import digest
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats.base import WriteOptions
 from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, write
@@ -37,6 +38,7 @@ _HEADER = 4096
 _BOMB_BYTES = 1 << 30
 _BOMB_RATIO = 500
 _ENCODINGS = "modelcut/encodings"
+_CHECKSUMS = "modelcut/checksums"
 
 
 def open_file(file: Any, where: str) -> h5py.File:
@@ -308,6 +310,8 @@ def put(
         values, encoding = (
             tensor.pull(meter, deflates=True) if stream is None else (stream, stream.encoding)
         )
+        if isinstance(values, Stream) and options.checksums is not None:
+            values.hashed()
         parent, _, leaf = name.rpartition("/")
         where = make_group(group, parent)
         stored, deflated = write(
@@ -317,6 +321,10 @@ def put(
             values.done(stored if deflated else None)
         elif meter:
             meter.done_with(values, stored if deflated else None)
+        if options.checksums is not None:
+            options.checksums[tensor.name] = (
+                values.checksum() if isinstance(values, Stream) else digest.checksum(values)
+            )
         return stored, encoding
     number, dtype = options.hollow.tensors[tensor.name]
     made = declare(group, name, tensor.shape, dtype)
@@ -337,6 +345,46 @@ def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     return made
 
 
+def put_checksums(file: h5py.File, checksums: Mapping[str, str] | None) -> None:
+    """Keeps the checksum of each tensor, for `modelcut verify`: HDF5 itself keeps none."""
+    if checksums:
+        _put_json(file, _CHECKSUMS, checksums)
+
+
+def get_checksums(file: h5py.File, where: str) -> dict[str, str]:
+    """The checksums kept in a file by the names of tensors; {} where there are none.
+
+    Raises:
+        InputError: there are some, and they cannot be read.
+    """
+    parent, _, name = _CHECKSUMS.rpartition("/")
+    if not isinstance(file.get(parent, getlink=True), h5py.HardLink) or name not in file[parent]:
+        return {}
+    try:
+        found = _get_json(file, _CHECKSUMS, where)
+        return {str(name): str(value) for name, value in found.items()}
+    except (ValueError, zlib.error, AttributeError, TypeError, KeyError):
+        raise InputError(f"{where}: damaged: its checksums cannot be read") from None
+
+
+def _put_json(file: h5py.File, place: str, value: Any) -> None:
+    blob = zlib.compress(json.dumps(value, separators=(",", ":")).encode(), 9)
+    folder, _, name = place.rpartition("/")
+    values = np.frombuffer(blob, np.uint8)
+    room(file, values.nbytes)
+    make_group(file, folder).create_dataset(name, data=values, track_times=False)
+
+
+def _get_json(file: h5py.File, place: str, where: str) -> Any:
+    raw = dataset(file, place, where)
+    if raw.nbytes > 64 << 20:
+        raise InputError("too large")
+    data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
+    return load_json(
+        data.decode(), where=where, what=f"list of {place.partition('/')[2]}", ours=True
+    )
+
+
 def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
     """Keeps the encodings of tensors, so that a later run knows what they are restricted to."""
     records = {
@@ -345,11 +393,7 @@ def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
         if encoding.kinds != ("dense",)
     }
     if records:
-        blob = zlib.compress(json.dumps(records, separators=(",", ":")).encode(), 9)
-        folder, _, name = _ENCODINGS.rpartition("/")
-        values = np.frombuffer(blob, np.uint8)
-        room(file, values.nbytes)
-        make_group(file, folder).create_dataset(name, data=values, track_times=False)
+        _put_json(file, _ENCODINGS, records)
 
 
 def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], list[str]]:
@@ -357,11 +401,7 @@ def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], lis
     if "modelcut" not in file or not isinstance(file.get("modelcut", getlink=True), h5py.HardLink):
         return {}, []
     try:
-        raw = dataset(file, _ENCODINGS, where)
-        if raw.nbytes > 64 << 20:
-            raise InputError("too large")
-        data = zlib.decompressobj().decompress(raw[()].tobytes(), 256 << 20)
-        records = load_json(data.decode(), where=where, what="list of encodings", ours=True)
+        records = _get_json(file, _ENCODINGS, where)
         return {str(k): from_record(arrays(v)) for k, v in records.items()}, []
     except (InputError, UnsafeError, ValueError, zlib.error, AttributeError, TypeError, KeyError):
         return {}, ["the encodings kept in the file cannot be read; they are ignored"]

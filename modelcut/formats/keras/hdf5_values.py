@@ -20,6 +20,7 @@ from isal import isal_zlib
 
 from modelcut.arrays import buffers
 from modelcut.arrays.blocks import BLOCK_BYTES, in_threads, row_blocks
+from modelcut.arrays.clock import working
 from modelcut.arrays.deflate import choose, inflate, restored
 from modelcut.errors import InputError
 from modelcut.model.model import Source
@@ -274,7 +275,8 @@ def _write_deflated(
             part = values[tuple(slice(s, s + c) for s, c in zip(start, chunk, strict=True))]
         if part.shape != chunk:  # HDF5 stores whole chunks
             part = np.pad(part, [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)])
-        return way.pack(part)
+        with working("code"):
+            return way.pack(part)
 
     made = group.create_dataset(
         name,

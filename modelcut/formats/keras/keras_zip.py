@@ -67,6 +67,7 @@ class KerasArchiveLayout:
 class KerasArchive(Format):
     """A `.keras` file, or its members in a folder."""
 
+    own_checksums = "the CRC-32 of the archive"
     packable = True
 
     def sniff(self, path: Path) -> bool:
@@ -152,6 +153,7 @@ class KerasArchive(Format):
                     *formats_weights.unloadable(layers),
                 ),
                 provenance=provenance if isinstance(provenance, dict) else {},
+                checksums=hdf5_file.get_checksums(file, where),
                 layout=KerasArchiveLayout(
                     archive,
                     None if stripped.names else file,

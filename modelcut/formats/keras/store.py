@@ -274,6 +274,7 @@ def write(
             if names and "name" not in group.attrs:
                 group.attrs["name"] = layer.path[-1]
     hdf5_file.put_encodings(new, encodings)
+    hdf5_file.put_checksums(new, options.checksums)
     return stored, encodings
 
 

@@ -44,6 +44,8 @@ _ROLES = {
     "EMBEDDING_LOOKUP": {1: "embeddings"},
 }
 _KINDS = {"kernel": "kernel", "bias": "bias", "embeddings": "embedding"}
+_LOOPS = frozenset({"LSTM", "GRU", "SimpleRNN"})
+"""Layers that become a loop, which the converter cannot calibrate."""
 _PLAIN = frozenset("float32 float16 float64 int32 uint8 int64 bool int16 int8 uint32".split())
 
 
@@ -97,6 +99,17 @@ class LiteRT(Format):
             return (
                 f"LiteRT's converter takes .h5 or .keras; no {model.origin.format} becomes one here"
             )
+        return ""
+
+    def unconvertible(self, model: Model, kind: str) -> str:
+        """See `Format`; TensorFlow's converter ends its process on these (2.21)."""
+        if kind not in ("int8", "int16x8") or model.architecture is None:
+            return ""
+        for node in model.architecture.nodes:
+            for inner in (node, *(each for _, each in node.wrapped)):
+                if inner.class_name in _LOOPS and not inner.config.get("unroll"):
+                    name = printable("/".join(node.path))
+                    return f"the layer {name!r} ({inner.class_name}) has no {kind} form in LiteRT"
         return ""
 
     def needs_engine(self, model: Model) -> bool:

@@ -83,6 +83,7 @@ class Packed(Format):
 
     packed = True
     entropy_coded = True
+    own_checksums = "the CRC-32C of each part of the file"
     own_coding = "a packed file has coders of its own (--coder)"
     from_modelcut = True
 

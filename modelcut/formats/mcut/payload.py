@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 
 from modelcut.arrays.blocks import ALL, in_threads
+from modelcut.arrays.clock import working
 from modelcut.formats.base import Coder
 from modelcut.formats.mcut.coding import CodingError, raw, symbols
 from modelcut.formats.mcut.coding.bits import ByteReader, block, varint
@@ -164,7 +165,11 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _blocks(values: np.ndarray, function: Callable[[slice], bytes]) -> bytes:
-    return b"".join(block(data) for data in in_threads(function, row_blocks(values.shape)))
+    def one(rows: slice) -> bytes:
+        with working("code"):
+            return function(rows)
+
+    return b"".join(block(data) for data in in_threads(one, row_blocks(values.shape)))
 
 
 def _part(values: np.ndarray, rows: slice) -> np.ndarray:

@@ -74,6 +74,7 @@ class SavedModel(Format):
     packable = True
     signatures = True
     own_coding = "TensorFlow reads no compressed checkpoint"
+    own_checksums = "the CRC-32C of each tensor"
 
     def sniff(self, path: Path) -> bool:
         """A folder with a graph or a checkpoint in it."""

@@ -27,12 +27,19 @@ from modelcut.graph.keras.channel_values import (
 from modelcut.graph.keras.classes import Shape, get, integer
 from modelcut.graph.node import Node
 
+_SLOPES = ("alpha", "negative_slope", "theta", "threshold", "max_value")
 _RANK = re.compile(r"([123])D")
 
 
 def same(channels: Channels, node: Node, values: Sequence[Value]) -> Value:
     """All values by themselves: the channels that go in come out."""
-    del channels, node
+    del channels
+    for key in _SLOPES:
+        said = node.config.get(key)
+        while isinstance(said, dict):  # a number as NumPy has it
+            said = said.get("value", (said.get("config") or {}).get("value", []))
+        if isinstance(said, list):
+            raise Barrier("has a number for each channel in its configuration")
     return values[0]
 
 

@@ -35,7 +35,7 @@ def shapes(node: Node, sources: Sequence[Shape | None], call: Any) -> list[Shape
         sources: the shapes of what goes in.
         call: the call, as the file has it.
     """
-    values = [Value(shape) for shape in sources]
+    values = [Value(None) if shape is None else _kept(shape) for shape in sources]
     try:
         found = operation(cast("Channels", _Unfollowed(call)), node, values)
     except (Barrier, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):

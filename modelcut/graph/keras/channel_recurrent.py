@@ -204,7 +204,7 @@ def each_step(rule_of: Rule) -> Rule:
         found = rule_of(channels, inner, [step])
         (out,) = found if isinstance(found, list) else [found]
         if out.shape is None:
-            raise Barrier("has an output of unknown shape")
+            return out
         return Value((value.shape[0], *out.shape), out.axis % len(out.shape) + 1, out.ids)
 
     return rule

@@ -38,13 +38,25 @@ def joins(rule: Rule) -> bool:
 def of(node: Node) -> Rule | None:
     """The rule of a layer's class; None where there is none."""
     name = node.class_name
+    if _is_own(node):
+        return None
     if node.is_operation or name in functions.TENSORFLOW:
         return channel_operations.operation
-    if name in _CONVNEXT and not _is_of_applications(node):
+    if name in functions.CONVNEXT and not functions.is_of_convnext(node):
         return None
     if name in _RULES:
         return _RULES[name]
     return next((rule for pattern, rule in _PATTERNS if pattern.match(name)), None)
+
+
+def _is_own(node: Node) -> bool:
+    """Whether a class is its author's, even if it has the name of one of Keras'."""
+    module, registered = node.entry.get("module"), node.entry.get("registered_name")
+    other = isinstance(module, str) and module.partition(".")[0] not in _LIBRARIES
+    return other or (isinstance(registered, str) and ">" in registered)
+
+
+_LIBRARIES = ("keras", "tf_keras", "tensorflow")
 
 
 def keeps_apart(node: Node) -> bool:
@@ -53,17 +65,6 @@ def keeps_apart(node: Node) -> bool:
     if rule is channel_moves.activated:
         return activation(node.config) in ELEMENTWISE
     return rule in _APART
-
-
-_CONVNEXT = {"LayerScale": "projection_dim", "StochasticDepth": "drop_path_rate"}
-_APPLICATIONS = re.compile(r"^(keras|tf_keras|tensorflow\.(python\.)?keras)[\w.]*\.convnext$")
-
-
-def _is_of_applications(node: Node) -> bool:
-    """Whether a layer is ConvNeXt's own, and not another class of that name."""
-    module = node.entry.get("module")
-    known = module is None or (isinstance(module, str) and bool(_APPLICATIONS.match(module)))
-    return known and _CONVNEXT[node.class_name] in node.config
 
 
 def _of_inner(channels: Channels, node: Node, values: Sequence[Value]) -> Value | list[Value]:

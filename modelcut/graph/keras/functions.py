@@ -1,9 +1,13 @@
-"""Functions called as layers, by what they do with channels.
+"""Functions called as layers, by what they do with channels; classes of Keras' applications.
 
 Only those stand here whose meaning is the same in every version of Keras 3 and of TensorFlow.
 """
 
 from __future__ import annotations
+
+import re
+
+from modelcut.graph.node import Node
 
 TENSORFLOW = frozenset(("TFOpLambda", "SlicingOpLambda"))
 """Classes of tf_keras whose configuration names a function of TensorFlow."""
@@ -61,3 +65,16 @@ PLACES = {
     "__operators__.getitem": ("tensor", "slice_spec"),
 }  # fmt: skip
 """Names of arguments that may be given by their place."""
+
+CONVNEXT = {"LayerScale": "projection_dim", "StochasticDepth": "drop_path_rate"}
+"""Layers of ConvNeXt in Keras' applications, which give what goes in or multiples of it, each with
+a key of its configuration.
+"""
+_CONVNEXT_MODULE = re.compile(r"^(keras|tf_keras|tensorflow\.(python\.)?keras)[\w.]*\.convnext$")
+
+
+def is_of_convnext(node: Node) -> bool:
+    """Whether a layer is ConvNeXt's own, and not another class of that name."""
+    key, module = CONVNEXT.get(node.class_name), node.entry.get("module")
+    known = isinstance(module, str) and bool(_CONVNEXT_MODULE.match(module))
+    return key in node.config and (module is None or known)

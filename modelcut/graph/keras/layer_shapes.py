@@ -152,7 +152,7 @@ def _positions(
     if class_name in _RECURRENT:
         return given[0] if given else None
     if class_name == "EinsumDense":
-        labels = _einsum_labels(config)
+        labels = None if given is None else _einsum_labels(config, given)
         if labels is None or output is None:
             return None
         pairs = zip(labels[2][1:], output, strict=False)
@@ -182,10 +182,17 @@ def _whole(sizes: Sequence[int | None]) -> int | None:
     return _product(known) if len(known) == len(sizes) else None
 
 
-def _einsum_labels(config: Config) -> tuple[str, str, str] | None:
-    """The axes of input, kernel and output: "ab,bc->ac"; None with an ellipsis."""
-    found = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)", str(config.get("equation")))
-    return (found[1], found[2], found[3]) if found else None
+def _einsum_labels(config: Config, given: Shape) -> tuple[str, str, str] | None:
+    """The axes of input, kernel and output: "ab,bc->ac"; dots become labels that are no letters."""
+    equation = str(config.get("equation")).replace("...", "0")
+    found = re.fullmatch(r"(0?[a-zA-Z]+0?),([a-zA-Z]+)->(0?[a-zA-Z]+0?)", equation)
+    if not found:
+        return None
+    more = len(given) + 1 - (len(found[1]) - found[1].count("0"))
+    if more < 0 or (more and "0" not in found[1]):
+        return None
+    dots = "".join(chr(0x2460 + n) for n in range(more))
+    return found[1].replace("0", dots), found[2], found[3].replace("0", dots)
 
 
 def _product(values: Sequence[int]) -> int:
@@ -240,13 +247,15 @@ def output_shape(class_name: str, config: Config, inputs: Sequence[Shape | None]
 
 
 def _einsum_shape(config: Config, shape: Shape) -> Shape | None:
-    labels, said = _einsum_labels(config), config.get("output_shape")
+    labels, said = _einsum_labels(config, shape), config.get("output_shape")
     said = [said] if isinstance(said, int) else said
     if labels is None or not isinstance(said, list) or len(labels[0]) != len(shape) + 1:
         return None
     sizes = dict(zip(labels[0][1:], shape, strict=True))
-    wanted = zip(labels[2][1:], said, strict=False)
-    return tuple(integer(n) if n is not None else sizes.get(label) for label, n in wanted)
+    # The configuration says neither the batch nor what the dots stand for.
+    named = [label for label in labels[2][1:] if label.isalpha()]
+    wanted = {label: integer(n) for label, n in zip(named, said, strict=False) if n is not None}
+    return tuple(wanted.get(label, sizes.get(label)) for label in labels[2][1:])
 
 
 def permutes(dims: Any, rank: int) -> bool:

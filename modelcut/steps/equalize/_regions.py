@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelcut.graph.keras.calls import CallGraph, is_functional, layer_list, name_of
+from modelcut.graph.keras.channel_values import activation
 from modelcut.graph.keras.classes import POOL, get
 from modelcut.model.model import Layer, Model
 
@@ -25,7 +26,7 @@ _CARRIES = re.compile(
 _INPUT = ("", -1)
 """Stands for what goes into a Sequential."""
 _JOINS = frozenset({"Add", "Subtract", "Average", "Maximum", "Minimum"})
-_HOMOGENEOUS = (None, "linear", "relu", "leaky_relu")
+_HOMOGENEOUS = ("linear", "relu", "leaky_relu")
 
 
 @dataclass
@@ -110,7 +111,7 @@ def regions(model: Model) -> Found:
         if layer is not None and given:
             if _NORM.match(kind) and (source := by.get(given[0])) is not None:
                 normalized[layer.name] = source
-            if _MULTIPLIES.match(kind) and _activation(config or {}) in (None, "linear"):
+            if _MULTIPLIES.match(kind) and activation(config or {}) == "linear":
                 by[made[name, call]] = layer
     for end in _ends(model.architecture.root, made):
         joined[end].reason = joined[end].reason or "its channels are the network's outputs"
@@ -152,15 +153,8 @@ def _through(
     return joined.new(reason)
 
 
-def _activation(config: Mapping[str, Any]) -> Any:
-    found = config.get("activation")
-    if isinstance(found, Mapping):
-        found = found.get("class_name") or found.get("config")
-    return found
-
-
 def _is_homogeneous(config: Mapping[str, Any]) -> bool:
-    return _activation(config) in _HOMOGENEOUS
+    return activation(config) in _HOMOGENEOUS
 
 
 def _carries(kind: str, config: Mapping[str, Any]) -> bool:

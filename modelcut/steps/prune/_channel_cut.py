@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # what asks the network needs no place in --help
     from modelcut.steps.prune._channel_data import Data
     from modelcut.steps.prune._channel_fields import ChannelFields
 
+_TRIES = 10
+"""So often the work that is aimed at is lowered, where what is left is more than was estimated."""
+
 UNITS = {"macs": "the multiply-accumulates", "params": "the parameters"}
 
 
@@ -225,20 +228,40 @@ class Cutter:
     def _by_work(
         self, target: Target, first: Sizes, counts: list[int], others: list[Candidate]
     ) -> list[int]:
-        work = self._work(target.kind)
-        for candidate, count in zip(self._candidates, counts, strict=True):
-            if count:
-                work.remove(candidate.group, count)
         total = first.work[target.kind]
-        lost = targets.by_work(others, work, target.kept * total)
-        if work.now > target.kept * total * (1 + 1e-9):
-            raise RecipeError(
-                f"{self._where}: {target.kind} {target.kept:g} cannot be reached: with all that "
-                f"may be removed, {work.now / max(1, total):.3g} of {UNITS[target.kind]} are left",
-                f"give a higher value of {target.kind}, or a lower minimum or round_to; `modelcut "
-                "inspect --graph` tells which layers keep their channels",
-            )
+        wanted = aim = target.kept * total
+        lost: list[int] = []
+        for _ in range(_TRIES if self._attends(target.kind) else 1):
+            work = self._work(target.kind)
+            for candidate, count in zip(self._candidates, counts, strict=True):
+                if count:
+                    work.remove(candidate.group, count)
+            lost = targets.by_work(others, work, aim)
+            if work.now > aim * (1 + 1e-9):
+                raise RecipeError(
+                    f"{self._where}: {target.kind} {target.kept:g} cannot be reached: with all "
+                    f"that may be removed, {work.now / max(1, total):.3g} of "
+                    f"{UNITS[target.kind]} are left",
+                    f"give a higher value of {target.kind}, or a lower minimum or round_to; "
+                    "`modelcut inspect --graph` tells which layers keep their channels",
+                )
+            left = self._left(counts, others, lost) if self._attends(target.kind) else 0
+            if left <= wanted:
+                break
+            aim *= 0.999 * wanted / left
         return lost
+
+    def _attends(self, kind: str) -> bool:
+        """Whether some of the work is that of scores, which no kernel has: it is estimated."""
+        kinds = {tensor.kind for tensor in self._model.tensors}
+        return kind == "macs" and "attention" in kinds
+
+    def _left(self, counts: list[int], others: list[Candidate], lost: list[int]) -> int:
+        """The multiply-accumulates without some channels of the candidates."""
+        every = [*zip(self._candidates, counts, strict=True), *zip(others, lost, strict=True)]
+        gone = np.concatenate([c.group.ids[c.order[:n]] for c, n in every])
+        small = edit.without_channels(self._model, self.found, gone, self._context.index)
+        return sum(count or 0 for count in cost.macs(small).values())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelcut.graph.node import Path
-from modelcut.model import cost
+from modelcut.model import cost, edit
 from modelcut.model.model import Model
 from modelcut.steps.base import Context, Outcome
 from modelcut.steps.prune._channel_fields import ChannelFields
@@ -50,7 +49,7 @@ class Channels(ChannelFields):
                     reason = course.reasons.get(layer.path, "none of its channels is removed")
                     skipped[tensor.name] = reason
         facts = {**self._facts(model, result, course), **more, **course.facts}
-        told_more = (*self._warnings(model, result), *(f"{self.title}: {w}" for w in warnings))
+        told_more = (*self._warnings(result, course), *(f"{self.title}: {w}" for w in warnings))
         return Outcome(result, facts, skipped, told_more)
 
     def _facts(self, model: Model, result: Model, course: Any) -> dict[str, Any]:
@@ -71,15 +70,13 @@ class Channels(ChannelFields):
             "layers": layers,
         }
 
-    def _warnings(self, model: Model, result: Model) -> tuple[str, ...]:
-        shapes: dict[Path, Any] = {
-            layer.path: [t.shape for t in layer.tensors] for layer in model.layers
-        }
+    def _warnings(self, result: Model, course: Any) -> tuple[str, ...]:
+        before = course.first.found.mixed
+        after = edit.dependencies(result).mixed if before else {}
         over = [
-            layer.name
-            for layer in result.layers
-            if layer.class_name in ("LayerNormalization", "RMSNormalization")
-            and [t.shape for t in layer.tensors] != shapes[layer.path]
+            "/".join(path)
+            for path, ids in before.items()
+            if path in after and after[path].size != ids.size
         ]
         if not over:
             return ()

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from modelcut.arrays.blocks import map_rows
+from modelcut.arrays.clock import working
 
 Part: TypeAlias = "Callable[[np.ndarray, slice], tuple[np.ndarray, ...]]"
 """From the values of some rows, and which rows they are, to arrays of the same shape."""
@@ -57,10 +58,17 @@ class Cells:
             size = size * along.reshape([-1 if j == i else 1 for j in range(len(self.shape))])
         return size
 
-    def reduce(self, values: np.ndarray, ufunc: np.ufunc, part: Part) -> list[np.ndarray]:
+    def reduce(
+        self, values: np.ndarray, ufunc: np.ufunc | tuple[np.ufunc, ...], part: Part
+    ) -> list[np.ndarray]:
         """Reduces each array that `part` makes over each cell, block by block, in float64.
 
         Sums inside a block of some MB are taken in the type of the array.
+
+        Args:
+            values: the tensor, or what has its rows.
+            ufunc: one for all arrays, or as many as there are.
+            part: makes the arrays.
         """
         multiple = self.group if self.group and self.group_axis == 0 else 1
         over = tuple(
@@ -70,12 +78,18 @@ class Cells:
         )
 
         def one(rows: slice) -> list[np.ndarray]:
-            return [self._within(array, ufunc, over) for array in part(values[rows], rows)]
+            with working("survey"):
+                arrays = part(values[rows], rows)
+                each = ufunc if isinstance(ufunc, tuple) else (ufunc,) * len(arrays)
+                pairs = zip(arrays, each, strict=True)
+                return [self._within(array, own, over) for array, own in pairs]
 
         parts = map_rows(one, values, multiple)
-        kept = bool(self.shape) and 0 not in over
-        join = np.concatenate if kept else (lambda found: ufunc.reduce(np.stack(found), axis=0))
-        return [join([block[i] for block in parts]) for i in range(len(parts[0]))]
+        each = ufunc if isinstance(ufunc, tuple) else (ufunc,) * len(parts[0])
+        if bool(self.shape) and 0 not in over:
+            return [np.concatenate([block[i] for block in parts]) for i in range(len(each))]
+        stacks = [np.stack([block[i] for block in parts]) for i in range(len(each))]
+        return [own.reduce(stack, axis=0) for own, stack in zip(each, stacks, strict=True)]
 
     def _within(self, array: np.ndarray, ufunc: np.ufunc, over: tuple[int, ...]) -> np.ndarray:
         kind = np.int32 if array.dtype == bool else array.dtype

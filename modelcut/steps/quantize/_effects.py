@@ -99,11 +99,11 @@ def summed(
         return running.read([prefix + role])[prefix + role]
 
     for batch in samples.batches(running):
-        given = running.layer_inputs(batch, [layer.name])[layer.name]
+        given = running.layer_inputs(batch, [layer.name], again=True)[layer.name]
         beside = (
             [None] * len(given)
             if other is None
-            else (other.layer_inputs(batch, [layer.name])[layer.name])
+            else (other.layer_inputs(batch, [layer.name], again=True)[layer.name])
         )
         for mine, theirs in zip(given, beside, strict=True):
             sums.add(mine, read, len(batch), theirs)

@@ -15,6 +15,7 @@ import numpy as np
 
 from modelcut.arrays import floats
 from modelcut.arrays.blocks import in_threads, row_blocks
+from modelcut.arrays.clock import working
 
 Start = Literal["optimum", "linear", "density", "kmeans++"]
 
@@ -126,6 +127,10 @@ def _counts(values: Any, step: int) -> tuple[np.ndarray, np.ndarray]:
     blocks = [slice(start, start + rows) for start in range(0, len(values), rows)]
 
     def count(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        with working("survey"):
+            return one(rows)
+
+    def one(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         flat = np.ascontiguousarray(values[rows]).reshape(-1)
         counts = np.bincount(floats.of(flat).astype(np.intp), minlength=size)
         return counts, flat[-rows.start * row % step :: step].copy()

@@ -41,8 +41,8 @@ def scale_of(span: np.ndarray, steps: int, kept: int, dtype: np.dtype) -> np.nda
 
 def extremes(values: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
     """Minimum and maximum of each cell; not finite where a value is not."""
-    low = cells.reduce(values, np.minimum, lambda part, _: (wide(part),))[0]
-    high = cells.reduce(values, np.maximum, lambda part, _: (wide(part),))[0]
+    both = (np.minimum, np.maximum)
+    low, high = cells.reduce(values, both, lambda part, _: (wide(part),) * 2)
     return low, high
 
 

@@ -68,6 +68,10 @@ def test_energy_picks_the_smallest_rank_that_keeps_it():
         assert fact["rank"] == rank
         assert fact["energy"] == pytest.approx(kept / total, rel=1e-4)
         assert fact["error"] == pytest.approx((1 - kept / total) ** 0.5, rel=1e-3)
+        shown = fact["singular_values"]  # some of the 50, for a plot
+        assert shown["number"][:5] == [1, 2, 3, 4, 5]
+        assert shown["value"][:5] == pytest.approx([8, 4, 2, 1, 0.5], rel=1e-4)
+        assert shown["number"][-1] == 50
 
 
 def test_ratio_bounds_the_parameters():

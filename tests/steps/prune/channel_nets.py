@@ -273,11 +273,17 @@ def main(what, engine, folder, *names):
             randomize(model)
             model.save(folder / f"{name}{suffix}")
         return
-    found = {}
+    found, own = {}, {}
+    if (
+        engine == "tf_keras"
+    ):  # whose .h5 of its own ConvNeXt opens with the name of this class alone
+        from tf_keras.src.applications.convnext import LayerScale
+
+        own["LayerScale"] = LayerScale
     for path in sorted(folder.glob(f"*.pruned{suffix}")):
         name = path.name.partition(".")[0]
         models = [
-            k.models.load_model(folder / f"{name}.{kind}{suffix}", compile=False)
+            k.models.load_model(folder / f"{name}.{kind}{suffix}", own, compile=False)
             for kind in ("masked", "pruned")
         ]
         normalize_over(models[0], json.loads((folder / f"{name}.mixed.json").read_text()))

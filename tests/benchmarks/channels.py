@@ -97,9 +97,7 @@ def main():
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    print(
-        "| network | engine | original, samples/s | pruned, samples/s | faster | middle half | by CPU |"
-    )
+    print("| network | engine | original, samples/s | pruned | faster | middle half | by CPU |")
     print("|---|---|---|---|---|---|---|")
     for name in given.names:
         with tempfile.TemporaryDirectory() as place:

@@ -16,7 +16,8 @@ import numpy as np
 from modelcut.data.rows import Part, Rows
 from modelcut.metrics.scores import Scores
 from modelcut.model.encoding import Encoding
-from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.model.model import Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 
 __all__ = [
     "Constraint",

@@ -28,7 +28,7 @@ from pydantic import Field
 
 from modelcut.arrays import floats
 from modelcut.model.encoding import Sparse
-from modelcut.model.model import Rewrite
+from modelcut.model.rewrite import Rewrite
 from modelcut.steps.base import TensorStep
 
 
@@ -99,7 +99,7 @@ STEP = '''
 
 from modelcut.model.encoding import Sparse
 from modelcut.model.encodings.eighths import Eighths
-from modelcut.model.model import Rewrite
+from modelcut.model.rewrite import Rewrite
 from modelcut.steps.base import TensorStep
 
 

@@ -14,7 +14,8 @@ from modelcut.graph import edit, groups
 from modelcut.graph.architecture import Architecture
 from modelcut.graph.groups import Dependencies
 from modelcut.model.encoding import Encoding, Fixed
-from modelcut.model.model import Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Rewrite
 
 Takes: TypeAlias = "tuple[tuple[int, np.ndarray], ...]"
 """(axis, indices) pairs: what is kept of a tensor."""

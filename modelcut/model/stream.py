@@ -27,7 +27,7 @@ from modelcut.model.measure import (
 )
 
 if TYPE_CHECKING:
-    from modelcut.model.model import Rewrite
+    from modelcut.model.rewrite import Rewrite
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing_extensions import Self
 from modelcut.errors import RecipeError, UsageError
 from modelcut.errors.strict import Strict
 from modelcut.model.encoding import Fixed
-from modelcut.model.model import Edit, Layer, Model, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Edit
 
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture

@@ -19,7 +19,8 @@ from pydantic import Field
 
 from modelcut.graph.keras.classes import get
 from modelcut.model.encoding import Encoding
-from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import Context, Need, Outcome, Step
 from modelcut.steps.operands import Operand, operand
 from modelcut.steps.samples import Samples

@@ -24,7 +24,7 @@ from modelcut.job import pipeline
 from modelcut.job.request import Job
 from modelcut.model.encoding import Sparse
 from modelcut.model.encodings.affine import Affine
-from modelcut.model.model import Rewrite
+from modelcut.model.rewrite import Rewrite
 from modelcut.recipe.recipe import Recipe
 
 GOLDEN = sorted(path for path in MODELS.iterdir() if path.suffix in (".h5", ".keras"))

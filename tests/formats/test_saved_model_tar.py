@@ -111,7 +111,7 @@ def test_what_each_tensor_takes_is_measured(suffix, tmp_path, monkeypatch):
 
 def _rewrite(values):
     from modelcut.model.encoding import Dense
-    from modelcut.model.model import Rewrite
+    from modelcut.model.rewrite import Rewrite
 
     return Rewrite(Dense(), lambda part, rows: values[rows] if values.ndim else values)
 

@@ -96,7 +96,7 @@ def test_of_a_large_tensor_pieces_are_deflated(kind, monkeypatch):
 
 
 def test_a_meter_sees_every_edit(toy):
-    from modelcut.model.model import Rewrite
+    from modelcut.model.rewrite import Rewrite
 
     meter = Meter(deflate=True)
     kernel = next(toy.tensors)

@@ -7,7 +7,7 @@ import pytest
 
 from modelcut.errors import ExitCode, InternalError
 from modelcut.model.encoding import Dense, Sparse
-from modelcut.model.model import Rewrite, leave
+from modelcut.model.rewrite import Rewrite, leave
 from modelcut.steps import find
 from modelcut.steps.base import Context
 from modelcut.steps.prune.magnitude import Magnitude

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from modelcut.model.encoding import Dense, Encoding
-from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import CODED, NOT_FINITE, Context, Need, Outcome, Step
 from modelcut.steps.equalize._regions import Found, Region, regions
 from modelcut.steps.samples import Samples

@@ -16,7 +16,8 @@ from modelcut.graph import chains
 from modelcut.graph.architecture import Architecture, Refusal
 from modelcut.model import cost, edit
 from modelcut.model.measure import change, difference
-from modelcut.model.model import Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Rewrite
 from modelcut.steps.base import CODED, NOT_FINITE, TARGET_KINDS, Context, Need, Outcome
 from modelcut.steps.correction import Corrected
 from modelcut.steps.factorize import _whiten

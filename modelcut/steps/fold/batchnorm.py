@@ -23,7 +23,8 @@ from modelcut.graph.keras.saved_order import specs
 from modelcut.graph.node import Path
 from modelcut.model import edit
 from modelcut.model.encoding import Dense, Encoding
-from modelcut.model.model import Edit, Layer, Model, Rewrite, Source, Tensor
+from modelcut.model.model import Layer, Model, Source, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import NOT_FINITE, TARGET_KINDS, Context, Need, Outcome, Step
 
 _NORM = re.compile(r"^(Sync)?BatchNormalization(V1|V2)?$")

@@ -12,7 +12,8 @@ from typing_extensions import Self
 from modelcut.arrays import floats
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.model.model import Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import NOT_FINITE, Context, Outcome
 from modelcut.steps.prune._groups import keep_one, lowest, under
 from modelcut.steps.prune._iterated import Finetune, Iterated, Rounds, Until

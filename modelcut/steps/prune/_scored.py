@@ -12,7 +12,8 @@ from typing_extensions import Self
 
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.model.model import Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import Context, Need
 from modelcut.steps.prune._groups import lowest, under
 from modelcut.steps.prune._iterated import Finetune, Iterated, Rounds, Until

@@ -17,7 +17,8 @@ from modelcut.arrays import floats
 from modelcut.graph.keras.channel_values import activation, zero_at_zero
 from modelcut.graph.node import Path
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
 from modelcut.steps.prune import _readers
 from modelcut.steps.prune._readers import Consumer

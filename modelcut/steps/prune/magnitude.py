@@ -10,7 +10,8 @@ from typing_extensions import Self
 
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import ByRows, Edit, Model, Rewrite, Tensor, leave
+from modelcut.model.model import Model, Tensor
+from modelcut.model.rewrite import ByRows, Edit, Rewrite, leave
 from modelcut.steps.base import NOT_FINITE, Context
 from modelcut.steps.prune._groups import block_scores, lowest, of_blocks, outside_n_of_m
 from modelcut.steps.prune._iterated import Finetune, Iterated, Positive, Rounds, Until, finite

@@ -16,7 +16,8 @@ from typing_extensions import Self
 
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Model, Rewrite, Tensor
+from modelcut.model.model import Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import CODED, Context, Need, TensorStep
 from modelcut.steps.correction import Corrected
 from modelcut.steps.prune._inputs import matrices, refusal

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
-from modelcut.model.model import Edit, Rewrite, Tensor
+from modelcut.model.model import Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import Context, TensorStep, random_generator
 from modelcut.steps.correction import Corrected
 from modelcut.steps.prune._smallest import removal, sample_of, smallest, walk_of

@@ -10,7 +10,8 @@ from pydantic import Field
 from typing_extensions import Self
 
 from modelcut.model.encoding import Encoding
-from modelcut.model.model import Edit, Layer, Model, Rewrite, Tensor
+from modelcut.model.model import Layer, Model, Tensor
+from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, TensorStep
 from modelcut.steps.correction import Corrected, Matcher, pinned_all
 from modelcut.steps.hessian import Sums

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modelcut.model.encoding import Dense, Encoding
-from modelcut.model.model import ByRows, Edit, Rewrite, Tensor
+from modelcut.model.model import Tensor
+from modelcut.model.rewrite import ByRows, Edit, Rewrite
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
 

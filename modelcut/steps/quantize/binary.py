@@ -9,7 +9,8 @@ from pydantic import Field
 
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.binary import Binary as Signs
-from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.model.model import Tensor
+from modelcut.model.rewrite import Edit, Rewrite, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context
 from modelcut.steps.quantize import TOO_LARGE
 from modelcut.steps.quantize._calibrated import Calibrated

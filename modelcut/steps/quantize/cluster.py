@@ -10,7 +10,8 @@ from pydantic import Field
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.codebook import Codebook
-from modelcut.model.model import ByRows, Edit, Rewrite, Tensor, leave
+from modelcut.model.model import Tensor
+from modelcut.model.rewrite import ByRows, Edit, Rewrite, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context, random_generator
 from modelcut.steps.quantize import _kmeans
 from modelcut.steps.quantize._calibrated import Calibrated

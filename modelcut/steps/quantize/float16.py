@@ -9,7 +9,8 @@ import numpy as np
 from modelcut.arrays.blocks import map_rows
 from modelcut.errors import RecipeError
 from modelcut.model.encoding import Dense, Encoding
-from modelcut.model.model import ByRows, Edit, Rewrite, Tensor
+from modelcut.model.model import Tensor
+from modelcut.model.rewrite import ByRows, Edit, Rewrite
 from modelcut.steps.base import CODED, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
 

@@ -11,7 +11,8 @@ from typing_extensions import Self
 
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
-from modelcut.model.model import ByRows, Edit, Model, Rewrite, Tensor, leave
+from modelcut.model.model import Model, Tensor
+from modelcut.model.rewrite import ByRows, Edit, Rewrite, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context
 from modelcut.steps.quantize import TOO_LARGE, _dealing
 from modelcut.steps.quantize._calibrated import Calibrated, Survey

@@ -10,7 +10,8 @@ from pydantic import Field
 from modelcut.arrays import floats
 from modelcut.model.encoding import Encoding, Sparse
 from modelcut.model.encodings.binary import Binary
-from modelcut.model.model import Edit, Rewrite, Tensor, leave
+from modelcut.model.model import Tensor
+from modelcut.model.rewrite import Edit, Rewrite, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context
 from modelcut.steps.quantize import NOTHING_TO_SEARCH, TOO_LARGE
 from modelcut.steps.quantize._calibrated import Calibrated

@@ -20,7 +20,8 @@ from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
 from modelcut.model.edit import dependencies
 from modelcut.model.measure import Meter
-from modelcut.model.model import Rewrite, Source
+from modelcut.model.model import Source
+from modelcut.model.rewrite import Rewrite
 from modelcut.steps import effect, find
 from modelcut.steps.base import NOT_FINITE, Context
 

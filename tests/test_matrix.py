@@ -107,7 +107,8 @@ def stored_values(path, scratch):
     return Counter(
         np.asarray(values).tobytes()
         for name, values in found.items()
-        if "optimizer" not in name.lower() and np.size(values) > 1
+        if "optimizer" not in name.lower() and not name.startswith("modelcut/")
+        if np.size(values) > 1
     )
 
 

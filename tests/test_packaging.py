@@ -112,7 +112,11 @@ def _imported():
 def test_what_is_imported_is_declared():
     packages = {name.partition(".")[0] for name in _imported()}
     others = packages - set(sys.stdlib_module_names) - {"modelcut"}
-    names = {"yaml": "pyyaml", "pydantic_core": "pydantic"}  # pydantic pins its core
+    names = {
+        "yaml": "pyyaml",
+        "PIL": "pillow",
+        "pydantic_core": "pydantic",
+    }  # pydantic pins its core
     wanted = {names.get(name, name.lower().replace("_", "-")) for name in others}
     head = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\ntest = [")[0]
     declared = re.findall(r'"([\w-]+)>=[^"]+"', head)
@@ -127,9 +131,9 @@ def test_the_wheel_holds_the_package_and_the_recipes():
     source = [
         path for path in (ROOT / "modelcut").rglob("*") if path.is_file() and path.suffix != ".pyc"
     ]
-    recipes = (ROOT / "recipes").glob("*.yaml")
+    recipes = [path for path in (ROOT / "recipes").rglob("*") if path.is_file()]
     assert found == {path.relative_to(ROOT) for path in source} | {
-        Path("modelcut/recipes", path.name) for path in recipes
+        Path("modelcut", path.relative_to(ROOT)) for path in recipes
     }
     for name in ("py.typed", "demo/digits.h5", "docs/steps.md", "formats/mcut/mcut_2.dict"):
         assert Path("modelcut", name) in found

@@ -55,10 +55,11 @@ def checksum(values: np.ndarray, rows: int = 0) -> str:
 
     Args:
         values: any shape, any dtype of a fixed size.
-        rows: 0: half of their BLAKE3, in hexadecimal; else so many rows of axis 0 are hashed by
-            themselves, and the checksum is "ROWS:" and half of the BLAKE3 of their hashes.
+        rows: so many rows of axis 0 are hashed by themselves, and the checksum is "ROWS:" and half
+            of the BLAKE3 of their hashes; 0, or as many as there are: half of their own BLAKE3, in
+            hexadecimal.
     """
-    if not rows:
+    if not rows or rows >= len(values):
         return of_values(values)[:32]
     parts = [of_values(values[at : at + rows]) for at in range(0, len(values), rows)]
     return joined(rows, parts)

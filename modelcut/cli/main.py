@@ -17,7 +17,11 @@ def _stop_early(number: int, frame: FrameType | None) -> None:
     """Ends a process that has only begun to import."""
     del frame
     word = b"interrupted" if number == signal.SIGINT else b"terminated"
-    os.write(2, b"modelcut: %s; nothing was written\n" % word)
+    try:
+        where = sys.stderr.fileno()  # not always 2: a job has its own
+    except (OSError, ValueError, AttributeError):
+        where = 2
+    os.write(where, b"modelcut: %s; nothing was written\n" % word)
     os._exit(128 + number)
 
 

@@ -55,7 +55,7 @@ def watched(work: Callable[[], int], say: Callable[[str, int], int], arguments: 
     if passed is None and watch.code is not None:
         return watch.code
     code = os.waitstatus_to_exitcode(status)
-    if passed is None and sent and code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+    if passed is None and code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         return code
     _remove_scratch(child, arguments)
     return say(*(passed or _ending(code)))

@@ -48,6 +48,8 @@ def check_request(job: Job) -> None:
         InputError: an input is empty.
     """
     check_needs(job.recipe, job.train, job.validate, job.test, calibrate=job.calibrate)
+    if not job.output.name:
+        raise UsageError(f"{job.output}: is a folder", "name a file")
     safety.check_path(job.model)
     for path in job.inputs[1:]:
         check_source(path)

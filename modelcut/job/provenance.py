@@ -49,6 +49,7 @@ def report_paths(output: Path) -> dict[str, Path]:
 
     Where these are about another file that is there, such as `small.mcut`: `small.h5.report.json`.
     """
+    output = output if output.name else output.resolve()  # "." is refused, but not here
     stem = output.name.removesuffix(registry.suffix_of(output))
     about = _reported(output.with_name(f"{stem}.report.json"))
     if (

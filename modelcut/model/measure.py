@@ -238,7 +238,10 @@ class Histogram:
         self.size = self._at.size
         sample = self._sample(values)
         finite = sample[np.isfinite(sample) & (sample != 0)]
-        middle, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
+        with np.errstate(over="ignore"):
+            spread = float(finite.std()) if finite.size else 0.0
+        middle = float(finite.mean()) if finite.size else 0.0
+        spread = spread if np.isfinite(spread) else 0.0
         reach = 4 * spread or abs(middle) or 1.0
         self.low = max(middle - reach, float(finite.min())) if finite.size else -1.0
         self.high = min(middle + reach, float(finite.max())) if finite.size else 1.0

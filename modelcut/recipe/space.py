@@ -135,7 +135,7 @@ class Space:
             places: takes up where the recipe's values stand in the file.
         """
         if path in self.document.places:
-            places.setdefault(made, self.document.places[path])
+            places[made] = self.document.places[path]
         parameter = self.parameters.get(_name(path))
         if isinstance(parameter, Range):
             return ask(_name(path), parameter)

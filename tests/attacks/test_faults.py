@@ -56,7 +56,7 @@ def _try(source, folder, name, limit, before):
         assert values_in(place)
         return True
     left = _files(folder)
-    reports = {f"{place.stem}.report.{kind}" for kind in ("json", "md")}
+    reports = {f"{place.stem}.report.{kind}" for kind in ("json", "md", "html")}
     if "written all the same" not in said:
         assert set(left) <= {name} | (reports if before else set()), (limit, left, said)
         if before:

@@ -53,7 +53,7 @@ def test_only_our_own_files_are_replaced(tmp_path, modelcut, in_one_line):
     in_one_line(modelcut("prune", MODEL, *PRUNE, out), 2, words="--force")
     assert modelcut("prune", MODEL, *PRUNE, out, "--force", "-q").code == 0
     assert modelcut("prune", MODEL, *PRUNE, out, "-q").code == 0
-    assert files(tmp_path) == ["o.h5", "o.report.json", "o.report.md"]
+    assert files(tmp_path) == ["o.h5", "o.report.html", "o.report.json", "o.report.md"]
 
 
 @pytest.mark.parametrize("place", ["gone/o.h5", ".", "..", "gs://bucket/o.h5", "o.xyz"])

@@ -185,7 +185,7 @@ def test_what_is_no_archive_of_a_model(tmp_path, refused):
     with zipfile.ZipFile(tmp_path / "e.zip", "w", zipfile.ZIP_BZIP2) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    refused(tmp_path / "e.zip", 2, words="unknown way")
+    refused(tmp_path / "e.zip", 2, words="unknown compression")
     after = gzip.decompress(tar(tmp_path / "f.tar.gz", files).read_bytes()) + b"more"
     (tmp_path / "f.tar.gz").write_bytes(gzip.compress(after))
     refused(tmp_path / "f.tar.gz", 2, words="continues after its end")

@@ -204,18 +204,23 @@ def test_nothing_else_in_the_file_is_trusted(layer, made, tmp_path, modelcut):
     path = keras_archive(tmp_path / "m.keras", [layer, dense("d", 1)], {})
     text = json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}})
     with pytest.raises(UnsafeError):
-        scan.check_runnable(text, "", where="m", trust=False, custom=engines.names_of(made.own))
+        scan.check(
+            scan.findings(text, "", where="m"),
+            where="m",
+            trust=False,
+            custom=engines.names_of(made.own),
+        )
     assert modelcut("eval", path, "--test", made.folder / "t.csv", "--custom-objects",
                     made.module).code in (2, 3)  # fmt: skip
 
 
 def test_the_users_classes_are_trusted_whatever_module_the_file_names():
     text = json.dumps({"class_name": "Sequential", "config": {"layers": [entry("Gate", "train")]}})
-    scan.check_runnable(text, "", where="m", trust=False, custom={"Gate"})
+    scan.check(scan.findings(text, "", where="m"), where="m", trust=False, custom={"Gate"})
     with pytest.raises(UnsafeError, match="layer 'x': class Gate"):
-        scan.check_runnable(text, "", where="m", trust=False, custom={"Other"})
+        scan.check(scan.findings(text, "", where="m"), where="m", trust=False, custom={"Other"})
     with pytest.raises(UnsafeError):
-        scan.check_runnable(text, "", where="m", trust=False, custom={""})
+        scan.check(scan.findings(text, "", where="m"), where="m", trust=False, custom={""})
 
 
 class Variable:

@@ -49,7 +49,7 @@ def test_as_keras_did_before_it_saved(name, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_what_keras_cannot_load_is_told_without_false_hope(tmp_path, modelcut):
-    (tmp_path / "t.csv").write_text("a,b,c,d,label\n1,2,3,4,0\n2,1,2,1,1\n")
+    (tmp_path / "t.csv").write_text("a,b,c,d,e,f,label\n1,2,3,4,5,6,0\n2,1,2,1,2,1,1\n")
     path = DATA / "quantized" / "gptq.keras"
     said = modelcut("eval", path, "--test", tmp_path / "t.csv")
     assert (said.code, said.err.count("\n")) == (2, 1)

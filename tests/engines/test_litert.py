@@ -79,6 +79,8 @@ def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
     kept = len(facts["grids"]["exact"]) + len(facts["grids"]["folded"])
     assert kept > 1
     assert not facts["grids"]["lost"]
+    assert not out.exists(), "the gate failed"
+    out = tmp_path / "m.failed.tflite"
     graph = litert_schema.parse(out).graphs[0]
     assert {graph.values[i].dtype for i in graph.inputs + graph.outputs} == {"int8"}
     header = out.with_suffix(".h").read_text()
@@ -119,7 +121,7 @@ def test_int8_is_the_same_every_time(tmp_path, modelcut, rows):
         (("-o", "m.tflite", "--type", "int3"), "--type"),
         (("-o", "m.h5"), ".tflite"),
         (("-o", "m.tflite", "--type", "int8", "--sparse"), "sparse"),
-        (("-o", "m.tflite", "--sparse", "--c-array"), "sparse form"),
+        (("-o", "m.tflite", "--sparse", "--c-array"), "sparse kernels"),
     ],
 )
 def test_bad_usage_is_one_line(flags, words, tmp_path, modelcut, monkeypatch):

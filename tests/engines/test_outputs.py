@@ -186,7 +186,7 @@ def test_an_int8_softmax_is_no_logits(tmp_path, modelcut):
     said = modelcut("eval", source, "--test", table, "--json")
     assert said.code == 0, said
     report = json.loads(said.out)
-    assert report["warnings"] == []
+    assert not any("logits" in line for line in report["warnings"])
     found = report["evaluation"]["after"]
     assert found["outputs"][0]["from_logits"] is False
     values = np.loadtxt(rows[1:], delimiter=",", dtype="float32")

@@ -90,7 +90,7 @@ def test_signatures_are_chosen_by_name(tmp_path):
     assert [spec.name for spec in only.outputs] == ["score"]
     with pytest.raises(UsageError, match=r"no output 'point'.*it has: score"):
         opened(path, "serving_default:point")
-    with pytest.raises(UsageError, match="no SavedModel"):
+    with pytest.raises(UsageError, match="not a SavedModel"):
         engines.open_network(path / "saved_model.pb", "keras2", signature="embed")
 
 

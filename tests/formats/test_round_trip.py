@@ -385,7 +385,7 @@ def _replace(name, values):
     [
         (lambda f, r: f.attrs.pop("model_config"), "no model_config"),
         (lambda f, r: f.attrs.__setitem__("model_config", "{"), "not valid JSON"),
-        (lambda f, r: f.attrs.__setitem__("model_config", 7), "no text"),
+        (lambda f, r: f.attrs.__setitem__("model_config", 7), "not text"),
         (_config(units=8), "declares a kernel of ?×8, the file holds 12×3"),
         (_config(units=10**9), "declares a kernel"),
         (lambda f, r: r.attrs.__delitem__("layer_names"), "no layer_names"),
@@ -394,8 +394,8 @@ def _replace(name, values):
         (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"nope"]), "does not exist"),
         (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"dense"]), "is a group"),
         (lambda f, r: r["dense"].attrs.__setitem__("weight_names", [b"dense/bias:0"]), "2 weights"),
-        (_replace("dense/dense/kernel:0", np.ones((8, 12), "complex64")), "no weights"),
-        (_replace("dense/dense/kernel:0", np.full((8, 12), b"x")), "no weights"),
+        (_replace("dense/dense/kernel:0", np.ones((8, 12), "complex64")), "not weights"),
+        (_replace("dense/dense/kernel:0", np.full((8, 12), b"x")), "not weights"),
         (_replace("dense/dense/kernel:0", h5py.SoftLink("/model_weights")), "soft link"),
     ],
 )

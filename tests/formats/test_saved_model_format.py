@@ -251,7 +251,7 @@ def test_what_a_folder_may_replace(tmp_path, modelcut):
     assert call(out).code == 0  # modelcut wrote it
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letters.txt").write_text("dear")
-    assert "other things" in call(tmp_path / "other", "--force").err
+    assert "other files" in call(tmp_path / "other", "--force").err
     assert (tmp_path / "other" / "letters.txt").read_text() == "dear"
     foreign = saved_model("module", tmp_path)
     assert "did not write" in call(foreign).err

@@ -110,7 +110,13 @@ def run(name, seconds):
         except (ModelcutError, OSError):
             return
 
-    options = [f"-max_total_time={seconds}", "-max_len=65536", "-timeout=30", "-rss_limit_mb=4096"]
+    options = [
+        f"-max_total_time={seconds}",
+        "-seed=1",
+        "-max_len=65536",
+        "-timeout=30",
+        "-rss_limit_mb=4096",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one)
     atheris.Fuzz()
 

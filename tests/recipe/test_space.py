@@ -96,7 +96,7 @@ def test_a_recipe_with_open_values_is_not_run():
 
 def test_an_error_names_its_line_though_a_step_before_it_was_left_out():
     text = "steps:\n  - maybe: {quantize: float16}\n  - prune: magnitude\n    sparsity: x\n"
-    with pytest.raises(RecipeError, match=r"r\.yaml:4"):
+    with pytest.raises(RecipeError, match=r"r\.yaml:3"):
         space(text).at({"steps.0": 0})
 
 

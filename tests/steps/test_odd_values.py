@@ -34,7 +34,8 @@ VALUES = {
 TENSORS = [
     (family, method, settings)
     for family, method, settings in CASES
-    if family != "factorize" and "train" not in steps.find(family, method)(**settings).needs
+    if family != "factorize"
+    and not {"train", "calibration"} & steps.find(family, method)(**settings).needs
 ]
 """Those that a tensor alone is enough for."""
 

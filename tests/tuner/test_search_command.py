@@ -43,6 +43,7 @@ def test_a_model_and_its_recipe(modelcut, tmp_path):
     assert names == [
         "best.mcut",
         "best.recipe.yaml",
+        "best.report.html",
         "best.report.json",
         "best.report.md",
         "best.search.json",

@@ -22,7 +22,7 @@ import numpy as np
 from modelcut.arrays import digest
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats.base import WriteOptions
-from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, write
+from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, rows_written, write
 from modelcut.formats.records import arrays, jsonable
 from modelcut.model.encoding import Dense, Encoding, from_record
 from modelcut.model.model import Tensor
@@ -323,7 +323,9 @@ def put(
             meter.done_with(values, stored if deflated else None)
         if options.checksums is not None:
             options.checksums[tensor.name] = (
-                values.checksum() if isinstance(values, Stream) else digest.checksum(values)
+                values.checksum()
+                if isinstance(values, Stream)
+                else digest.checksum(values, rows_written(where[leaf]))
             )
         return stored, encoding
     number, dtype = options.hollow.tensors[tensor.name]
@@ -399,6 +401,8 @@ def put_encodings(file: h5py.File, encodings: Mapping[str, Encoding]) -> None:
 def get_encodings(file: h5py.File, where: str) -> tuple[dict[str, Encoding], list[str]]:
     """The encodings kept in a file, and warnings about those that cannot be trusted."""
     if "modelcut" not in file or not isinstance(file.get("modelcut", getlink=True), h5py.HardLink):
+        return {}, []
+    if isinstance(file["modelcut"], h5py.Group) and _CHECKSUMS in file and _ENCODINGS not in file:
         return {}, []
     try:
         records = _get_json(file, _ENCODINGS, where)

@@ -24,7 +24,7 @@ from modelcut.arrays.clock import working
 from modelcut.arrays.deflate import choose, inflate, restored
 from modelcut.errors import InputError
 from modelcut.model.model import Source
-from modelcut.model.stream import Stream
+from modelcut.model.stream import Stream, streams
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 """HDF5 has no such type: two bytes that stand for nothing, and an attribute that names it."""
@@ -237,6 +237,16 @@ def write(
     if bfloat16:
         made.attrs["dtype"] = "bfloat16"
     return int(made.id.get_storage_size()), compression == "fast" and made.chunks is not None
+
+
+def rows_written(made: h5py.Dataset) -> int:
+    """Rows of axis 0 that are written at a time, where a tensor can be written by rows; else 0."""
+    if made.chunks is not None:
+        return int(made.chunks[0]) if made.chunks[1:] == made.shape[1:] else 0
+    if not streams(made.shape, made.dtype):
+        return 0
+    first = row_blocks(made.shape, made.dtype.itemsize)
+    return int(first[0].stop) if first else 0
 
 
 def chunk_shape(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:

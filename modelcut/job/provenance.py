@@ -62,6 +62,7 @@ def report_paths(output: Path) -> dict[str, Path]:
 
 def failed_place(output: Path) -> Path:
     """Where an output goes of which a gate failed: `small.h5` -> `small.failed.h5`."""
+    output = output if output.name else output.resolve()
     suffix = registry.suffix_of(output)
     return output.with_name(f"{output.name.removesuffix(suffix)}.failed{suffix}")
 

@@ -332,8 +332,8 @@ def test_the_neutral_setting_changes_nothing(family, method, settings):
     after = arrays(outcome.model)
     assert after.keys() == {tensor.name for tensor in model.tensors}
     for name, (values, _) in arrays(model).items():
-        if "rounding" in settings:  # the levels are fitted, to rounding
-            np.testing.assert_allclose(after[name][0], values, rtol=1e-4, err_msg=name)
+        if "rounding" in settings:  # scales and biases are fitted to outputs in float32
+            np.testing.assert_allclose(after[name][0], values, rtol=1e-3, err_msg=name)
         else:
             np.testing.assert_array_equal(after[name][0], values, err_msg=name)
 

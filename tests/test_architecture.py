@@ -60,6 +60,13 @@ def test_editing_weights_starts_no_engine(arguments, tmp_path):
     assert not found & (ENGINES | {"pyarrow"})
 
 
+def test_who_cleans_up_after_a_job_needs_no_numpy():
+    """It may have run out of memory: NumPy's libraries would then end this process, too."""
+    call = "import sys, modelcut.cli.process, modelcut.job.outputs; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_no_file_imports_one_that_imports_it():
     """Imports for type checking count too: who reads one file of a circle must read them all."""
     names = {}

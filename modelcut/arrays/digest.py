@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # a process that has run out of memory must not need more to say so
+    import numpy as np
 
 
 def hasher() -> Any:
@@ -45,6 +46,8 @@ def of_values(values: np.ndarray) -> str:
         values: any shape, any dtype of a fixed size, `bfloat16` too; copied only if it is not
             contiguous or of another byte order.
     """
+    import numpy as np
+
     if values.dtype.byteorder == ">" or (values.dtype.byteorder == "=" and sys.byteorder == "big"):
         values = values.astype(values.dtype.newbyteorder("<"))
     return of_bytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)

@@ -70,7 +70,7 @@ def rows(model: Path, test: Path | None, data: dict[str, Any]) -> Iterator[tuple
                     compression=compression,  # type: ignore[arg-type]
                     report=False,
                 )
-                found = pipeline.run(job)
+                found = pipeline.run(job).to_dict()
                 report = report or found
                 sizes.append(found["output"]["bytes"])
         yield (name, *(f"{size:,}" for size in sizes), *_measures(report))

@@ -289,6 +289,7 @@ class _Loop:
         self._recipes: dict[int, dict[str, Any]] = {}
         self._results: dict[str, Result] = {}
         self._rungs: dict[float, list[tuple[float, ...]]] = {}
+        self._spent: dict[int, float] = {}
         for trial in trials:
             self._results[_key(trial.recipe)] = trial.result
 
@@ -333,6 +334,7 @@ class _Loop:
 
     def _end(self, task: Task, result: Result) -> None:
         number = task.number
+        self._spent[number] = self._spent.get(number, 0.0) + result.seconds
         if not result.error and task.fraction < 1:
             cost = (*self._request.goal.costs(result.values), result.excess)
             rivals = self._rungs.setdefault(task.fraction, [])
@@ -345,7 +347,7 @@ class _Loop:
                 self._progress(number)
                 return
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
-        self._keep(asked, recipe, result)
+        self._keep(asked, recipe, replace(result, seconds=self._spent.pop(number)))
 
     def _keep(self, asked: Asked, recipe: dict[str, Any], result: Result) -> None:
         """Takes up what a trial gave.

@@ -210,6 +210,8 @@ def test_hopeless_trainings_are_given_up_early(request_for, runner):
     chosen = trials[record_of(request)["chosen"]]
     assert not chosen["pruned"]
     assert {fraction for _, fraction in computed.calls} == {1 / 9, 1 / 3, 1.0}
+    # Each call takes half a second; a trial counts all of its own.
+    assert sum(t["seconds"] for t in trials) == len(computed.calls) / 2
 
 
 def test_shorter_trainings():

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a CSV before an engine starts, which takes seconds."""
+"""Finds what is wrong with samples before an engine starts, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from modelcut.data import DataOptions, InputSpec
-from modelcut.data.csv import Csv
+from modelcut.data.sources import open_table
 from modelcut.graph.keras.calls import is_functional
 from modelcut.model.model import Model
 
@@ -17,7 +17,7 @@ _SECONDS = 1.0
 
 
 def check_data(model: Model, path: Path, options: DataOptions) -> None:
-    """Holds a CSV against the inputs that the architecture declares, where it says them.
+    """Holds samples against the inputs that the architecture declares, where it says them.
 
     Raises:
         InputError: not a CSV, one that does not fit the model, or a bad row.
@@ -27,7 +27,7 @@ def check_data(model: Model, path: Path, options: DataOptions) -> None:
     if not inputs:
         return
     end = time.monotonic() + _SECONDS
-    for _ in Csv.open(path, options, inputs).batches(1024):
+    for _ in open_table(path, options, inputs).batches(1024):
         if time.monotonic() > end:
             return
 

@@ -518,7 +518,7 @@ def search(
     }
     place = None if recipe is None else Path(recipe)
     goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
-    space, starts = requests.space_for(
+    space, first = requests.space_for(
         place,
         Path(model),
         Path(output),
@@ -543,7 +543,7 @@ def search(
         scheduler=scheduler,
         keep_best=keep_best,
         force=force,
-        starts=starts,
+        first=first,
         options={name: value for name, value in rest.items() if value is not None},
         **paths,
     )

@@ -99,6 +99,17 @@ class Goal:
             sure and not missing,
         )
 
+    @property
+    def bold(self) -> bool:
+        """Whether it is the smaller or faster model that is sought, not the more accurate one."""
+        first = self.objectives[0]
+        return first.minimize and (not first.needs_data or first.name.startswith("latency"))
+
+    @property
+    def by_size(self) -> bool:
+        """Whether the one objective does not depend on the data, and hardly on a training."""
+        return len(self.objectives) == 1 and not self.objectives[0].needs_data
+
     def costs(self, values: Sequence[float]) -> tuple[float, ...]:
         """Objective values such that small is good."""
         pairs = zip(self.objectives, values, strict=True)

@@ -28,17 +28,29 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
     facts = Facts.of(
         demo, train=train, samples=train or suffix == ".h5", suffix=suffix, objective=objective
     )
-    space, starts = space_of(facts)
+    space, first = space_of(facts)
     space.check()
     assert space.parameters
-    trains = any("finetune" in step for step in space.at({}).to_dict()["steps"])
-    assert trains == train
-    for start in starts:
-        space.at(start)
-    if not starts:
-        pytest.fail("there is a point to begin with")
-    careful, _, bold = (space.at(start).to_dict() for start in starts)
-    assert careful != bold
+    assert len(first.ladder) == 15
+    recipes_ = [space.at(point).to_dict()["steps"] for point in first.ladder]
+    assert any("finetune" in step for step in recipes_[0]) == train
+    assert recipes_[0] != recipes_[-1]
+    # What the recipes int8 and int4-no-training do is tried where nothing else is known.
+    known = [space.at(point).to_dict() for point in first.known]
+    if suffix == ".tflite":
+        assert known[0]["steps"] == []
+    elif objective == "bytes" and not train:
+        assert [steps["steps"][0]["bits"] for steps in known] == [8, 4]
+
+
+def test_the_ladder_gets_bolder(demo):
+    facts = Facts.of(demo, train=True, samples=True, suffix=".mcut", objective="bytes")
+    space, first = space_of(facts)
+    steps = [space.at(point).to_dict()["steps"] for point in first.ladder]
+    sparsities = [one[0]["prune"]["sparsity"] for one in steps]
+    assert sparsities == sorted(set(sparsities))
+    values = [one[1]["values"] for one in steps]
+    assert values == sorted(values, reverse=True)
 
 
 def test_what_the_demo_network_has(demo):

@@ -498,11 +498,11 @@ def search(
         InfeasibleError: no candidate meets the limits.
         ModelcutError: with a message and a hint.
     """
-    import shutil
     from pathlib import Path
 
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Head, Recipe
+    from modelcut.tuner import journal
     from modelcut.tuner import request as requests
     from modelcut.tuner import search as searches
 
@@ -547,8 +547,8 @@ def search(
         options={name: value for name, value in rest.items() if value is not None},
         **paths,
     )
-    if restart and request.folder.joinpath("search.json").is_file():
-        shutil.rmtree(request.folder)
+    if restart:
+        journal.discard(request.folder)
     return searches.search(request, say)
 
 

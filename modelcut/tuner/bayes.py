@@ -103,5 +103,5 @@ class Bayes:
             self._study.tell(asked.number, state=state.FAIL)
             return
         # A trial that was given up says something, too: its excess is an upper bound.
-        asked.trial.set_constraint("limits", min(result.excess, 1e9))
+        asked.trial.set_constraint("limits", min(result.doubt, 1e9))
         self._study.tell(asked.number, self._goal.costs(result.values))

@@ -148,7 +148,7 @@ class Loop:
     @staticmethod
     def _holds(result: Result) -> bool:
         """Whether a bolder point may be tried after this one."""
-        return result.feasible and result.fraction == 1
+        return result.sure and result.fraction == 1
 
     def _keep(self, asked: Asked, recipe: dict[str, Any], result: Result) -> None:
         """Takes up what a trial gave.

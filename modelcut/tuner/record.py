@@ -43,7 +43,7 @@ class Trial:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Trial:
         """A trial from its JSON data."""
-        rest = {name: value for name, value in record.items() if name not in _OWN}
+        rest = {name: value for name, value in record.items() if name not in (*_OWN, "sure")}
         rest["values"], rest["gates"] = tuple(rest["values"]), tuple(rest["gates"])
         return cls(
             record["number"], record["recipe"], Result(**rest), record["pruned"], record["rung"]
@@ -101,6 +101,13 @@ def warnings_of(
             f"{samples} validation samples cannot tell a drop of {drop:g}: one sample is "
             f"{1 / samples:.2g}"
         )
+    if isinstance(drop, float) and samples:
+        told = request.goal.told(drop, samples)
+        if told < request.goal.confidence - 0.005:
+            found.append(
+                f"{samples} validation samples tell a drop of {drop:g} with a confidence of "
+                f"{told:.0%} at most, not {request.goal.confidence:.0%}"
+            )
     if not sure:
         found.append(
             f"trial {chosen.number + 1} meets the limits on the validation samples, but not with "

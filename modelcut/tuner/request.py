@@ -69,7 +69,7 @@ class Request:
     @property
     def folder(self) -> Path:
         """Where an interrupted search is kept: `best.mcut.search` beside `best.mcut`."""
-        return self.output.with_name(self.output.name + ".search")
+        return folder_of(self.output)
 
     @property
     def sources(self) -> list[Path]:
@@ -78,6 +78,11 @@ class Request:
         others = (Path(self.space.document.name), Path(self.trust.custom_objects))
         files = [path for path in others if path.is_file()]
         return [self.model, *(path for path in data if path is not None), *files]
+
+
+def folder_of(output: Path) -> Path:
+    """Where an interrupted search for this output is kept."""
+    return output.with_name(output.name + ".search")
 
 
 def check(request: Request) -> None:

@@ -79,7 +79,8 @@ class Result:
     Attributes:
         values: values of the objectives.
         excess: by how much the limits are exceeded, in units of each limit; 0: all hold.
-        sure: whether the limits hold with the goal's confidence.
+        doubt: the same with the goal's confidence, where a drop of accuracy is as high as its
+            interval's upper end.
         seconds: wall time of the trial.
         error: why it failed; "" where it did not.
         fraction: fraction of the epochs that was trained.
@@ -91,7 +92,7 @@ class Result:
 
     values: tuple[float, ...] = ()
     excess: float = float("inf")
-    sure: bool = False
+    doubt: float = float("inf")
     seconds: float = 0.0
     error: str = ""
     fraction: float = 1.0
@@ -105,9 +106,15 @@ class Result:
         """Whether it was measured and all limits hold."""
         return not self.error and self.excess == 0
 
+    @property
+    def sure(self) -> bool:
+        """Whether all limits hold with the goal's confidence."""
+        return self.feasible and self.doubt == 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {**asdict(self), "values": list(self.values), "gates": list(self.gates)}
+        lists = {"values": list(self.values), "gates": list(self.gates)}
+        return {**asdict(self), **lists, "sure": self.sure}
 
 
 class Runner:
@@ -147,7 +154,7 @@ class Runner:
         return Result(
             judged.values,
             judged.excess,
-            judged.sure,
+            judged.doubt,
             time.perf_counter() - began,
             fraction=fraction,
             measured=measured(report),

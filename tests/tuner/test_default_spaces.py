@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from toys import dense, toy_model
 
 from modelcut.formats import registry
 from modelcut.recipe import recipe as recipes
@@ -71,3 +73,12 @@ def test_a_recipe_for_a_goal(demo, goal):
     assert families[0] == ("finetune" if goal == "size" else "prune")
     assert (made.head.export.type == "int8") == (goal != "size")
     assert "digits.h5" in text
+
+
+@pytest.mark.parametrize(("last", "gate"), [("softmax", 0.01), ("linear", None)])
+def test_the_gate_is_one_for_the_network(last, gate):
+    layers = [dense("hidden", 3, activation="relu"), dense("out", 2, activation=last)]
+    config = {"class_name": "Sequential", "config": {"name": "toy", "layers": layers}}
+    arrays = {"hidden": (np.ones((4, 3), "f4"), None), "out": (np.ones((3, 2), "f4"), None)}
+    text = recipe_for(toy_model(arrays, config), "size")
+    assert recipes.parse(loads(text, "new.yaml")).head.gates.max_accuracy_drop == gate

@@ -52,7 +52,8 @@ class Computed:
         drop = max(0.0, sparsity - 0.6) / 5 + {2: 0.1, 4: 0.02, 8: 0.0}[bits]
         excess = max(0.0, drop - 0.02) / 0.02
         shown = {"bytes": size, "accuracy_drop": drop, "samples": 100}
-        return Result((size,), excess, drop <= 0.01, 0.5, fraction=fraction, measured=shown)
+        doubt = max(0.0, drop - 0.01) / 0.02
+        return Result((size,), excess, doubt, 0.5, fraction=fraction, measured=shown)
 
 
 @pytest.fixture
@@ -109,20 +110,20 @@ def test_the_smallest_within_the_limit(request_for, runner):
 
 
 LADDER = tuple(
-    {"steps.0.sparsity": round(0.1 + 0.05 * rung, 2), "steps.1.bits": 1} for rung in range(15)
+    {"steps.0.sparsity": round(0.1 + 0.05 * rung, 2), "steps.1.bits": 2} for rung in range(15)
 )
 
 
 def test_known_points_and_a_ladder_come_first(request_for, runner):
     computed = runner(Computed())
-    known = {"steps.0.sparsity": 0.05, "steps.1.bits": 2}
+    known = {"steps.0.sparsity": 0.05, "steps.1.bits": 1}
     request = request_for(first=First((known,), LADDER), trials=8)
     searches.search(request)
     trials = record_of(request)["trials"]
     first = [
         [step.get("sparsity", step.get("bits")) for step in t["recipe"]["steps"]] for t in trials
     ]
-    assert first[:5] == [[0.05, 8], [0.45, 4], [0.65, 4], [0.55, 4], [0.6, 4]]
+    assert first[:5] == [[0.05, 4], [0.45, 8], [0.65, 8], [0.55, 8], [0.6, 8]]
     assert [t["rung"] for t in trials[:6]] == [None, 7, 11, 9, 10, None]
     assert len(computed.calls) == 8
 
@@ -295,7 +296,7 @@ def test_the_front_of_two_objectives():
         (Objective.of("bytes", minimize=True), Objective.of("accuracy", minimize=False)), Gates()
     )
     values = [(100, 0.9), (50, 0.8), (120, 0.9), (50, 0.7), (10, 0.1)]
-    trials = [Trial(i, {"steps": []}, Result(each, 0.0, True)) for i, each in enumerate(values)]
+    trials = [Trial(i, {"steps": []}, Result(each, 0.0, 0.0)) for i, each in enumerate(values)]
     assert [t.number for t in front_of(trials, goal)] == [4, 1, 0]
     worse = Trial(9, {"steps": []}, Result((1, 0.99), 0.5))
     assert worse not in front_of([*trials, worse], goal)

@@ -1,7 +1,7 @@
 """More hostile inputs, for every command and every kind of file that one takes; see `corpus`.
 
-Each case is written into a folder of its own and gets a command line. `measure.py --all` runs them
-as processes; `test_inventions.py` has those that once went wrong, in this process.
+Each is written into a folder of its own and gets a command line. `measure.py --inventions` runs
+them as processes, `test_inventions.py` in its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -1039,9 +1039,11 @@ def _wrapped(depth):
     return made
 
 
-def cases(folder: Path) -> Iterator[Case]:
-    """Writes the inputs, each into a folder of its own."""
+def cases(folder: Path, wanted: Sequence[str] = ()) -> Iterator[Case]:
+    """Writes the inputs, each into a folder of its own; those whose names hold a wanted word."""
     for number, (name, (make, codes)) in enumerate(CASES.items()):
+        if wanted and not any(word in name for word in wanted):
+            continue
         place = folder / f"invented-{number}"
         place.mkdir()
         line = make(place)

@@ -30,8 +30,9 @@ def assert_output_is_as_the_architecture_says(network, model):
     if found is None:
         return
     (output,) = network.outputs
-    assert found == (output.name, output.activation)
-    assert model.architecture.shapes()[(output.name,)] == output.shape
+    layer, activation = found
+    assert activation == output.activation
+    assert model.architecture.shapes()[(layer,)] == output.shape
 
 
 def assert_predicts_as_recorded(path, name):

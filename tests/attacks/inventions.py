@@ -31,6 +31,9 @@ BAD = (2, 3, 4)
 ANY = (0, 1, 2, 3, 4)
 UGLY = "a\n::error::x\x1b[31m\u202e<script>alert(1)</script>"
 
+HTML = "<img src=x onerror=alert(1)>"
+"""Must not stand in a page as it is; `UGLY` holds another."""
+
 Make = Callable[[Path], tuple[object, ...]]
 
 
@@ -213,6 +216,47 @@ def parquet(folder, build):
 
 def shown(data):
     return lambda folder: ("report", "show", write(folder / "r.json", data))
+
+
+def told(*form):
+    """A real report whose names were changed, shown again."""
+
+    def make(folder):
+        import modelcut
+
+        modelcut.prune(H5, folder / "o.h5", sparsity=0.5, report=True)
+        text = (folder / "o.report.json").read_text()
+        report = json.loads(text)
+        for layer in report["layers"]:
+            layer["name"] = UGLY
+        report["warnings"] = [UGLY, "[a](javascript:alert(1))", "|x|", "`" * 3]
+        report["input"]["path"] = UGLY
+        return "report", "show", write(folder / "r.json", json.dumps(report)), *form
+
+    return make
+
+
+def tf_keras(function, **fields):
+    """A `.keras` of tf_keras with a Lambda whose function is named."""
+
+    def make(folder):
+        (folder / "rows.csv").write_text(rows(width=8))
+        with zipfile.ZipFile(MODELS / "tf_keras_sequential.keras") as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        root = json.loads(parts["config.json"])
+        config = {"name": "l", "trainable": True, "dtype": "float32", "function": function}
+        config |= {
+            "function_type": "function",
+            "output_shape_type": "raw",
+            "arguments": {},
+            **fields,
+        }
+        entry = {"module": "keras.layers", "class_name": "Lambda", "config": config}
+        root["config"]["layers"].append({**entry, "registered_name": None})
+        parts["config.json"] = json.dumps(root).encode()
+        return "eval", rezip(folder / "m.keras", parts.items()), "--test", folder / "rows.csv"
+
+    return make
 
 
 def pipe(folder, name="pipe"):
@@ -610,6 +654,11 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "recipe: 1e308 epochs": (recipe("steps:\n  - finetune:\n    epochs: 1e308\n"), BAD),
     "recipe: gate nan": (recipe("gates: {min_accuracy: .nan}\n" + STEP), BAD),
     "recipe: gate of a list": (recipe("gates: {min_accuracy: [[[1]]]}\n" + STEP), BAD),
+    "recipe: a sparsity of 1": (recipe("steps:\n  - prune: magnitude\n    sparsity: 1.0\n"), ANY),
+    "recipe: no steps": (recipe("steps: []\n"), ANY),
+    "recipe: remote": (lambda f: ("run", good(f), "-r", "gs://b/r.yaml", "-o", f / "o.h5"), BAD),
+    "CSV: remote": (lambda f: ("eval", good(f), "--test", "s3://b/rows.csv"), BAD),
+    "CSV: /dev/zero": (lambda f: ("eval", good(f), "--test", "/dev/zero"), BAD),
     "recipe: binary": (recipe("steps: !!binary aGVsbG8=\n"), BAD),
     "recipe: timestamp": (recipe("steps: 2001-12-14t21:59:43.10-05:00\n"), BAD),
     "recipe: set": (recipe("steps: !!set {prune: null}\n"), BAD),
@@ -653,7 +702,43 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "report: /dev/zero": (lambda f: ("report", "show", "/dev/zero"), BAD),
     "report: a folder": (lambda f: ("report", "show", f), BAD),
     "report: 40 MB": (shown("[" + "0," * 20_000_000 + "0]"), BAD),
+    **{
+        f"report: ugly, {form or 'tables'}": (told(*([form] if form else [])), (0, 2))
+        for form in ("", "--md", "--html", "--json")
+    },
     # HDF5
+    "h5: float16": (h5(_dataset(data=np.ones((4, 8), "f2"))), ANY),
+    "h5: bool": (h5(_dataset(data=np.ones((4, 8), bool))), ANY),
+    "h5: long double": (h5(_dataset(data=np.ones((4, 8), np.longdouble))), ANY),
+    "h5: two links in a circle": (
+        h5(
+            lambda f: (
+                f["model_weights"].__delitem__("d1"),
+                f["model_weights"].__setitem__("d1", h5py.SoftLink("/x")),
+                f.__setitem__("x", h5py.SoftLink("/model_weights/d1")),
+            )
+        ),
+        BAD,
+    ),
+    "h5: a Lambda by name and module": (
+        layers(
+            lambda f: config(
+                dense("d1", 8),
+                layer("Lambda", "l", function="run", module="mc_sidecar", function_type="function"),
+                dense("d2", 3),
+            )
+        ),
+        (3,),
+    ),
+    "h5: a model's name that writes": (
+        layers(lambda f: {**config(), "config": {**config()["config"], "name": UGLY + HTML}}),
+        ANY,
+    ),
+    "keras: tf_keras, a function beside the model": (tf_keras("run", module="mc_sidecar"), (3,)),
+    "keras: tf_keras, Popen": (
+        tf_keras("Popen", module="subprocess", arguments={"args": ["touch", "ran.marker"]}),
+        (3,),
+    ),
     "h5: 1,000 attributes": (h5(_many_attributes), ANY),
     "h5: 5,000 groups": (h5(_many_groups), ANY),
     "h5: an unknown filter": (h5(_filter(32001)), BAD),

@@ -89,6 +89,7 @@ class Goal:
             verdict["held"]
             and (
                 not verdict["name"].endswith(("accuracy_drop",))
+                or verdict["value"] is None
                 or verdict["value"] + margin <= verdict["limit"] + 1e-9
             )
             for verdict in verdicts

@@ -19,6 +19,7 @@ from modelcut.job import pipeline, provenance, start
 from modelcut.job.digest import Digest, size
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
+from modelcut.job.session import Session
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
@@ -239,7 +240,8 @@ def _made(
         search=facts,
         keep_on_failure=False,
     )
-    report = pipeline.run(job, say)
+    # A training on the same samples was done by its trial, and its state is still there.
+    report = pipeline.run(job, say, session=Session(setting.states, setting.most_states))
     assert isinstance(report, Report)
     return report
 

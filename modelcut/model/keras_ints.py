@@ -28,7 +28,6 @@ def layouts(model: Model) -> dict[Path, Layout | str]:
     """How each layer that owns weights would hold its kernel in integers, or why it cannot."""
     if model.architecture is None:
         return {}
-    fed = _fed(model.architecture)
     found: dict[Path, Layout | str] = {}
     for layer in model.layers:
         if not layer.tensors or layer.node is None:
@@ -38,12 +37,10 @@ def layouts(model: Model) -> dict[Path, Layout | str]:
             found[layer.path] = reason
             continue
         kernel = layer.by_role.get(integers.CLASSES[layer.class_name])
-        shape = fed.get(layer.path)
-        rank = None if shape is None else len(shape) + 1
         found[layer.path] = (
             "has no kernel of its own"
             if kernel is None
-            else integers.layout(layer.class_name, layer.config, kernel.shape, rank)
+            else integers.layout(layer.class_name, layer.config, kernel.shape)
         )
     return found
 
@@ -51,7 +48,7 @@ def layouts(model: Model) -> dict[Path, Layout | str]:
 def _fed(architecture: Architecture) -> dict[Path, classes.Shape | None]:
     try:
         return architecture.input_shapes()
-    except ModelcutError:  # of a graph that cannot be followed, equations without "..." still tell
+    except ModelcutError:  # of a graph that cannot be followed: int8 layers do without
         return {}
 
 
@@ -223,7 +220,7 @@ def _thawed(layer: Layer, fed: classes.Shape | None) -> Layer | None:
         said = (kernel.shape[0], said[1])
     if None in said:
         return None
-    layout = integers.layout(layer.class_name, layer.config, said, len(fed) + 1 if fed else None)
+    layout = integers.layout(layer.class_name, layer.config, said)
     if isinstance(layout, str) or (not eight and not layout.is_matrix):
         return None
     zero = layer.by_role.get(f"{role}_zero")

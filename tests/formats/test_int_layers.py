@@ -161,34 +161,36 @@ def test_files_that_keras_quantized_become_floats(name, modelcut, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("equation", "shape", "rank", "scales"),
+    ("equation", "shape", "scales"),
     [
-        ("abc,cd->abd", (4, 5), 3, (1, 1, 5)),
-        ("...x,xy->...y", (4, 5), 3, (1, 1, 5)),
-        ("abc,cde->abde", (4, 3, 5), 3, (1, 1, 3, 5)),
-        ("abde,def->abf", (3, 5, 6), 4, (1, 1, 6)),
-        ("ab,cb->ac", (7, 4), 2, (1, 7)),
+        ("abc,cd->abd", (4, 5), (1, 1, 5)),
+        ("abc,cde->abde", (4, 3, 5), (1, 1, 3, 5)),
+        ("abde,def->abf", (3, 5, 6), (1, 1, 6)),
+        ("ab,cb->ac", (7, 4), (1, 7)),
     ],
 )
-def test_scales_of_an_einsum_lie_as_its_outputs_do(equation, shape, rank, scales):
-    layout = integers.layout("EinsumDense", {"equation": equation}, shape, rank)
+def test_scales_of_an_einsum_lie_as_its_outputs_do(equation, shape, scales):
+    layout = integers.layout("EinsumDense", {"equation": equation}, shape)
     wide = [1 if axis in layout.contracted else n for axis, n in enumerate(shape)]
     scale = np.arange(1.0, 1 + np.prod(wide)).reshape(wide)
     assert layout.of_layer(scale).shape == scales
     np.testing.assert_array_equal(layout.of_kernel(layout.of_layer(scale)), scale)
-    given, made = equation.replace("...", "ab").split(",")[0], equation.split("->")[1]
     rng = np.random.default_rng(0)
-    sizes = dict(zip(equation.split(",")[1].split("->")[0], shape, strict=True))
+    given, letters = equation.partition("->")[0].split(",")
+    sizes = dict(zip(letters, shape, strict=True))
     x = rng.normal(size=[sizes.get(letter, 2) for letter in given])
-    full = equation.replace("...", "ab")
     kernel = rng.normal(size=shape)
-    direct = np.einsum(full, x, kernel * scale)
-    np.testing.assert_allclose(np.einsum(full, x, kernel) * layout.of_layer(scale), direct)
-    assert made
+    direct = np.einsum(equation, x, kernel * scale)
+    np.testing.assert_allclose(np.einsum(equation, x, kernel) * layout.of_layer(scale), direct)
+
+
+def test_an_equation_that_keras_does_not_quantize_stays():
+    found = integers.layout("EinsumDense", {"equation": "...x,xy->...y"}, (4, 5))
+    assert "Keras' own quantize fails" in found
 
 
 def test_grids_that_keras_cannot_hold_are_not_kept():
-    dense = integers.layout("Dense", {}, (6, 5), None)
+    dense = integers.layout("Dense", {}, (6, 5))
     column, row = np.ones((1, 5), "f4"), np.ones((6, 1), "f4")
     zero = np.zeros((1, 5), "i4")
     assert keras_ints.kept(Affine(8, column), dense, 8) is not None
@@ -197,7 +199,7 @@ def test_grids_that_keras_cannot_hold_are_not_kept():
     assert keras_ints.kept(Affine(8, column), dense, 4) is None
     assert keras_ints.kept(Affine(4, np.ones((2, 5), "f4"), None, 3, 0), dense, 8) is None
     assert keras_ints.kept(Affine(4, np.ones((6, 2), "f4"), None, 3, 1), dense, 4) is None
-    table = integers.layout("Embedding", {}, (6, 5), None)
+    table = integers.layout("Embedding", {}, (6, 5))
     assert keras_ints.kept(Affine(8, row), table, 8) is not None
-    turned = integers.layout("EinsumDense", {"equation": "ab,cb->ac"}, (7, 4), 2)
+    turned = integers.layout("EinsumDense", {"equation": "ab,cb->ac"}, (7, 4))
     assert keras_ints.kept(Affine(4, np.ones((7, 1), "f4")), turned, 4) is None

@@ -7,7 +7,6 @@ embedding.py: int8 from Keras 3.6 on, int4 (packed along its last axis) from Ker
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,7 @@ CLASSES = {"Dense": "kernel", "EinsumDense": "kernel", "Embedding": "embeddings"
 """Classes that have an integer form, each with the role of what is quantized."""
 _SOURCES = ("float32", "mixed_bfloat16")
 _OWN_MODULE = re.compile(r"^keras(\.|$)")
-_EQUATION = re.compile(
-    r"^(\.\.\.)?([a-zA-Z]+)(\.\.\.)?,([a-zA-Z]+)->(\.\.\.)?([a-zA-Z]+)(\.\.\.)?$"
-)
+_EQUATION = re.compile(r"^([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)$")
 
 
 @dataclass(frozen=True)
@@ -76,23 +73,22 @@ class Layout:
         return self.table or self.contracted == tuple(range(len(self.contracted)))
 
 
-def layout(class_name: str, config: Config, shape: Sequence[int], rank: int | None) -> Layout | str:
+def layout(class_name: str, config: Config, shape: Sequence[int]) -> Layout | str:
     """How a layer would hold its kernel in integers; or why it cannot.
 
     Args:
         class_name: class of the layer.
         config: its configuration, before or after.
         shape: of its kernel as floats.
-        rank: of its input, with the batch axis; None: not known.
     """
     shape = tuple(shape)
     if class_name == "Dense":
         return Layout(shape, (0,), squeeze=(0,))
     if class_name == "Embedding":
         return Layout(shape, (1,), squeeze=(1,), table=True)
-    found = _spelled(str(config.get("equation")), rank)
+    found = _spelled(str(config.get("equation")))
     if found is None:
-        return "its equation and the rank of its input do not tell which axes are contracted"
+        return "Keras' own quantize fails where an equation has no letter for each axis"
     _, kernel, output = found
     contracted = tuple(axis for axis, label in enumerate(kernel) if label not in output)
     order = [kernel.index(label) for label in output if label in kernel]
@@ -108,22 +104,10 @@ def layout(class_name: str, config: Config, shape: Sequence[int], rank: int | No
     return Layout(shape, contracted, tuple(order), tuple(expand), tuple(squeeze))
 
 
-def _spelled(equation: str, rank: int | None) -> tuple[str, str, str] | None:
+def _spelled(equation: str) -> tuple[str, str, str] | None:
     """Input, kernel and output of an equation with a letter for each axis."""
-    found = _EQUATION.match(equation.replace(" ", ""))
-    if found is None:
-        return None
-    left, given, right, kernel, left_out, made, right_out = found.groups()
-    if (left, right) != (left_out, right_out) or (left and right):
-        return None
-    if left or right:
-        if rank is None or rank < len(given):
-            return None
-        free = sorted(set(string.ascii_letters) - set(given + kernel + made))
-        more = "".join(free[: rank - len(given)])
-        given, made = (more[::-1] + given, more[::-1] + made) if left else (
-            given + more, made + more)  # fmt: skip
-    return given, kernel, made
+    found = _EQUATION.match(equation)
+    return (found[1], found[2], found[3]) if found else None
 
 
 def kernel_shape(class_name: str, config: Config, fed: Shape | None) -> Shape | None:
@@ -138,7 +122,7 @@ def kernel_shape(class_name: str, config: Config, fed: Shape | None) -> Shape | 
         return (None, _whole(config.get("units")))
     if class_name == "Embedding":
         return (_whole(config.get("input_dim")), _whole(config.get("output_dim")))
-    found = _spelled(str(config.get("equation")), None if fed is None else len(fed) + 1)
+    found = _spelled(str(config.get("equation")))
     said = config.get("output_shape")
     said = [said] if isinstance(said, int) else said
     if found is None or not isinstance(said, list):

@@ -109,7 +109,7 @@ class Arrays(Table):
         rows = len(next(iter(block.values())))
         good = np.ones(rows, bool)
         for name, values in block.items():
-            fine = _finite(values, self.specs[name], self.options.scale)
+            fine = finite(values, self.specs[name], self.options.scale)
             if self.options.clean == "fail" and not fine.all():
                 row = start + int(np.flatnonzero(~fine)[0])
                 raise InputError(
@@ -305,7 +305,7 @@ def _input(
     return values
 
 
-def _finite(values: np.ndarray, spec: InputSpec, scale: float | None) -> np.ndarray:
+def finite(values: np.ndarray, spec: InputSpec, scale: float | None) -> np.ndarray:
     """Which samples are finite once they are scaled and in the input's dtype."""
     if spec.dtype in ("string", "bool") or values.dtype.kind not in "fiu":
         return np.ones(len(values), bool)

@@ -98,7 +98,8 @@ def check(request: Request) -> None:
             f"{request.space.document.name}: nothing is open in this recipe",
             "{choose: [4, 5]} or {range: [0.5, 0.98]} in the place of a value, {maybe: step}",
         )
-    data = [each.name for each in goal.objectives if each.needs_data] + goal.gates.needing_data()
+    data = [each.name for each in goal.objectives if each.needs_data]
+    data += [limit.shown for limit in goal.gates.each() if limit.needs_data]
     if not data:
         raise UsageError(
             "nothing is said of what must be kept, so that the emptiest model would be the best",

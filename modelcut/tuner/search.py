@@ -20,6 +20,7 @@ from modelcut.job.check import check_runnable
 from modelcut.job.digest import Digest, size
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
+from modelcut.job.session import Session
 from modelcut.job.watched import reading
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.space import Space
@@ -243,7 +244,8 @@ def _made(
         search=facts,
         keep_on_failure=False,
     )
-    report = pipeline.run(job, say)
+    # A training on the same samples was done by its trial, and its state is still there.
+    report = pipeline.run(job, say, session=Session(setting.states, setting.most_states))
     assert isinstance(report, Report)
     return report
 

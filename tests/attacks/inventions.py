@@ -188,6 +188,30 @@ def png(width, height):
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(ran.marker) (w) file closefile\n%%EOF\n"
 
 
+def by_path(column, name, data):
+    """A table of paths of arrays or sounds for the 4-8-3 classifier."""
+
+    def make(folder):
+        model_ = good(folder)
+        write(folder / name, data(folder) if callable(data) else data)
+        (folder / "t.csv").write_text("file,label\n" + f"{name},0\n" * 4)
+        return "eval", model_, "--test", folder / "t.csv", f"--{column}", "file"
+
+    return make
+
+
+def wav(frames, channels=1, width=2, data=b""):
+    """A sound whose header promises so many frames."""
+    size = frames * channels * width
+    form = struct.pack(
+        "<HHIIHH", 1, channels, 8000, 8000, min(65535, max(1, channels * width)), 8 * width
+    )
+    body = (
+        b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", size % (1 << 32))
+    )
+    return b"RIFF" + struct.pack("<I", len(body) + len(data)) + body + data
+
+
 def image_folder(name):
     def make(folder):
         shutil.copyfile(CNN, folder / "m.keras")
@@ -446,12 +470,37 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "image: a device": (images(lambda f: "/dev/zero"), BAD),
     "image: PostScript by another name": (images(lambda f: write(f / "p.png", EPS)), BAD),
     "image: 4 gigapixels": (images(lambda f: write(f / "p.png", png(65535, 65535))), BAD),
-    "image: cut": (images(lambda f: write(f / "p.png", png(64, 64)[:60])), BAD),
+    "image: cut": (images(lambda f: write(f / "p.png", png(64, 64)[:46])), BAD),
     "image: empty": (images(lambda f: write(f / "p.png", b"")), BAD),
     "image: remote": (images(lambda f: "https://example.org/x.png"), BAD),
     "image: a name that writes": (images(lambda f: "x\x1b[31m::error::.png"), BAD),
     "images: a class that writes": (image_folder("b\n::error::x\x1b[31m"), ANY),
     "images: no column of that name": (images(lambda f: "x.png", "--label", "gone"), BAD),
+    # arrays and sounds by path
+    "array: pickled": (by_path("arrays", "a.npy", pickled), BAD),
+    "array: a deep header": (by_path("arrays", "a.npy", header("(" * 9000 + "\n")), BAD),
+    "array: a lying length": (
+        by_path(
+            "arrays",
+            "a.npy",
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 40, 4), }\n"),
+        ),
+        BAD,
+    ),
+    "array: below 0": (
+        by_path(
+            "arrays",
+            "a.npy",
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (-4,), }\n"),
+        ),
+        BAD,
+    ),
+    "array: NaN": (by_path("arrays", "a.npy", npy(np.full(4, np.nan, "f4"))), BAD),
+    "sound: a lying length": (by_path("audio", "a.wav", wav(1 << 30)), BAD),
+    "sound: no channels": (by_path("audio", "a.wav", wav(4, 0, data=bytes(8))), BAD),
+    "sound: 65,535 channels": (by_path("audio", "a.wav", wav(4, 65535, data=bytes(8))), BAD),
+    "sound: noise": (by_path("audio", "a.wav", b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(40)), BAD),
+    "sound: FLAC that is none": (by_path("audio", "a.flac", b"fLaC" + bytes(400)), BAD),
     # arrays
     "npz: pickled samples": (npz(("x.npy", pickled), ("y.npy", npy(np.zeros(1)))), BAD),
     "npz: pickled labels": (npz(("x.npy", npy(np.ones((1, 4)))), ("y.npy", pickled)), BAD),

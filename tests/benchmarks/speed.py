@@ -4,9 +4,9 @@
 
 Cases: prune, prune-none, 8-bits, cluster, large, small, eval, growth. Each round runs all rows of a
 case one after the other, so that what else the machine does hits them alike; figures are medians.
-CPU seconds are of a process and its children. `--keep` writes the raw figures to speed.json beside this
-file, with the processor's name and the load average. `--table` prints what was kept, as it stands
-in `modelcut docs benchmarks`.
+CPU seconds are of a process and its children. `--keep` writes the raw figures to speed.json beside
+this file, with the processor's name and the load average. `--table` prints what was kept, as it
+stands in `modelcut docs benchmarks`.
 """
 
 from __future__ import annotations

@@ -498,11 +498,11 @@ def search(
         InfeasibleError: no candidate meets the limits.
         ModelcutError: with a message and a hint.
     """
-    import shutil
     from pathlib import Path
 
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Head, Recipe
+    from modelcut.tuner import journal
     from modelcut.tuner import request as requests
     from modelcut.tuner import search as searches
 
@@ -518,7 +518,7 @@ def search(
     }
     place = None if recipe is None else Path(recipe)
     goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
-    space, starts = requests.space_for(
+    space, first = requests.space_for(
         place,
         Path(model),
         Path(output),
@@ -543,12 +543,12 @@ def search(
         scheduler=scheduler,
         keep_best=keep_best,
         force=force,
-        starts=starts,
+        first=first,
         options={name: value for name, value in rest.items() if value is not None},
         **paths,
     )
-    if restart and request.folder.joinpath("search.json").is_file():
-        shutil.rmtree(request.folder)
+    if restart:
+        journal.discard(request.folder)
     return searches.search(request, say)
 
 

@@ -121,10 +121,10 @@ def gates(*without: str) -> list[Parameter]:
     """The gates, without those whose number stands in a part of the report that is not made."""
 
     def judged(name: str, info: Any) -> bool:
-        del name
-        return not str((info.json_schema_extra or {}).get("path", "")).startswith(without)
+        path = str((info.json_schema_extra or {}).get("path", ""))
+        return name != "if_data" and not (without and path.startswith(without))
 
-    return flags.of_models([Gates], GATES, only=judged if without else lambda name, info: True)
+    return flags.of_models([Gates], GATES, only=judged)
 
 
 MEASURE = (*DATA_OPTIONS, *gates())

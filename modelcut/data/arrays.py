@@ -158,7 +158,7 @@ def open_table(
                 f"--{name} {getattr(options, name)}: is for tables, not for arrays ({path})",
                 "leave it out" if name == "outliers" else "--clean drop leaves bad samples out",
             )
-    found = _load(path)
+    found = load(path)
     if path.suffix.lower() == ".npy" and len(inputs) != 1:
         raise InputError(f"{path}: is one array, the model has {len(inputs)} inputs", "use .npz")
     label = _label_name(path, options, found, labelled=labelled)
@@ -176,7 +176,7 @@ def open_table(
     return Arrays(path, options, {spec.name: spec for spec in inputs}, arrays, truth, own)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file; nothing in it is unpickled.
 
     Raises:

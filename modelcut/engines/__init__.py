@@ -14,6 +14,7 @@ import functools
 import gc
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import tempfile
@@ -228,6 +229,7 @@ def imported(name: str) -> Any:
     Args:
         name: tensorflow, keras or tf_keras.
     """
+    logging.getLogger("tensorflow").addFilter(_is_of_others)
     if name in sys.modules:
         return sys.modules[name]
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -244,6 +246,15 @@ def imported(name: str) -> Any:
         atexit.register(gc.unfreeze)
         if collects:
             gc.enable()
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Whether a message is not about networks of ours, each of which is traced once.
+
+    TensorFlow takes them all for one function, which should not be traced again and again.
+    """
+    text = str(record.msg)
+    return not ("retracing" in text and "of <modelcut." in text)
 
 
 def prepare(folder: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from modelcut.report import draw
 from modelcut.report.cells import Table, is_number, size
 from modelcut.report.charts import Chart, charts
+from modelcut.report.gates import unchecked, verdict
 from modelcut.report.schema import Report
 from modelcut.report.summary import latency_change, metrics_of, sides
 from modelcut.report.tables import tables
@@ -125,15 +126,15 @@ def figures(found: Iterable[Chart]) -> str:
 
 
 def _head(report: Report, title: str) -> str:
-    verdict = ""
+    marks = ""
     if report.gates:
-        failed = sum(not gate["held"] for gate in report.gates)
-        words = f"{failed} of {len(report.gates)} gates failed" if failed else "all gates passed"
-        verdict = f'<span class="verdict {"bad" if failed else "good"}">{words}</span>'
+        kind = "good" if any(not unchecked(gate) for gate in report.gates) else "soft"
+        kind = kind if report.passed else "bad"
+        marks = f'<span class="verdict {kind}">{text_of(verdict(report.gates))}</span>'
     if report.warnings:
         many = len(report.warnings)
         words = f"{many} warning{'s' if many > 1 else ''}"
-        verdict += f' <a class="verdict" href="#warnings">{words}</a>'
+        marks += f' <a class="verdict" href="#warnings">{words}</a>'
     notes = "".join(f"<p>{text_of(line)}</p>" for line in report.notes)
     source = report.input
     what = f"{source.format}, written by {source.writer}"
@@ -142,7 +143,7 @@ def _head(report: Report, title: str) -> str:
     if report.against is not None:
         what += f"; reference: {report.against.path}"
     return (
-        f"<header><h1>{text_of(title)}</h1>{verdict}"
+        f"<header><h1>{text_of(title)}</h1>{marks}"
         f'<p class="soft">{text_of(what)}</p>{notes}</header>'
     )
 

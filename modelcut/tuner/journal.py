@@ -76,6 +76,24 @@ class Journal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def discard(folder: Path) -> int:
+    """Removes what an interrupted search left, its states of trainings too.
+
+    Returns:
+        The bytes that are free again; 0 if there was nothing.
+
+    Raises:
+        UsageError: the folder holds other things.
+    """
+    if not folder.exists():
+        return 0
+    if not folder.joinpath(_ABOUT).is_file():
+        raise UsageError(f"{folder}: is no journal of modelcut", "remove it by hand if need be")
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    shutil.rmtree(folder)
+    return size
+
+
 def _check(about: Path, of: Mapping[str, str]) -> None:
     folder = about.parent
     try:

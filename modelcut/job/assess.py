@@ -36,7 +36,8 @@ def assess(
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
-        warm(model, trust)
+        if model.origin.path == (path if against is None else against):  # the one that is first run
+            warm(model, trust, test, recipe)
 
     with contextlib.ExitStack() as opened:
         model, report = opened.enter_context(look(path, opened=prepare))

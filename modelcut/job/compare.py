@@ -45,7 +45,8 @@ def compare(
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
-        warm(model, trust)
+        if model.origin.path == paths[0]:
+            warm(model, trust, test, recipe)
 
     with contextlib.ExitStack() as opened:
         looked = [opened.enter_context(look(path, opened=prepare)) for path in paths]

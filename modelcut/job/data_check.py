@@ -40,7 +40,13 @@ class Declared:
 
 
 def check_data(
-    model: Model, path: Path, options: DataOptions, wanted: Wanted, *, labelled: bool = True
+    model: Model,
+    path: Path,
+    options: DataOptions,
+    wanted: Wanted,
+    *,
+    labelled: bool = True,
+    seconds: float = _SECONDS,
 ) -> None:
     """Holds samples against the inputs and the output that the architecture declares.
 
@@ -51,6 +57,7 @@ def check_data(
         options: how they are read.
         wanted: what the user says of the outputs.
         labelled: whether their labels will be read.
+        seconds: how long rows are looked at.
 
     Raises:
         InputError: not a CSV, one that does not fit the model, a bad row or a label that no class
@@ -62,7 +69,7 @@ def check_data(
         return
     table = open_table(path, options, inputs, labelled=labelled)
     targets = _targets(model, inputs, table, wanted)
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     for batch in table.batches(1024):
         if batch.labels is not None:
             for target in targets:

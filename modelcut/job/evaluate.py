@@ -70,11 +70,29 @@ def runs_apart(trust: Trust) -> bool:
     return not (trust.custom_objects or (trust.all and engines.has_registered()))
 
 
-def warm(model: Model, trust: Trust) -> None:
-    """Has the engine of a model start while other work is done."""
+_FIRST_SECONDS = 0.2
+"""What is wrong with samples is mostly in their first rows; an engine takes seconds to start."""
+
+
+def warm(model: Model, trust: Trust, test: Path, recipe: Recipe) -> None:
+    """Has the engine of a model start while other work is done, if the samples go with it.
+
+    Args:
+        model: the one that `open_evaluator` will get.
+        trust: which code of the file may run.
+        test: the samples.
+        recipe: recipe whose data options apply.
+
+    Raises:
+        ModelcutError: see `data_check.check_data`.
+    """
     from modelcut import engines
+    from modelcut.job.data_check import check_data
+    from modelcut.job.targets import Wanted
 
     if runs_apart(trust):
+        wanted = Wanted(recipe.head.task, recipe.head.from_logits)
+        check_data(model, test, recipe.head.data, wanted, seconds=_FIRST_SECONDS)
         engines.warm(model.origin.dialect)
 
 

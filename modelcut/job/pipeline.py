@@ -75,7 +75,7 @@ def run(
             model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
         )
         if job.test is not None and runtime is None:
-            warm(model, job.trust)
+            warm(model, job.trust, job.test, job.recipe)
         chief = team is None or team.chief
         kept: Checkpoint | States | None = start.checkpoint_for(job, digest, writes=chief)
         if kept is None and session is not None:

@@ -196,11 +196,12 @@ def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
         return request.train, request.train  # no trial has seen the samples
     train, validation = split_paths(request.train, folder)
     if not (train.exists() and validation.exists()):
-        from modelcut.job.evaluate import open_evaluator
+        from modelcut.job.evaluate import check_test, open_evaluator
 
         say("setting validation samples aside")
         recipe = request.space.at({})
         with registry.open_model(request.model) as model:
+            check_test(recipe, request.train, model)
             table = open_evaluator(
                 recipe,
                 request.train,

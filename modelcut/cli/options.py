@@ -321,7 +321,9 @@ def _plain(name: str, value: Any) -> Any:
 
 def path_of(value: str | None) -> Path | None:
     """A path from a flag, or None."""
-    return Path(value) if value else None
+    from modelcut.data.stdin import path_from
+
+    return path_from(value) if value else None
 
 
 def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None:

@@ -15,7 +15,7 @@ from modelcut.model.encoding import Sparse
 from modelcut.model.measure import summarize
 from modelcut.steps import hessian
 from modelcut.steps.base import Context
-from modelcut.steps.quantize import _calibrated, _rounding
+from modelcut.steps.quantize import _rounding
 
 LEVELS = np.array([-1.0, -0.4, 0.0, 0.7])
 
@@ -201,21 +201,6 @@ def test_the_range_of_least_output_error_looks_at_the_inputs():
     )  # fmt: skip
     assert np.abs(wide - kernel)[1:].max() > 0.3
     assert np.abs(fitted - kernel)[1:].max() < 0.1
-
-
-def test_scales_are_fitted_to_the_rounded_weights(monkeypatch):
-    model = toy_network()
-    errors, found = [], []
-    for refits in (0, 4):
-        monkeypatch.setattr(_calibrated, "_REFITS", refits)
-        outcome = applied(model, "linear", bits=2, rounding="gptq", range="output")
-        errors.append(outcome.facts["output_error"])
-        found.append({t.name: t.pull() for t in outcome.model.tensors if t.kind == "kernel"})
-    assert errors[1]["out/kernel"] < 0.95 * errors[0]["out/kernel"]
-    assert all(errors[1][name] <= error for name, error in errors[0].items())
-    values, encoding = found[1]["out/kernel"]
-    np.testing.assert_array_equal(encoding.project(values), values)
-    assert not np.array_equal(encoding.scale, found[0]["out/kernel"][1].scale)
 
 
 def test_bits_are_dealt_out_by_what_reaches_the_outputs():

@@ -58,7 +58,7 @@ class Linear(Budgeted, Calibrated):
     )
     symmetric: bool = Field(
         default=True,
-        description="Symmetric quantization (zero point 0, the lowest code left out); otherwise the "
+        description="Symmetric quantization (zero point 0, without the lowest code); otherwise the "
         "range is from minimum to maximum. At 2 bits these are three levels or four.",
     )
     per: Literal["tensor", "channel"] = Field(

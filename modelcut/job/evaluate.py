@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
-from modelcut.job.check import own_objects
-from modelcut.job.data_check import check_data
+from modelcut.job.check import check_runnable, own_objects
 from modelcut.job.expected import expectations
 from modelcut.job.request import Say, Trust
 from modelcut.metrics.intervals import CONFIDENCE
@@ -51,12 +50,13 @@ def open_evaluator(
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
     """
     from modelcut.job import inference
+    from modelcut.job.data_check import check_data
     from modelcut.job.targets import Wanted
 
     head = recipe.head
-    check_data(model, test, head.data)
-    network = network_of(recipe, path, model, trust, beside=beside, apart=apart, say=say)
     wanted = Wanted(head.task, head.from_logits)
+    check_data(model, test, head.data, wanted)
+    network = network_of(recipe, path, model, trust, beside=beside, apart=apart, say=say)
     expected = expectations(model)
     evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected, apart=apart)
     evaluator.check(head.gates, compared=compared)
@@ -98,10 +98,14 @@ def network_of(
         beside: a SavedModel is measured as well: that may have the signature.
         apart: whether it may run in a process of its own.
         say: takes a line about progress.
+
+    Raises:
+        ModelcutError: it cannot be run, or must not be.
     """
     from modelcut import engines
     from modelcut.job import limits, loss
 
+    check_runnable(model, trust)  # whoever asked before: no engine starts without
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     without = beside and not registry.of_model(model).signatures
     apart = apart and runs_apart(trust)

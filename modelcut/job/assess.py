@@ -11,7 +11,7 @@ from modelcut.data.sources import check_source
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
 from modelcut.job.describe import data_warnings
-from modelcut.job.evaluate import evaluate, open_evaluator, warm
+from modelcut.job.evaluate import check_test, evaluate, open_evaluator, warm
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
@@ -36,8 +36,9 @@ def assess(
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
-        if model.origin.path == (path if against is None else against):  # the one that is first run
-            warm(model, trust, test, recipe)
+        if model.origin.path == (path if against is None else against):
+            check_test(recipe, test, model)  # its names are those of `--inputs` and `--label`
+            warm(model, trust)
 
     with contextlib.ExitStack() as opened:
         model, report = opened.enter_context(look(path, opened=prepare))

@@ -40,13 +40,7 @@ class Declared:
 
 
 def check_data(
-    model: Model,
-    path: Path,
-    options: DataOptions,
-    wanted: Wanted,
-    *,
-    labelled: bool = True,
-    seconds: float = _SECONDS,
+    model: Model, path: Path, options: DataOptions, wanted: Wanted, *, labelled: bool = True
 ) -> None:
     """Holds samples against the inputs and the output that the architecture declares.
 
@@ -57,7 +51,6 @@ def check_data(
         options: how they are read.
         wanted: what the user says of the outputs.
         labelled: whether their labels will be read.
-        seconds: how long rows are looked at.
 
     Raises:
         InputError: not a CSV, one that does not fit the model, a bad row or a label that no class
@@ -69,7 +62,7 @@ def check_data(
         return
     table = open_table(path, options, inputs, labelled=labelled)
     targets = _targets(model, inputs, table, wanted)
-    end = time.monotonic() + seconds
+    end = time.monotonic() + _SECONDS
     for batch in table.batches(1024):
         if batch.labels is not None:
             for target in targets:

@@ -50,17 +50,28 @@ def open_evaluator(
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
     """
     from modelcut.job import inference
-    from modelcut.job.data_check import check_data
     from modelcut.job.targets import Wanted
 
     head = recipe.head
     wanted = Wanted(head.task, head.from_logits)
-    check_data(model, test, head.data, wanted)
     network = network_of(recipe, path, model, trust, beside=beside, apart=apart, say=say)
     expected = expectations(model)
     evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected, apart=apart)
     evaluator.check(head.gates, compared=compared)
     return evaluator
+
+
+def check_test(recipe: Recipe, test: Path, model: Model) -> None:
+    """Holds the test data against a model as far as its architecture tells, without an engine.
+
+    Raises:
+        ModelcutError: the test data does not fit it.
+    """
+    from modelcut.job.data_check import check_data
+    from modelcut.job.targets import Wanted
+
+    head = recipe.head
+    check_data(model, test, head.data, Wanted(head.task, head.from_logits))
 
 
 def runs_apart(trust: Trust) -> bool:
@@ -70,29 +81,11 @@ def runs_apart(trust: Trust) -> bool:
     return not (trust.custom_objects or (trust.all and engines.has_registered()))
 
 
-_FIRST_SECONDS = 0.2
-"""What is wrong with samples is mostly in their first rows; an engine takes seconds to start."""
-
-
-def warm(model: Model, trust: Trust, test: Path, recipe: Recipe) -> None:
-    """Has the engine of a model start while other work is done, if the samples go with it.
-
-    Args:
-        model: the one that `open_evaluator` will get.
-        trust: which code of the file may run.
-        test: the samples.
-        recipe: recipe whose data options apply.
-
-    Raises:
-        ModelcutError: see `data_check.check_data`.
-    """
+def warm(model: Model, trust: Trust) -> None:
+    """Has the engine of a model start while other work is done."""
     from modelcut import engines
-    from modelcut.job.data_check import check_data
-    from modelcut.job.targets import Wanted
 
     if runs_apart(trust):
-        wanted = Wanted(recipe.head.task, recipe.head.from_logits)
-        check_data(model, test, recipe.head.data, wanted, seconds=_FIRST_SECONDS)
         engines.warm(model.origin.dialect)
 
 

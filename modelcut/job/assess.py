@@ -32,6 +32,7 @@ def assess(
     if against is not None:
         safety.check_path(against)
     check_source(test)
+    say("opening the model")
     with contextlib.ExitStack() as opened:
         model, report = opened.enter_context(look(path))
         refuse_nan(report)

@@ -41,6 +41,7 @@ def compare(
         safety.check_path(path)
     check_source(test)
     names = shown(paths)
+    say("opening the models")
     with contextlib.ExitStack() as opened:
         looked = [opened.enter_context(look(path)) for path in paths]
         for model, report in looked:

@@ -2,7 +2,7 @@
 
 `keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
 the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras, and
-`litert` a `.tflite`: both in a process of its own.
+`litert` a `.tflite`, `onnx` an `.onnx`: each in a process of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _ENGINES = {
     "keras3": "keras.keras3",
     "saved_model": "saved_model.network",
     "litert": "litert.network",
+    "onnx": "onnx.network",
 }
 """Dialect -> module; the others are those of tf_keras."""
 
@@ -102,7 +103,7 @@ def open_network(
 
     Args:
         path: path of the model file, whatever its suffix.
-        dialect: keras1, keras2, keras3, saved_model or litert.
+        dialect: keras1, keras2, keras3, saved_model, litert or onnx.
         suffix: format of the file for the engine: .h5, .keras or "" for a folder.
         loss: the loss that the model was compiled with, as in the file's configuration.
         trust: whether code in the file may run.
@@ -121,12 +122,12 @@ def open_network(
     """
     module = _ENGINES.get(dialect, "keras.tf_keras")
     more: dict[str, Any] = {}
-    if dialect in ("saved_model", "litert"):
+    if dialect in ("saved_model", "litert", "onnx"):
         more["shown"] = name or str(path)
     if dialect == "saved_model":
         module = "saved_model.network" if apart else "saved_model.signature"
         more["signature"] = signature or ""
-    elif not mixed and dialect != "litert":
+    elif not mixed and dialect not in ("litert", "onnx"):
         more["mixed"] = False
     if signature and dialect != "saved_model":
         raise UsageError(

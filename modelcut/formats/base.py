@@ -50,11 +50,13 @@ class Conversion:
         export: has Keras make a SavedModel: the model, and where to write; returns facts about it.
         convert: has LiteRT's converter make a `.tflite`: the model, where to write, and where to
             write a second one that is not quantized (None: nowhere); returns facts about it.
+        onnx: has Keras make an `.onnx`: the model, and where to write; returns facts about it.
         quantizes: the converter quantizes weights, with scales of its own.
     """
 
     export: Callable[[Model, Path], Mapping[str, Any]]
     convert: Callable[[Model, Path, Path | None], Mapping[str, Any]]
+    onnx: Callable[[Model, Path], Mapping[str, Any]]
     quantizes: bool = False
 
 
@@ -173,6 +175,10 @@ class Format(abc.ABC):
     @abc.abstractmethod
     def refusal(self, model: Model) -> str:
         """Why this model cannot be written in this format; "" where it can."""
+
+    def missing(self) -> str:
+        """Which packages that make such a file are not installed, and how to get them; ""."""
+        return ""
 
     def unconvertible(self, model: Model, kind: str) -> str:
         """Which layers an engine could not convert to a type of weights, and why; "" for none."""

@@ -20,6 +20,7 @@ def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conve
     return base.Conversion(
         partial(_export, job),
         partial(_convert, job, history),
+        partial(_onnx, job),
         quantizes=job.recipe.head.export.quantizes,
     )
 
@@ -53,6 +54,13 @@ def _export(job: Job, scratch: Model, target: Path) -> Mapping[str, Any]:
     from modelcut.engines.saved_model import network as saved_model_network
 
     return saved_model_network.export(_request(job, scratch, target))
+
+
+def _onnx(job: Job, scratch: Model, target: Path) -> Mapping[str, Any]:
+    """Has Keras make an `.onnx`; see `_request`."""
+    from modelcut.engines.onnx import network as onnx_network
+
+    return onnx_network.export(_request(job, scratch, target))
 
 
 def _convert(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import typer
 
@@ -158,6 +158,13 @@ CODER = flags.option(
 KEEP_OPTIMIZER = flags.option(
     "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool, panel=OUT
 )
+KERAS_INT = flags.option(
+    "keras_int",
+    "Store Dense, EinsumDense and Embedding of a .keras file as Keras' own int8 or int4 layers: "
+    "appends quantize: keras_int to the steps.",
+    metavar="8|4",
+    panel=OUT,
+)
 REPORT = flags.option(
     "report",
     "Write the report beside the output, as NAME.report.html, .md and .json.",
@@ -224,6 +231,7 @@ def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tupl
         COMPRESSION,
         CODER,
         KEEP_OPTIMIZER,
+        KERAS_INT,
         REPORT,
         SHA256,
         FULL_REPORT,
@@ -345,6 +353,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
         typer.Exit: with the code, where it is not 0.
     """
     _check_several(values, others)
+    recipe, *others = (_with_integers(each, values) for each in (recipe, *others))
     if values.get("print_recipe"):
         typer.echo(recipe.to_yaml(), nl=False)
         return
@@ -431,6 +440,24 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
         raise
     _write_depfile(job, values, others)
     finish(report, values)
+
+
+def _with_integers(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with the step that `--keras-int` stands for.
+
+    Raises:
+        UsageError: the option has no such value.
+        RecipeError: the step cannot follow the others.
+    """
+    bits = choice(values, "keras_int", Literal["8", "4"])
+    if bits is None:
+        return recipe
+    from modelcut import steps
+
+    step = steps.find("quantize", "keras_int").model_validate({"bits": int(bits)})
+    longer = replace(recipe, steps=(*recipe.steps, step))
+    longer.check()
+    return longer
 
 
 def _check_several(values: Mapping[str, Any], others: Sequence[Recipe]) -> None:

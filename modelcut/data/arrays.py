@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -20,6 +22,14 @@ from modelcut.safety import check_path, printable
 _INPUTS = ("x", "X", "x_test", "x_train", "features", "data", "arr_0")
 _LABELS = ("y", "Y", "y_test", "y_train", "label", "labels", "target", "arr_1")
 _MOST_BYTES = 8 << 30
+_PLAIN_BYTES = 1 << 30
+_MOST_RATIO = 100
+"""Beyond `_PLAIN_BYTES`, arrays may be so many times larger than their file."""
+_MOST_ARRAYS = 10_000
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataclass
@@ -187,18 +197,52 @@ def load(path: Path) -> dict[str, np.ndarray]:
         if path.suffix.lower() == ".npy":
             found = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
-            with zipfile.ZipFile(path) as archive:
-                total = sum(member.file_size for member in archive.infolist())
-            if total > _MOST_BYTES:
-                raise InputError(f"{path}: expands to {total:,} bytes, more than {_MOST_BYTES:,}")
+            _check_archive(path)
             with np.load(path, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
-        why = " ".join(str(error).split())[:120]
+    except _BROKEN as error:
+        why = printable(" ".join(str(error).split()), 120)
         raise InputError(f"{path}: cannot be read as NumPy arrays: {why}") from None
     if not found:
         raise InputError(f"{path}: holds no arrays")
     return found
+
+
+_BROKEN = (
+    *(ValueError, OSError, EOFError, KeyError, SyntaxError, RecursionError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+
+
+def _check_archive(path: Path) -> None:
+    """Looks at what an `.npz` declares, before anything is allocated.
+
+    Raises:
+        InputError: it expands beyond the limit, or an array is larger than its member.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > _MOST_ARRAYS:
+            raise InputError(f"{path}: holds more than {_MOST_ARRAYS:,} arrays")
+        total = sum(member.file_size for member in members)
+        most = max(_PLAIN_BYTES, min(_MOST_BYTES, _MOST_RATIO * path.stat().st_size))
+        if total > most:
+            raise InputError(f"{path}: expands to {total:,} bytes, more than {most:,}")
+        for member in members:
+            if not member.filename.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                read = _HEADERS.get(np.lib.format.read_magic(file))
+                if read is None:
+                    continue
+                shape, _, dtype = read(file)
+            declared = prod(shape) * dtype.itemsize
+            if min(shape, default=0) < 0 or declared > member.file_size:
+                name = printable(member.filename.removesuffix(".npy"), 40)
+                raise InputError(
+                    f"{path}: damaged: array {name!r} of shape {shape} and {dtype} is larger than "
+                    "what is stored"
+                )
 
 
 def _label_name(

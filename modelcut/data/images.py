@@ -15,6 +15,8 @@ from modelcut.errors import InputError, UsageError
 from modelcut.safety import check_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+"""What is decoded, whatever a file is called: Pillow has Ghostscript run PostScript."""
 _MODES: dict[str, str] = {
     "densenet": "torch",
     "inception_resnet_v2": "tf",
@@ -50,7 +52,7 @@ class Images(FilesTable):
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels or 3]
         try:
             check_path(path)
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > MOST_VALUES:
                     raise InputError(
                         f"{path}: {image.width} × {image.height} pixels are more than "

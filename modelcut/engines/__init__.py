@@ -2,7 +2,8 @@
 
 `keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
 the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras, and
-`litert` a `.tflite`, `onnx` an `.onnx`: each in a process of its own.
+`litert` a `.tflite`, `onnx` an `.onnx`. Networks run in a process of their own (`process`), but for
+those that are trained.
 """
 
 from __future__ import annotations
@@ -29,13 +30,37 @@ from modelcut.data import InputSpec
 from modelcut.errors import InputError, ModelcutError, ResourceError, UsageError
 from modelcut.safety import printable
 
-_ENGINES = {
-    "keras3": "keras.keras3",
+_ENGINES = {"keras3": "keras.keras3", "saved_model": "saved_model.signature"}
+"""Dialect -> module that loads it into its own process; the others are those of tf_keras."""
+
+_APART = {
     "saved_model": "saved_model.network",
     "litert": "litert.network",
     "onnx": "onnx.network",
 }
-"""Dialect -> module; the others are those of tf_keras."""
+"""Dialect -> module that loads it into a process of its own; the others are Keras's."""
+
+_ALWAYS_APART = {"litert": "LiteRT", "onnx": "onnxruntime"}
+"""Dialect that runs without TensorFlow -> name of its engine."""
+
+_LIBRARIES = {"keras3": "keras", "saved_model": "tensorflow"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a network in a process of its own may take.
+
+    Attributes:
+        load_seconds: seconds of CPU for loading it.
+        batch_seconds: seconds of CPU for a batch, the first one's trace included.
+        memory: bytes of memory; 0: not bounded.
+        most: bytes of memory of all networks in its process; 0: not bounded.
+    """
+
+    load_seconds: float = 600
+    batch_seconds: float = 600
+    memory: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +122,7 @@ def open_network(
     hint: str = "what runs no network, such as inspect, still works",
     signature: str | None = None,
     apart: bool = True,
+    bounds: Bounds | None = None,
     mixed: bool = True,
 ) -> Network:
     """Loads a model into the engine of its dialect.
@@ -112,7 +138,9 @@ def open_network(
         name: name of the model in messages; "": its path.
         hint: what to do where the engine cannot load it.
         signature: signature of a SavedModel to run; None: the default one.
-        apart: False: a SavedModel's graph is loaded into this process, which it may end.
+        apart: whether it runs in a process of its own; False: in this one, which it may end, as do
+            networks with `custom_objects`. A `.tflite` and an `.onnx` always run in their own.
+        bounds: what it may take there.
         mixed: False: Keras computes in float32 where the file asks for mixed precision.
 
     Raises:
@@ -120,42 +148,83 @@ def open_network(
         UsageError: there is no such signature.
         ResourceError: out of memory.
     """
-    module = _ENGINES.get(dialect, "keras.tf_keras")
-    more: dict[str, Any] = {}
-    if dialect in ("saved_model", "litert", "onnx"):
-        more["shown"] = name or str(path)
-    if dialect == "saved_model":
-        module = "saved_model.network" if apart else "saved_model.signature"
-        more["signature"] = signature or ""
-    elif not mixed and dialect not in ("litert", "onnx"):
-        more["mixed"] = False
+    shown = name or str(path)
     if signature and dialect != "saved_model":
         raise UsageError(
             f"--signature: {path} is not a SavedModel and has no signatures", "leave it out"
         )
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
-        _prepare(folder)
+        prepare(folder)
         # Keras tells formats by the name; ours are told by content.
         link = Path(folder) / f"model{suffix}"
         link.symlink_to(path.resolve())
-        engine = import_module(f"modelcut.engines.{module}")
+        how: dict[str, Any] = {
+            "dialect": dialect,
+            "trust": trust,
+            "seed": seed,
+            "hint": hint,
+            "mixed": mixed,
+        }
+        how["signature"] = signature or ""
         try:
-            if seed is not None:
-                engine.set_seed(seed)
-            network: Network = engine.load(link, loss, trust, dict(custom_objects or {}), **more)
+            if (apart and not custom_objects) or dialect in _ALWAYS_APART:
+                place = _APART.get(dialect, "process.networks")
+                engine = import_module(f"modelcut.engines.{place}")
+                network: Network = engine.load(link, loss, how, shown, bounds)
+            else:
+                network = load_here(link, loss=loss, custom_objects=custom_objects, **how)
         except ModelcutError as error:
-            error.message = f"{name or path}: {error.message}"
+            error.message = f"{shown}: {error.message}"
             raise
-        except MemoryError:
-            raise ResourceError(
-                f"{name or path}: out of memory while loading the network"
-            ) from None
-        except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
-            reason = _first_line(error)
-            raise InputError(
-                f"{name or path}: {engine.NAME} cannot load it: {reason}", hint
-            ) from None
     return network
+
+
+def load_here(
+    path: Path,
+    *,
+    dialect: str,
+    trust: bool,
+    hint: str,
+    loss: Any = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    signature: str = "",
+    mixed: bool = True,
+) -> Any:
+    """Loads a model into this process; see `open_network`, which takes these arguments too.
+
+    The suffix of `path` must be that of the file's format.
+    """
+    engine = import_module(f"modelcut.engines.{_ENGINES.get(dialect, 'keras.tf_keras')}")
+    more: dict[str, Any] = {"signature": signature} if dialect == "saved_model" else {}
+    if not mixed:
+        more["mixed"] = False
+    try:
+        if seed is not None:
+            engine.set_seed(seed)
+        return engine.load(path, loss, trust, dict(custom_objects or {}), **more)
+    except ModelcutError:
+        raise
+    except MemoryError:
+        raise ResourceError("out of memory while loading the network") from None
+    except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
+        raise InputError(f"{engine.NAME} cannot load it: {_first_line(error)}", hint) from None
+
+
+def warm(dialect: str) -> None:
+    """Starts the process that networks of a dialect run in, and does not wait for it."""
+    if dialect not in _ALWAYS_APART:
+        import_module("modelcut.engines.process.pool").tensorflow(library_of(dialect))
+
+
+def library_of(dialect: str) -> str:
+    """What runs networks of a dialect on TensorFlow, as the name of a module."""
+    return _LIBRARIES.get(dialect, "tf_keras")
+
+
+def name_of(dialect: str) -> str:
+    """Name of the engine that is started for a dialect."""
+    return _ALWAYS_APART.get(dialect, "TensorFlow")
 
 
 def imported(name: str) -> Any:
@@ -195,7 +264,7 @@ def _is_of_others(record: logging.LogRecord) -> bool:
     return not ("retracing" in text and "of <modelcut." in text)
 
 
-def _prepare(folder: str) -> None:
+def prepare(folder: str) -> None:
     """Settings that must stand before Keras is imported; a user's own keras.json is not read."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))
@@ -286,6 +355,16 @@ def _registered(item: Any) -> list[str]:
 
 
 _KERAS = ("keras", "tf_keras")
+
+
+def has_registered() -> bool:
+    """Whether classes or functions of the user's are registered with a Keras of this process."""
+    places = (sys.modules.get(f"{name}.src.saving.object_registration") for name in _KERAS)
+    return any(
+        getattr(place, kind, None)
+        for place in places
+        for kind in ("GLOBAL_CUSTOM_OBJECTS", "_GLOBAL_CUSTOM_OBJECTS")
+    )
 
 
 def names_of(custom_objects: Mapping[str, Any]) -> frozenset[str]:

@@ -60,7 +60,7 @@ class Journal:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 found.append(json.loads(line))
-            except ValueError:  # the last line of a search that was killed
+            except (ValueError, RecursionError):  # the last line of a search that was killed
                 continue
         return found
 
@@ -99,7 +99,7 @@ def _check(about: Path, of: Mapping[str, str]) -> None:
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
         schema, old = found["schema"], dict(found["of"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{about}: is damaged", f"remove {folder} to begin anew") from None
     if schema != SCHEMA:
         raise InputError(f"{about}: is of another version of modelcut", f"remove {folder}")

@@ -16,9 +16,12 @@ from modelcut.data.split import split, split_paths
 from modelcut.errors import InfeasibleError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
+from modelcut.job.check import check_runnable
 from modelcut.job.digest import Digest, size
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
+from modelcut.job.session import Session
+from modelcut.job.watched import reading
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
@@ -46,6 +49,8 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         ModelcutError: nothing can be searched; what was tried so far is kept for the same command.
     """
     check(request)
+    with reading(request.model), registry.open_model(request.model) as model:
+        check_runnable(model, request.trust)
     places = places_of(request.output)
     with (
         Digest(request.model) as digest,
@@ -239,7 +244,8 @@ def _made(
         search=facts,
         keep_on_failure=False,
     )
-    report = pipeline.run(job, say)
+    # A training on the same samples was done by its trial, and its state is still there.
+    report = pipeline.run(job, say, session=Session(setting.states, setting.most_states))
     assert isinstance(report, Report)
     return report
 

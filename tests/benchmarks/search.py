@@ -129,7 +129,7 @@ def by_hand(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Each recipe that goes with a network."""
     net = network(name)
     found: dict[str, Any] = {}
-    for recipe in (*WITHOUT_TRAINING, *net.recipes):
+    for recipe in asked.recipes or (*WITHOUT_TRAINING, *net.recipes):
         output = CACHE / f"{name}-{recipe}.mcut"
         data = ("--train", net.train) if recipe.startswith("lenet") else ()
         data = ("--calibrate", net.train) if recipe == "int4-no-training" else data
@@ -361,6 +361,7 @@ def main() -> None:
     parser.add_argument("--time", default="", metavar="T", help="such as 30m")
     parser.add_argument("--drop", type=float, default=0.005)
     parser.add_argument("--keep", action="store_true", help=f"the result in {KEPT.name}")
+    parser.add_argument("--recipes", nargs="+", help="of by-hand: only these")
     parser.add_argument("--table", action="store_true", help="print what was kept")
     asked = parser.parse_args()
     if asked.table:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modelcut.engines import Bounds
 from modelcut.engines.process import child
 from modelcut.engines.process.host import LOAD_SECONDS, Host, NetworkApart
 from modelcut.errors import InputError, UsageError
@@ -47,13 +48,11 @@ class OnnxNetwork(NetworkApart):
 
 
 def load(
-    path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any], *, shown: str = ""
+    path: Path, loss: Any, how: Mapping[str, Any], shown: str, bounds: Bounds | None
 ) -> OnnxNetwork:
     """Starts onnxruntime on a file."""
-    del trust, custom_objects
-    network = OnnxNetwork(path, shown)
-    network.loss = loss
-    return network
+    del loss, how, bounds
+    return OnnxNetwork(path, shown)
 
 
 def export(request: Mapping[str, Any]) -> dict[str, Any]:

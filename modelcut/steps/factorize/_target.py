@@ -399,7 +399,10 @@ def _linear(config: dict[str, Any]) -> dict[str, Any]:
     if "activation" in config:
         config["activation"] = "linear"
     config.update({key: None for key in _WITHOUT if key in config})
-    config.update({key: False for key in ("use_bias", "bias") if key in config})
+    keys = [key for key in ("use_bias", "bias") if key in config]
+    if not keys:  # the default, which is True, was left out
+        keys = ["bias" if {"output_dim", "nb_filter"} & config.keys() else "use_bias"]
+    config.update(dict.fromkeys(keys, False))
     return config
 
 

@@ -11,16 +11,26 @@ from typing import Any
 
 from modelcut.formats import base, registry
 from modelcut.job.check import check_runnable
-from modelcut.job.request import Job
+from modelcut.job.request import Job, Say
 from modelcut.model.model import Model
 
 
-def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conversion:
+def conversion(
+    job: Job, history: Callable[[], Mapping[str, Any]], say: Say = lambda _: None
+) -> base.Conversion:
     """How a file is made by an engine, for a writer that needs to know."""
+
+    def told(make: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
+        def made(*arguments: Any) -> Mapping[str, Any]:
+            say("converting")
+            return make(job, *arguments)
+
+        return made
+
     return base.Conversion(
-        partial(_export, job),
-        partial(_convert, job, history),
-        partial(_onnx, job),
+        told(_export),
+        told(partial(_convert, history)),
+        told(_onnx),
         quantizes=job.recipe.head.export.quantizes,
     )
 
@@ -64,8 +74,8 @@ def _onnx(job: Job, scratch: Model, target: Path) -> Mapping[str, Any]:
 
 
 def _convert(
-    job: Job,
     history: Callable[[], Mapping[str, Any]],
+    job: Job,
     scratch: Model,
     target: Path,
     twin: Path | None,
@@ -73,8 +83,8 @@ def _convert(
     """Has LiteRT's converter make a `.tflite`; see `_request`.
 
     Args:
-        job: the job as it was requested.
         history: returns the provenance of the model.
+        job: the job as it was requested.
         scratch: scratch file that holds the model.
         target: the file to make.
         twin: where to write one that is not quantized; None: nowhere.

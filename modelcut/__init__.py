@@ -209,6 +209,7 @@ def evaluate(
     """
     from pathlib import Path
 
+    from modelcut.data.stdin import path_from
     from modelcut.job import assess, limits
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Recipe
@@ -219,7 +220,7 @@ def evaluate(
     reference = None if against is None else Path(against)
     with limits.at_most(max_memory):
         return assess.assess(
-            Path(model), reference, Path(test), made, Trust(trust, custom_objects), say
+            Path(model), reference, path_from(test), made, Trust(trust, custom_objects), say
         )
 
 
@@ -250,6 +251,7 @@ def compare(
     """
     from pathlib import Path
 
+    from modelcut.data.stdin import path_from
     from modelcut.job import compare as job_compare
     from modelcut.job import limits
     from modelcut.job.request import Trust
@@ -260,7 +262,8 @@ def compare(
         raise TypeError(f"unknown options: {', '.join(rest)}")
     paths = [Path(model) for model in models]
     with limits.at_most(max_memory):
-        return job_compare.compare(paths, Path(test), made, Trust(trust, custom_objects), say)
+        own = Trust(trust, custom_objects)
+        return job_compare.compare(paths, path_from(test), made, own, say)
 
 
 def inspect(model: File, *, graph: bool = False, sha256: bool = False) -> Report:
@@ -498,11 +501,12 @@ def search(
         InfeasibleError: no candidate meets the limits.
         ModelcutError: with a message and a hint.
     """
-    import shutil
     from pathlib import Path
 
+    from modelcut.data.stdin import path_from
     from modelcut.job.request import Trust
     from modelcut.recipe.recipe import Head, Recipe
+    from modelcut.tuner import journal
     from modelcut.tuner import request as requests
     from modelcut.tuner import search as searches
 
@@ -513,12 +517,12 @@ def search(
     if odd := sorted(set(rest) - {"compression", "coder", "keep_optimizer"}):
         raise TypeError(f"search() has no option {odd[0]!r}")
     paths = {
-        name: None if path is None else Path(path)
+        name: None if path is None else path_from(path)
         for name, path in (("train", train), ("test", test), ("calibrate", calibrate))
     }
     place = None if recipe is None else Path(recipe)
     goal = requests.goal_of(minimize, maximize, made.head.gates, confidence)
-    space, starts = requests.space_for(
+    space, first = requests.space_for(
         place,
         Path(model),
         Path(output),
@@ -533,7 +537,7 @@ def search(
         space,
         goal,
         Path(output),
-        validation=None if validate is None else Path(validate),
+        validation=None if validate is None else path_from(validate),
         fraction=validation_fraction,
         trust=Trust(trust, custom_objects),
         trials=trials,
@@ -543,12 +547,12 @@ def search(
         scheduler=scheduler,
         keep_best=keep_best,
         force=force,
-        starts=starts,
+        first=first,
         options={name: value for name, value in rest.items() if value is not None},
         **paths,
     )
-    if restart and request.folder.joinpath("search.json").is_file():
-        shutil.rmtree(request.folder)
+    if restart:
+        journal.discard(request.folder)
     return searches.search(request, say)
 
 
@@ -662,8 +666,7 @@ def _paths(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: one is not known.
     """
-    from pathlib import Path
-
+    from modelcut.data.stdin import path_from
     from modelcut.job.request import Trust
 
     if odd := sorted(set(options) - _options()):
@@ -671,7 +674,7 @@ def _paths(options: dict[str, Any]) -> dict[str, Any]:
     found = dict(options)
     for name in ("test", "train", "validate", "calibrate", "checkpoint"):
         if found.get(name) is not None:
-            found[name] = Path(found[name])
+            found[name] = path_from(found[name])
     trust, custom = found.pop("trust", False), found.pop("custom_objects", "")
     if not isinstance(trust, Trust):
         trust = Trust(bool(trust), custom or "")

@@ -9,7 +9,7 @@ import typer
 
 import modelcut
 from modelcut.cli import flags, options, panels
-from modelcut.cli.report import OUTPUT, chosen, deliver
+from modelcut.cli.report import OUTPUT, check_place, chosen, deliver
 from modelcut.errors import UsageError
 
 
@@ -46,6 +46,8 @@ def compare(**values: Any) -> None:
         raise UsageError("no test data named", "add --test FILE.csv")
     form = chosen(values)
     head = options.head_from(values)
+    read = [Path(name) for name in (*values["models"], values["test"])]
+    check_place(values, read)
     say = options.progress(values)
     found = modelcut.compare(
         *values["models"],
@@ -63,7 +65,6 @@ def compare(**values: Any) -> None:
 
     say("")
     if form:
-        read = [Path(name) for name in (*values["models"], values["test"])]
         deliver(comparison.render(found, form), values, read)
     if not form or (values.get("output") and not values.get("quiet")):
         terminal.draw(comparison.tables(found))

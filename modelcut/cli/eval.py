@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import typer
 
 import modelcut
 from modelcut.cli import flags, options, panels
+from modelcut.cli.report import OUTPUT, check_place, chosen, deliver
 from modelcut.errors import UsageError
 
 
@@ -25,9 +28,10 @@ def register(app: typer.Typer, name: str) -> None:
         *options.DATA_OPTIONS,
         *options.gates("output."),
         *options.TRUST,
+        *(option for option in OUTPUT if option.name != "json"),
         *options.SHOW,
     ]
-    example = "modelcut eval small.h5 --against model.h5 --test test.csv"
+    example = "modelcut eval small.h5 --against model.h5 --test test.csv -o eval.html"
     app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, evaluate))
 
 
@@ -36,6 +40,10 @@ def evaluate(**values: Any) -> None:
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
     options.check_summary(values)
+    form = chosen({**values, "json": None})
+    named = (values["model"], values.get("against"), values["test"])
+    read = [Path(name) for name in named if name]
+    check_place(values, read)
     head = options.head_from(values)
     report = modelcut.evaluate(
         values["model"],
@@ -50,4 +58,12 @@ def evaluate(**values: Any) -> None:
         task=head.task,
         from_logits=head.from_logits,
     )
+    if form:
+        from modelcut.report import render
+
+        options.progress(values)("")
+        deliver(render(report, form), values, read)
+        if not values.get("output"):
+            sys.stdout.flush()
+            values = {**values, "quiet": True, "json": None}
     options.finish(report, values)

@@ -169,7 +169,13 @@ def command(parameters: Iterable[Parameter], body: Callable[..., None]) -> Calla
     parameters = list(parameters)
 
     def call(**values: Any) -> None:
-        body(**values)
+        if not any(value == "-" for value in values.values()):
+            body(**values)
+            return
+        from modelcut.cli import stdin
+
+        with stdin.read(values) as read:
+            body(**read)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}

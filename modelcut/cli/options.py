@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import typer
 
@@ -121,10 +121,10 @@ def gates(*without: str) -> list[Parameter]:
     """The gates, without those whose number stands in a part of the report that is not made."""
 
     def judged(name: str, info: Any) -> bool:
-        del name
-        return not str((info.json_schema_extra or {}).get("path", "")).startswith(without)
+        path = str((info.json_schema_extra or {}).get("path", ""))
+        return name != "if_data" and not (without and path.startswith(without))
 
-    return flags.of_models([Gates], GATES, only=judged if without else lambda name, info: True)
+    return flags.of_models([Gates], GATES, only=judged)
 
 
 MEASURE = (*DATA_OPTIONS, *gates())
@@ -157,6 +157,13 @@ CODER = flags.option(
 )
 KEEP_OPTIMIZER = flags.option(
     "keep_optimizer", "Keep the optimizer's state in the written file.", kind=bool, panel=OUT
+)
+KERAS_INT = flags.option(
+    "keras_int",
+    "Store Dense, EinsumDense and Embedding of a .keras file as Keras' own int8 or int4 layers: "
+    "appends quantize: keras_int to the steps.",
+    metavar="8|4",
+    panel=OUT,
 )
 REPORT = flags.option(
     "report",
@@ -224,6 +231,7 @@ def job(*, trains: bool = True, runs: bool = True, resumes: bool = True) -> tupl
         COMPRESSION,
         CODER,
         KEEP_OPTIMIZER,
+        KERAS_INT,
         REPORT,
         SHA256,
         FULL_REPORT,
@@ -313,7 +321,9 @@ def _plain(name: str, value: Any) -> Any:
 
 def path_of(value: str | None) -> Path | None:
     """A path from a flag, or None."""
-    return Path(value) if value else None
+    from modelcut.data.stdin import path_from
+
+    return path_from(value) if value else None
 
 
 def check_summary(values: Mapping[str, Any], output: Path | None = None) -> None:
@@ -343,6 +353,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
         typer.Exit: with the code, where it is not 0.
     """
     _check_several(values, others)
+    recipe, *others = (_with_integers(each, values) for each in (recipe, *others))
     if values.get("print_recipe"):
         typer.echo(recipe.to_yaml(), nl=False)
         return
@@ -437,6 +448,24 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
         raise
     _write_depfile(job, values, others)
     finish(report, values)
+
+
+def _with_integers(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with the step that `--keras-int` stands for.
+
+    Raises:
+        UsageError: the option has no such value.
+        RecipeError: the step cannot follow the others.
+    """
+    bits = choice(values, "keras_int", Literal["8", "4"])
+    if bits is None:
+        return recipe
+    from modelcut import steps
+
+    step = steps.find("quantize", "keras_int").model_validate({"bits": int(bits)})
+    longer = replace(recipe, steps=(*recipe.steps, step))
+    longer.check()
+    return longer
 
 
 def _check_several(values: Mapping[str, Any], others: Sequence[Recipe]) -> None:

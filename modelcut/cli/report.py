@@ -42,7 +42,10 @@ def register(app: typer.Typer, name: str) -> None:
     group.command("schema", cls=panels.Command, epilog="modelcut report schema")(
         flags.command([], schema)
     )
-    shown = [flags.argument("file", "Saved report (NAME.report.json)."), *OUTPUT]
+    shown = [
+        flags.argument("file", "Saved report (NAME.report.json).", panel="Report"),
+        *OUTPUT,
+    ]
     example = "modelcut report show small.report.json -o small.html"
     group.command("show", cls=panels.Command, epilog=example)(flags.command(shown, show))
 
@@ -94,6 +97,20 @@ def chosen(values: Any) -> str:
     if len(forms) > 1:
         raise UsageError(f"{' and '.join(forms)}: which of these?", "one form at a time")
     return forms[0] if forms else ""
+
+
+def check_place(values: Any, inputs: list[Path]) -> None:
+    """Refuses a file that may not be written, before any work.
+
+    Raises:
+        UsageError: it is read, or another's.
+    """
+    if values.get("output"):
+        from modelcut.job.outputs import Outputs
+        from modelcut.report.schema import is_marked
+
+        with Outputs(inputs, force=bool(values.get("force")), ours=is_marked) as outputs:
+            outputs.check(Path(values["output"]))
 
 
 def deliver(text: str, values: Any, inputs: list[Path]) -> None:

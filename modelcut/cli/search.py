@@ -119,6 +119,12 @@ def register(app: typer.Typer, name: str) -> None:
             kind=bool,
             panel=_SEARCH,
         ),
+        flags.option(
+            "discard",
+            "Remove what an interrupted search for this output has kept, and end.",
+            kind=bool,
+            panel=_SEARCH,
+        ),
         options.SEED,
         *options.MEASURE,
         *options.TRUST,
@@ -138,6 +144,9 @@ def search(**values: Any) -> None:
     """Search for the best model within limits: which steps, at which strength."""
     if not values.get("output"):
         raise UsageError("no output named", "add -o FILE")
+    if values.get("discard"):
+        _discard(Path(values["output"]))
+        return
     options.check_summary(values, Path(values["output"]))
     from modelcut.job import limits
 
@@ -166,6 +175,15 @@ def search(**values: Any) -> None:
             say=options.progress(values),
         )
     options.finish(report, values)
+
+
+def _discard(output: Path) -> None:
+    """Removes the trials and the states of trainings of an interrupted search."""
+    from modelcut.tuner import journal, request
+
+    folder = request.folder_of(output)
+    size = journal.discard(folder)
+    typer.echo(f"{folder}: {size:,} bytes removed" if size else f"{folder}: there is none")
 
 
 def _number(values: Any, name: str, kind: type, default: Any) -> Any:

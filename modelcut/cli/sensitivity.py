@@ -110,6 +110,7 @@ def sensitivity(**values: Any) -> None:
     if values.get("settings") and len(wanted) > 1:
         raise UsageError("--settings needs a method", "name one with --method")
     made = tuple(_step(known[name], values) for name in wanted)
+    from modelcut.data.stdin import path_from
     from modelcut.job import limits, sensitivity
     from modelcut.job.outputs import Outputs
     from modelcut.job.request import Trust
@@ -124,7 +125,7 @@ def sensitivity(**values: Any) -> None:
         draft = None if place is None else outputs.add(place)
         report = sensitivity.assess(
             Path(values["model"]),
-            Path(values["data"]),
+            path_from(values["data"]),
             Recipe(made, options.head_from(values), "modelcut sensitivity"),
             Trust(bool(values.get("trust")), values.get("custom_objects") or ""),
             train=options.path_of(values.get("train")),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut.errors import ExitCode
+from modelcut.job.watched import READING
 
 _LOOK = 0.2
 """Seconds between two looks at a process that has limits."""
@@ -111,6 +112,12 @@ class Watch:
     def _passed(self) -> Ending | None:
         """What it has taken too much of."""
         if self._memory and (taken := resident(self._process)) > self._memory:
+            if self._doing == READING:
+                return (
+                    f"stopped: {READING} took {taken / 1e9:.3g} GB of memory (it is damaged; "
+                    "--max-memory allows more)",
+                    ExitCode.USAGE,
+                )
             return (
                 f"stopped: took {taken / 1e9:.3g} GB of memory, and this model may take "
                 f"{self._memory / 1e9:.3g} GB (--max-memory allows more)",

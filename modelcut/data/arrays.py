@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -20,6 +22,14 @@ from modelcut.safety import check_path, printable
 _INPUTS = ("x", "X", "x_test", "x_train", "features", "data", "arr_0")
 _LABELS = ("y", "Y", "y_test", "y_train", "label", "labels", "target", "arr_1")
 _MOST_BYTES = 8 << 30
+_PLAIN_BYTES = 1 << 30
+_MOST_RATIO = 100
+"""Beyond `_PLAIN_BYTES`, arrays may be so many times larger than their file."""
+_MOST_ARRAYS = 10_000
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataclass
@@ -99,7 +109,7 @@ class Arrays(Table):
         rows = len(next(iter(block.values())))
         good = np.ones(rows, bool)
         for name, values in block.items():
-            fine = _finite(values, self.specs[name], self.options.scale)
+            fine = finite(values, self.specs[name], self.options.scale)
             if self.options.clean == "fail" and not fine.all():
                 row = start + int(np.flatnonzero(~fine)[0])
                 raise InputError(
@@ -158,7 +168,7 @@ def open_table(
                 f"--{name} {getattr(options, name)}: is for tables, not for arrays ({path})",
                 "leave it out" if name == "outliers" else "--clean drop leaves bad samples out",
             )
-    found = _load(path)
+    found = load(path)
     if path.suffix.lower() == ".npy" and len(inputs) != 1:
         raise InputError(f"{path}: is one array, the model has {len(inputs)} inputs", "use .npz")
     label = _label_name(path, options, found, labelled=labelled)
@@ -176,7 +186,7 @@ def open_table(
     return Arrays(path, options, {spec.name: spec for spec in inputs}, arrays, truth, own)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file; nothing in it is unpickled.
 
     Raises:
@@ -187,18 +197,52 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         if path.suffix.lower() == ".npy":
             found = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
-            with zipfile.ZipFile(path) as archive:
-                total = sum(member.file_size for member in archive.infolist())
-            if total > _MOST_BYTES:
-                raise InputError(f"{path}: expands to {total:,} bytes, more than {_MOST_BYTES:,}")
+            _check_archive(path)
             with np.load(path, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
-        why = " ".join(str(error).split())[:120]
+    except _BROKEN as error:
+        why = printable(" ".join(str(error).split()), 120)
         raise InputError(f"{path}: cannot be read as NumPy arrays: {why}") from None
     if not found:
         raise InputError(f"{path}: holds no arrays")
     return found
+
+
+_BROKEN = (
+    *(ValueError, OSError, EOFError, KeyError, SyntaxError, RecursionError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+
+
+def _check_archive(path: Path) -> None:
+    """Looks at what an `.npz` declares, before anything is allocated.
+
+    Raises:
+        InputError: it expands beyond the limit, or an array is larger than its member.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > _MOST_ARRAYS:
+            raise InputError(f"{path}: holds more than {_MOST_ARRAYS:,} arrays")
+        total = sum(member.file_size for member in members)
+        most = max(_PLAIN_BYTES, min(_MOST_BYTES, _MOST_RATIO * path.stat().st_size))
+        if total > most:
+            raise InputError(f"{path}: expands to {total:,} bytes, more than {most:,}")
+        for member in members:
+            if not member.filename.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                read = _HEADERS.get(np.lib.format.read_magic(file))
+                if read is None:
+                    continue
+                shape, _, dtype = read(file)
+            declared = prod(shape) * dtype.itemsize
+            if min(shape, default=0) < 0 or declared > member.file_size:
+                name = printable(member.filename.removesuffix(".npy"), 40)
+                raise InputError(
+                    f"{path}: damaged: array {name!r} of shape {shape} and {dtype} is larger than "
+                    "what is stored"
+                )
 
 
 def _label_name(
@@ -261,7 +305,7 @@ def _input(
     return values
 
 
-def _finite(values: np.ndarray, spec: InputSpec, scale: float | None) -> np.ndarray:
+def finite(values: np.ndarray, spec: InputSpec, scale: float | None) -> np.ndarray:
     """Which samples are finite once they are scaled and in the input's dtype."""
     if spec.dtype in ("string", "bool") or values.dtype.kind not in "fiu":
         return np.ones(len(values), bool)

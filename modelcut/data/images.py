@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from modelcut.data.columns import INPUT, Columns
-from modelcut.data.csv import Csv
-from modelcut.data.dialect import CsvDialect
+from modelcut.data.by_path import MOST_VALUES, FilesTable, check_cleaning, of_column, of_folder
 from modelcut.data.options import DataOptions, InputSpec, Preprocess
-from modelcut.data.table import Batch, Cleaning, Table
 from modelcut.errors import InputError, UsageError
-from modelcut.safety import check_path, printable
+from modelcut.safety import check_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+"""What is decoded, whatever a file is called: Pillow has Ghostscript run PostScript."""
 _MODES: dict[str, str] = {
     "densenet": "torch",
     "inception_resnet_v2": "tf",
@@ -38,82 +34,13 @@ _MODES: dict[str, str] = {
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 _BGR_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
-_BLOCK = 256
-_MOST_PIXELS = 64 << 20
 
 
 @dataclass
-class Images(Table):
-    """Images of one input; see `table.Table`.
+class Images(FilesTable):
+    """Images of one input: height, width and channels."""
 
-    Attributes:
-        spec: the model's input: height, width and channels.
-        rows: gives the path and the labels of each sample.
-        own: names of the label columns.
-    """
-
-    path: Path
-    options: DataOptions
-    spec: InputSpec
-    rows: Rows
-    own: list[str]
-    cleaning: Cleaning = field(default_factory=Cleaning)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def names(self) -> list[str]:
-        return [*self.own, *("pixel" for _ in range(self.width))]
-
-    @property
-    def labels(self) -> list[int]:
-        if self.reconstructs:
-            return self.features[self.spec.name]
-        return list(range(len(self.own)))
-
-    @property
-    def features(self) -> dict[str, list[int]]:
-        start = len(self.own)
-        return {self.spec.name: list(range(start, start + prod(n or 1 for n in self.spec.shape)))}
-
-    @property
-    def reconstructs(self) -> bool:
-        return self.options.label == INPUT
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        self.cleaning = Cleaning()
-        samples = islice(self.rows(), self.options.limit)
-        while block := list(islice(samples, min(size, _BLOCK))):
-            pixels, labels = [], []
-            for path, label in block:
-                self.cleaning.rows_read += 1
-                try:
-                    pixels.append(self._decoded(path))
-                except InputError:
-                    if self.options.clean == "fail":
-                        raise
-                    self.cleaning.dropped_unreadable += 1
-                    continue
-                labels.append(label)
-            self.cleaning.rows_used += len(pixels)
-            if pixels:
-                yield self._batch(np.stack(pixels), labels)
-        if not self.cleaning.rows_used:
-            raise InputError(f"{self.path}: no usable images are left")
-
-    def _batch(self, pixels: np.ndarray, labels: list[Any]) -> Batch:
-        values = preprocessed(pixels, self.options.preprocess)
-        if self.options.scale is not None:
-            values = values * np.float32(self.options.scale)
-        dtype = "float32" if self.spec.dtype == "bfloat16" else self.spec.dtype
-        inputs = {self.spec.name: np.ascontiguousarray(values.astype(dtype))}
-        if self.reconstructs:
-            return Batch(inputs, values.reshape(len(values), -1).astype(np.float64))
-        if not self.own:
-            return Batch(inputs, None)
-        table = np.stack([np.atleast_1d(np.asarray(label)) for label in labels])
-        return Batch(inputs, table if table.dtype == object else table.astype(np.float64))
-
-    def _decoded(self, path: Path) -> np.ndarray:
+    def decoded(self, path: Path) -> np.ndarray:
         """The pixels of an image, resized to the input: float32 (height, width, channels).
 
         Raises:
@@ -125,11 +52,11 @@ class Images(Table):
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels or 3]
         try:
             check_path(path)
-            with Image.open(path) as image:
-                if image.width * image.height > _MOST_PIXELS:
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.width * image.height > MOST_VALUES:
                     raise InputError(
                         f"{path}: {image.width} × {image.height} pixels are more than "
-                        f"{_MOST_PIXELS:,}"
+                        f"{MOST_VALUES:,}"
                     )
                 found = image.convert(mode)
                 if (found.height, found.width) != (height, width) and height and width:
@@ -142,9 +69,8 @@ class Images(Table):
             raise InputError(error.message, error.hint) from None
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
-
-Rows = Any
-"""Called without arguments, gives an iterator over (path, labels)."""
+    def preprocessed(self, values: np.ndarray) -> np.ndarray:
+        return preprocessed(values, self.options.preprocess)
 
 
 def open_table(
@@ -162,14 +88,12 @@ def open_table(
     if find_spec("PIL") is None:
         raise UsageError(f"{path}: images need Pillow", 'pip install "modelcut[images]"')
     spec = _image_input(path, inputs)
-    for name, plain in (("outliers", ("keep",)), ("clean", ("fail", "drop"))):
-        if getattr(options, name) not in plain:
-            raise UsageError(
-                f"--{name} {getattr(options, name)}: is for tables, not for images", "leave it out"
-            )
+    check_cleaning(options, "images")
     if path.is_dir():
-        return _of_folder(path, options, spec, labelled=labelled)
-    return _of_csv(path, options, spec, labelled=labelled)
+        options, rows, own = of_folder(path, options, SUFFIXES, labelled=labelled)
+        return Images(path, options, spec, rows, own)
+    rows, own, notes = of_column(path, options, "images", labelled=labelled)
+    return Images(path, options, spec, rows, own, warnings=notes)
 
 
 def _image_input(path: Path, inputs: Sequence[InputSpec]) -> InputSpec:
@@ -187,70 +111,6 @@ def _image_input(path: Path, inputs: Sequence[InputSpec]) -> InputSpec:
             f"of fixed size, not {shown}"
         )
     return inputs[0]
-
-
-def _of_folder(path: Path, options: DataOptions, spec: InputSpec, *, labelled: bool) -> Images:
-    if options.images is not None:
-        raise UsageError(f"--images {options.images}: {path} is a folder", "leave it out")
-    folders = sorted(part for part in path.iterdir() if part.is_dir())
-    files = {folder: sorted(_images(folder)) for folder in folders}
-    files = {folder: found for folder, found in files.items() if found}
-    if not files:
-        raise InputError(
-            f"{path}: holds no folders with images",
-            f"known: {' '.join(SUFFIXES)}, in class folders",
-        )
-    names = [folder.name for folder in files]
-    if options.classes is None and labelled and options.label is None:
-        options = replace_options(options, classes=names)
-
-    def rows() -> Iterator[tuple[Path, Any]]:
-        # One of each class in turn: a limit, and the first batches, see all of them.
-        columns = [[(file, folder.name) for file in found] for folder, found in files.items()]
-        for at in range(max(map(len, columns))):
-            for column in columns:
-                if at < len(column):
-                    file, name = column[at]
-                    yield file, np.array([name], object)
-
-    own = ["class"] if labelled and options.label != INPUT else []
-    return Images(path, options, spec, rows, own)
-
-
-def _of_csv(path: Path, options: DataOptions, spec: InputSpec, *, labelled: bool) -> Images:
-    dialect = CsvDialect.of(path, options)
-    if not dialect.header:
-        raise InputError(f"{path}: --images names a column, and the file has no header")
-    if options.images not in dialect.first:
-        raise UsageError(
-            f"{path}: has no column {printable(str(options.images), 40)!r}",
-            f"its columns: {printable(', '.join(dialect.first[:12]), 200)}",
-        )
-    # The column of paths is read as an input of text; all other columns but labels are left out.
-    text = InputSpec("image", (1,), "string")
-    inner = replace_options(options, images=None, scale=None, inputs={"image": [options.images]})
-    columns = Columns.join(path, inner, [text], labelled=labelled)
-    table = Csv(columns)
-
-    def rows() -> Iterator[tuple[Path, Any]]:
-        for batch in table.batches(1024):
-            for index, name in enumerate(batch.inputs["image"].reshape(-1)):
-                label = None if batch.labels is None else batch.labels[index]
-                yield path.parent / str(name), label
-
-    own = [] if table.reconstructs else [columns.names[index] for index in columns.labels]
-    return Images(path, options, spec, rows, own, warnings=[*dialect.notes, *columns.notes])
-
-
-def replace_options(options: DataOptions, **fields: Any) -> DataOptions:
-    """The options with some fields replaced."""
-    return options.model_copy(update=fields)
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    for part in folder.rglob("*"):
-        if part.suffix.lower() in SUFFIXES and part.is_file():
-            yield part
 
 
 def preprocessed(pixels: np.ndarray, way: Preprocess) -> np.ndarray:

@@ -166,6 +166,16 @@ class DataOptions(Strict):
         description="Column of a CSV that holds the paths of images, relative to the CSV; a folder "
         "of folders, one for each class, needs no column.",
     )
+    arrays: str | None = Field(
+        default=None,
+        description="Column of a CSV that holds the paths of .npy files, relative to the CSV: a "
+        "sample each, of the input's shape.",
+    )
+    audio: str | None = Field(
+        default=None,
+        description="Column of a CSV that holds the paths of .wav files, relative to the CSV: a "
+        "sample each, from -1 to 1, cut or filled with zeros to the input's length.",
+    )
     preprocess: Preprocess = Field(
         default="none",
         description="How the pixels of images, 0 to 255, are preprocessed, as by the Keras "
@@ -175,6 +185,13 @@ class DataOptions(Strict):
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Maximum number of rows to read."
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_files(self) -> Self:
+        named = [name for name in ("images", "arrays", "audio") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)}: samples are of one kind")
+        return self
 
     @model_validator(mode="after")
     def _outliers_are_defined(self) -> Self:

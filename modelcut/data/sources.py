@@ -1,4 +1,4 @@
-"""Which source a file is, by its name: a table in text, arrays, Parquet, or images."""
+"""Which source a file is, by its name: a table in text, arrays, Parquet, or a file a sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from modelcut.errors import InputError, UsageError
 from modelcut.safety import check_path
 
 _SOURCES = {".npz": "arrays", ".npy": "arrays", ".parquet": "parquet"}
-"""Suffix -> module with `open_table`; folders are images, all else is a CSV."""
+"""Suffix -> module with `open_table`; folders hold a file a sample, all else is a CSV."""
+
+_BY_PATH = {"images": "images", "arrays": "array_files", "audio": "audio"}
+"""Option that names a column of paths -> module."""
 
 
 def open_table(
@@ -21,7 +24,8 @@ def open_table(
     """Looks at a source of samples, and joins it to a model's inputs.
 
     Args:
-        path: a CSV (also `.gz` or `.zst`), `.npz`, `.npy`, `.parquet`, or a folder of images.
+        path: a CSV (also `.gz` or `.zst`), `.npz`, `.npy`, `.parquet`, or a folder of images,
+            sounds or `.npy` files.
         options: how it is read.
         inputs: name, shape and dtype of each model input.
         labelled: whether labels are read; if not, they are ignored and may be missing.
@@ -31,9 +35,16 @@ def open_table(
         UsageError: an option names what is not there, or is for another source.
     """
     module = _SOURCES.get(path.suffix.lower(), "csv")
-    if path.is_dir() or options.images is not None:
-        module = "images"
-    elif options.preprocess != "none":
+    named = next((name for name in _BY_PATH if getattr(options, name) is not None), None)
+    if path.is_dir():
+        if named:
+            raise UsageError(
+                f"--{named} {getattr(options, named)}: {path} is a folder", "leave it out"
+            )
+        module = _of_folder(path)
+    elif named:
+        module = _BY_PATH[named]
+    if module != "images" and options.preprocess != "none":
         raise UsageError(
             f"--preprocess {options.preprocess}: is for images, and {path} holds none",
             "--images names a column of paths",
@@ -42,6 +53,17 @@ def open_table(
         path, options, inputs, labelled=labelled
     )
     return found
+
+
+def _of_folder(path: Path) -> str:
+    """The module for the files in a folder of folders."""
+    from modelcut.data import array_files, audio, images
+
+    there = {part.suffix.lower() for part in path.rglob("*")}
+    for module in (images, audio, array_files):
+        if there.intersection(module.SUFFIXES):
+            return module.__name__.rpartition(".")[2]
+    return "images"
 
 
 def check_source(path: Path) -> None:
@@ -55,5 +77,6 @@ def check_source(path: Path) -> None:
         check_path(path)
     elif not any(part.is_dir() for part in path.iterdir()):
         raise InputError(
-            f"{path}: is a folder without samples", "a folder of images for each class is read"
+            f"{path}: is a folder without samples",
+            "a folder of images, sounds or .npy files for each class is read",
         )

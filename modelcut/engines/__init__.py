@@ -2,7 +2,8 @@
 
 `keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
 the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras, and
-`litert` a `.tflite`: both in a process of its own.
+`litert` a `.tflite`. Networks run in a process of their own (`process`), but for those that are
+trained.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import gc
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import tempfile
@@ -28,12 +30,30 @@ from modelcut.data import InputSpec
 from modelcut.errors import InputError, ModelcutError, ResourceError, UsageError
 from modelcut.safety import printable
 
-_ENGINES = {
-    "keras3": "keras.keras3",
-    "saved_model": "saved_model.network",
-    "litert": "litert.network",
-}
-"""Dialect -> module; the others are those of tf_keras."""
+_ENGINES = {"keras3": "keras.keras3", "saved_model": "saved_model.signature"}
+"""Dialect -> module that loads it into its own process; the others are those of tf_keras."""
+
+_APART = {"saved_model": "saved_model.network", "litert": "litert.network"}
+"""Dialect -> module that loads it into a process of its own; the others are Keras's."""
+
+_LIBRARIES = {"keras3": "keras", "saved_model": "tensorflow"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a network in a process of its own may take.
+
+    Attributes:
+        load_seconds: seconds of CPU for loading it.
+        batch_seconds: seconds of CPU for a batch, the first one's trace included.
+        memory: bytes of memory; 0: not bounded.
+        most: bytes of memory of all networks in its process; 0: not bounded.
+    """
+
+    load_seconds: float = 600
+    batch_seconds: float = 600
+    memory: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,7 @@ def open_network(
     hint: str = "what runs no network, such as inspect, still works",
     signature: str | None = None,
     apart: bool = True,
+    bounds: Bounds | None = None,
     mixed: bool = True,
 ) -> Network:
     """Loads a model into the engine of its dialect.
@@ -110,7 +131,9 @@ def open_network(
         name: name of the model in messages; "": its path.
         hint: what to do where the engine cannot load it.
         signature: signature of a SavedModel to run; None: the default one.
-        apart: False: a SavedModel's graph is loaded into this process, which it may end.
+        apart: whether it runs in a process of its own; False: in this one, which it may end, as do
+            networks with `custom_objects`. A `.tflite` always runs in its own.
+        bounds: what it may take there.
         mixed: False: Keras computes in float32 where the file asks for mixed precision.
 
     Raises:
@@ -118,42 +141,83 @@ def open_network(
         UsageError: there is no such signature.
         ResourceError: out of memory.
     """
-    module = _ENGINES.get(dialect, "keras.tf_keras")
-    more: dict[str, Any] = {}
-    if dialect in ("saved_model", "litert"):
-        more["shown"] = name or str(path)
-    if dialect == "saved_model":
-        module = "saved_model.network" if apart else "saved_model.signature"
-        more["signature"] = signature or ""
-    elif not mixed and dialect != "litert":
-        more["mixed"] = False
+    shown = name or str(path)
     if signature and dialect != "saved_model":
         raise UsageError(
             f"--signature: {path} is not a SavedModel and has no signatures", "leave it out"
         )
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder, quiet():
-        _prepare(folder)
+        prepare(folder)
         # Keras tells formats by the name; ours are told by content.
         link = Path(folder) / f"model{suffix}"
         link.symlink_to(path.resolve())
-        engine = import_module(f"modelcut.engines.{module}")
+        how: dict[str, Any] = {
+            "dialect": dialect,
+            "trust": trust,
+            "seed": seed,
+            "hint": hint,
+            "mixed": mixed,
+        }
+        how["signature"] = signature or ""
         try:
-            if seed is not None:
-                engine.set_seed(seed)
-            network: Network = engine.load(link, loss, trust, dict(custom_objects or {}), **more)
+            if (apart and not custom_objects) or dialect == "litert":
+                place = _APART.get(dialect, "process.networks")
+                engine = import_module(f"modelcut.engines.{place}")
+                network: Network = engine.load(link, loss, how, shown, bounds)
+            else:
+                network = load_here(link, loss=loss, custom_objects=custom_objects, **how)
         except ModelcutError as error:
-            error.message = f"{name or path}: {error.message}"
+            error.message = f"{shown}: {error.message}"
             raise
-        except MemoryError:
-            raise ResourceError(
-                f"{name or path}: out of memory while loading the network"
-            ) from None
-        except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
-            reason = _first_line(error)
-            raise InputError(
-                f"{name or path}: {engine.NAME} cannot load it: {reason}", hint
-            ) from None
     return network
+
+
+def load_here(
+    path: Path,
+    *,
+    dialect: str,
+    trust: bool,
+    hint: str,
+    loss: Any = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    signature: str = "",
+    mixed: bool = True,
+) -> Any:
+    """Loads a model into this process; see `open_network`, which takes these arguments too.
+
+    The suffix of `path` must be that of the file's format.
+    """
+    engine = import_module(f"modelcut.engines.{_ENGINES.get(dialect, 'keras.tf_keras')}")
+    more: dict[str, Any] = {"signature": signature} if dialect == "saved_model" else {}
+    if not mixed:
+        more["mixed"] = False
+    try:
+        if seed is not None:
+            engine.set_seed(seed)
+        return engine.load(path, loss, trust, dict(custom_objects or {}), **more)
+    except ModelcutError:
+        raise
+    except MemoryError:
+        raise ResourceError("out of memory while loading the network") from None
+    except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
+        raise InputError(f"{engine.NAME} cannot load it: {_first_line(error)}", hint) from None
+
+
+def warm(dialect: str) -> None:
+    """Starts the process that networks of a dialect run in, and does not wait for it."""
+    if dialect != "litert":
+        import_module("modelcut.engines.process.pool").tensorflow(library_of(dialect))
+
+
+def library_of(dialect: str) -> str:
+    """What runs networks of a dialect on TensorFlow, as the name of a module."""
+    return _LIBRARIES.get(dialect, "tf_keras")
+
+
+def name_of(dialect: str) -> str:
+    """Name of the engine that is started for a dialect."""
+    return "LiteRT" if dialect == "litert" else "TensorFlow"
 
 
 def imported(name: str) -> Any:
@@ -165,6 +229,7 @@ def imported(name: str) -> Any:
     Args:
         name: tensorflow, keras or tf_keras.
     """
+    logging.getLogger("tensorflow").addFilter(_is_of_others)
     if name in sys.modules:
         return sys.modules[name]
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -183,7 +248,16 @@ def imported(name: str) -> Any:
             gc.enable()
 
 
-def _prepare(folder: str) -> None:
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Whether a message is not about networks of ours, each of which is traced once.
+
+    TensorFlow takes them all for one function, which should not be traced again and again.
+    """
+    text = str(record.msg)
+    return not ("retracing" in text and "of <modelcut." in text)
+
+
+def prepare(folder: str) -> None:
     """Settings that must stand before Keras is imported; a user's own keras.json is not read."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))
@@ -274,6 +348,16 @@ def _registered(item: Any) -> list[str]:
 
 
 _KERAS = ("keras", "tf_keras")
+
+
+def has_registered() -> bool:
+    """Whether classes or functions of the user's are registered with a Keras of this process."""
+    places = (sys.modules.get(f"{name}.src.saving.object_registration") for name in _KERAS)
+    return any(
+        getattr(place, kind, None)
+        for place in places
+        for kind in ("GLOBAL_CUSTOM_OBJECTS", "_GLOBAL_CUSTOM_OBJECTS")
+    )
 
 
 def names_of(custom_objects: Mapping[str, Any]) -> frozenset[str]:

@@ -242,7 +242,7 @@ def make_layer(
 ) -> Layer:
     """A layer with a tensor for each of its stored weights, their names made unique."""
     name = "/".join(path)
-    parts = list(parts)
+    parts = _cudnn(list(parts))
     tensors = []
     for role, (spec, one) in zip(_unique(spec.role for spec, _ in parts), parts, strict=True):
         rank = len(one.shape)
@@ -261,6 +261,30 @@ def make_layer(
             )
         )
     return Layer(path, class_name, node.config if node else {}, tuple(tensors), node)
+
+
+def _cudnn(parts: list[tuple[WeightSpec, Stored]]) -> list[tuple[WeightSpec, Stored]]:
+    """The same, the axes of kernels in cuDNN's layout corrected, of whatever class their layer is.
+
+    Their bias tells, in which each gate has two: of a plain LSTM or GRU it has one, or two rows.
+    """
+    known = {spec.role: one.shape for spec, one in parts}
+    found = []
+    for spec, one in parts:
+        start = spec.role[: spec.role.rfind("/") + 1]
+        kernel, own, bias = (
+            known.get(start + role, ()) for role in ("kernel", "recurrent_kernel", "bias")
+        )
+        if (
+            spec.kind in ("kernel", "recurrent")
+            and len(kernel) == len(own) == 2
+            and own[1] in (3 * own[0], 4 * own[0])
+            and kernel[1:] == own[1:]
+            and bias == (2 * own[1],)
+        ):
+            spec = replace(spec, out_axis=0 if spec.kind == "recurrent" else None, in_axis=None)
+        found.append((spec, one))
+    return found
 
 
 def _unique(roles: Iterable[str]) -> list[str]:

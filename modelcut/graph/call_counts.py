@@ -33,8 +33,12 @@ class TooManyError(Exception):
     """The calls of a network are too many kinds to be counted."""
 
 
-def calls(root: Entry) -> Calls:
+def calls(root: Entry, given: Sources = ()) -> Calls:
     """Counts the calls of all layers that the outputs of a network need.
+
+    Args:
+        root: the network.
+        given: shapes of its inputs, without the batch axis, where the file does not say them.
 
     What a submodel does with inputs of the same shapes is worked out once, so that the work is
     bounded by what the file holds, however often submodels are called.
@@ -43,7 +47,7 @@ def calls(root: Entry) -> Calls:
         InputError: the layers do not hang together.
         TooManyError: layers are called with too many shapes.
     """
-    return _Counting().model(root, (), ())[1]
+    return _Counting().model(root, (), given)[1]
 
 
 def total(root: Entry) -> int:

@@ -11,11 +11,12 @@ from modelcut.data.sources import check_source
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
 from modelcut.job.describe import data_warnings
-from modelcut.job.evaluate import evaluate, open_evaluator
+from modelcut.job.evaluate import evaluate, open_evaluator, warm
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
 from modelcut.metrics.limits import uncertain
+from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report import build
 from modelcut.report.schema import Report
@@ -32,16 +33,18 @@ def assess(
     if against is not None:
         safety.check_path(against)
     check_source(test)
+
+    def prepare(model: Model) -> None:
+        check_runnable(model, trust)
+        warm(model, trust)
+
     with contextlib.ExitStack() as opened:
-        model, report = opened.enter_context(look(path))
+        model, report = opened.enter_context(look(path, opened=prepare))
         refuse_nan(report)
         original, reference = (path, model), None
         if against is not None:
-            beside, reference = opened.enter_context(look(against))
+            beside, reference = opened.enter_context(look(against, opened=prepare))
             original = (against, beside)
-        for candidate in [model] if against is None else [original[1], model]:
-            check_runnable(candidate, trust)
-        say("starting the network")
         evaluator = open_evaluator(
             recipe,
             test,
@@ -49,6 +52,7 @@ def assess(
             trust,
             beside=registry.of_model(model).signatures,
             compared=against is not None,
+            say=say,
         )
         after = (path, model) if against is not None else None
         evaluation = evaluate(

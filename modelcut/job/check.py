@@ -129,6 +129,9 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:
             raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {fixed}")
+    for index, step in enumerate(job.recipe.steps):
+        if reason := step.unwritable(model, writer.name):
+            raise UsageError(f"{job.output}: step {index + 1}, {step.title}: {reason}")
     signatures = registry.of_model(model).signatures or writer.signatures
     if job.recipe.head.data.signature and not signatures:
         raise UsageError(

@@ -12,7 +12,9 @@ import contextlib
 import json
 import os
 import time
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ EVERY = 60
 """Seconds between two states."""
 
 _ABOUT = "checkpoint.json"
+_BROKEN = (
+    *(ValueError, KeyError, TypeError, OSError, EOFError, RecursionError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 class Checkpoint:
@@ -79,7 +85,7 @@ class Checkpoint:
         try:
             found = json.loads(about.read_text(encoding="utf-8"))
             schema, of = found["schema"], dict(found["of"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{about}: is damaged", "remove the folder, and start again") from None
         if schema != SCHEMA:
             raise InputError(f"{about}: is of another version of modelcut", "remove the folder")
@@ -128,7 +134,7 @@ class FileKeeper:
                 facts = json.loads(bytes(file["facts"]).decode())
                 names = facts.pop("arrays")
                 arrays = {name: file[f"a{number}"] for number, name in enumerate(names)}
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except _BROKEN as error:
             raise InputError(
                 f"{self._path}: is damaged: {error}", "remove the folder, and start again"
             ) from None

@@ -11,11 +11,12 @@ from modelcut.data.sources import check_source
 from modelcut.errors import UsageError
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
-from modelcut.job.evaluate import network_of, open_evaluator
+from modelcut.job.evaluate import network_of, open_evaluator, warm
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
 from modelcut.metrics.intervals import CONFIDENCE
+from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 from modelcut.report.schema import Candidate, Comparison
 
@@ -41,20 +42,30 @@ def compare(
         safety.check_path(path)
     check_source(test)
     names = shown(paths)
+
+    def prepare(model: Model) -> None:
+        check_runnable(model, trust)
+        warm(model, trust)
+
     with contextlib.ExitStack() as opened:
-        looked = [opened.enter_context(look(path)) for path in paths]
-        for model, report in looked:
+        looked = [opened.enter_context(look(path, opened=prepare)) for path in paths]
+        for _, report in looked:
             refuse_nan(report)
-            check_runnable(model, trust)
-        say("starting the networks")
         models = [model for model, _ in looked]
         signed = [registry.of_model(model).signatures for model in models]
         # A SavedModel's signature is named for it alone: the others have none.
         evaluator = open_evaluator(
-            recipe, test, paths[0], models[0], trust, beside=any(signed[1:]), compared=True
+            recipe,
+            test,
+            paths[0],
+            models[0],
+            trust,
+            beside=any(signed[1:]),
+            compared=True,
+            say=say,
         )
         networks = [
-            network_of(recipe, path, model, trust, beside=any(signed))
+            network_of(recipe, path, model, trust, beside=any(signed), say=say)
             for path, model in zip(paths[1:], models[1:], strict=True)
         ]
         say("evaluating")

@@ -3,33 +3,91 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from modelcut.data import DataOptions, InputSpec
 from modelcut.data.sources import open_table
+from modelcut.data.table import Table
+from modelcut.engines import OutputSpec
 from modelcut.graph.keras.calls import is_functional
+from modelcut.graph.keras.final import final_layer
+from modelcut.job.loss import loss_of
+from modelcut.job.targets import Wanted, plan
+from modelcut.metrics.scores import Target
 from modelcut.model.model import Model
 
 _SECONDS = 1.0
 """So much time is spent on rows; an error beyond is found when the network is at them."""
 
 
-def check_data(model: Model, path: Path, options: DataOptions) -> None:
-    """Holds samples against the inputs that the architecture declares, where it says them.
+@dataclass(frozen=True)
+class Declared:
+    """A network as far as the architecture describes it.
+
+    Attributes:
+        inputs, outputs: as an engine will have them.
+        loss: the loss that it was compiled with, as in the file's configuration.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    loss: Any
+
+
+def check_data(
+    model: Model, path: Path, options: DataOptions, wanted: Wanted, *, labelled: bool = True
+) -> None:
+    """Holds samples against the inputs and the output that the architecture declares.
+
+    Args:
+        model: the model that will be run; where its architecture leaves open what goes in or comes
+            out, the engine has to tell.
+        path: the samples.
+        options: how they are read.
+        wanted: what the user says of the outputs.
+        labelled: whether their labels will be read.
 
     Raises:
-        InputError: not a CSV, one that does not fit the model, or a bad row.
+        InputError: not a CSV, one that does not fit the model, a bad row or a label that no class
+            goes with.
         UsageError: an option names a column or an input that is not there.
     """
     inputs = declared_inputs(model, options)
     if not inputs:
         return
+    table = open_table(path, options, inputs, labelled=labelled)
+    targets = _targets(model, inputs, table, wanted)
     end = time.monotonic() + _SECONDS
-    for _ in open_table(path, options, inputs).batches(1024):
+    for batch in table.batches(1024):
+        if batch.labels is not None:
+            for target in targets:
+                target.labels(batch.labels, str(path))
         if time.monotonic() > end:
             return
+
+
+def _targets(
+    model: Model, inputs: list[InputSpec], table: Table, wanted: Wanted
+) -> tuple[Target, ...]:
+    """What the labels are for, where there is one output and the architecture tells all of it."""
+    architecture, options = model.architecture, table.options
+    if architecture is None or not table.labels or table.reconstructs:
+        return ()
+    said = (options.label, options.classes, wanted.task, wanted.from_logits)
+    if any(isinstance(each, Mapping) for each in said):  # the engine knows the output's names
+        return ()
+    found = final_layer(architecture.root)
+    shape = architecture.shapes().get((found[0],)) if found else None
+    if found is None or shape is None or None in shape:
+        return ()
+    outputs = (OutputSpec(found[0], shape, found[1]),)
+    network = Declared(tuple(inputs), outputs, loss_of(model))
+    return plan(network, table, options, wanted).outputs
 
 
 def declared_inputs(model: Model, options: DataOptions) -> list[InputSpec]:

@@ -111,6 +111,7 @@ class EngineRuntime:
                 seed=self._seed,
                 name=where,
                 hint="a step that trains needs the network to run",
+                apart=False,
             )
         places = [
             Place(layer.path, tuple((t.name, partial(_values, t)) for t in layer.tensors))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcut.formats import registry
-from modelcut.job.check import own_objects
-from modelcut.job.data_check import check_data
+from modelcut.job.check import check_runnable, own_objects
 from modelcut.job.expected import expectations
 from modelcut.job.request import Say, Trust
 from modelcut.metrics.intervals import CONFIDENCE
@@ -30,6 +30,8 @@ def open_evaluator(
     *,
     beside: bool,
     compared: bool,
+    apart: bool = True,
+    say: Say = lambda _: None,
 ) -> inference.Evaluator:
     """Opens a model's network on the test data, and refuses gates that nothing measures there.
 
@@ -41,25 +43,50 @@ def open_evaluator(
         trust: which code of the file may run.
         beside: a SavedModel is measured as well: that may have the signature.
         compared: whether it will be compared with another model.
+        apart: whether it may run in a process of its own; False: this one has an engine already.
+        say: takes a line about progress.
 
     Raises:
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
     """
     from modelcut.job import inference
+    from modelcut.job.data_check import check_data
     from modelcut.job.targets import Wanted
 
     head = recipe.head
-    check_data(model, test, head.data)
-    network = network_of(recipe, path, model, trust, beside=beside)
     wanted = Wanted(head.task, head.from_logits)
+    check_data(model, test, head.data, wanted)
+    network = network_of(recipe, path, model, trust, beside=beside, apart=apart, say=say)
     expected = expectations(model)
-    evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected)
+    evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected, apart=apart)
     evaluator.check(head.gates, compared=compared)
     return evaluator
 
 
+def runs_apart(trust: Trust) -> bool:
+    """Whether a network can run in a process of its own: the user's own objects are in this one."""
+    from modelcut import engines
+
+    return not (trust.custom_objects or (trust.all and engines.has_registered()))
+
+
+def warm(model: Model, trust: Trust) -> None:
+    """Has the engine of a model start while other work is done."""
+    from modelcut import engines
+
+    if runs_apart(trust):
+        engines.warm(model.origin.dialect)
+
+
 def network_of(
-    recipe: Recipe, path: Path, model: Model, trust: Trust, *, beside: bool
+    recipe: Recipe,
+    path: Path,
+    model: Model,
+    trust: Trust,
+    *,
+    beside: bool,
+    apart: bool = True,
+    say: Say = lambda _: None,
 ) -> engines.Network:
     """The network of a model's file.
 
@@ -69,13 +96,24 @@ def network_of(
         model: the model as it was read.
         trust: which code of the file may run.
         beside: a SavedModel is measured as well: that may have the signature.
+        apart: whether it may run in a process of its own.
+        say: takes a line about progress.
+
+    Raises:
+        ModelcutError: it cannot be run, or must not be.
     """
     from modelcut import engines
     from modelcut.job import limits, loss
 
+    check_runnable(model, trust)  # whoever asked before: no engine starts without
     # A SavedModel may be measured beside a file of another format, which has no signatures.
     without = beside and not registry.of_model(model).signatures
-    with registry.plain_file(model) as (file, suffix), limits.loading(model):
+    apart = apart and runs_apart(trust)
+    say(f"starting {engines.name_of(model.origin.dialect)}")
+    with (
+        registry.plain_file(model) as (file, suffix),
+        contextlib.nullcontext() if apart else limits.loading(model),
+    ):
         network = engines.open_network(
             file,
             model.origin.dialect,
@@ -86,8 +124,10 @@ def network_of(
             signature=None if without else recipe.head.data.signature,
             name=str(path),
             hint=_without_running(model),
+            apart=apart,
+            bounds=limits.bounds(model),
         )
-    limits.bound(network, model)
+    limits.bound(network, model, apart=apart)
     return network
 
 
@@ -126,7 +166,7 @@ def evaluate(
         (alone,), _ = evaluator.run(say=say)
         return Evaluation(test, None, alone.to_dict(), confidence=CONFIDENCE)
     signatures = registry.of_model(original).signatures
-    network = network_of(recipe, *other, trust, beside=signatures)
+    network = network_of(recipe, *other, trust, beside=signatures, apart=evaluator.apart, say=say)
     (before, after), (pair,) = evaluator.run(network, names=names, say=say)
     return Evaluation(
         test,

@@ -97,6 +97,7 @@ class Evaluator:
         options: how the CSV is parsed.
         targets: the outputs.
         expected: what the network's first layers expect of the features.
+        apart: whether networks may run in a process of their own; False: one runs in this one.
     """
 
     network: Network
@@ -104,6 +105,7 @@ class Evaluator:
     options: DataOptions
     targets: Targets
     expected: Sequence[Expected] = ()
+    apart: bool = True
 
     @classmethod
     def open(
@@ -113,6 +115,8 @@ class Evaluator:
         options: DataOptions,
         wanted: Wanted | None = None,
         expected: Sequence[Expected] = (),
+        *,
+        apart: bool = True,
     ) -> Evaluator:
         """Looks at the first lines of the CSV; no sample is run yet.
 
@@ -123,7 +127,7 @@ class Evaluator:
         table = open_table(path, options, network.inputs)
         options = table.options
         targets = plan(network, table, options, wanted or Wanted())
-        return cls(network, table, options, targets, expected)
+        return cls(network, table, options, targets, expected, apart)
 
     def check(self, limits: Limits, *, compared: bool) -> None:
         """Refuses what cannot be measured.

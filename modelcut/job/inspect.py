@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def look(
     calibrate: Path | None = None,
     job: Job | None = None,
     sha256: bool = False,
+    opened: Callable[[Model], None] = lambda _: None,
 ) -> Iterator[tuple[Model, Report]]:
     """Reads a model and measures it without changing or writing anything.
 
@@ -88,6 +89,7 @@ def look(
         calibrate: CSV for the steps that look at outputs.
         job: the job that the dry run stands for: what it would refuse is refused here too.
         sha256: report the SHA-256 of the file too.
+        opened: called with the model before it is measured.
 
     Yields:
         The model, open until the end of the context, and a report without output and evaluation.
@@ -98,10 +100,11 @@ def look(
             check_source(each)
     if recipe:
         check_needs(recipe, train, validate, test, calibrate=calibrate, dry=True)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         with Digest(path, sha256=sha256) as digest, buffers.kept():
             with reading(path):
-                model = opened.enter_context(registry.open_model(path))
+                model = stack.enter_context(registry.open_model(path))
+            opened(model)
             runtime = None
             if job:
                 _check_output(job, model)

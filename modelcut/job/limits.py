@@ -1,8 +1,10 @@
 """How much memory and time a job may take, told to whoever watches its process.
 
 An engine is C++: no `except` ends a graph that grows without end, and no handler of signals runs
-meanwhile. So the command line works in a child process, which tells its parent over a pipe how much
-the model may take; the parent looks, and kills it for good where it takes more (`cli.process`).
+meanwhile. So networks run in a process of their own, which is killed where it takes more
+(`engines.process.host`). And the command line works in a child process, which tells its parent over
+a pipe how much the model may take; the parent looks, and kills it for good where it takes more
+(`cli.process`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcut import safety
+from modelcut.engines import Bounds
 from modelcut.errors import InputError, UsageError
 from modelcut.job.watched import tell, within
 from modelcut.model import cost
@@ -130,21 +133,36 @@ def needed(model: Model) -> int:
     return _BASE + _COPIES * weights + outputs + _PER_CALL * cost.calls_of_layers(model)
 
 
+def bounds(model: Model) -> Bounds:
+    """What an engine's own process may take for a model."""
+    weights = sum(4 * math.prod(tensor.shape) for tensor in model.tensors)
+    macs = sum(count or 0 for count in cost.macs(model).values())
+    tracing = _PER_CALL_SECONDS * cost.calls_of_layers(model)
+    free = _limit is None and not _derived
+    return Bounds(
+        load_seconds=_LOAD + weights / _BYTES_PER_SECOND + tracing,
+        batch_seconds=_BATCH_SECONDS + tracing + _rows(model) * macs / _MACS_PER_SECOND,
+        memory=0 if free else min(available(), needed(model)),
+        most=0 if free else available(),
+    )
+
+
 @contextlib.contextmanager
 def loading(model: Model) -> Iterator[None]:
-    """Bounds the CPU time until a network is loaded."""
-    weights = sum(4 * math.prod(tensor.shape) for tensor in model.tensors)
-    seconds = _LOAD + weights / _BYTES_PER_SECOND
-    with within(seconds + _PER_CALL_SECONDS * cost.calls_of_layers(model), "loading the network"):
+    """Bounds the CPU time until a network is loaded into this process."""
+    with within(bounds(model).load_seconds, "loading the network"):
         yield
 
 
-def bound(network: Any, model: Model) -> None:
-    """Says of a loaded network how many rows it may be given at a time, and how long they take."""
-    macs = sum(count or 0 for count in cost.macs(model).values())
-    tracing = _PER_CALL_SECONDS * cost.calls_of_layers(model)
-    rows = _rows(model)
-    _bounds[network] = rows, _BATCH_SECONDS + tracing + rows * macs / _MACS_PER_SECOND
+def bound(network: Any, model: Model, *, apart: bool) -> None:
+    """Says of a loaded network how many rows it may be given at a time, and how long they take.
+
+    Args:
+        network: the network.
+        model: the model as it was read.
+        apart: it runs in a process of its own, which is told by itself how long.
+    """
+    _bounds[network] = _rows(model), 0 if apart else bounds(model).batch_seconds
 
 
 def rows_within(network: Any, most: int) -> int:

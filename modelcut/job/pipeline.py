@@ -21,7 +21,7 @@ from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
 from modelcut.job.digest import Digest
-from modelcut.job.evaluate import evaluate, open_evaluator
+from modelcut.job.evaluate import evaluate, open_evaluator, warm
 from modelcut.job.fold import Folded, fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
@@ -74,6 +74,8 @@ def run(
         runtime = start.runtime_for(
             model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
         )
+        if job.test is not None and runtime is None:
+            warm(model, job.trust)
         chief = team is None or team.chief
         kept: Checkpoint | States | None = start.checkpoint_for(job, digest, writes=chief)
         if kept is None and session is not None:
@@ -87,8 +89,7 @@ def run(
         if job.test is not None and (costly or job.recipe.head.gates.needing_data()):
             # A gate that nothing can judge, and labels that do not fit, are refused before work.
             clock.begin("evaluate")
-            say("starting the network")
-            evaluator = _evaluator(checked, session)
+            evaluator = _evaluator(checked, session, say, apart=runtime is None)
         with Outputs(
             job.sources, force=job.force, in_place=job.in_place, ours=provenance.is_ours
         ) as outputs:
@@ -110,9 +111,9 @@ def run(
             looks = job.recipe.head.export.layer_errors
             if job.test is not None or places.header is not None or looks:
                 clock.begin("evaluate")
-            report = _measured(
-                checked, folded, draft, places, again, report, evaluator, say, session
-            )
+            if job.test is not None and evaluator is None:
+                evaluator = _evaluator(checked, session, say, apart=runtime is None)
+            report = _measured(checked, folded, draft, places, again, report, evaluator, say)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
             report = replace(
                 report,
@@ -164,7 +165,6 @@ def _measured(
     report: Report,
     evaluator: Evaluator | None,
     say: Say,
-    session: Session | None,
 ) -> Report:
     """The report with what takes an engine."""
     job = checked.job
@@ -176,10 +176,7 @@ def _measured(
     if checked.writer.converted and job.recipe.head.export.layer_errors:
         say("comparing the layers")
         report = replace(report, layer_errors=convert.layer_errors(job, folded, draft.path))
-    if job.test is not None:
-        if evaluator is None:
-            say("starting the network")
-            evaluator = _evaluator(checked, session)
+    if evaluator is not None:
         say("evaluating")
         written = (draft.path, again)
         evaluation = evaluate(
@@ -238,15 +235,22 @@ def _remove(failed: Path) -> None:
             failed.unlink()
 
 
-def _evaluator(checked: Checked, session: Session | None) -> Evaluator:
+def _evaluator(checked: Checked, session: Session | None, say: Say, *, apart: bool) -> Evaluator:
     """The original's network on the test data."""
     if session is not None:
-        return session.evaluator(checked)
+        return session.evaluator(checked, apart=apart, say=say)
     job = checked.job
     assert job.test is not None
-    beside = checked.writer.signatures
     return open_evaluator(
-        job.recipe, job.test, job.model, checked.model, job.trust, beside=beside, compared=True
+        job.recipe,
+        job.test,
+        job.model,
+        checked.model,
+        job.trust,
+        beside=checked.writer.signatures,
+        compared=True,
+        apart=apart,
+        say=say,
     )
 
 

@@ -21,7 +21,7 @@ from modelcut.job.check import Checked
 from modelcut.job.checkpoint import FileKeeper
 from modelcut.job.digest import Digest
 from modelcut.job.evaluate import open_evaluator
-from modelcut.job.request import Job
+from modelcut.job.request import Job, Say
 
 if TYPE_CHECKING:
     from modelcut.engines import Network
@@ -45,8 +45,13 @@ class Session:
         self._most = most_states
         self._evaluators: dict[str, Evaluator] = {}
 
-    def evaluator(self, checked: Checked) -> Evaluator:
+    def evaluator(self, checked: Checked, *, apart: bool, say: Say) -> Evaluator:
         """The original's network on the test data of a job; opened for the first such job.
+
+        Args:
+            checked: the job.
+            apart: whether a network that is opened now may run in a process of its own.
+            say: takes a line about progress.
 
         Raises:
             ModelcutError: it cannot be run, or the data or a gate does not fit it.
@@ -70,6 +75,8 @@ class Session:
                 job.trust,
                 beside=checked.writer.signatures,
                 compared=True,
+                apart=apart,
+                say=say,
             )
             self._evaluators[key] = replace(found, network=Recorded(found.network))
         found = self._evaluators[key]

@@ -12,7 +12,6 @@ from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.check import check_trainable, own_objects
 from modelcut.job.checkpoint import Checkpoint
-from modelcut.job.data_check import check_data
 from modelcut.job.digest import Digest, blake3
 from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
@@ -110,21 +109,24 @@ def open_runtime(
     """
     from modelcut import engines
     from modelcut.job import engine_runtime
+    from modelcut.job.data_check import check_data
     from modelcut.job.targets import Wanted
 
     custom = own_objects(trust)
     check_trainable(model, trust=trust.all, custom=engines.names_of(custom))
     head = recipe.head
-    for path in (train, validate):
+    wanted = Wanted(head.task, head.from_logits)
+    for path in (train, validate, calibrate):
         if path is not None:
-            check_data(model, path, head.data)
+            labelled = path in (train, validate)
+            check_data(model, path, head.data, wanted, labelled=labelled)
     return engine_runtime.EngineRuntime(
         model,
         train,
         head.data,
         validate=validate,
         calibrate=calibrate,
-        wanted=Wanted(head.task, head.from_logits),
+        wanted=wanted,
         seed=head.seed,
         trust=trust.all,
         custom_objects=custom,

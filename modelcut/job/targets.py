@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
-from modelcut.data import DataOptions
+from modelcut.data import DataOptions, InputSpec
 from modelcut.data.table import Table
-from modelcut.engines import Network, OutputSpec
+from modelcut.engines import OutputSpec
 from modelcut.errors import InputError, UsageError
 from modelcut.metrics import task as tasks
 from modelcut.metrics.labels import check_classes
@@ -18,6 +18,24 @@ from modelcut.metrics.scores import Target
 from modelcut.safety import printable
 
 _NUMBERED = re.compile(r"(?:output|Identity|StatefulPartitionedCall|PartitionedCall)[_:]?(\d*)")
+
+
+class Described(Protocol):
+    """What is asked of a network: one that was loaded, or what its architecture says of it.
+
+    Attributes:
+        inputs, outputs: the specification of each.
+        loss: the loss that it was compiled with, as in the file's configuration; None for none.
+    """
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[OutputSpec, ...]: ...
+
+    @property
+    def loss(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class Targets:
     notes: tuple[str, ...] = ()
 
 
-def plan(network: Network, table: Table, options: DataOptions, wanted: Wanted) -> Targets:
+def plan(network: Described, table: Table, options: DataOptions, wanted: Wanted) -> Targets:
     """Decides the task of each output, and deals the label columns out to them.
 
     Args:
@@ -102,7 +120,7 @@ def plan(network: Network, table: Table, options: DataOptions, wanted: Wanted) -
     return Targets(tuple(made), tuple(notes))
 
 
-def _mirrored(network: Network, table: Table, wanted: Wanted) -> Targets:
+def _mirrored(network: Described, table: Table, wanted: Wanted) -> Targets:
     """Each output is measured against the input that it should reconstruct, in order.
 
     Raises:
@@ -267,7 +285,7 @@ def _by_output(outputs: Sequence[OutputSpec], said: Any, flag: str) -> dict[str,
     return {} if said is None else {spec.name: said for spec in outputs}
 
 
-def _no_decision(spec: OutputSpec, network: Network) -> str:
+def _no_decision(spec: OutputSpec, network: Described) -> str:
     """Why an output without labels decides nothing, whatever it ends in; "" where it may."""
     shape = tuple(n for n in spec.shape if n != 1)
     if len(shape) > 1 or None in shape:

@@ -14,6 +14,7 @@ from typing import Any
 
 from modelcut import __version__
 from modelcut.arrays.digest import of_text
+from modelcut.data.stdin import Stdin
 from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.digest import Digest, blake3
@@ -134,6 +135,8 @@ def depfile(job: Job, others: Sequence[Recipe] = ()) -> str:
     inputs: dict[str, None] = {}
     recipes = [Path(other.name) for other in others if Path(other.name).is_file()]
     for source in (*job.sources, *recipes):
+        if isinstance(source, Stdin):
+            continue
         files = sorted(path for path in source.rglob("*") if path.is_file())
         inputs |= dict.fromkeys(map(str, files if source.is_dir() else [source]))
     lines = [" \\\n  ".join([f"{makefile_name(str(job.output))}:", *map(makefile_name, inputs)])]

@@ -11,17 +11,27 @@ import json
 import os
 from collections.abc import Iterator
 
+READING = "reading the file"
+
 _pipe: int | None = None
+_bounded = False
+"""Whether a limit on memory was told."""
 
 
 def by(pipe: int | None) -> None:
     """Names the pipe to whoever watches; None: nobody does."""
     global _pipe
+    from modelcut import safety
+
     _pipe = pipe
+    safety.watch(pipe is not None)
 
 
 def tell(**message: float | str) -> None:
     """Sends one line: `memory` (bytes), `seconds` of CPU for what is `doing`, or `code`."""
+    global _bounded
+    if "memory" in message:
+        _bounded = bool(message["memory"])
     if _pipe is not None:
         with contextlib.suppress(OSError):
             os.write(_pipe, json.dumps(message).encode() + b"\n")
@@ -44,9 +54,20 @@ def within(seconds: float, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Bounds the CPU time until a file is opened: HDF5 comes to no end on some damaged ones."""
-    size = 0
+    """Bounds CPU time and memory until a file is opened: HDF5 comes to no end on some damaged ones.
+
+    Where nobody watches, `formats.keras.probe` does that for HDF5.
+    """
+    from modelcut.safety import json_bytes
+
+    size, first = 0, not _bounded
     with contextlib.suppress(OSError):
         size = os.stat(path).st_size
-    with within(20 + size / 10e6, "reading the file"):
-        yield
+    if first:
+        tell(memory=(1 << 30) + 64 * json_bytes() + 8 * size)
+    try:
+        with within(20 + size / 10e6, READING):
+            yield
+    finally:
+        if first:
+            tell(memory=0)

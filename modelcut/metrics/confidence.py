@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from modelcut.metrics.limits import Limits
+from modelcut.metrics.numbers import Numbers
 from modelcut.metrics.outcomes import Outcomes, decided
 from modelcut.metrics.scores import Scores, Target
 from modelcut.safety import printable
@@ -32,8 +33,11 @@ class Confidence:
         self._targets = tuple(targets)
         self._like = like
         self._outcomes: list[dict[bool, Outcomes]] = []
+        self._numbers: list[Numbers | None] = []
         for target in self._targets:
             task, found = target.task, {}
+            regression = bool(target.places) and task.kind == "regression"
+            self._numbers.append(Numbers(task.units, networks) if regression else None)
             if target.places and task.decides:
                 labels = task.kind == "multilabel"
                 number = task.units if labels else max(2, task.units)
@@ -50,6 +54,9 @@ class Confidence:
                 values = (network[index].reshape(len(truth), -1) for network in networks)
                 kind = target.task.kind
                 outcomes.look(truth, [decided(kind, each, logits=logits) for each in values])
+            if (numbers := self._numbers[index]) is not None:
+                assert truth is not None
+                numbers.look(truth, [each[index].reshape(len(truth), -1) for each in networks])
 
     def _counted(self) -> Iterator[tuple[Target, Outcomes]]:
         """The outputs that decide, each with its counts."""
@@ -71,15 +78,23 @@ class Confidence:
             if not told:
                 continue
             classes = told.pop("classes")
-            mine = [parts[target.name]] if target.name in parts else []
-            mine += [found] if target is first else []
-            for part in mine:
+            for part in _parts_of(target, found, parts, first):
                 part["intervals"] = told
                 part["per_class"] = [
                     {**row, "recall_interval": each["recall"], "f1_interval": each["f1"]}
                     for row, each in zip(part["per_class"], classes, strict=True)
                 ]
+        for target, numbers in self._measured():
+            if told := numbers.of_one(network):
+                for part in _parts_of(target, found, parts, first):
+                    part["intervals"] = told
         return {**found, "outputs": parts} if parts else found
+
+    def _measured(self) -> Iterator[tuple[Target, Numbers]]:
+        """The outputs of numbers, each with its sums."""
+        for target, numbers in zip(self._targets, self._numbers, strict=True):
+            if numbers is not None:
+                yield target, numbers
 
     def change(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """What changed between two networks, with McNemar's test and the drops' intervals."""
@@ -88,13 +103,15 @@ class Confidence:
         first = next((target for target in self._targets if target.places), None)
         for target, outcomes in self._counted():
             told = outcomes.of_both()
-            mine = [parts[target.name]] if target.name in parts else []
-            mine += [found] if target is first else []
-            for part in mine if told else ():
+            for part in _parts_of(target, found, parts, first) if told else ():
                 names = [row["class"] for row in part["per_class"]]
                 worst = outcomes.recall_drop(names.index(part["worst_class_recall"]))
                 more = {"worst_class_recall_drop": worst}
                 part |= {**told, "intervals": {**told["intervals"], **more}}
+        for target, numbers in self._measured():
+            if told := numbers.of_both():
+                for part in _parts_of(target, found, parts, first):
+                    part["intervals"] = told
         return {**found, "outputs": parts} if parts else found
 
     def warnings(self, metrics: Mapping[str, Any], network: int, who: str) -> list[str]:
@@ -132,6 +149,17 @@ class Confidence:
         return lines
 
 
+def _parts_of(
+    target: Target,
+    whole: dict[str, Any],
+    parts: Mapping[str, dict[str, Any]],
+    first: Target | None,
+) -> list[dict[str, Any]]:
+    """Where the numbers of an output stand: by its name, and of the first one at the top too."""
+    mine = [parts[target.name]] if target.name in parts else []
+    return [*mine, whole] if target is first else mine
+
+
 def too_few(limits: Limits, change: Mapping[str, Any], rows: int) -> list[str]:
     """Which limits on drops the test data is too small for.
 
@@ -161,7 +189,7 @@ def too_few(limits: Limits, change: Mapping[str, Any], rows: int) -> list[str]:
             # The width goes with the square root of the number of samples.
             needed = rows * (half / limit.limit) ** 2
             lines.append(
-                f"{rows:,} test samples cannot tell a drop of {_words(key)}{which} by "
+                f"{rows:,} test samples cannot tell {_words(key)}{which} by "
                 f"{limit.limit:g} (gate {limit.name}) from none: measured {part[key]:+.4f}, with "
                 f"95 % confidence between {low:+.4f} and {high:+.4f}; about "
                 f"{_rounded(needed):,} samples would"
@@ -170,8 +198,11 @@ def too_few(limits: Limits, change: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def _words(key: str) -> str:
-    """What drops: "the recall of class …" without a name is the worst one's."""
-    return key.removesuffix("_drop").replace("worst_class_", "a class's ").replace("_", " ")
+    """What changes for the worse; the recall of a class without a name is the worst one's."""
+    if key.endswith("_increase"):
+        return f"an increase of the {key.removesuffix('_increase').upper()}"
+    what = key.removesuffix("_drop").replace("worst_class_", "a class's ").replace("_", " ")
+    return f"a drop of {what}"
 
 
 def _rounded(value: float) -> int:

@@ -48,7 +48,7 @@ def mean_of(parts: Sequence[tuple[float, Interval]]) -> Interval:
     return max(0.0, mean - below), min(1.0, mean + above)
 
 
-def paired_difference(lost: int, gained: int, rows: int) -> Interval:
+def paired_difference(lost: int, gained: int, rows: int, z: float = _Z) -> Interval:
     """The interval of a drop of a proportion between two models on the same samples.
 
     Agresti and Min (2005), section 2.2: Wald's interval with half a sample added to each of the
@@ -58,6 +58,7 @@ def paired_difference(lost: int, gained: int, rows: int) -> Interval:
         lost: samples on which only the first model is right.
         gained: samples on which only the second model is right.
         rows: number of samples; 0 gives (-1, 1).
+        z: half of its width, in standard errors.
 
     Returns:
         Of (lost - gained) / rows.
@@ -67,7 +68,7 @@ def paired_difference(lost: int, gained: int, rows: int) -> Interval:
     total = rows + 2
     first, second = (lost + 0.5) / total, (gained + 0.5) / total
     drop = first - second
-    half = _Z * math.sqrt(max(0.0, first + second - drop * drop) / total)
+    half = z * math.sqrt(max(0.0, first + second - drop * drop) / total)
     return max(-1.0, drop - half), min(1.0, drop + half)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -67,6 +67,7 @@ class Limit:
         output: the name of the output that is meant; "": the worst one decides.
         interval: where in the report the value's confidence interval stands, by which a noisy value
             is judged; "": the value itself decides.
+        if_data: whether it is only asked where the report has such a number.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Limit:
     of: str = ""
     output: str = ""
     interval: str = ""
+    if_data: bool = False
 
     @property
     def shown(self) -> str:
@@ -92,24 +94,48 @@ class Limit:
         places = ("evaluation.change.", "evaluation.agreement.", "evaluation.latency.")
         return self.path.startswith(places)
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the network must be run on samples to judge it."""
+        return self.path.startswith("evaluation.")
+
+    def unchecked(self, report: Any) -> str:
+        """Why it is not asked of a report; "" where it is.
+
+        Args:
+            report: as in `value`.
+        """
+        if not self.if_data or self._values(report):
+            return ""
+        evaluation = _attribute(report, "evaluation")
+        if evaluation is None:
+            return "no test data"
+        if self.compares and not _attribute(evaluation, "before"):
+            return "nothing to compare with"
+        return "not measured on such outputs or data"
+
     def value(self, report: Any) -> tuple[float | None, str]:
         """What a report has at its place, and of which output; None for nothing.
 
         Args:
             report: a `report.schema.Report`, or a mapping with the parts that the path names.
         """
+        found = self._values(report)
+        odd = next((name for name, value in found.items() if value != value), None)
+        if odd is not None or not found:
+            return None, odd or self.output
+        name = (max if self.at_most else min)(found, key=lambda name: found[name])
+        return found[name], name
+
+    def _values(self, report: Any) -> dict[str, float]:
+        """What a report has at its place, by output."""
         parent, _, key = self.path.rpartition(".")
         measured = _part(report, parent)
         parts = _attribute(measured, "outputs") or {"": measured}
         if self.output:
             parts = {self.output: parts.get(self.output, {})}
         values = {name: _attribute(part, key) for name, part in parts.items()}
-        found = {name: value for name, value in values.items() if _is_number(value)}
-        odd = next((name for name, value in found.items() if value != value), None)
-        if odd is not None or not found:
-            return None, odd or self.output
-        name = (max if self.at_most else min)(found, key=lambda name: found[name])
-        return found[name], name
+        return {name: value for name, value in values.items() if _is_number(value)}
 
 
 class Limits(Strict):
@@ -197,7 +223,7 @@ class Limits(Strict):
 
     def needing_data(self) -> list[str]:
         """Names of the limits that are set and cannot be judged without test data."""
-        return [name for name, _, path in self.items() if path.startswith("evaluation.")]
+        return [limit.shown for limit in self.each() if limit.needs_data and not limit.if_data]
 
     def judge(self, report: Any) -> list[dict[str, Any]]:
         """Holds each limit against a report; see `Limit.value`.
@@ -205,11 +231,17 @@ class Limits(Strict):
         Returns:
             One dict a limit: name, limit, value (None where the report has no such number, which
             does not hold), held; of a network with several outputs, the output that decided; and of
-            a noisy value its interval: it does not hold where all of that is beyond the limit.
+            a noisy value its interval: it does not hold where all of that is beyond the limit. Of
+            a limit that is not asked, `checked` is false, with the reason.
         """
-        verdicts = []
+        verdicts: list[dict[str, Any]] = []
         for limit in self.each():
             value, output = limit.value(report)
+            if why := limit.unchecked(report):
+                verdict = {"name": limit.name, "limit": limit.limit, "value": None, "held": True}
+                verdict |= {"output": limit.output} if limit.output else {}
+                verdicts.append({**verdict, "checked": False, "reason": why})
+                continue
             # A share of rows is not exact in binary: 0.03 - 0.02 must pass a limit of 0.01.
             slack = 1e-9 * max(1.0, abs(limit.limit))
             interval = _part(report, limit.interval) if limit.interval else None
@@ -223,6 +255,27 @@ class Limits(Strict):
             verdict |= {"output": output} if output else {}
             verdicts.append(verdict | ({"interval": list(interval)} if interval else {}))
         return verdicts
+
+
+_MAX_LATENCY = _gate(
+    "evaluation.after.latency.median_ms",
+    "Maximum latency of a single sample in milliseconds, on this host; fails where all of the "
+    "confidence interval is above it.",
+    interval="evaluation.after.latency.interval_ms",
+)
+_MAX_LATENCY_RATIO = _gate(
+    "evaluation.latency.ratio",
+    "Maximum ratio of the latency to that of the original, such as 1 for not slower; fails "
+    "where all of the confidence interval is above it.",
+    interval="evaluation.latency.interval",
+)
+
+
+class IfData(Limits):
+    """Limits that are only asked where test data measures them; see `Limits`."""
+
+    max_latency_ms: Positive | None = _MAX_LATENCY
+    max_latency_ratio: Positive | None = _MAX_LATENCY_RATIO
 
 
 class Gates(Limits):
@@ -255,18 +308,21 @@ class Gates(Limits):
     max_macs: Size | None = _gate(
         "sizes.after.macs", "Maximum number of multiply-accumulates of one inference."
     )
-    max_latency_ms: Positive | None = _gate(
-        "evaluation.after.latency.median_ms",
-        "Maximum latency of a single sample in milliseconds, on this host; fails where all of the "
-        "confidence interval is above it.",
-        interval="evaluation.after.latency.interval_ms",
+    max_latency_ms: Positive | None = _MAX_LATENCY
+    max_latency_ratio: Positive | None = _MAX_LATENCY_RATIO
+    if_data: IfData | None = Field(
+        default=None,
+        description="Gates on what test data measures, which are not checked where there is none, "
+        "or where the network's task has no such number. One that is set outside takes the place "
+        "of the same one in here.",
     )
-    max_latency_ratio: Positive | None = _gate(
-        "evaluation.latency.ratio",
-        "Maximum ratio of the latency to that of the original, such as 1 for not slower; fails "
-        "where all of the confidence interval is above it.",
-        interval="evaluation.latency.interval",
-    )
+
+    def each(self) -> Iterator[Limit]:
+        """The limits that are set, those under `if_data` last."""
+        yield from super().each()
+        for limit in self.if_data.each() if self.if_data else ():
+            if getattr(self, limit.name) is None:
+                yield replace(limit, if_data=True)
 
 
 def uncertain(verdicts: Iterable[Mapping[str, Any]]) -> list[str]:

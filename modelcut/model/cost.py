@@ -146,17 +146,22 @@ def macs(model: Model) -> dict[str, int | None]:
         Layer name -> count, for layers with weights, attentions, Dot and matmul; None where it
         cannot be told without running the network (an unknown class, an input of unknown size).
     """
+    return {
+        name: None if found is None else sum(found.values()) for name, found in parts(model).items()
+    }
+
+
+def parts(model: Model) -> dict[str, dict[str, int] | None]:
+    """As `macs`, and of a layer that repeats a submodel the count of each layer in there.
+
+    Returns:
+        Layer name -> start of its tensors' roles -> count: "" for all of them, "conv/" for those of
+        one layer of a submodel.
+    """
     called: dict[Path, list[tuple[call_counts.Sources, int]]] | None = None
     if model.architecture is not None:
-        try:
-            found = call_counts.calls(model.architecture.root)
-        except (ModelcutError, call_counts.TooManyError):
-            found = None
-        if found is not None:
-            called = {}
-            for (path, sources), times in found.items():
-                called.setdefault(path, []).append((sources, times))
-    counts: dict[str, int | None] = {}
+        called = _called(model.architecture.root)
+    counts: dict[str, dict[str, int] | None] = {}
     for layer in model.layers:
         node = layer.node
         if not layer.tensors and (node is None or not shapes.multiplies(node)):
@@ -165,19 +170,72 @@ def macs(model: Model) -> dict[str, int | None]:
         known = not layer.tensors or classes.is_known(layer.class_name)
         if node is None or not known or called is None:
             continue
-        held = layer if _is_changed(layer, node) else None
-        weights, total = [tensor.shape for tensor in layer.tensors], 0
+        total: dict[str, int] = {}
         for sources, times in called.get(layer.path, ()):
-            first, others = (*sources, None)[0], sources[1:]
-            if held:
-                count = _macs_of_fixed(held, node, first, others)
-            else:
-                count = shapes.macs(node, weights, first, others)
+            count = _of_call(model, layer, node, sources)
             if count is None:
                 break
-            total += count * times
+            for start, work in count.items():
+                total[start] = total.get(start, 0) + work * times
         else:
             counts[layer.name] = total
+    return counts
+
+
+def _called(
+    root: Mapping[str, Any], given: call_counts.Sources = ()
+) -> dict[Path, list[tuple[call_counts.Sources, int]]] | None:
+    """The calls of each layer, as shapes and how many; None where they are too many, or unclear."""
+    try:
+        found = call_counts.calls(root, given)
+    except (ModelcutError, call_counts.TooManyError):
+        return None
+    called: dict[Path, list[tuple[call_counts.Sources, int]]] = {}
+    for (path, sources), times in found.items():
+        called.setdefault(path, []).append((sources, times))
+    return called
+
+
+def _of_call(
+    model: Model, layer: Layer, node: Node, sources: call_counts.Sources
+) -> dict[str, int] | None:
+    """The work of one call, by the starts of the tensors' roles."""
+    first, others = (*sources, None)[0], sources[1:]
+    if _is_changed(layer, node):
+        count = _macs_of_fixed(layer, node, first, others)
+    elif node.class_name == "TimeDistributed" and node.wrapped and node.wrapped[0][1].is_model:
+        return _repeated(model, layer, node.wrapped[0][1], first)
+    else:
+        count = shapes.macs(node, [tensor.shape for tensor in layer.tensors], first, others)
+    return None if count is None else {"": count}
+
+
+def _repeated(
+    model: Model, layer: Layer, inner: Node, given: classes.Shape | None
+) -> dict[str, int] | None:
+    """Of a submodel that is called for each of the steps that are given."""
+    assert model.architecture is not None
+    if not given or given[0] is None:
+        return None
+    try:
+        nodes = model.architecture.with_root(inner.entry).nodes
+    except ModelcutError:  # its layers do not hang together: whoever runs it will say so
+        return None
+    called = _called(inner.entry, (given[1:],))
+    if called is None:
+        return None
+    counts = {}
+    for node in nodes:
+        start = f"{'/'.join(node.path)}/"
+        weights = [one.shape for one in layer.tensors if one.role.startswith(start)]
+        if not weights and not shapes.multiplies(node):
+            continue
+        counts[start] = 0
+        for sources, times in called.get(node.path, ()):
+            work = shapes.macs(node, weights, (*sources, None)[0], sources[1:])
+            if work is None:
+                return None
+            counts[start] += work * times * given[0]
     return counts
 
 

@@ -102,6 +102,14 @@ class Space:
         """The recipe at given values; a value that is not given is the first of its parameter."""
         return self.fill(lambda name, parameter: values.get(name, parameter.ends()[0]))
 
+    def locate(self, data: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The values at which the space is this recipe, or None where it never is.
+
+        Args:
+            data: a recipe as plain data, each field as the space writes it.
+        """
+        return self._located(self.document.data, (), data)
+
     def check(self) -> None:
         """Tries each end of each range and each choice, the others being at their first values.
 
@@ -121,6 +129,57 @@ class Space:
             }
             for end in parameter.ends():
                 self.at({**first, **outer, name: end})
+
+    def _located(self, value: Any, path: Path, wanted: Any) -> dict[str, Any] | None:
+        """The values at which a part of the document is `wanted`."""
+        parameter = self.parameters.get(_name(path))
+        if isinstance(parameter, Range):
+            inside = type(wanted) in (int, float) and parameter.low <= wanted <= parameter.high
+            return {_name(path): wanted} if inside else None
+        if isinstance(parameter, Choice):
+            for index, option in enumerate(parameter.values):
+                found = self._located(option, (*path, index), wanted)
+                if found is not None:
+                    return {_name(path): index, **found}
+            return None
+        pairs: list[tuple[str | int, Any, Any]] = []
+        if isinstance(value, dict) and isinstance(wanted, Mapping):
+            if set(value) != set(wanted):
+                return None
+            pairs = [(key, item, wanted[key]) for key, item in value.items()]
+        elif isinstance(value, list) and isinstance(wanted, list):
+            return self._located_items(value, path, wanted)
+        elif value is not wanted and (type(value) is not type(wanted) or value != wanted):
+            return None
+        found = {}
+        for key, item, other in pairs:
+            part = self._located(item, (*path, key), other)
+            if part is None:
+                return None
+            found |= part
+        return found
+
+    def _located_items(
+        self, items: list[Any], path: Path, wanted: list[Any], at: int = 0
+    ) -> dict[str, Any] | None:
+        """As `_located`, for a list from its item `at` on: what may be left out need not be there.
+
+        The first way is taken; a list that is wanted is never long.
+        """
+        if at == len(items):
+            return None if wanted else {}
+        here = (*path, at)
+        if wanted:
+            first = self._located(items[at], here, wanted[0])
+            if first is not None:
+                rest = self._located_items(items, path, wanted[1:], at + 1)
+                if rest is not None:
+                    return {**first, **rest}
+        if is_open(items[at], "maybe"):
+            rest = self._located_items(items, path, wanted, at + 1)
+            if rest is not None:
+                return {_name(here): 0, **rest}
+        return None
 
     def _filled(
         self, value: Any, path: Path, made: Path, ask: Ask, places: dict[Path, tuple[int, int]]

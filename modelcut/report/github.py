@@ -7,7 +7,7 @@ https://docs.github.com/actions/reference/workflows-and-actions/workflow-command
 from __future__ import annotations
 
 from modelcut.report.cells import size
-from modelcut.report.gates import told
+from modelcut.report.gates import told, unchecked, verdict
 from modelcut.report.schema import Report
 from modelcut.safety import printable
 
@@ -28,6 +28,8 @@ def render(report: Report) -> str:
     if report.output and not failed:
         sizes = f"{size(report.input.bytes)} -> {size(report.output.bytes)}"
         gates = f", {len(report.gates)} gates passed" if report.gates else ""
+        if any(map(unchecked, report.gates)):
+            gates = f", {verdict(report.gates)}"
         lines.append(_command("notice", "modelcut", f"{report.output.path}: {sizes}{gates}"))
     return "".join(f"{line}\n" for line in lines)
 

@@ -1,6 +1,6 @@
 """The report as one HTML file: no script, nothing fetched, and names from files are text.
 
-Charts are drawn where Matplotlib is installed; the table of the same numbers is there in any case.
+Behind each chart is the table of the same numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import yaml
 from modelcut.report import draw
 from modelcut.report.cells import Table, is_number, size
 from modelcut.report.charts import Chart, charts
+from modelcut.report.gates import unchecked, verdict
 from modelcut.report.schema import Report
 from modelcut.report.summary import latency_change, metrics_of, sides
 from modelcut.report.tables import tables
@@ -105,12 +106,12 @@ def figures(found: Iterable[Chart]) -> str:
     """The charts by section, each with its table behind it."""
     sections: dict[str, list[str]] = {}
     why = draw.missing()
-    for number, chart in enumerate(found):
+    for chart in found:
         svg = ""
         if not why:
             try:
-                svg = draw.draw(chart, f"c{number}")
-            except Exception as error:  # noqa: BLE001 - a broken Matplotlib must not cost the page
+                svg = draw.draw(chart)
+            except Exception as error:  # noqa: BLE001 - odd numbers must not cost the page
                 why = f"Charts are left out: {type(error).__name__}: {error}"
         table = table_of(chart.table)
         behind = f"<details{'' if svg else ' open'}><summary>Table</summary>{table}</details>"
@@ -125,15 +126,15 @@ def figures(found: Iterable[Chart]) -> str:
 
 
 def _head(report: Report, title: str) -> str:
-    verdict = ""
+    marks = ""
     if report.gates:
-        failed = sum(not gate["held"] for gate in report.gates)
-        words = f"{failed} of {len(report.gates)} gates failed" if failed else "all gates passed"
-        verdict = f'<span class="verdict {"bad" if failed else "good"}">{words}</span>'
+        kind = "good" if any(not unchecked(gate) for gate in report.gates) else "soft"
+        kind = kind if report.passed else "bad"
+        marks = f'<span class="verdict {kind}">{text_of(verdict(report.gates))}</span>'
     if report.warnings:
         many = len(report.warnings)
         words = f"{many} warning{'s' if many > 1 else ''}"
-        verdict += f' <a class="verdict" href="#warnings">{words}</a>'
+        marks += f' <a class="verdict" href="#warnings">{words}</a>'
     notes = "".join(f"<p>{text_of(line)}</p>" for line in report.notes)
     source = report.input
     what = f"{source.format}, written by {source.writer}"
@@ -142,7 +143,7 @@ def _head(report: Report, title: str) -> str:
     if report.against is not None:
         what += f"; reference: {report.against.path}"
     return (
-        f"<header><h1>{text_of(title)}</h1>{verdict}"
+        f"<header><h1>{text_of(title)}</h1>{marks}"
         f'<p class="soft">{text_of(what)}</p>{notes}</header>'
     )
 

@@ -122,6 +122,8 @@ _KNOWN: dict[tuple[str, str], dict[str, Any]] = {
             "held": {"type": "boolean"},
             "output": {"type": "string"},
             "interval": _INTERVAL,
+            "checked": {"type": "boolean"},
+            "reason": {"type": "string"},
         },
         "required": ["name", "limit", "value", "held"],
     },

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from modelcut.report.gates import told
+from modelcut.report.gates import told, unchecked
 from modelcut.report.schema import Report
 from modelcut.safety import printable
 
@@ -24,6 +24,8 @@ def of_data(report: Mapping[str, Any]) -> str:
     cases = [_case(about, gate) for gate in report["gates"]] or [_named(about, "run", "")]
     failed = sum(not gate["held"] for gate in report["gates"])
     counts = f'tests="{len(cases)}" failures="{failed}" errors="0"'
+    if skipped := sum(bool(unchecked(gate)) for gate in report["gates"]):
+        counts += f' skipped="{skipped}"'
     warnings = "\n".join(_text(line) for line in report["warnings"])
     said = f"    <system-out>{warnings}</system-out>\n" if warnings else ""
     return (
@@ -38,6 +40,8 @@ def of_data(report: Mapping[str, Any]) -> str:
 
 
 def _case(about: str, gate: Mapping[str, Any]) -> str:
+    if why := unchecked(gate):
+        return _named(about, gate["name"], f"      <skipped message={_quoted(why)}/>\n")
     if gate["held"]:
         return _named(about, gate["name"], "")
     message = told(gate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from modelcut.report.cells import Table
+from modelcut.report.gates import verdict
 from modelcut.report.schema import Input, Output, Report
 from modelcut.report.tables import tables
 from modelcut.safety import printable
@@ -37,11 +38,8 @@ def _headline(report: Report) -> str:
     smaller = f", {ratio:.1f}× smaller" if ratio else ""
     if weights is not None:
         smaller = f", weights {weights.ratio:.1f}× smaller"
-    verdict = ""
-    if report.gates:
-        failed = sum(not gate["held"] for gate in report.gates)
-        verdict = f" — {failed} gate(s) failed" if failed else " — all gates passed"
-    return f"modelcut: {name}{smaller}{verdict}"
+    gates = f" — {verdict(report.gates)}" if report.gates else ""
+    return f"modelcut: {name}{smaller}{gates}"
 
 
 def _steps(report: Report) -> str:

@@ -522,7 +522,8 @@ class Report(Part):
         layers: each layer with its tensors.
         evaluation: metrics on the test data; None without test data.
         layer_errors: with `--layer-errors`, each layer of a `.tflite` beside the original's.
-        gates: each gate that was set, and whether it passed.
+        gates: each gate that was set, and whether it passed (`held`); `checked` is false, with the
+            `reason`, for a gate under `if_data` that there was no data for.
         warnings: what a user should know.
         seconds: wall seconds by phase of a job that wrote a file, one after the other: open,
             survey, write (reading, editing and coding, block by block), verify, hash, evaluate,

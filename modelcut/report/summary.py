@@ -78,23 +78,36 @@ def latency_change(ratio: Mapping[str, Any] | None) -> str:
 
 
 def _certainty(report: Report, output: str) -> list[str]:
-    """The intervals of an output's accuracy, and of its drop, in words."""
+    """The intervals of an output's accuracy or MAE and R², and of their change, in words."""
     found = report.evaluation
     if found is None or found.confidence is None:
         return []
     after = metrics_of(report)[output][1]
-    ends = (after.get("intervals") or {}).get("accuracy")
-    if ends is None:
-        return []
-    words = f"{100 * found.confidence:g} % confidence: accuracy {ends[0]:.4f} to {ends[1]:.4f}"
     change = found.change or {}
     change = (change.get("outputs") or {"": change}).get(output, {})
-    drop = (change.get("intervals") or {}).get("accuracy_drop")
-    if drop is not None:
-        # The column shows after minus before, a drop being negative.
-        words += f", change {-drop[1]:+.4f} to {-drop[0]:+.4f}"
-        words += f" (McNemar's test: p = {change['mcnemar']['p_value']:.2g})"
-    return [f"{printable(output, 32)}: {words}" if output else words]
+    told = []
+    for key, changed, sign in _CERTAIN:
+        ends = (after.get("intervals") or {}).get(key)
+        if ends is None:
+            continue
+        words = f"{_SHORT.get(key, key)} {ends[0]:{_FORM}} to {ends[1]:{_FORM}}"
+        if (loss := (change.get("intervals") or {}).get(changed)) is not None:
+            # The column shows after minus before, a drop being negative.
+            low, high = sorted(sign * end for end in loss)
+            words += f", change {low:+{_FORM}} to {high:+{_FORM}}"
+            if key == "accuracy":
+                words += f" (McNemar's test: p = {change['mcnemar']['p_value']:.2g})"
+        told.append(words)
+    if not told:
+        return []
+    line = f"{100 * found.confidence:g} % confidence: {'; '.join(told)}"
+    return [f"{printable(output, 32)}: {line}" if output else line]
+
+
+_FORM = ".4f"
+_SHORT = {"mae": "MAE", "r2": "R²"}
+_CERTAIN = (("accuracy", "accuracy_drop", -1), ("mae", "mae_increase", 1), ("r2", "r2_drop", -1))
+"""Metric, what of it changed for the worse, and the sign that this has as after minus before."""
 
 
 def sides(report: Report) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -10,6 +10,7 @@ import yaml
 
 from modelcut.report import by_layer, tried
 from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size, sized
+from modelcut.report.gates import unchecked
 from modelcut.report.schema import LayerError, LayerErrors, LayerRow, Report, StepRow, TensorRow
 from modelcut.report.summary import metrics_of, summary
 from modelcut.safety import printable
@@ -238,7 +239,7 @@ def _gates(report: Report) -> Table:
             gate["name"] + (f", {printable(gate['output'], 32)}" if gate.get("output") else ""),
             f"{gate['limit']:g}",
             _value(gate),
-            "passed" if gate["held"] else "FAILED",
+            "not checked" if unchecked(gate) else "passed" if gate["held"] else "FAILED",
         )
         for gate in report.gates
     ]
@@ -246,6 +247,8 @@ def _gates(report: Report) -> Table:
 
 
 def _value(gate: Mapping[str, Any]) -> str:
+    if why := unchecked(gate):
+        return why
     if gate["value"] is None:
         return "not measured"
     if not gate.get("interval"):

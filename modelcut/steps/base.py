@@ -197,6 +197,16 @@ class Step(Strict, ABC):
         """Kinds of encodings that this step adds to its targets."""
         return ()
 
+    def unwritable(self, model: Model, into: str) -> str:
+        """Why what the step makes of a model has no place in the output; "" where it has one.
+
+        Args:
+            model: as it was read.
+            into: name of the output's format.
+        """
+        del model, into
+        return ""
+
     @abstractmethod
     def apply(self, model: Model, context: Context) -> Outcome:
         """The model after this step; `model` itself is not changed.
@@ -412,5 +422,6 @@ CODED = {
     "affine": "its values are quantized already",
     "codebook": "its values are clustered already",
     "binary": "its values are binarized already",
+    "keras_int": "its values are the integers of Keras' own layers already",
 }
 """Encodings that a further quantizer would destroy."""

@@ -7,7 +7,7 @@ TPE: Bergstra et al. 2011, section 4; for several objectives Ozaki et al. 2020. 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ class Bayes:
         seed: int,
         trials: int,
         journal: Path | None,
-        starts: Sequence[Mapping[str, Any]],
     ) -> None:
         """Opens the study, or the one that a journal holds.
 
@@ -57,7 +56,6 @@ class Bayes:
             seed: seed of the choice.
             trials: number of trials that are planned.
             journal: file in which the study is kept; None: in memory.
-            starts: points that are tried first, as values by parameter.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name = f"Optuna {optuna.__version__}"
@@ -84,7 +82,7 @@ class Bayes:
                 self.name += ", TPE"
                 self._study.sampler = optuna.samplers.TPESampler(
                     seed=seed,
-                    n_startup_trials=min(10, max(4, trials // 4)),
+                    n_startup_trials=min(10, max(4, trials // 8)),
                     multivariate=True,
                     group=True,
                     constant_liar=True,
@@ -92,11 +90,10 @@ class Bayes:
         self._goal = goal
         for trial in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
             self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if not self._study.trials:
-            for start in starts:
-                self._study.enqueue_trial(dict(start))
 
-    def ask(self) -> Suggested:
+    def ask(self, given: Mapping[str, Any] | None = None) -> Suggested:
+        if given is not None:
+            self._study.enqueue_trial(dict(given))
         return Suggested(self._study.ask())
 
     def tell(self, asked: Any, result: Result) -> None:
@@ -106,5 +103,5 @@ class Bayes:
             self._study.tell(asked.number, state=state.FAIL)
             return
         # A trial that was given up says something, too: its excess is an upper bound.
-        asked.trial.set_constraint("limits", min(result.excess, 1e9))
+        asked.trial.set_constraint("limits", min(result.doubt, 1e9))
         self._study.tell(asked.number, self._goal.costs(result.values))

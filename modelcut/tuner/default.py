@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from modelcut.job import inspect
 from modelcut.model.model import Layer, Model
-from modelcut.recipe.space import Parameter, Space
+from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
 from modelcut.steps.base import TARGET_KINDS
-from modelcut.tuner.sampler import drawn_from
+from modelcut.tuner.ladder import First
 
 _CONV = "class:*Conv*?"
+_DEPTHWISE = "class:*Depthwise*?"
 _FASTER = ("latency_ms", "macs")
+_RUNGS = 16
+_LARGE = 200_000
+"""Networks of more parameters are trained longer before they are judged."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class Facts:
         objective: name of the first objective.
         fixed: the graph cannot be changed, such as that of a SavedModel or a `.tflite`.
         convolutions: whether there are convolutions beside other layers with kernels.
+        depthwise: whether there are depthwise convolutions.
         channels: whether channels can be removed.
+        first: name of the first layer with a kernel; "" where there is one layer only.
         last: name of the last layer with a kernel, which is the most sensitive one as a rule.
         parameters: number of parameters.
     """
@@ -39,7 +44,9 @@ class Facts:
     objective: str
     fixed: bool
     convolutions: bool
+    depthwise: bool
     channels: bool
+    first: str
     last: str
     parameters: int
 
@@ -57,161 +64,216 @@ class Facts:
             objective=objective,
             fixed=architecture is None,
             convolutions=0 < len(conv) < len(layers),
+            depthwise=any("Depthwise" in layer.class_name for layer in layers),
             channels=removable,
+            first=layers[0].name if len(layers) > 1 else "",
             last=layers[-1].name if layers else "",
             parameters=sum(tensor.size for tensor in model.tensors),
         )
 
 
-def space_of(facts: Facts) -> tuple[Space, tuple[Mapping[str, Any], ...]]:
+def space_of(facts: Facts) -> tuple[Space, First]:
     """The default space, and the points of it that are tried first.
 
     Where there is training data, weights or channels are pruned while the network is fine-tuned,
     the rest is clustered, and fine-tuned again (Han et al. 2016). Without, pruning is gentle. A
     `.tflite` is made faster by fewer channels and quantized by its converter.
     """
+    space = Space.of(Document("the default space", _data(facts, _Open())))
+    known = [space.locate(data) for data in _known(facts)]
+    rungs = [space.locate(_data(facts, _Open((rung + 0.5) / _RUNGS))) for rung in range(_RUNGS - 1)]
+    # Every one of them is a point of the space, as a test holds it to.
+    return space, First(
+        tuple(point for point in known if point is not None),
+        tuple(point for point in rungs if point is not None),
+    )
+
+
+class _Open:
+    """Values that are open, or those of a point on the way from careful to bold.
+
+    Attributes:
+        at: how bold, 0 to 1; None: the values are open.
+        kept: 1 down to a few hundredths, the fraction of weights that is kept there.
+    """
+
+    def __init__(self, at: float | None = None) -> None:
+        self.at = at
+        bold = at or 0.0
+        self.kept = 0.7 * 0.02**bold
+
+    def choose(self, values: list[Any], at: float) -> Any:
+        """One of several values; the one nearest to this fraction of the list."""
+        if self.at is None:
+            return {"choose": values}
+        return values[min(int(at * len(values)), len(values) - 1)]
+
+    def among(self, low: float, high: float, value: float, *, log: bool = False) -> Any:
+        """A number in a range."""
+        if self.at is None:
+            return {"range": [low, high], **({"log": True} if log else {})}
+        return float(f"{min(max(value, low), high):.4g}")
+
+    def maybe(self, step: Any, *, taken: bool) -> list[Any]:
+        """A step that may be left out."""
+        if self.at is None:
+            return [{"maybe": step}]
+        return [step] if taken else []
+
+
+def _data(facts: Facts, opened: _Open) -> dict[str, Any]:
     if facts.suffix == ".tflite":
-        data = {"steps": _for_litert(facts), "export": _export(facts)}
-    else:
-        data = {"steps": _for_file(facts)}
-    space = Space.of(Document("the default space", data))
-    return space, tuple(_starts(space))
+        return {"steps": _for_litert(facts, opened), "export": _export(facts, opened)}
+    return {"steps": _for_file(facts, opened)}
 
 
-def _for_file(facts: Facts) -> list[Any]:
+def _known(facts: Facts) -> list[dict[str, Any]]:
+    """What comes with modelcut and trains nothing: the recipes int8 and int4-no-training."""
+    if facts.suffix == ".tflite":
+        return [{"steps": [], "export": {"type": "int8" if facts.samples else "dynamic"}}]
+    if facts.train or facts.objective in _FASTER:
+        return []
+    looks = {"rounding": "gptq", "correct": "both"} if facts.samples else {}
+    ranges = "output" if facts.samples else "mse"
+    linear = {"quantize": "linear", "bits": 8, "per": "channel", "range": ranges, **looks}
+    return [{"steps": [linear]}, {"steps": [{**linear, "bits": 4}]}]
+
+
+def _for_file(facts: Facts, opened: _Open) -> list[Any]:
     steps: list[Any] = []
     faster = facts.objective in _FASTER
     if facts.channels and (facts.train or faster):
-        steps.append(_channels(facts, always=faster))
+        steps += _channels(facts, opened, always=faster)
     if not facts.train:
         if not faster:
-            steps.append({"maybe": _magnitude(facts)})
-            steps.append(_coded(facts))
+            steps += opened.maybe(_magnitude(facts, opened), taken=True)
+            steps.append(_coded(facts, opened))
         return steps
     if faster:
-        return [*steps, _finetune(facts, sparse=False)]
-    return [
-        *steps,
-        _finetune(facts, sparse=True),
-        _coded(facts),
-        {
-            "maybe": {
-                "quantize": "cluster",
-                "include": ["role:bias"],
-                "values": 8,
-                "entropy_weight": 0.02,
-            }
-        },
-        {
-            "finetune": "straight_through",
-            "epochs": {"choose": [1, 3, 6]},
-            "learning_rate": {"range": [1e-4, 1e-3], "log": True},
-            "validation": 0,
-            "mask": "dynamic",
-            "distill": {"weight": 0.5, "temperature": 3},
-        },
-    ]
-
-
-def _for_litert(facts: Facts) -> list[Any]:
-    steps: list[Any] = []
+        return [*steps, _finetune(facts, opened, sparse=False)]
+    again = {
+        "finetune": "straight_through",
+        "steps": opened.choose([200, 600, 1800], 0.9 if facts.parameters > _LARGE else 0.5),
+        "learning_rate": opened.among(1e-4, 2e-3, 7e-4, log=True),
+        "validation": 0,
+        "mask": "dynamic",
+        "distill": {"weight": 0.7, "temperature": 4},
+    }
+    biases = {
+        "quantize": "cluster",
+        "include": ["role:bias"],
+        "values": 8,
+        "entropy_weight": 0.02,
+    }
+    steps += [_finetune(facts, opened, sparse=True), _coded(facts, opened)]
+    steps += [*opened.maybe(biases, taken=True), again]
     if facts.channels:
-        steps.append(_channels(facts, always=False))
-    if facts.train:
-        steps.append(_finetune(facts, sparse=False))
+        steps.append({"prune": "dead"})  # what is left of units that nothing reads any more
     return steps
 
 
-def _export(facts: Facts) -> dict[str, Any]:
+def _for_litert(facts: Facts, opened: _Open) -> list[Any]:
+    steps: list[Any] = []
+    if facts.channels:
+        steps += _channels(facts, opened, always=False)
+    if facts.train:
+        steps += opened.maybe(_finetune(facts, opened, sparse=False), taken=True)
+    return steps
+
+
+def _export(facts: Facts, opened: _Open) -> dict[str, Any]:
     types = ["int8", "dynamic", "float16"] if facts.samples else ["dynamic", "float16"]
-    return {"type": {"choose": types}}
+    return {"type": opened.choose(types, 0.0)}
 
 
-def _channels(facts: Facts, *, always: bool) -> dict[str, Any]:
+def _channels(facts: Facts, opened: _Open, *, always: bool) -> list[Any]:
+    """Fewer channels; for a small file alone, weights are pruned rather than channels."""
+    litert = facts.suffix == ".tflite"
+    criteria = ["obs", "l2", "fpgm", "taylor"] if facts.train else ["l2", "fpgm"]
     step = {
         "prune": "channels",
-        "criterion": {"choose": ["l2", "fpgm", "taylor"] if facts.train else ["l2", "fpgm"]},
-        "macs": {"range": [0.25, 0.95]},
+        "criterion": opened.choose(criteria, 0.0),
+        "macs": opened.among(0.1, 0.95, 0.95 - 0.85 * (opened.at or 0.0)),
         "minimum": 2,
     }
-    return step if always else {"maybe": step}
+    return [step] if always else opened.maybe(step, taken=litert)
 
 
-def _magnitude(facts: Facts) -> dict[str, Any]:
+def _magnitude(facts: Facts, opened: _Open) -> dict[str, Any]:
+    bold = opened.at or 0.0
     step: dict[str, Any] = {
         "prune": "magnitude",
-        "sparsity": {"range": [0.1, 0.9]},
+        "sparsity": opened.among(0.1, 0.9, 0.1 + 0.7 * bold),
         "scope": "layer",
     }
-    if overrides := _overrides(facts, "sparsity", {"range": [0.1, 0.7]}):
+    own = opened.among(0.1, 0.7, 0.1 + 0.4 * bold)
+    if overrides := {name: {"sparsity": own} for name in _sensitive(facts)}:
         step["overrides"] = overrides
     return step
 
 
-def _coded(facts: Facts) -> dict[str, Any]:
+def _coded(facts: Facts, opened: _Open) -> dict[str, Any]:
+    bold = opened.at or 0.0
     cluster: dict[str, Any] = {
         "quantize": "cluster",
-        "values": {"choose": [4, 5, 6, 8, 12, 16, 24, 32]},
-        "entropy_weight": {"choose": [0.0, 0.005, 0.01, 0.02, 0.05]},
+        "values": opened.choose([32, 24, 16, 12, 8, 6, 5, 4], 0.1 + 0.7 * bold),
+        "entropy_weight": opened.choose([0.0, 0.005, 0.01, 0.02, 0.05], 0.7),
     }
     if facts.train:
         return cluster
-    values = {"choose": [6, 8, 12, 16, 32, 64]}
-    if overrides := _overrides(facts, "values", values):
-        cluster["overrides"] = overrides
+    many = [64, 32, 16, 12, 8, 6]
+    cluster["values"] = opened.choose(many, bold)
+    if sensitive := _sensitive(facts):
+        own = opened.choose(many, max(0.0, bold - 0.2))
+        cluster["overrides"] = {name: {"values": own} for name in sensitive}
     linear = {
         "quantize": "linear",
-        "bits": {"choose": [3, 4, 5, 6, 8]},
+        "bits": opened.choose([8, 6, 5, 4, 3], 0.0),
         "per": "channel",
-        "range": {"choose": ["mse", "minmax"]},
+        "range": opened.choose(["mse", "minmax", *(["output"] if facts.samples else [])], 0.0),
     }
     if facts.samples:
         # Rounding by the error of the outputs, with their statistics matched.
-        looks = {"rounding": {"choose": ["nearest", "gptq"]}, "correct": "both"}
+        looks = {"rounding": opened.choose(["nearest", "gptq"], 0.9), "correct": "both"}
         cluster |= looks
         linear |= looks
-    return {"choose": [cluster, linear]}
+    # A choice of a step has its own values open, which `choose` would not look into.
+    return cluster if opened.at is not None else {"choose": [cluster, linear]}
 
 
-def _finetune(facts: Facts, *, sparse: bool) -> dict[str, Any]:
+def _finetune(facts: Facts, opened: _Open, *, sparse: bool) -> dict[str, Any]:
     step: dict[str, Any] = {
         "finetune": "straight_through",
-        "epochs": {"choose": [3, 6, 12]},
-        "learning_rate": {"range": [3e-4, 3e-3], "log": True},
+        "steps": opened.choose([400, 1200, 3600], 0.9 if facts.parameters > _LARGE else 0.5),
+        "learning_rate": opened.among(3e-4, 4e-3, 1.5e-3, log=True),
         "validation": 0,
-        "distill": {"weight": {"choose": [0.5, 0.7]}, "temperature": {"choose": [2, 4]}},
+        "distill": {
+            "weight": opened.choose([0.5, 0.7], 0.9),
+            "temperature": opened.choose([2, 4], 0.9),
+        },
     }
-    if sparse:
-        prune: dict[str, Any] = {"sparsity": {"range": [0.4, 0.985]}, "end": 0.5}
-        own = _overrides(facts, "sparsity", {"range": [0.3, 0.95]})
-        if own:
-            prune["overrides"] = {name: fields["sparsity"] for name, fields in own.items()}
-        step |= {"mask": "dynamic", "prune": prune}
-    return step
-
-
-def _overrides(facts: Facts, field: str, value: Any) -> dict[str, Any]:
-    """A setting of its own for convolutions and for the last layer: few weights, much used."""
-    found = {}
+    if not sparse:
+        return step
+    # Convolutions use each weight many times, the first and the last layer have few.
+    overrides = {}
     if facts.convolutions:
-        found[_CONV] = {field: value}
-    if facts.last and facts.last.isidentifier():
-        found[f"path:{facts.last}"] = {field: value}
-    return found
+        overrides[_CONV] = opened.among(0.2, 0.95, 1 - opened.kept**0.6)
+    if facts.depthwise:
+        overrides[_DEPTHWISE] = opened.among(0.0, 0.8, 1 - opened.kept**0.25)
+    if facts.first.isidentifier():
+        overrides[f"path:{facts.first}"] = opened.among(0.1, 0.9, 1 - opened.kept**0.2)
+    if facts.last.isidentifier():
+        overrides[f"path:{facts.last}"] = opened.among(0.2, 0.95, 1 - opened.kept**0.45)
+    prune: dict[str, Any] = {"sparsity": opened.among(0.3, 0.99, 1 - opened.kept), "end": 0.5}
+    if overrides:
+        prune["overrides"] = overrides
+    return {**step, "mask": "dynamic", "prune": prune}
 
 
-def _starts(space: Space) -> list[Mapping[str, Any]]:
-    """A careful point, one in the middle, and a bold one."""
-    return [
-        {name: _at(name, parameter, at) for name, parameter in space.parameters.items()}
-        for at in (0.25, 0.5, 0.8)
-    ]
-
-
-def _at(name: str, parameter: Parameter, at: float) -> Any:
-    # Of values and bits many are careful, of sparsity little is.
-    careful_high = name.rsplit(".", 1)[-1] in ("values", "bits", "macs")
-    return drawn_from(parameter, 1 - at if careful_high else at)
+def _sensitive(facts: Facts) -> list[str]:
+    """Convolutions and the last layer: few weights, much used."""
+    found = [_CONV] if facts.convolutions else []
+    return [*found, *([f"path:{facts.last}"] if facts.last.isidentifier() else [])]
 
 
 def _has_kernel(layer: Layer) -> bool:

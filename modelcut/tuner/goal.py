@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 from modelcut.errors import UsageError
+from modelcut.metrics.intervals import paired_difference
 from modelcut.metrics.limits import Gates, Limit
 from modelcut.report.schema import Report
 
@@ -84,20 +85,43 @@ class Goal:
         verdicts = self.gates.judge(report)
         excess = sum(_excess(verdict) for verdict in verdicts)
         missing = any(value is None or not isfinite(value) for value in values)
-        margin = _margin(report, self.confidence)
-        sure = all(
-            verdict["held"]
-            and (
-                not verdict["name"].endswith(("accuracy_drop",))
-                or verdict["value"] + margin <= verdict["limit"] + 1e-9
-            )
-            for verdict in verdicts
-        )
+        doubt = sum(_excess(self._doubted(verdict, report)) for verdict in verdicts)
         return Judged(
             tuple(float("inf") if value is None else value for value in values),
             float("inf") if missing else excess,
-            sure and not missing,
+            float("inf") if missing else doubt,
         )
+
+    def _doubted(self, verdict: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        """A verdict with the highest drop of accuracy that the confidence allows for."""
+        evaluation = report.evaluation
+        if evaluation is None or not verdict["name"].endswith("accuracy_drop"):
+            return verdict
+        if verdict["value"] is None or not verdict["held"]:
+            return verdict
+        z = NormalDist().inv_cdf(self.told(verdict["limit"], int(evaluation.after["rows"])))
+        value = _highest(verdict["value"], report, z)
+        return {**verdict, "value": value, "held": value <= verdict["limit"] + 1e-9}
+
+    def told(self, limit: float, rows: int) -> float:
+        """The confidence with which so many samples are asked for a limit on a drop.
+
+        It is lowered to where two samples that the models decide differently, one to the good and
+        one to the bad, are still within the limit: fewer samples can tell no more.
+        """
+        most = NormalDist().cdf(limit * (rows + 2) / sqrt(3))
+        return max(0.5, min(self.confidence, most))
+
+    @property
+    def bold(self) -> bool:
+        """Whether it is the smaller or faster model that is sought, not the more accurate one."""
+        first = self.objectives[0]
+        return first.minimize and (not first.needs_data or first.name.startswith("latency"))
+
+    @property
+    def by_size(self) -> bool:
+        """Whether the one objective does not depend on the data, and hardly on a training."""
+        return len(self.objectives) == 1 and not self.objectives[0].needs_data
 
     def costs(self, values: Sequence[float]) -> tuple[float, ...]:
         """Objective values such that small is good."""
@@ -112,12 +136,12 @@ class Judged:
     Attributes:
         values: the values of the objectives.
         excess: by how much the limits are exceeded together, in units of each limit; 0: all hold.
-        sure: whether the limits hold with the goal's confidence.
+        doubt: the same where a drop of accuracy is as high as the goal's confidence allows for.
     """
 
     values: tuple[float, ...]
     excess: float
-    sure: bool
+    doubt: float
 
 
 def _excess(verdict: Mapping[str, Any]) -> float:
@@ -128,19 +152,24 @@ def _excess(verdict: Mapping[str, Any]) -> float:
     return max(abs(verdict["value"] - verdict["limit"]) / max(abs(verdict["limit"]), 1e-3), 1e-9)
 
 
-def _margin(report: Report, confidence: float) -> float:
-    """How far a drop of accuracy may lie above the measured one, at this confidence.
+def _highest(drop: float, report: Report, z: float) -> float:
+    """How large a drop of accuracy may be that was measured as `drop`, `z` standard errors up.
 
-    Accuracy changes only on samples that the two models decide differently: the variance of the
-    difference is at most their fraction over the number of samples (McNemar 1947).
+    It changes only by samples on which one of the two models alone is right. Where the report does
+    not count them, such as those of several outputs, it is no more than those that are decided
+    differently (McNemar 1947).
     """
     evaluation = report.evaluation
-    agreement = evaluation.agreement if evaluation else None
-    top1 = agreement.get("top1") if agreement else None
-    if evaluation is None or top1 is None or confidence <= 0.5:
-        return 0.0
+    assert evaluation is not None
     rows = int(evaluation.after["rows"])
-    return NormalDist().inv_cdf(confidence) * sqrt(max(0.0, 1 - top1) / max(1, rows))
+    counted = (evaluation.change or {}).get("mcnemar")
+    if z <= 0:
+        return drop
+    if counted:
+        lost, gained = counted["only_before_right"], counted["only_after_right"]
+        return max(drop, paired_difference(lost, gained, rows, z)[1])
+    top1 = evaluation.agreement.get("top1") if evaluation.agreement else None
+    return drop if top1 is None else drop + z * sqrt(max(0.0, 1 - top1) / max(1, rows))
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:

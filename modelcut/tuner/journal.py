@@ -60,7 +60,7 @@ class Journal:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 found.append(json.loads(line))
-            except ValueError:  # the last line of a search that was killed
+            except (ValueError, RecursionError):  # the last line of a search that was killed
                 continue
         return found
 
@@ -76,12 +76,30 @@ class Journal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def discard(folder: Path) -> int:
+    """Removes what an interrupted search left, its states of trainings too.
+
+    Returns:
+        The bytes that are free again; 0 if there was nothing.
+
+    Raises:
+        UsageError: the folder holds other things.
+    """
+    if not folder.exists():
+        return 0
+    if not folder.joinpath(_ABOUT).is_file():
+        raise UsageError(f"{folder}: is no journal of modelcut", "remove it by hand if need be")
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    shutil.rmtree(folder)
+    return size
+
+
 def _check(about: Path, of: Mapping[str, str]) -> None:
     folder = about.parent
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
         schema, old = found["schema"], dict(found["of"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{about}: is damaged", f"remove {folder} to begin anew") from None
     if schema != SCHEMA:
         raise InputError(f"{about}: is of another version of modelcut", f"remove {folder}")

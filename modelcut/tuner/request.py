@@ -17,6 +17,7 @@ from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document, load_file
 from modelcut.tuner import default
 from modelcut.tuner.goal import Goal, Objective
+from modelcut.tuner.ladder import First
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Request:
         scheduler: address of a Dask scheduler, or "".
         keep_best: an interrupt ends the search, not the command: the best so far is written.
         force: replace an output that modelcut did not write.
-        starts: points that are tried first, as values by parameter.
+        first: points that are tried before a sampler is asked.
         options: further options of a job: compression, coder, keep_optimizer.
     """
 
@@ -62,13 +63,13 @@ class Request:
     scheduler: str = ""
     keep_best: bool = False
     force: bool = False
-    starts: tuple[Mapping[str, Any], ...] = ()
+    first: First = field(default_factory=First)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Where an interrupted search is kept: `best.mcut.search` beside `best.mcut`."""
-        return self.output.with_name(self.output.name + ".search")
+        return folder_of(self.output)
 
     @property
     def sources(self) -> list[Path]:
@@ -77,6 +78,11 @@ class Request:
         others = (Path(self.space.document.name), Path(self.trust.custom_objects))
         files = [path for path in others if path.is_file()]
         return [self.model, *(path for path in data if path is not None), *files]
+
+
+def folder_of(output: Path) -> Path:
+    """Where an interrupted search for this output is kept."""
+    return output.with_name(output.name + ".search")
 
 
 def check(request: Request) -> None:
@@ -92,7 +98,8 @@ def check(request: Request) -> None:
             f"{request.space.document.name}: nothing is open in this recipe",
             "{choose: [4, 5]} or {range: [0.5, 0.98]} in the place of a value, {maybe: step}",
         )
-    data = [each.name for each in goal.objectives if each.needs_data] + goal.gates.needing_data()
+    data = [each.name for each in goal.objectives if each.needs_data]
+    data += [limit.shown for limit in goal.gates.each() if limit.needs_data]
     if not data:
         raise UsageError(
             "nothing is said of what must be kept, so that the emptiest model would be the best",
@@ -133,7 +140,7 @@ def goal_of(
 
 def space_for(
     recipe: Path | None, model: Path, output: Path, goal: Goal, *, train: bool, samples: bool
-) -> tuple[Space, tuple[Mapping[str, Any], ...]]:
+) -> tuple[Space, First]:
     """The space of a recipe file, or the default one for a model; and the points to try first.
 
     Args:
@@ -145,7 +152,7 @@ def space_for(
         samples: whether there are calibration samples.
     """
     if recipe is not None:
-        return Space.of(load_file(place_of(recipe))), ()
+        return Space.of(load_file(place_of(recipe))), First()
     safety.check_path(model)
     suffix = registry.suffix_of(output).lower()
     with registry.open_model(model) as opened:

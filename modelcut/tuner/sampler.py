@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,15 +41,15 @@ class Sampler(Protocol):
 
     name: str
 
-    def ask(self) -> Asked:
-        """The next point."""
+    def ask(self, given: Mapping[str, Any] | None = None) -> Asked:
+        """The next point, or the one with the given values by parameter."""
 
     def tell(self, asked: Asked, result: Result) -> None:
         """What became of a point."""
 
 
 def open_sampler(
-    goal: Goal, seed: int, trials: int, journal: Path | None, starts: Sequence[Mapping[str, Any]]
+    goal: Goal, seed: int, trials: int, journal: Path | None, first: int = 0
 ) -> Sampler:
     """Optuna's sampler if the package is installed, else a random one.
 
@@ -58,13 +58,13 @@ def open_sampler(
         seed: seed of the choice.
         trials: number of trials that are planned.
         journal: file in which Optuna keeps its study; None: in memory.
-        starts: points that are tried first, as values by parameter.
+        first: number of the first trial; an interrupted search has done the ones before.
     """
     if find_spec("optuna") is None:
-        return Random(seed, starts)
+        return Random(seed, first)
     from modelcut.tuner.bayes import Bayes
 
-    return Bayes(goal, seed, trials, journal, starts)
+    return Bayes(goal, seed, trials, journal)
 
 
 class Point:
@@ -85,15 +85,13 @@ class Random:
 
     name = "random search (install modelcut[search] for Optuna's samplers)"
 
-    def __init__(self, seed: int, starts: Sequence[Mapping[str, Any]], first: int = 0) -> None:
+    def __init__(self, seed: int, first: int = 0) -> None:
         self._seed = seed
-        self._starts = starts
         self._next = first
 
-    def ask(self) -> Point:
+    def ask(self, given: Mapping[str, Any] | None = None) -> Point:
         number, self._next = self._next, self._next + 1
-        given = self._starts[number] if number < len(self._starts) else {}
-        return Point(number, self._seed, given)
+        return Point(number, self._seed, given or {})
 
     def tell(self, asked: Asked, result: Result) -> None:
         """Nothing is learned from it."""

@@ -4,76 +4,38 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
 from modelcut import __version__
 from modelcut.arrays import digest as digests
-from modelcut.errors import InfeasibleError, InputError, RecipeError, Stopped
+from modelcut.data.split import split, split_paths
+from modelcut.errors import InfeasibleError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
+from modelcut.job.check import check_runnable
 from modelcut.job.digest import Digest, size
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
+from modelcut.job.session import Session
+from modelcut.job.watched import reading
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
-from modelcut.tuner.goal import Goal, dominates
 from modelcut.tuner.journal import Journal
+from modelcut.tuner.loop import Loop, Say
+from modelcut.tuner.record import Trial, choose, front_of, none_meets, samples_of, warnings_of
 from modelcut.tuner.request import Request, check
-from modelcut.tuner.sampler import Asked, Random, Sampler, open_sampler
-from modelcut.tuner.trial import Result, Setting, fractions, measured
-from modelcut.tuner.workers import Task, Workers, open_workers
+from modelcut.tuner.sampler import Sampler, open_sampler
+from modelcut.tuner.trial import Setting, measured
+from modelcut.tuner.workers import open_workers
 
 SCHEMA = "modelcut-search/1"
-_RIVALS = 3
-"""A trial is given up when so many others of the same length of training are better in all."""
 _MOST_FRONT = 10
-_FAILURES = 5
-"""The search ends when so many trials fail, and none succeeded before."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A point that was tried.
-
-    Attributes:
-        number: number of the trial, from 0.
-        recipe: the recipe as plain data.
-        result: what it gave.
-        pruned: whether it was given up before the whole training.
-    """
-
-    number: int
-    recipe: Mapping[str, Any]
-    result: Result
-    pruned: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return {
-            "number": self.number,
-            "recipe": dict(self.recipe),
-            "pruned": self.pruned,
-            **self.result.to_dict(),
-        }
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Trial:
-        """A trial from its JSON data."""
-        rest = {name: value for name, value in record.items() if name not in _OWN}
-        rest["values"], rest["gates"] = tuple(rest["values"]), tuple(rest["gates"])
-        return cls(record["number"], record["recipe"], Result(**rest), record["pruned"])
-
-
-_OWN = ("number", "recipe", "pruned")
-
-
-Say = Callable[[str], None]
 
 
 def search(request: Request, say: Say = lambda _: None) -> Report:
@@ -87,6 +49,8 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         ModelcutError: nothing can be searched; what was tried so far is kept for the same command.
     """
     check(request)
+    with reading(request.model), registry.open_model(request.model) as model:
+        check_runnable(model, request.trust)
     places = places_of(request.output)
     with (
         Digest(request.model) as digest,
@@ -132,7 +96,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
             "space": request.space.document.data,
             "validation": {
                 "path": str(request.validation or request.train or ""),
-                "samples": _samples(trials),
+                "samples": samples_of(trials),
             },
             "interrupted": interrupted,
             "seconds": {
@@ -151,14 +115,14 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
             _write(drafts["search"], json.dumps(record, indent=1))
             outputs.publish()
             journal.remove()
-            raise InfeasibleError(*_none(request, trials, places["search"]))
+            raise InfeasibleError(*none_meets(request, trials, places["search"]))
         recipe = parse(Document("best.recipe.yaml", chosen.recipe))
         say("making the best model")
         facts = {
             "trials": len(trials),
             "chosen": chosen.number,
-            "validation": {"samples": _samples(trials), **chosen.result.measured},
-            "warnings": _warnings(request, trials, chosen, sure=sure),
+            "validation": {"samples": samples_of(trials), **chosen.result.measured},
+            "warnings": warnings_of(request, trials, chosen, sure=sure),
             "front": [trial.number for trial in front],
             "tried": [
                 {"number": trial.number, "held": trial.result.excess == 0, **trial.result.measured}
@@ -196,55 +160,6 @@ def _write(draft: Path, text: str) -> None:
     draft.write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
 
 
-def _none(request: Request, trials: Sequence[Trial], record: Path) -> tuple[str, str]:
-    """What is to be said where no trial meets the limits."""
-    measured = [trial for trial in trials if not trial.result.error]
-    if not measured:
-        why = trials[-1].result.error if trials else "no trial was made"
-        return f"{request.model}: every trial failed: {why}", f"{record} has all of them"
-    nearest = min(measured, key=lambda trial: trial.result.excess)
-    failed = ", ".join(
-        f"{gate['name']} {gate['value']:.4g} (limit {gate['limit']:g})"
-        for gate in nearest.result.gates
-        if not gate["held"] and gate["value"] is not None
-    )
-    return (
-        f"{request.model}: none of {len(trials)} trials meets the limits; the nearest: {failed}",
-        f"{record} has all of them; allow more, or try more with --trials",
-    )
-
-
-def choose(trials: Sequence[Trial], goal: Goal) -> tuple[Trial | None, bool]:
-    """The trial that is chosen, and whether its limits hold with the goal's confidence.
-
-    Among those whose limits hold with that confidence, or else among those whose limits hold at
-    all, the one with the least cost; the earliest of equals.
-    """
-    for sure in (True, False):
-        fit = [
-            trial
-            for trial in trials
-            if trial.result.feasible and not trial.pruned and (trial.result.sure or not sure)
-        ]
-        if fit:
-            costs = {trial.number: goal.costs(trial.result.values) for trial in fit}
-            return min(fit, key=lambda trial: (costs[trial.number], trial.number)), sure
-    return None, False
-
-
-def front_of(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
-    """The trials that no other one is better than in every objective; the limits hold for all."""
-    fit = [trial for trial in trials if trial.result.feasible and not trial.pruned]
-    costs = {trial.number: goal.costs(trial.result.values) for trial in fit}
-    front = [
-        trial
-        for trial in fit
-        if not any(dominates(costs[other.number], costs[trial.number]) for other in fit)
-    ]
-    distinct = {costs[trial.number]: trial for trial in reversed(front)}
-    return sorted(distinct.values(), key=lambda trial: costs[trial.number])
-
-
 def _interrupted(
     request: Request,
     setting: Setting,
@@ -258,7 +173,7 @@ def _interrupted(
         with open_workers(
             setting, request.goal, workers=request.workers, scheduler=request.scheduler, say=say
         ) as workers:
-            _Loop(request, sampler, journal, workers, trials, say).run()
+            Loop(request, sampler, journal, workers, trials, say).run()
     except (Stopped, KeyboardInterrupt) as error:
         if not request.keep_best or getattr(error, "number", SIGINT) != SIGINT:
             raise
@@ -266,138 +181,21 @@ def _interrupted(
     return False
 
 
-class _Loop:
-    """Keeps the workers busy."""
-
-    def __init__(
-        self,
-        request: Request,
-        sampler: Sampler,
-        journal: Journal,
-        workers: Workers,
-        trials: list[Trial],
-        say: Say,
-    ) -> None:
-        self._request = request
-        self._sampler = sampler
-        self._journal = journal
-        self._workers = workers
-        self._trials = trials
-        self._say = say
-        self._began = time.monotonic()
-        self._asked: dict[int, Asked] = {}
-        self._recipes: dict[int, dict[str, Any]] = {}
-        self._results: dict[str, Result] = {}
-        self._rungs: dict[float, list[tuple[float, ...]]] = {}
-        self._spent: dict[int, float] = {}
-        for trial in trials:
-            self._results[_key(trial.recipe)] = trial.result
-
-    def run(self) -> None:
-        while True:
-            while len(self._asked) < self._workers.count and self._more():
-                self._begin()
-            if not self._asked:
-                return
-            self._end(*self._workers.next())
-
-    def _more(self) -> bool:
-        if len(self._trials) + len(self._asked) >= self._request.trials:
-            return False
-        limit = self._request.seconds
-        return limit is None or time.monotonic() - self._began < limit
-
-    def _begin(self) -> None:
-        asked = self._sampler.ask()
-        recipe = self._recipe(asked)
-        if recipe is None:
-            return
-        known = self._results.get(_key(recipe))
-        if known is not None and known.fraction == 1:
-            self._keep(asked, recipe, replace(known, seconds=0.0))
-            return
-        self._asked[asked.number], self._recipes[asked.number] = asked, recipe
-        self._progress(asked.number)
-        self._workers.submit(Task(asked.number, recipe, fractions(recipe)[0]))
-
-    def _recipe(self, asked: Asked) -> dict[str, Any] | None:
-        """The recipe of a point; None where its values do not go together."""
-        space = self._request.space
-        try:
-            made = space.fill(asked.value)
-        except RecipeError as error:
-            self._keep(asked, {"steps": []}, Result(error=str(error)))
-            return None
-        gates = self._request.goal.gates
-        head = made.head.model_copy(update={"gates": gates})
-        return replace(made, head=head).to_dict()
-
-    def _end(self, task: Task, result: Result) -> None:
-        number = task.number
-        self._spent[number] = self._spent.get(number, 0.0) + result.seconds
-        if not result.error and task.fraction < 1:
-            cost = (*self._request.goal.costs(result.values), result.excess)
-            rivals = self._rungs.setdefault(task.fraction, [])
-            hopeless = sum(dominates(other, cost) for other in rivals) >= _RIVALS
-            rivals.append(cost)
-            if not hopeless:
-                stages = fractions(task.recipe)
-                following = stages[stages.index(task.fraction) + 1]
-                self._workers.submit(replace(task, fraction=following))
-                self._progress(number)
-                return
-        asked, recipe = self._asked.pop(number), self._recipes.pop(number)
-        self._keep(asked, recipe, replace(result, seconds=self._spent.pop(number)))
-
-    def _keep(self, asked: Asked, recipe: dict[str, Any], result: Result) -> None:
-        """Takes up what a trial gave.
-
-        Raises:
-            InputError: the first trials all failed.
-        """
-        pruned = not result.error and result.fraction < 1
-        trial = Trial(asked.number, recipe, result, pruned)
-        self._sampler.tell(asked, result)
-        self._journal.add(trial.to_dict())
-        self._trials.append(trial)
-        if not result.error:
-            self._results[_key(recipe)] = result
-        if len(self._trials) >= _FAILURES and all(one.result.error for one in self._trials):
-            self._journal.remove()
-            raise InputError(
-                f"{self._request.model}: the first {_FAILURES} trials failed: {result.error}"
-            )
-        self._progress(asked.number)
-
-    def _progress(self, number: int) -> None:
-        best, _ = choose(self._trials, self._request.goal)
-        shown = "none meets the limits yet"
-        if best is not None:
-            pairs = zip(self._request.goal.objectives, best.result.values, strict=True)
-            shown = "best so far: " + ", ".join(f"{each.name} {value:g}" for each, value in pairs)
-        done = len(self._trials)
-        self._say(f"trial {number + 1}, {done} of {self._request.trials} done; {shown}")
-
-
 def _sampler(request: Request, journal: Journal, trials: Sequence[Trial]) -> Sampler:
     path = journal.folder / "optuna.log"
-    found = open_sampler(request.goal, request.seed, request.trials, path, request.starts)
-    if isinstance(found, Random):
-        first = max((trial.number for trial in trials), default=-1) + 1
-        return Random(request.seed, request.starts, first)
-    return found
+    first = max((trial.number for trial in trials), default=-1) + 1
+    return open_sampler(request.goal, request.seed, request.trials, path, first)
 
 
 def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
-    """The CSVs for training and for measuring trials; a part of one where only that is given."""
+    """Samples for training, and those for measuring trials; parts of one source if need be."""
     if request.validation is not None:
         return request.train, request.validation
     assert request.train is not None
     if not _trains(request.space):
         return request.train, request.train  # no trial has seen the samples
-    train, validation = folder / "train.csv", folder / "validation.csv"
-    if not (train.is_file() and validation.is_file()):
-        from modelcut.data.split import split
+    train, validation = split_paths(request.train, folder)
+    if not (train.exists() and validation.exists()):
         from modelcut.job.evaluate import open_evaluator
 
         say("setting validation samples aside")
@@ -412,10 +210,7 @@ def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
                 beside=False,
                 compared=True,
             ).table
-        drafts = [path.with_suffix(".part") for path in (train, validation)]
-        split(table, request.fraction, request.seed, *drafts)
-        for draft, path in zip(drafts, (train, validation), strict=True):
-            draft.replace(path)
+        split(table, request.fraction, request.seed, folder)
     return train, validation
 
 
@@ -449,7 +244,8 @@ def _made(
         search=facts,
         keep_on_failure=False,
     )
-    report = pipeline.run(job, say)
+    # A training on the same samples was done by its trial, and its state is still there.
+    report = pipeline.run(job, say, session=Session(setting.states, setting.most_states))
     assert isinstance(report, Report)
     return report
 
@@ -477,33 +273,6 @@ def _tested(
     return found
 
 
-def _samples(trials: Sequence[Trial]) -> int:
-    return max((trial.result.measured.get("samples", 0) for trial in trials), default=0)
-
-
-def _warnings(request: Request, trials: Sequence[Trial], chosen: Trial, *, sure: bool) -> list[str]:
-    """What a user should know of the choice."""
-    found = []
-    samples = _samples(trials)
-    drop = request.goal.gates.max_accuracy_drop
-    if isinstance(drop, float) and samples and drop * samples < 1:
-        found.append(
-            f"{samples} validation samples cannot tell a drop of {drop:g}: one sample is "
-            f"{1 / samples:.2g}"
-        )
-    if not sure:
-        found.append(
-            f"trial {chosen.number + 1} meets the limits on the validation samples, but not with "
-            f"{request.goal.confidence:.0%} confidence on others: more samples, or a larger limit"
-        )
-    failed = [trial for trial in trials if trial.result.error]
-    if failed:
-        found.append(
-            f"{len(failed)} of {len(trials)} trials failed; the first: {failed[0].result.error}"
-        )
-    return found
-
-
 def _identity(request: Request, digest: Digest) -> dict[str, str]:
     """What must be the same for a search to be the same, each by its name for messages."""
     job = Job(
@@ -524,7 +293,3 @@ def _identity(request: Request, digest: Digest) -> dict[str, str]:
     )
     found["seed"] = str(request.seed)
     return {name: digests.of_text(text) for name, text in found.items()}
-
-
-def _key(recipe: Mapping[str, Any]) -> str:
-    return json.dumps(recipe, sort_keys=True)

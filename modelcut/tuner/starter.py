@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from modelcut.graph.keras.channel_values import activation
 from modelcut.model.model import Model
 from modelcut.tuner.default import Facts
 
@@ -36,19 +37,17 @@ def recipe_for(model: Model, goal: Goal) -> str:
         "# A first choice by the network's layers; nothing was tried. `modelcut search` tries.",
         "version: 1",
         "",
-        "data:",
-        "  label: label          # the column that holds the labels",
-        "  # scale: 1/255        # where the network was trained on scaled features",
+        "# data:                  # how samples are read, where it is not found out",
+        "#   label: label         # the column that holds the labels",
+        "#   scale: 1/255         # where the network was trained on scaled features",
         "",
     ]
-    gates = [
-        "",
-        "# Conditions for exit code 0; for a classifier.",
-        "gates:",
-        "  max_accuracy_drop: 0.01",
-    ]
-    if goal == "microcontroller":
-        gates += ["  # max_bytes: 64kB"]
+    gates = ["", "# Conditions for exit code 0, judged on --test."]
+    if _decides(model):
+        gates += ["gates:", "  max_accuracy_drop: 0.01"]
+        gates += ["  # max_bytes: 64kB"] if goal == "microcontroller" else []
+    else:
+        gates += ["# gates:", "#   max_rmse_increase: 0.01   # of a classifier: max_accuracy_drop"]
     return "\n".join([*head, *made, *gates]) + "\n"
 
 
@@ -57,6 +56,14 @@ _TITLE = {
     "speed": "A faster network",
     "microcontroller": "An int8 .tflite for a microcontroller",
 }
+
+
+def _decides(model: Model) -> bool:
+    """Whether the network's last activation says that it is a classifier."""
+    nodes = model.architecture.nodes if model.architecture else ()
+    names = [activation(node.config) for node in nodes if "activation" in node.config]
+    last = nodes[-1].class_name.lower() if nodes else ""
+    return last == "softmax" or (names[-1:] or [""])[0] in ("softmax", "sigmoid")
 
 
 def _size(facts: Facts) -> list[str]:

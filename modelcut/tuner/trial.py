@@ -21,6 +21,8 @@ FRACTIONS = (1 / 9, 1 / 3)
 """Fractions of the epochs of the first tries of a recipe that trains (Li et al. 2017, eta = 3)."""
 _EPOCHS = 5
 """Epochs of a step that says none."""
+_STEPS = 300
+"""A shorter training than this many batches costs more to begin than it saves."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Result:
     Attributes:
         values: values of the objectives.
         excess: by how much the limits are exceeded, in units of each limit; 0: all hold.
-        sure: whether the limits hold with the goal's confidence.
+        doubt: the same with the goal's confidence, where a drop of accuracy is as high as its
+            interval's upper end.
         seconds: wall time of the trial.
         error: why it failed; "" where it did not.
         fraction: fraction of the epochs that was trained.
@@ -89,7 +92,7 @@ class Result:
 
     values: tuple[float, ...] = ()
     excess: float = float("inf")
-    sure: bool = False
+    doubt: float = float("inf")
     seconds: float = 0.0
     error: str = ""
     fraction: float = 1.0
@@ -103,9 +106,15 @@ class Result:
         """Whether it was measured and all limits hold."""
         return not self.error and self.excess == 0
 
+    @property
+    def sure(self) -> bool:
+        """Whether all limits hold with the goal's confidence."""
+        return self.feasible and self.doubt == 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {**asdict(self), "values": list(self.values), "gates": list(self.gates)}
+        lists = {"values": list(self.values), "gates": list(self.gates)}
+        return {**asdict(self), **lists, "sure": self.sure}
 
 
 class Runner:
@@ -145,7 +154,7 @@ class Runner:
         return Result(
             judged.values,
             judged.excess,
-            judged.sure,
+            judged.doubt,
             time.perf_counter() - began,
             fraction=fraction,
             measured=measured(report),
@@ -156,27 +165,35 @@ class Runner:
 
 
 def shortened(recipe: Mapping[str, Any], fraction: float) -> dict[str, Any]:
-    """A recipe that trains a fraction of its epochs, at least one in each step."""
+    """A recipe that trains a fraction of its epochs or batches, at least one in each step."""
     steps = []
     for step in recipe["steps"]:
         found = dict(step)
-        if fraction < 1 and epochs_of(found):
-            found["epochs"] = max(1, round(fraction * epochs_of(found)))
+        for field_, length in zip(("epochs", "steps"), length_of(found), strict=True):
+            if fraction < 1 and length:
+                found[field_] = max(1, round(fraction * length))
         steps.append(found)
     return {**recipe, "steps": steps}
 
 
-def epochs_of(step: Mapping[str, Any]) -> float:
-    """The epochs of a step, as it stands in a recipe; 0 where it trains none or says batches."""
-    if "finetune" not in step or step.get("steps"):
-        return 0
-    return float(step.get("epochs") or _EPOCHS)
+def length_of(step: Mapping[str, Any]) -> tuple[float, float]:
+    """The epochs and the batches of a step, as it stands in a recipe: one of them, or none."""
+    if "finetune" not in step:
+        return 0, 0
+    if step.get("steps"):
+        return 0, float(step["steps"])
+    return float(step.get("epochs") or _EPOCHS), 0
 
 
 def fractions(recipe: Mapping[str, Any]) -> tuple[float, ...]:
     """Which fractions of a recipe's training are tried, the whole at last."""
-    total = sum(map(epochs_of, recipe["steps"]))
-    return (*(part for part in FRACTIONS if part * total >= 1), 1.0)
+    lengths = [length_of(step) for step in recipe["steps"]]
+    epochs = sum(length for length, _ in lengths)
+    batches = sum(length for _, length in lengths)
+    return (
+        *(part for part in FRACTIONS if part * epochs >= 1 or part * batches >= _STEPS),
+        1.0,
+    )
 
 
 def measured(report: Report) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from modelcut.errors import ResourceError, UsageError
 from modelcut.tuner.goal import Goal
 from modelcut.tuner.trial import Result, Runner, Setting
 
+_THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 RETRIES = 3
 """So often a trial is begun again whose worker is lost."""
 
@@ -197,6 +198,13 @@ def _client(
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
             memory_limit=0,
+            env=_shared(workers),
         )
     )
     return opened.enter_context(Client(cluster)), f"{workers} local workers"
+
+
+def _shared(workers: int) -> dict[str, str]:
+    """Settings by which local workers share the processors, where the user says nothing."""
+    each = str(max(1, (os.cpu_count() or 1) // workers))
+    return {name: os.environ.get(name, each) for name in _THREADS}

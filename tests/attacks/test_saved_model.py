@@ -349,3 +349,61 @@ def test_functions_that_call_each_other_endlessly(tmp_path, refused):
     in_function(folder, made, name)
     model = registry.by_name("saved_model").read(folder)  # it ends
     assert len(list(model.tensors)) == 10
+
+
+def _constant(shape, dtype=1, **fields):
+    """A node of a constant."""
+    numbers = {"content": 4, "float": 5}
+    tensor = put_integer(1, dtype) + put_blob(2, _dims(*shape))
+    tensor += b"".join(put_blob(numbers[name], data) for name, data in fields.items())
+    value = put_blob(1, b"value") + put_blob(2, put_blob(8, tensor))
+    return node("lie", "Const") + put_blob(5, value)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (_constant((3, 4), content=bytes(47)), "declares 3×4 of float32, 48 bytes, and holds 47"),
+        (_constant((3, 4), content=bytes(52)), "holds 52"),
+        (_constant((1 << 20, 1 << 20), float=bytes(4)), "declares 1048576×1048576 values"),
+        (_constant((1 << 40,), 7), "declares 1099511627776 values"),
+        (_constant((-1, 4), content=bytes(16)), "declares no shape"),
+    ],
+    ids=["too few", "too many", "4 TiB of one value", "texts", "below 0"],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_constant_whose_shape_lies(inside, made, words, tmp_path, modelcut, in_one_line):
+    folder = saved_model("module", tmp_path)
+    in_function(folder, made, "score") if inside else in_main_graph(folder, made)
+    in_one_line(
+        modelcut("prune", folder, "--sparsity", "0.5", "-o", tmp_path / "o"), 2, words=words
+    )
+    in_one_line(modelcut("scan", folder), 2, words="'lie'")
+
+
+def test_a_constant_of_one_value_for_many_is_none(tmp_path, modelcut):
+    folder = in_main_graph(saved_model("module", tmp_path), _constant((1000, 1000), float=bytes(4)))
+    assert modelcut("prune", folder, "--sparsity", "0.5", "-o", tmp_path / "o").code == 0
+
+
+@pytest.mark.parametrize("kind", ["WriteFile", "EagerPyFunc", "a main op", "an init op"])
+def test_a_step_that_edits_weights_says_what_it_carries(kind, tmp_path, modelcut):
+    """Nothing is run; whoever loads the pruned folder may run it."""
+    if kind == "a main op":
+        folder = in_main_graph(saved_model("v1", tmp_path), node("w", "WriteFile"))
+        main = put_blob(1, b"saved_model_main_op") + put_blob(2, put_blob(1, put_blob(1, b"w")))
+        graph_of(folder, lambda meta: meta + put_blob(4, main))
+        word = "WriteFile"
+    elif kind == "an init op":
+        folder = saved_model("module", tmp_path)
+        in_function(folder, node("l", "While"), named(folder, "_initialize"))
+        word = "a loop that runs at loading"
+    else:
+        folder = in_main_graph(saved_model("module", tmp_path), node("w", kind))
+        word = f"operation {kind}"
+    for command in (("prune", "--sparsity", "0.5"), ("pack",)):
+        out = tmp_path / ("o.mcut" if command[0] == "pack" else "o")
+        said = modelcut(command[0], folder, *command[1:], "-o", out)
+        assert said.code == 0, said
+        assert word in said.out
+        assert "carried through unexecuted; loading the file may run it" in said.out

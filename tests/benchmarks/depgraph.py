@@ -108,15 +108,18 @@ def train(torch, net, x, y, epochs, rate, seed=0):
     steps = epochs * (len(x) // BATCH)
     optimizer = torch.optim.SGD(net.parameters(), rate, momentum=0.9)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    padded, plane = torch.nn.functional.pad(x, (2, 2, 2, 2)), torch.arange(28)
     for epoch in range(epochs):
         start, total = time.time(), 0.0
         net.train()
         order = rng.permutation(len(x))
         for begin in range(0, len(x) - BATCH + 1, BATCH):
             rows = torch.from_numpy(order[begin : begin + BATCH])
-            down, right = rng.integers(0, 5, 2)
-            images = padded[rows, :, down : down + 28, right : right + 28].clone()
+            down, right = (torch.from_numpy(n) for n in rng.integers(0, 5, (2, BATCH)))
+            images = padded[
+                rows[:, None, None], 0, (down[:, None] + plane)[:, :, None],
+                (right[:, None] + plane)[:, None],
+            ][:, None]  # fmt: skip
             flipped = torch.from_numpy(rng.random(BATCH) < 0.5)
             images[flipped] = images[flipped].flip(3)
             loss = torch.nn.functional.cross_entropy(net(images), y[rows])
@@ -124,7 +127,7 @@ def train(torch, net, x, y, epochs, rate, seed=0):
             loss.backward()
             optimizer.step()
             falling.step()
-            total += float(loss)
+            total += loss.item()
         spent = time.time() - start
         print(f"epoch {epoch + 1}: loss {total * BATCH / len(x):.3f}, {spent:.0f} s", flush=True)
 

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/speed.py [CASE …] [--repeat 3] [--cache FOLDER] [--keep] [--most MB]
 
-Cases: prune, prune-none, 8-bits, cluster, large, small, growth. Each round runs all rows of a case
-one after the other, so that what else the machine does hits them alike; figures are medians. CPU
-seconds are of a process and its children. `--keep` writes the raw figures to speed.json beside this
-file, with the processor's name and the load average. `--table` prints what was kept, as it stands
-in `modelcut docs benchmarks`.
+Cases: prune, prune-none, 8-bits, cluster, large, small, eval, growth. Each round runs all rows of a
+case one after the other, so that what else the machine does hits them alike; figures are medians.
+CPU seconds are of a process and its children. `--keep` writes the raw figures to speed.json beside
+this file, with the processor's name and the load average. `--table` prints what was kept, as it
+stands in `modelcut docs benchmarks`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,26 @@ with h5py.File(sys.argv[1]) as old, h5py.File(sys.argv[2], "w") as new:
             for i in range(0, bits.size, step):
                 bits[i : i + step] *= (bits[i : i + step] & 0x7FFFFFFF) > limit
         new.create_dataset(name, data=values)
+"""
+
+PREDICT = """
+import sys, keras, numpy as np
+model = keras.models.load_model(sys.argv[1], compile=False)
+samples = np.load(sys.argv[2])
+model.predict(samples["x"], verbose=0)
+"""
+
+LENET = """
+import sys, keras, numpy as np
+from keras import layers as l
+keras.Sequential([
+    keras.Input((28, 28, 1)), l.Conv2D(20, 5, activation="relu"), l.MaxPooling2D(),
+    l.Conv2D(50, 5, activation="relu"), l.MaxPooling2D(), l.Flatten(),
+    l.Dense(500, activation="relu"), l.Dense(10, activation="softmax"),
+]).save(sys.argv[1])
+rng = np.random.default_rng(0)
+x = rng.random((10_000, 28, 28, 1), np.float32)
+np.savez(sys.argv[2], x=x, y=rng.integers(0, 10, 10_000))
 """
 
 Run = tuple[float, float, float]
@@ -156,6 +176,14 @@ def rows_of(case: str, cache: Path, most: float) -> dict[str, list[str]]:
         }
     if case == "small":
         return {"modelcut": cut("prune", dense(cache / "small.h5", [(500, 500)]), PRUNE)}
+    if case == "eval":
+        model, samples = cache / "lenet5.keras", cache / "samples.npz"
+        if not samples.exists():
+            timed([sys.executable, "-c", LENET, str(model), str(samples)])
+        return {
+            "modelcut": [*CLI, "eval", str(model), "--test", str(samples), "-q"],
+            "Keras 3: load, predict": [sys.executable, "-c", PREDICT, str(model), str(samples)],
+        }
     found: dict[str, list[str]] = {}
     for megabytes in (1, 4, 16, 64, 256, 1024, 4096):
         if megabytes > most:
@@ -176,7 +204,7 @@ def rows_of(case: str, cache: Path, most: float) -> dict[str, list[str]]:
     return found
 
 
-CASES = ("prune", "prune-none", "8-bits", "cluster", "large", "small", "growth")
+CASES = ("prune", "prune-none", "8-bits", "cluster", "large", "small", "eval", "growth")
 
 
 def processor() -> str:
@@ -220,7 +248,7 @@ def show(case: str, found: dict[str, Any], before: dict[str, Any] | None) -> Non
     for name, (wall, cpu, peak) in rows.items():
         kept = (before or {"runs": {}})["runs"].get(name)
         old = f"{median(kept)[1]:.2f}" if kept else "–"
-        ratio = f"{cpu / last:.2f}" if case.startswith("prune") else ""
+        ratio = f"{cpu / last:.2f}" if case.startswith(("prune", "eval")) else ""
         print(f"| {name} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | {ratio} | {old} |")
     sys.stdout.flush()
 

@@ -183,6 +183,11 @@ def test_eval_of_one_and_of_two(tmp_path, modelcut):
     assert json.loads(two.out)["evaluation"]["change"] == report["evaluation"]["change"]
     low = modelcut("eval", folder / "small.h5", *common, "--min-accuracy", "0.999")
     assert low.code == 1
+    page = modelcut("eval", folder / "small.h5", *common[:4], "-o", tmp_path / "e.html", "--json")
+    assert json.loads(page.out)["evaluation"]["after"]["metrics"] == after
+    assert (tmp_path / "e.html").read_text().startswith("<!doctype html>")
+    refused = modelcut("eval", folder / "small.h5", *common, "-o", folder / "digits_test.csv")
+    assert (refused.code, refused.out) == (2, "")
 
 
 def test_recipe_commands(tmp_path, modelcut):

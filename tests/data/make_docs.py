@@ -115,6 +115,7 @@ def gate_table() -> str:
     rows = [
         (f"`{name}`", info.description or "", f"`{key_of(info)}`")
         for name, info in Gates.model_fields.items()
+        if name != "if_data"
     ]
     return table(rows, ("gate", "meaning", "number of the report"))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -13,9 +15,12 @@ import numpy as np
 import pytest
 from toys import MODELS, saved_model
 
+import modelcut as package
 from modelcut import engines
+from modelcut.engines import Bounds
 from modelcut.engines.litert import network as litert_network
-from modelcut.engines.process import wire
+from modelcut.engines.litert import runner
+from modelcut.engines.process import pool, wire
 from modelcut.engines.process.host import Host
 from modelcut.engines.saved_model import network as engine
 from modelcut.errors import InputError, ResourceError
@@ -106,6 +111,111 @@ def test_how_a_process_ended_is_said(number, kind, words):
     assert host.ended
 
 
+def test_a_process_that_takes_too_much_memory_is_ended():
+    host = interpreter()
+    with pytest.raises(ResourceError, match=r"LiteRT was stopped: it took .* may take 1e-09 GB"):
+        host.ask({}, limit=9, doing="load", bounds=Bounds(memory=1))
+    assert host.ended
+
+
+def test_a_fork_leaves_the_process_to_its_parent():
+    host = interpreter()
+    child = os.fork()
+    if child == 0:
+        host.close()
+        os._exit(host.usable)
+    assert os.waitpid(child, 0)[1] == 0
+    assert host.usable
+
+
+def test_who_gave_up_waiting_does_not_get_the_answer_of_another(monkeypatch):
+    host = interpreter()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host, "_watch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        host.ask({}, limit=9, doing="load")
+    assert host.ended
+
+
+def test_a_process_ends_with_its_parent():
+    call = (
+        "import os, sys; from modelcut.engines.process.host import Host; "
+        f"host = Host('LiteRT', 'litert.runner', {str(TFLITE)!r}, '9'); "
+        "host.ask({}, limit=9, doing='load'); print(host._process.pid, flush=True); "
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", call], check=False, capture_output=True)
+    process = int(done.stdout)
+    for _ in range(100):
+        if not Path(f"/proc/{process}/statm").exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it still runs")
+
+
+def test_a_keras_network_that_ends_its_process_is_an_error_of_the_python_api(monkeypatch):
+    hosts = []
+
+    class Struck(Host):
+        def ask(self, *arguments, **more):
+            hosts.append(self)
+            os.kill(self._process.pid, signal.SIGABRT)
+            return super().ask(*arguments, **more)
+
+    monkeypatch.setattr(pool, "_kept", [])
+    monkeypatch.setattr(pool, "Host", Struck)
+    test = Path(engines.__file__).parents[1] / "demo" / "digits_test.csv"
+    with pytest.raises(
+        InputError, match=r"digits.h5: TensorFlow crashed \(SIGABRT\) on it"
+    ) as told:
+        package.evaluate(test.with_name("digits.h5"), test)
+    assert told.value.exit_code == 2
+    assert hosts[0].ended
+    assert pool.tensorflow("keras") is not hosts[0]
+
+
+def test_one_engine_serves_job_after_job(monkeypatch, tmp_path, kept):
+    starts = []
+
+    class Counted(Host):
+        def __init__(self, *arguments):
+            starts.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(pool, "Host", Counted)
+    model = MODELS / "keras3_sequential.h5"
+    lines = ["a,b,c,d,e,f,g,h,label", *(f"{i},1,2,0,{i % 5},1,0,1,{i % 3}" for i in range(20))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    rows = {"test": tmp_path / "rows.csv"}
+    package.prune(model, tmp_path / "a.h5", sparsity=0.5, **rows)
+    package.quantize(model, tmp_path / "b.mcut", bits=8, **rows)
+    package.evaluate(tmp_path / "a.h5", **rows)
+    package.compare(model, tmp_path / "a.h5", tmp_path / "b.mcut", **rows)
+    assert not starts  # the SavedModels' own TensorFlow serves them too
+    host = kept["v1"]._host
+    gc.collect()
+    assert host.networks == len(KINDS)  # the others are gone
+    assert host.loaded > len(KINDS)
+
+
+def test_all_cores_share_the_rows_of_a_tflite(monkeypatch):
+    rng, arrays, found = np.random.default_rng(0), [], []
+    for cores in (1, 3):
+        monkeypatch.setattr(runner, "cores", lambda cores=cores: cores)
+        one = runner._Runner(str(TFLITE), 9)
+        monkeypatch.setattr(runner.serve, "wind", lambda _: None)
+        shape = (203, *one._inputs[0]["shape"][1:])
+        arrays = arrays or [rng.normal(size=shape).astype("float32")]
+        found.append(one.run(arrays, exact=False)[1])
+        assert len(one._all) == cores
+    for one, three in zip(*found, strict=True):
+        assert len(one) == 203
+        np.testing.assert_array_equal(one, three)
+
+
 def test_a_crash_in_the_middle_of_an_evaluation(tmp_path, modelcut, monkeypatch, kept):
     path = saved_model("v1", tmp_path)
     predict = engine.SavedModelNetwork.predict
@@ -114,9 +224,10 @@ def test_a_crash_in_the_middle_of_an_evaluation(tmp_path, modelcut, monkeypatch,
         os.kill(self._host._process.pid, signal.SIGSEGV)
         return predict(self, inputs, **more)
 
-    monkeypatch.setattr(engine, "_hosts", {})  # not the one that other tests ask
+    monkeypatch.setattr(pool, "_kept", [])  # not the one that other tests ask
     monkeypatch.setattr(engine.SavedModelNetwork, "predict", struck)
-    said = modelcut("eval", path, "--test", rows_for(kept["v1"], tmp_path / "rows.csv"))
+    rows = rows_for(kept["v1"], tmp_path / "rows.csv")
+    said = modelcut("eval", path, "--test", rows, "-q")
     assert said.code == 2, said
     assert said.err.count("\n") == 1
     assert said.err.startswith(f"modelcut: {path}: TensorFlow crashed (SIGSEGV) on it")
@@ -140,9 +251,9 @@ def endless(folder):
 
 def test_a_loop_without_an_end(tmp_path, modelcut, monkeypatch):
     path, rows = endless(tmp_path)
-    monkeypatch.setattr(engine, "_hosts", {})
+    monkeypatch.setattr(pool, "_kept", [])
     monkeypatch.setattr(engine, "ROW_SECONDS", 1)
-    said = modelcut("eval", path, "--test", rows)
+    said = modelcut("eval", path, "--test", rows, "-q")
     assert said.code == 2
     assert said.err.count("\n") == 1
     assert (

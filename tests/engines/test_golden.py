@@ -12,6 +12,7 @@ from modelcut import engines
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import registry
 from modelcut.formats.base import WriteOptions
+from modelcut.graph.keras.final import final_layer
 from modelcut.job import check
 from modelcut.job.request import Trust
 
@@ -23,11 +24,23 @@ GOLDEN = sorted(
 SUFFIX = {"hdf5": ".h5", "keras_zip": ".keras"}
 
 
+def assert_output_is_as_the_architecture_says(network, model):
+    """`final_layer` decides before an engine starts what the engine will say."""
+    found = final_layer(model.architecture.root)
+    if found is None:
+        return
+    (output,) = network.outputs
+    layer, activation = found
+    assert activation == output.activation
+    assert model.architecture.shapes()[(layer,)] == output.shape
+
+
 def assert_predicts_as_recorded(path, name):
     model = registry.open_model(path)
     network = engines.open_network(
         path, model.origin.dialect, suffix=SUFFIX[model.origin.format], trust=False
     )
+    assert_output_is_as_the_architecture_says(network, model)
     recorded = np.load(MODELS / f"{name}.npz")
     arrays = [recorded[name] for name in sorted(recorded.files) if name.startswith("input")]
     inputs = {spec.name: array for spec, array in zip(network.inputs, arrays, strict=True)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
+from modelcut import engines
 from modelcut.engines.litert.network import LiteRTNetwork
 
 TFLITE = Path(__file__).parents[1] / "data" / "tflite"
@@ -200,3 +202,22 @@ def test_an_int8_softmax_is_no_logits(tmp_path, modelcut):
         oracle.log_loss(truth, np.clip(chance, 2**-52, 1), labels=range(4)), rel=1e-4
     )
     assert found["metrics"]["accuracy"] == oracle.accuracy_score(truth, outputs.argmax(axis=1))
+
+
+def test_many_networks_in_one_process_are_no_retracing(folder):
+    """TensorFlow warns of a function that is traced again and again: each network is one."""
+    logger, told = logging.getLogger("tensorflow"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(str(record.msg))
+    logger.addHandler(handler)
+    try:
+        for _ in range(7):
+            network = engines.open_network(folder / "bare.keras", "keras3", suffix=".keras")
+            network.predict({"in": np.ones((3, 2), "float32")})
+        logger.warning(
+            "5 out of the last 5 calls to <function mine> triggered tf.function retracing"
+        )
+    finally:
+        logger.removeHandler(handler)
+    assert len(told) == 1
+    assert "<function mine>" in told[0]

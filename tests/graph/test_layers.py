@@ -122,6 +122,16 @@ def test_axes_of_outputs_and_inputs():
     assert axes("Deconvolution2D", nb_filter=3) == (3, 2)
     assert axes("Convolution2D", nb_filter=3, dim_ordering="th") == (0, 1)
     assert axes("DepthwiseConv2D") == (2, None)
+    assert axes("EinsumDense", equation="...x,xy->...y") == (1, 0)
+    assert axes("EinsumDense", equation="abc,dc->abd") == (0, 1)
+    assert axes("EinsumDense", equation="abc,bcd->abd") == (2, 1)
+    assert axes("EinsumDense", equation=8) == (None, None)
+    first = {"data_format": "channels_first"}
+    assert axes("LocallyConnected2D", **first) == (-1, None)
+    assert axes("LocallyConnected2D", implementation=2) == (-1, None)
+    assert axes("LocallyConnected2D", implementation=2, **first) == (3, None)
+    assert axes("LocallyConnected1D", implementation=2, **first) == (2, None)
+    assert axes("LocallyConnected1D", implementation=3) == (None, None)
 
 
 def test_unknown_classes_are_told_apart_from_weightless_ones():

@@ -32,8 +32,15 @@ GOOD = "a,b,c,d,e,f,g,h,label\n" + "1,2,3,4,5,6,7,8,1\n" * 30
         (GOOD + "1,2,3,4,1e400,6,7,8,1\n", InputError),
         (GOOD.replace("b,c", "c,c"), InputError),
         ("", InputError),
+        (GOOD + "1,2,3,4,5,6,7,8,99\n", InputError),
+        (GOOD + "1,2,3,4,5,6,7,8,-1\n", InputError),
+        (GOOD + "1,2,3,4,5,6,7,8,0.5\n", InputError),
+        (GOOD.replace(",1\n", ",cat\n"), InputError),
     ],
-    ids=["a column less", "a short row", "a word", "beyond numbers", "one name twice", "empty"],
+    ids=[
+        *("a column less", "a short row", "a word", "beyond numbers", "one name twice", "empty"),
+        *("a class too many", "a class below 0", "half a class", "a class by name"),
+    ],
 )
 def test_errors_come_first(text, error, tmp_path, no_engine):
     path = tmp_path / "t.csv"
@@ -52,6 +59,21 @@ def test_a_column_that_is_not_there(tmp_path, no_engine):
     path.write_text(GOOD)
     with pytest.raises(UsageError, match="no column"):
         package.evaluate(MODEL, path, data={"label": "none"})
+
+
+def test_class_names_that_are_not_as_many_as_the_classes(tmp_path, no_engine):
+    path = tmp_path / "t.csv"
+    path.write_text(GOOD)
+    with pytest.raises(UsageError, match="--classes: 2 names"):
+        package.evaluate(MODEL, path, data={"classes": ["a", "b"]})
+
+
+def test_labels_of_calibration_data_are_not_looked_at(tmp_path, no_engine):
+    path = tmp_path / "t.csv"
+    path.write_text(GOOD.replace(",1\n", ",99\n"))
+    options = {"bits": 4, "rounding": "gptq", "calibrate": path}
+    with pytest.raises(AssertionError, match="engine was started"):
+        package.quantize(MODEL, tmp_path / "o.h5", **options)
 
 
 def test_a_good_one_gets_to_the_engine(tmp_path, no_engine):

@@ -202,6 +202,14 @@ def test_a_gate_that_nothing_can_judge_is_refused(gates, words):
         check_limits(Gates(min_agreement=0.5), targets, compared=False)
 
 
+def test_of_gates_under_if_data_only_names_of_outputs_are_refused():
+    targets = [Target("width", Task("regression", 1), (0,), ("w",))]
+    limits = {"min_accuracy": 0.5, "min_agreement": {"width": 1}, "max_latency_ratio": 1}
+    check_limits(Gates(if_data=limits), targets, compared=False)
+    with pytest.raises(UsageError, match="no output of this name"):
+        check_limits(Gates(if_data={"min_accuracy": {"side": 1}}), targets, compared=False)
+
+
 def test_values_guess_alike_for_both_networks():
     """The original's values tell whether outputs are logits; the other is read the same way."""
     target = Target("y", Task("binary", 1, None), (0,), ("s",))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score, r2_score, recall_score
 
 from modelcut.metrics import intervals
+from modelcut.metrics.numbers import Numbers
 from modelcut.metrics.outcomes import Outcomes, decided
 
 
@@ -126,3 +127,68 @@ def test_values_that_are_none_decide_as_in_the_metrics():
     odd = np.array([[np.nan, 0.2, 0.1], [np.inf, 1, 2], [-np.inf, -1, -2]])
     assert decided("multiclass", odd, logits=False).tolist() == [1, 0, 1]
     assert decided("multilabel", odd, logits=False)[0].tolist() == [False, False, False]
+
+
+def numbers_of(truth, *found, batch=64):
+    numbers = Numbers(truth.shape[1], len(found))
+    for start in range(0, len(truth), batch):
+        part = slice(start, start + batch)
+        numbers.look(truth[part], [each[part] for each in found])
+    return numbers
+
+
+@pytest.mark.parametrize("rows", [400, 7001])
+def test_the_bootstrap_of_errors_is_as_wide_as_theory_says(rows):
+    """MAE is a mean: its interval is 1.96 standard errors to each side, with groups too."""
+    rng = np.random.default_rng(1)
+    truth = 100 + rng.normal(size=(rows, 1))
+    error = rng.exponential(size=(rows, 1))
+    low, high = numbers_of(truth, truth + error).of_one(0)["mae"]
+    half = 1.96 * error.std() / np.sqrt(rows)
+    assert (low + high) / 2 == pytest.approx(error.mean(), abs=half / 4)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_the_bootstrap_of_errors_is_that_of_the_samples():
+    """R² and RMSE of two outputs, against scikit-learn's on samples drawn again."""
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=(120, 2)) + np.array([0, 50])
+    found = truth + rng.normal(size=truth.shape) * [0.3, 0.8]
+    told = numbers_of(truth, found).of_one(0)
+    picks = rng.integers(0, 120, (800, 120))
+    r2 = [r2_score(truth[each], found[each]) for each in picks]
+    rmse = [np.sqrt(((truth[each] - found[each]) ** 2).mean(axis=0)).mean() for each in picks]
+    for key, values in (("r2", r2), ("rmse", rmse)):
+        low, high = np.quantile(values, (0.025, 0.975))
+        assert told[key] == pytest.approx((low, high), abs=(high - low) / 6)
+
+
+def test_what_changes_is_measured_on_the_same_samples():
+    """Errors that both models share are no uncertainty of the change."""
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=(500, 1))
+    before = truth + rng.normal(size=truth.shape)
+    assert set(numbers_of(truth, before, before).of_both().values()) == {(0.0, 0.0)}
+    after = truth + 1.1 * (before - truth)
+    told = numbers_of(truth, before, after)
+    low, high = told.of_both()["mae_increase"]
+    mean = 0.1 * np.abs(before - truth).mean()
+    assert low < mean < high
+    alone = told.of_one(0)["mae"]
+    assert high - low < (alone[1] - alone[0]) / 5
+    assert told.of_both()["r2_drop"][0] > 0
+
+
+def test_batches_do_not_matter_and_few_samples_have_no_interval():
+    rng = np.random.default_rng(4)
+    truth, noise = rng.normal(size=(2500, 3)), rng.normal(size=(2500, 3))
+    one = numbers_of(truth, truth + noise, batch=2500).of_one(0)
+    other = numbers_of(truth, truth + noise, batch=7).of_one(0)
+    for key, ends in one.items():
+        assert ends == pytest.approx(other[key], rel=1e-3)
+    assert numbers_of(truth[:9], truth[:9]).of_one(0) == {}
+    assert numbers_of(truth[:9], truth[:9], truth[:9]).of_both() == {}
+    wide = np.zeros((20, 5000))
+    assert numbers_of(wide, wide).of_one(0) == {}
+    broken = truth + np.where(noise > 3, np.nan, noise)
+    assert numbers_of(truth, broken).of_one(0) == {}

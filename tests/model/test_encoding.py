@@ -11,6 +11,7 @@ from modelcut.model.encoding import Dense, Sparse, from_record
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.encodings.binary import Binary
 from modelcut.model.encodings.codebook import Codebook
+from modelcut.model.encodings.keras_int import KerasInt
 
 RNG = np.random.default_rng(0)
 
@@ -27,6 +28,8 @@ def encodings(shape):
         Affine(8, scale, zero),
         Affine(2, scale),
         Affine(5, grouped, group=3, group_axis=0),
+        KerasInt(8, scale, stored=8),
+        KerasInt(4, scale, zero % 16, stored=4),
         Binary(np.full((1, *(1,) * len(shape)), 0.7, "float32")),
         Binary(np.stack([scale, scale / 2])),
         Codebook(np.array([-1.5, -0.25, 0.0, 0.5, 2.0], "float32")),

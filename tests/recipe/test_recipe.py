@@ -149,11 +149,35 @@ def test_gates_hold_at_their_limit():
     }
 
 
+def test_gates_under_if_data_are_asked_only_where_there_is_a_number():
+    gates = Gates(min_f1=0.5, if_data={"max_accuracy_drop": 0.01, "min_f1": 0.9, "min_r2": 0})
+    assert gates.needing_data() == ["min_f1"]
+    assert [limit.name for limit in gates.each()] == ["min_f1", "max_accuracy_drop", "min_r2"]
+    after = {"metrics": {"f1_macro": 0.6}}
+    for evaluation, told in (
+        (None, [False, "no test data", "no test data"]),
+        (
+            {"after": after},
+            [True, "nothing to compare with", "not measured on such outputs or data"],
+        ),
+        ({"after": after, "before": after, "change": {"accuracy_drop": 0.02}}, [True, False, ...]),
+        ({"after": after, "change": {"accuracy_drop": float("nan")}}, [True, False, ...]),
+    ):
+        verdicts = gates.judge({"evaluation": evaluation})
+        for verdict, expected in zip(verdicts, told, strict=True):
+            if isinstance(expected, str):
+                assert (verdict["held"], verdict["checked"]) == (True, False)
+                assert verdict["reason"] == expected
+            elif expected is not ...:
+                assert verdict["held"] is expected
+                assert "checked" not in verdict
+
+
 def test_every_gate_looks_at_a_number_that_reports_have(tmp_path, modelcut):
     """With limits that always hold, all gates of classification hold; each was looked up."""
     flags = []
     for name in Gates.model_fields:
-        if any(part in name for part in ("mae", "rmse", "r2")):
+        if any(part in name for part in ("mae", "rmse", "r2")) or name == "if_data":
             continue
         limit = "1" if "drop" in name else "1e12" if name.startswith("max") else "0"
         flags += [f"--{name.replace('_', '-')}", limit]

@@ -15,13 +15,32 @@ GENERIC = ["cutoff", "deep-compression", "half", "int8", "prune", "small"]
 @pytest.mark.parametrize("model", ["keras3_sequential.h5", "keras3_cnn.keras"])
 @pytest.mark.parametrize("name", GENERIC)
 def test_recipes_for_any_network(name, model, tmp_path, modelcut):
-    """Their gates need data; their steps must not."""
-    steps = (RECIPES / f"{name}.yaml").read_text().partition("\ngates:")[0]
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(steps)
+    """Without data their gates are not checked, and say so."""
     output = tmp_path / f"o{Path(model).suffix}"
-    said = modelcut("run", MODELS / model, "-r", recipe, "-o", output, "-q")
+    said = modelcut("run", MODELS / model, "-r", name, "-o", output, "--json")
     assert said.code == 0, said
+    gates = json.loads(said.out)["gates"]
+    assert gates
+    assert {(gate["checked"], gate["reason"]) for gate in gates} == {(False, "no test data")}
+
+
+def test_an_option_takes_the_place_of_a_gate_under_if_data(tmp_path, modelcut):
+    said = modelcut(
+        "run", MODELS / "keras3_sequential.h5", "-r", "int8", "--max-accuracy-drop", "0.1",
+        "-o", tmp_path / "o.h5",
+    )  # fmt: skip
+    assert said.code == 2
+    assert "max_accuracy_drop needs test data" in said.err
+
+
+def test_sizes_are_judged_without_data(tmp_path, modelcut):
+    said = modelcut(
+        "run", MODELS / "keras3_sequential.h5", "-r", "small", "--max-bytes", "10",
+        "-o", tmp_path / "o.h5", "--format", "github", "--junit", tmp_path / "j.xml",
+    )  # fmt: skip
+    assert said.code == 1
+    assert "not checked" in said.out
+    assert (tmp_path / "j.xml").read_text().count("<skipped message=") == 2
 
 
 @pytest.mark.parametrize("mark", ["", "?"])

@@ -121,3 +121,34 @@ def test_draws_cover_a_parameter_evenly():
     assert log[-1] <= 1e-2
     options = [drawn_from(Choice(("a", "b")), at) for at in (0.0, 0.49, 0.51, 1.0)]
     assert options == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"steps.0": 0, "steps.1": 1, "steps.1.1.bits": 2},
+        {
+            "steps.0": 1,
+            "steps.0.1.sparsity": 0.75,
+            "steps.0.1.overrides.class:Dense.sparsity": 1,
+            "steps.1": 0,
+            "steps.1.0.values": 7,
+        },
+    ],
+)
+def test_the_values_of_a_recipe_are_found_again(values):
+    assert space().locate({"steps": space().at(values).to_dict()["steps"]}) == values
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [{"quantize": "linear", "bits": 7}],
+        [{"quantize": "linear", "bits": 4, "per": "channel"}],
+        [{"quantize": "cluster", "values": 33}],
+        [{"quantize": "cluster", "values": 7}, {"quantize": "float16"}],
+    ],
+)
+def test_a_recipe_outside_the_space(steps):
+    assert space().locate({"steps": steps}) is None

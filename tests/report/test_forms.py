@@ -146,7 +146,7 @@ def test_markdown(made):
     text = render(made, "md")
     lines = text.splitlines()
     assert lines[0] == "<!-- modelcut-report/1 -->"
-    assert lines[1] == "# modelcut: a\\_model.h5, 1.6× smaller — 2 gate(s) failed"
+    assert lines[1] == "# modelcut: a\\_model.h5, 1.6× smaller — 2 of 3 gates failed"
     assert "1. **prune: magnitude** sparsity: 0.75" in lines
     at = lines.index("## Gates")
     assert lines[at + 2 : at + 7] == [

@@ -125,6 +125,7 @@ SETTINGS = {
     "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq", "correct": "bias"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
+    "quantize: keras_int": [{}, {"bits": 4}, {"bits": 4, "block": "none"}, {"bits": "float"}],
     "correct: statistics": [{}, {"how": "bias", "rows": 20}],
     "equalize: cross_layer": [{}, {"by": "outputs", "balance": 1.0}],
     "factorize: svd": [
@@ -182,6 +183,7 @@ NEUTRAL = {
     "quantize: ternary": [{}, {"per": "tensor"}, {"rounding": "gptq"}],
     "quantize: float16": [{}],
     "quantize: bfloat16": [{}],
+    "quantize: keras_int": [{"bits": "float"}],
     "factorize: svd": [{"energy": 1.0}, {"rank": 1000}],
     "correct: statistics": [{}],
     "equalize: cross_layer": [{}, {"balance": 0}],
@@ -267,6 +269,7 @@ def test_what_a_step_needs_follows_from_its_settings(family, method, settings):
     expected |= {"train"} if settings.get("criterion") == "obs" else set()
     looks = {"rounding": "gptq", "range": "output", "by": "outputs"}.items() & settings.items()
     expected |= {"train"} if "whiten" in settings else set()
+    expected |= {"graph"} if settings.get("bits") == "float" else set()
     expected |= {"calibration"} if looks or "correct" in settings else set()
     assert step.needs == expected
     if isinstance(step, Budgeted) and not {"until", "criterion", "regularize", "finetune"} & set(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from toys import dense, toy_model
 
 from modelcut.formats import registry
 from modelcut.recipe import recipe as recipes
@@ -28,17 +30,29 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
     facts = Facts.of(
         demo, train=train, samples=train or suffix == ".h5", suffix=suffix, objective=objective
     )
-    space, starts = space_of(facts)
+    space, first = space_of(facts)
     space.check()
     assert space.parameters
-    trains = any("finetune" in step for step in space.at({}).to_dict()["steps"])
-    assert trains == train
-    for start in starts:
-        space.at(start)
-    if not starts:
-        pytest.fail("there is a point to begin with")
-    careful, _, bold = (space.at(start).to_dict() for start in starts)
-    assert careful != bold
+    assert len(first.ladder) == 15
+    recipes_ = [space.at(point).to_dict()["steps"] for point in first.ladder]
+    assert any("finetune" in step for step in recipes_[0]) == train
+    assert recipes_[0] != recipes_[-1]
+    # What the recipes int8 and int4-no-training do is tried where nothing else is known.
+    known = [space.at(point).to_dict() for point in first.known]
+    if suffix == ".tflite":
+        assert known[0]["steps"] == []
+    elif objective == "bytes" and not train:
+        assert [steps["steps"][0]["bits"] for steps in known] == [8, 4]
+
+
+def test_the_ladder_gets_bolder(demo):
+    facts = Facts.of(demo, train=True, samples=True, suffix=".mcut", objective="bytes")
+    space, first = space_of(facts)
+    steps = [space.at(point).to_dict()["steps"] for point in first.ladder]
+    sparsities = [one[0]["prune"]["sparsity"] for one in steps]
+    assert sparsities == sorted(set(sparsities))
+    values = [one[1]["values"] for one in steps]
+    assert values == sorted(values, reverse=True)
 
 
 def test_what_the_demo_network_has(demo):
@@ -59,3 +73,12 @@ def test_a_recipe_for_a_goal(demo, goal):
     assert families[0] == ("finetune" if goal == "size" else "prune")
     assert (made.head.export.type == "int8") == (goal != "size")
     assert "digits.h5" in text
+
+
+@pytest.mark.parametrize(("last", "gate"), [("softmax", 0.01), ("linear", None)])
+def test_the_gate_is_one_for_the_network(last, gate):
+    layers = [dense("hidden", 3, activation="relu"), dense("out", 2, activation=last)]
+    config = {"class_name": "Sequential", "config": {"name": "toy", "layers": layers}}
+    arrays = {"hidden": (np.ones((4, 3), "f4"), None), "out": (np.ones((3, 2), "f4"), None)}
+    text = recipe_for(toy_model(arrays, config), "size")
+    assert recipes.parse(loads(text, "new.yaml")).head.gates.max_accuracy_drop == gate

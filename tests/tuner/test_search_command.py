@@ -83,6 +83,20 @@ def test_what_is_refused_before_any_work(modelcut, tmp_path, options, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_an_interrupted_search_left_is_discarded(modelcut, tmp_path):
+    folder = tmp_path / "best.mcut.search"
+    (folder / "states").mkdir(parents=True)
+    (folder / "states" / "a.npz").write_bytes(bytes(1000))
+    command = ("search", MODEL, "-o", tmp_path / "best.mcut", "--discard")
+    said = modelcut(*command)
+    assert (said.code, "is no journal of modelcut" in said.err) == (2, True), said
+    (folder / "search.json").write_text("{}")
+    said = modelcut(*command)
+    assert (said.code, "1,002 bytes removed" in said.out) == (0, True), said
+    assert not list(tmp_path.iterdir())
+    assert "there is none" in modelcut(*command).out
+
+
 def test_a_recipe_is_made_for_a_model(modelcut, tmp_path):
     said = modelcut("recipe", "new", MODEL, "--goal", "speed")
     assert said.code == 0

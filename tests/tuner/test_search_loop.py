@@ -12,8 +12,11 @@ from modelcut.errors import InfeasibleError, InputError, Stopped, UsageError
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
+from modelcut.tuner import loop
 from modelcut.tuner import search as searches
 from modelcut.tuner.goal import Goal, Objective
+from modelcut.tuner.ladder import First
+from modelcut.tuner.record import Trial, front_of
 from modelcut.tuner.request import Request, goal_of
 from modelcut.tuner.trial import Result, fractions, shortened
 from modelcut.tuner.workers import Here
@@ -49,7 +52,8 @@ class Computed:
         drop = max(0.0, sparsity - 0.6) / 5 + {2: 0.1, 4: 0.02, 8: 0.0}[bits]
         excess = max(0.0, drop - 0.02) / 0.02
         shown = {"bytes": size, "accuracy_drop": drop, "samples": 100}
-        return Result((size,), excess, drop <= 0.01, 0.5, fraction=fraction, measured=shown)
+        doubt = max(0.0, drop - 0.01) / 0.02
+        return Result((size,), excess, doubt, 0.5, fraction=fraction, measured=shown)
 
 
 @pytest.fixture
@@ -103,6 +107,41 @@ def test_the_smallest_within_the_limit(request_for, runner):
     assert recipe.to_yaml() in text
     assert not request.folder.exists()
     assert len(computed.calls) <= 30
+
+
+LADDER = tuple(
+    {"steps.0.sparsity": round(0.1 + 0.05 * rung, 2), "steps.1.bits": 2} for rung in range(15)
+)
+
+
+def test_known_points_and_a_ladder_come_first(request_for, runner):
+    computed = runner(Computed())
+    known = {"steps.0.sparsity": 0.05, "steps.1.bits": 1}
+    request = request_for(first=First((known,), LADDER), trials=8)
+    searches.search(request)
+    trials = record_of(request)["trials"]
+    first = [
+        [step.get("sparsity", step.get("bits")) for step in t["recipe"]["steps"]] for t in trials
+    ]
+    assert first[:5] == [[0.05, 4], [0.45, 8], [0.65, 8], [0.55, 8], [0.6, 8]]
+    assert [t["rung"] for t in trials[:6]] == [None, 7, 11, 9, 10, None]
+    assert len(computed.calls) == 8
+
+
+def test_a_ladder_is_climbed_on_after_an_interrupt(request_for, runner):
+    request = request_for(first=First((), LADDER), trials=8)
+    runner(Computed())
+    searches.search(request)
+    whole = record_of(request)["trials"]
+    for path in searches.places_of(request.output).values():
+        path.unlink()
+    runner(Computed(stop_after=2))
+    with pytest.raises(Stopped):
+        searches.search(request)
+    runner(Computed())
+    searches.search(request)
+    again = record_of(request)["trials"]
+    assert [t["recipe"] for t in again[:4]] == [t["recipe"] for t in whole[:4]]
 
 
 def test_the_same_seed_gives_the_same_trials(request_for, runner):
@@ -214,15 +253,42 @@ def test_hopeless_trainings_are_given_up_early(request_for, runner):
     assert sum(t["seconds"] for t in trials) == len(computed.calls) / 2
 
 
+def test_a_larger_file_than_the_best_is_not_trained_to_the_end(request_for, runner):
+    text = TEXT + "  - {finetune: straight_through, epochs: 9}\n"
+    computed = runner(Computed())
+    careful = [{"steps.0.sparsity": sparsity, "steps.1.bits": 2} for sparsity in (0.5, 0.2, 0.6)]
+    request = request_for(text, train=DEMO / "digits_train.csv", trials=3, first=First(careful))
+    searches.search(request)
+    first, larger, smaller = record_of(request)["trials"]
+    assert (first["pruned"], larger["pruned"], smaller["pruned"]) == (False, True, False)
+    assert [fraction for number, fraction in computed.calls if number == 1] == [1 / 9]
+
+
+def test_no_longer_training_is_begun_when_the_time_is_over(request_for, runner, monkeypatch):
+    text = TEXT + "  - {finetune: straight_through, epochs: 9}\n"
+    computed = runner(Computed())
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(len(computed.calls)))
+    points = [{"steps.0.sparsity": sparsity, "steps.1.bits": 2} for sparsity in (0.2, 0.5)]
+    request = request_for(
+        text, train=DEMO / "digits_train.csv", trials=9, seconds=4, first=First(points)
+    )
+    searches.search(request)
+    # Three calls for the first, which is a whole one; the second is given up after its first.
+    assert [fraction for _, fraction in computed.calls] == [1 / 9, 1 / 3, 1.0, 1 / 9]
+    assert [t["pruned"] for t in record_of(request)["trials"]] == [False, True]
+
+
 def test_shorter_trainings():
     recipe = {"steps": [{"prune": "magnitude"}, {"finetune": "straight_through", "epochs": 12}]}
     assert fractions(recipe) == (1 / 9, 1 / 3, 1.0)
     assert shortened(recipe, 1 / 3)["steps"][1]["epochs"] == 4
     assert shortened(recipe, 1)["steps"] == recipe["steps"]
     assert fractions({"steps": [{"prune": "magnitude"}]}) == (1.0,)
-    batches = {"steps": [{"finetune": "straight_through", "steps": 100}]}
-    assert fractions(batches) == (1.0,)
-    assert shortened(batches, 0.5) == batches
+    batches = {"steps": [{"finetune": "straight_through", "steps": 1200}]}
+    assert fractions(batches) == (1 / 3, 1.0)
+    assert shortened(batches, 1 / 3)["steps"][0]["steps"] == 400
+    few = {"steps": [{"finetune": "straight_through", "steps": 100}]}
+    assert fractions(few) == (1.0,)
 
 
 def test_the_front_of_two_objectives():
@@ -230,9 +296,7 @@ def test_the_front_of_two_objectives():
         (Objective.of("bytes", minimize=True), Objective.of("accuracy", minimize=False)), Gates()
     )
     values = [(100, 0.9), (50, 0.8), (120, 0.9), (50, 0.7), (10, 0.1)]
-    trials = [
-        searches.Trial(i, {"steps": []}, Result(each, 0.0, True)) for i, each in enumerate(values)
-    ]
-    assert [t.number for t in searches.front_of(trials, goal)] == [4, 1, 0]
-    worse = searches.Trial(9, {"steps": []}, Result((1, 0.99), 0.5))
-    assert worse not in searches.front_of([*trials, worse], goal)
+    trials = [Trial(i, {"steps": []}, Result(each, 0.0, 0.0)) for i, each in enumerate(values)]
+    assert [t.number for t in front_of(trials, goal)] == [4, 1, 0]
+    worse = Trial(9, {"steps": []}, Result((1, 0.99), 0.5))
+    assert worse not in front_of([*trials, worse], goal)

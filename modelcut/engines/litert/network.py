@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from modelcut.engines import Bounds
 from modelcut.engines.process import child
 from modelcut.engines.process.host import LOAD_SECONDS, Host, NetworkApart
 from modelcut.errors import InputError
@@ -143,8 +144,8 @@ class LiteRTNetwork(NetworkApart):
 
 
 def load(
-    path: Path, loss: Any, trust: bool, custom_objects: dict[str, Any], *, shown: str = ""
+    path: Path, loss: Any, how: Mapping[str, Any], shown: str, bounds: Bounds | None
 ) -> LiteRTNetwork:
     """Starts an interpreter on a file."""
-    del loss, trust, custom_objects
+    del loss, how, bounds
     return LiteRTNetwork(path, shown)

@@ -7,6 +7,9 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,17 @@ _ACTIVATIONS = {
 }
 """By operator; what is in none of both may give anything."""
 
+_STATEFUL = (
+    "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "LSTM", "RNN", "SVDF", "RANDOM", "MULTINOMIAL"
+)  # fmt: skip
+"""Parts of the names of operators that know of the rows before: those are run in order."""
+
+_FEW = 8
+"""Rows for each core below which one of them runs them all."""
+
+_MOST_WEIGHTS = 2 << 30
+"""Bytes that the files of all interpreters may take: each may lay the weights out anew."""
+
 
 def main() -> None:
     """Runs until stdin ends."""
@@ -42,12 +56,50 @@ def main() -> None:
     serve.serve(lambda _: _Runner(path, seconds))
 
 
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Interpreter:
+    """One of those that share the rows: it runs one at a time, as on a device, with one thread."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self.it = interpreter
+        self.it.allocate_tensors()
+        self.inputs = self.it.get_input_details()
+        self._outputs = self.it.get_output_details()
+
+    def run(self, arrays: Sequence[np.ndarray], wind: Callable[[], None]) -> list[list[np.ndarray]]:
+        """What each output gives, batch by batch; the last one may be padded."""
+        step = int(self.inputs[0]["shape"][0])
+        found: list[list[np.ndarray]] = [[] for _ in self._outputs]
+        for at in range(0, len(arrays[0]), step):
+            for array, entry in zip(arrays, self.inputs, strict=True):
+                part = array[at : at + step]
+                if len(part) < step:
+                    part = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+                if tuple(part.shape) != tuple(entry["shape"]):
+                    self.it.resize_tensor_input(entry["index"], part.shape, strict=True)
+                    self.it.allocate_tensors()
+                    entry["shape"] = np.array(part.shape)
+                self.it.set_tensor(entry["index"], part)
+            wind()
+            self.it.invoke()
+            for parts, entry in zip(found, self._outputs, strict=True):
+                parts.append(self.it.get_tensor(entry["index"]))
+        return found
+
+
 class _Runner:
-    """An interpreter, its inputs in floats, one row at a time."""
+    """A network in floats, whose rows all cores share."""
 
     def __init__(self, path: str, seconds: int) -> None:
         self._row_seconds = seconds
         self._wound = float("-inf")
+        self._threads = 1
         try:
             import importlib.metadata as metadata
 
@@ -61,10 +113,21 @@ class _Runner:
             self.engine = f"tf.lite of TensorFlow {tf.__version__}"
         with open(path, "rb") as file:
             content = file.read()  # from memory LiteRT verifies the FlatBuffer, from a file not
-        self._it = Interpreter(model_content=content, num_threads=1)
-        self._it.allocate_tensors()
-        self._inputs = self._it.get_input_details()
+
+        def made() -> _Interpreter:
+            return _Interpreter(Interpreter(model_content=content, num_threads=1))
+
+        self._made = made
+        self._all = [made()]
+        self._it = self._all[0].it
+        self._inputs = self._all[0].inputs
         self._outputs = self._it.get_output_details()
+        ordered = any(
+            part in operator["op_name"] for operator in self._it._get_ops_details()
+            for part in _STATEFUL
+        )  # fmt: skip
+        fit = max(1, _MOST_WEIGHTS // max(1, len(content)))
+        self._most = 1 if ordered else min(cores(), fit)
         names = self._it.get_signature_list()
         self._names: dict[int, str] = {}
         if len(names) == 1:
@@ -112,39 +175,46 @@ class _Runner:
                 index = int(operator["inputs"][0])
         return None
 
-    def run(self, arrays: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-        """All rows; the seconds are those inside the interpreter, arrays handed over included."""
+    def run(self, arrays: list[np.ndarray], *, exact: bool) -> tuple[float, list[np.ndarray]]:
+        """All rows; the seconds are those inside the interpreters, arrays handed over included."""
+        del exact
         arrays = [self._in(a, e) for a, e in zip(arrays, self._inputs, strict=True)]
         step = int(self._inputs[0]["shape"][0])
         rows = len(arrays[0])
-        found: list[list[np.ndarray]] = [[] for _ in self._outputs]
+        self._prepare(min(self._most, rows // max(1, _FEW * step)))
+        count = len(self._all) if rows >= _FEW * step * len(self._all) else 1
+        each = -(-rows // (step * count)) * step  # whole batches, but for the last ones
+        parts = [[a[at : at + each] for a in arrays] for at in range(0, rows, each)]
+        self._threads = len(parts)
         start = time.perf_counter()
-        for at in range(0, rows, step):
-            for array, entry in zip(arrays, self._inputs, strict=True):
-                part = array[at : at + step]
-                if len(part) < step:
-                    part = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
-                if tuple(part.shape) != tuple(entry["shape"]):
-                    self._it.resize_tensor_input(entry["index"], part.shape, strict=True)
-                    self._it.allocate_tensors()
-                    entry["shape"] = np.array(part.shape)
-                self._it.set_tensor(entry["index"], part)
-            self._wind()
-            self._it.invoke()
-            for parts, entry in zip(found, self._outputs, strict=True):
-                parts.append(self._it.get_tensor(entry["index"]))
+        if len(parts) > 1:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                found = list(
+                    pool.map(_Interpreter.run, self._all, parts, [self._wind] * len(parts))
+                )
+        else:
+            found = [one.run(part, self._wind) for one, part in zip(self._all, parts, strict=False)]
         seconds = time.perf_counter() - start
         return seconds, [
-            self._out(np.concatenate(parts)[:rows], entry)
-            for parts, entry in zip(found, self._outputs, strict=True)
+            self._out(np.concatenate([*chain(*of_one)])[:rows], entry)
+            for of_one, entry in zip(zip(*found, strict=True), self._outputs, strict=True)
         ]
+
+    def _prepare(self, count: int) -> None:
+        """Makes interpreters up to a number of them, as far as memory goes."""
+        while len(self._all) < count:
+            try:
+                self._all.append(self._made())
+            except (MemoryError, RuntimeError, ValueError):
+                self._most = len(self._all)
+                return
 
     def _wind(self) -> None:
         """Gives the next row its time; near to free, so that it can be done for each."""
         now = time.perf_counter()
         if now - self._wound >= 1:
             self._wound = now
-            serve.wind(self._row_seconds)
+            serve.wind(self._row_seconds * self._threads)
 
     def _in(self, array: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
         scale, zero = entry["quantization"]

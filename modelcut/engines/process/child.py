@@ -1,10 +1,11 @@
 """A process of its own for work that may crash: a request by stdin, the answer to a file.
 
-`_apart` is for networks that are asked again and again.
+`host` is for networks that are asked again and again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,7 +31,7 @@ def ask(module: str, request: Mapping[str, Any], *, what: str, hint: str) -> dic
 
     Raises:
         ModelcutError: as the child says, or because it crashed, or ran out of the time that it
-            gives itself (`_serve.wind`).
+            gives itself (`serve.wind`).
     """
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         answer = Path(folder) / "answer.json"
@@ -86,7 +87,16 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TMPDIR": tempfile.gettempdir(),  # where this process, or who watches it, cleans up
     }
+
+
+def resident(process: int) -> int:
+    """Bytes of memory of a process that are its alone; 0 where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        sizes = Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()
+        return os.sysconf("SC_PAGE_SIZE") * (int(sizes[1]) - int(sizes[2]))
+    return 0
 
 
 def ended(code: int, what: str, hint: str, *, spent: str = "") -> ModelcutError:

@@ -1,19 +1,17 @@
-"""TensorFlow itself, for SavedModels: runs a signature of one in a process of its own.
-
-All SavedModels that are open at a time share that process: TensorFlow is started once.
-"""
+"""TensorFlow itself, for SavedModels: runs a signature of one in a process of its own."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modelcut.engines import Bounds
 from modelcut.engines.process import child
-from modelcut.engines.process.host import LOAD_SECONDS, Host, NetworkApart
+from modelcut.engines.process.host import LOAD_SECONDS
+from modelcut.engines.process.networks import TensorFlowNetwork
 
 NAME = "TensorFlow"
 ROW_SECONDS = 120
@@ -22,31 +20,12 @@ STAGE_SECONDS = LOAD_SECONDS
 """Seconds of CPU that loading a network for export, and exporting it, may take each."""
 _QUICK = 1.0
 _SLACK = 10
-_hosts: weakref.WeakValueDictionary[str, Host] = weakref.WeakValueDictionary()
 
 
-class SavedModelNetwork(NetworkApart):
+class SavedModelNetwork(TensorFlowNetwork):
     """A signature of a SavedModel; see `Network`."""
 
-    def __init__(self, path: Path, signature: str, loss: Any, shown: str) -> None:
-        """Loads it.
-
-        Args:
-            path: path of the SavedModel folder.
-            signature: name of the signature; "" for the default one.
-            loss: the loss that the model was compiled with, or None.
-            shown: name of the model in messages.
-
-        Raises:
-            UsageError: there is no such signature.
-            InputError: TensorFlow cannot load it, or it does not take rows.
-        """
-        host = _hosts.get(NAME)
-        if host is None or host.ended:
-            _hosts[NAME] = host = Host(NAME, "saved_model.runner")
-        super().__init__(host, {"path": str(path.resolve()), "signature": signature}, shown)
-        self.loss = loss
-        self._pace: float | None = None
+    _pace: float | None = None
 
     def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
         """See `Network`."""
@@ -74,17 +53,10 @@ class SavedModelNetwork(NetworkApart):
 
 
 def load(
-    path: Path,
-    loss: Any,
-    trust: bool,
-    custom_objects: dict[str, Any],
-    *,
-    signature: str = "",
-    shown: str = "",
+    path: Path, loss: Any, how: Mapping[str, Any], shown: str, bounds: Bounds | None
 ) -> SavedModelNetwork:
     """Loads a SavedModel; what is in it was looked at before."""
-    del trust, custom_objects
-    return SavedModelNetwork(path, signature, loss, shown)
+    return SavedModelNetwork(path.resolve(), loss, how, shown, bounds)
 
 
 def export(request: Mapping[str, Any]) -> dict[str, Any]:

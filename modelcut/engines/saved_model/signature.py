@@ -1,6 +1,6 @@
 """TensorFlow itself, for SavedModels: a signature of one, in this process.
 
-For a child that runs or converts it (`runner`, `litert.converter`), and for those who
+For a child that runs or converts it (`process.tensorflow`, `litert.converter`), and for those who
 ask for TensorFlow's own object (`modelcut.load`): a damaged graph may end the process.
 """
 
@@ -132,10 +132,9 @@ def load(
     custom_objects: dict[str, Any],
     *,
     signature: str = "",
-    shown: str = "",
 ) -> SignatureNetwork:
     """Loads a SavedModel; what is in it was looked at before."""
-    del trust, custom_objects, shown
+    del trust, custom_objects
     return SignatureNetwork(path, signature, loss)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from modelcut import safety
 from modelcut.arrays import digest
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats.base import WriteOptions
@@ -37,6 +38,10 @@ _AHEAD = 1 << 16
 _HEADER = 4096
 _BOMB_BYTES = 1 << 30
 _BOMB_RATIO = 500
+_FILTERS = frozenset(
+    (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, 32000)
+)
+"""Those of h5py and Keras; 32000 is LZF. libhdf5 crashes on some that name szip."""
 _ENCODINGS = "modelcut/encodings"
 _CHECKSUMS = "modelcut/checksums"
 
@@ -47,6 +52,10 @@ def open_file(file: Any, where: str) -> h5py.File:
     Raises:
         InputError: it is cut short, or no HDF5 at all.
     """
+    if not safety.watched():
+        from modelcut.formats.keras import probe
+
+        probe.check(file, where)
     try:
         return h5py.File(file, "r")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -103,6 +112,11 @@ def dataset(parent: h5py.Group, path: str, where: str) -> h5py.Dataset:
         raise InputError(f"{where}: {name!r} holds {error}, not weights") from None
     if found.file.driver == "core":  # made by `_tree`: its values are elsewhere
         return found
+    if found.chunks is not None and (filters := _strange_filters(found)):
+        raise InputError(
+            f"{where}: {name!r} is written with a filter that modelcut does not read: {filters}",
+            "`h5repack -f GZIP=4` writes it with one that Keras knows",
+        )
     declared, stored = found.nbytes, found.id.get_storage_size()
     hollow = declared > 1 << 20 and stored == 0
     if hollow or (declared > _BOMB_BYTES and declared > _BOMB_RATIO * stored):
@@ -112,6 +126,17 @@ def dataset(parent: h5py.Group, path: str, where: str) -> h5py.Dataset:
     if found.chunks is None and 0 < stored < declared:
         raise InputError(f"{where}: {name!r} is truncated")
     return found
+
+
+def _strange_filters(found: h5py.Dataset) -> str:
+    """Filters of a dataset that are none of `_FILTERS`, by number and name."""
+    pipeline = found.id.get_create_plist()
+    filters = [pipeline.get_filter(number) for number in range(pipeline.get_nfilters())]
+    return ", ".join(
+        f"{number} {printable(name.decode('utf-8', 'replace'), 40)}".rstrip()
+        for number, _, _, name in filters
+        if number not in _FILTERS
+    )
 
 
 def text_list(group: h5py.Group, name: str, where: str) -> list[str] | None:

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,7 @@ from modelcut.formats import base
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import Format, WriteOptions, Written, opening
 from modelcut.formats.files import MAX_FILES
-from modelcut.formats.keras import compiled, hdf5_file, portable, store, tfmot
+from modelcut.formats.keras import compiled, hdf5_file, int_layers, portable, store, tfmot
 from modelcut.formats.keras import tree as keras_tree
 from modelcut.formats.keras.keras_folder import Folder
 from modelcut.graph.architecture import Architecture, Dialect, dialect_of, is_own_class
@@ -198,6 +198,10 @@ class KerasArchive(Format):
         weights = path.with_name(path.name + ".weights")
         try:
             written = _write_weights(model, weights, options)
+            said = int_layers.configurations(model, written.encodings, options)
+            if said:
+                assert model.architecture is not None
+                model = replace(model, architecture=model.architecture.with_configs(said))
             with zipfile.ZipFile(path, "w") as archive:
                 for name, data in _members(model, options.provenance()):
                     if name == _WEIGHTS:

@@ -15,7 +15,7 @@ import h5py
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import weights as formats_weights
 from modelcut.formats.base import WriteOptions
-from modelcut.formats.keras import hdf5_file, hdf5_values, unknown
+from modelcut.formats.keras import hdf5_file, hdf5_values, int_layers, unknown
 from modelcut.graph.architecture import Architecture, Dialect, Path
 from modelcut.graph.keras.saved_order import FORMS, Slot, fitting, is_known, slots
 from modelcut.graph.node import Node
@@ -262,18 +262,26 @@ def write(
         names = model.architecture is not None and model.architecture.dialect is Dialect.KERAS3
     else:
         names = any("name" in old[key].attrs for key in _var_groups(old))
-    stored, encodings = {}, {}
+    stored, encodings, records = {}, {}, {}
+    integers = int_layers.planned(model, options)
     for layer in model.layers:
         for index, tensor in enumerate(layer.tensors):
             key = moved.get(tensor.key) if tensor.key else None
             key = key or _fresh_key(model, layer, index, old)
             attributes = dict(old[tensor.key].attrs) if old is not None and tensor.key else {}
-            bytes_, encoding = hdf5_file.put(new, key, tensor, options, attributes)
+            layout = integers.get(layer.path) if int_layers.is_meant(tensor) else None
+            if layout is None:
+                bytes_, encoding = hdf5_file.put(new, key, tensor, options, attributes)
+                records[tensor.name] = encoding
+            else:  # what the file says of them is enough
+                bytes_, encoding = int_layers.put(
+                    new, key, layer, tensor, layout, options, attributes
+                )
             stored[tensor.name], encodings[tensor.name] = bytes_, encoding
             group = new[key.rpartition("/")[0]]
             if names and "name" not in group.attrs:
                 group.attrs["name"] = layer.path[-1]
-    hdf5_file.put_encodings(new, encodings)
+    hdf5_file.put_encodings(new, records)
     hdf5_file.put_checksums(new, options.checksums)
     return stored, encodings
 

@@ -150,6 +150,7 @@ def to_file(data: Any, where: str) -> tuple[h5py.File, dict[str, int]]:
         _fill(file, data, "", places, 0)
     except (
         AttributeError,
+        InputError,
         IndexError,
         KeyError,
         OSError,
@@ -183,7 +184,7 @@ def _fill(group: h5py.Group, node: Any, path: str, places: dict[str, int], depth
                 _put_attribute(made, key, value)
             places[below] = number
         else:
-            with h5py.File(io.BytesIO(child[1]), "r") as image:
+            with hdf5_file.open_file(io.BytesIO(child[1]), f"the group {path or '/'}") as image:
                 image.copy("object", group, name)
 
 

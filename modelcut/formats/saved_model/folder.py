@@ -21,7 +21,7 @@ from modelcut.formats import registry, weights
 from modelcut.formats.base import Format, WriteOptions, Written
 from modelcut.formats.files import Files, OnDisk, bounded, leads_out
 from modelcut.formats.records import arrays, jsonable
-from modelcut.formats.saved_model import fingerprint, keras_metadata, shell, variables
+from modelcut.formats.saved_model import constants, fingerprint, keras_metadata, shell, variables
 from modelcut.formats.saved_model import scan as saved_model_scan
 from modelcut.formats.saved_model.bundle import Bundle, BundleWriter
 from modelcut.formats.saved_model.meta_graph import SERVE, MetaGraph, meta_graphs
@@ -200,6 +200,7 @@ def _read(
     where = files.where
     _check_assets(files, graph)
     try:
+        constants.check(graph, where)
         metadata = keras_metadata.find(graph, bounded(files, _METADATA, _MAX_NOTES))
         found = variables.find(graph, bundle, metadata, where, dtypes or {})
     except ProtoError as error:

@@ -32,6 +32,10 @@ class Message:
         """Whether the field is there."""
         return number in self._fields
 
+    def numbers(self) -> list[int]:
+        """The numbers of the fields that are there."""
+        return list(self._fields)
+
     def raw(self, number: int) -> list[Field]:
         """All values of a field, in order: whole numbers, or bytes."""
         return self._fields.get(number, [])

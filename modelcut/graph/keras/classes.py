@@ -91,7 +91,13 @@ def _dense(config: Config) -> list[WeightSpec]:
 
 
 def _einsum_dense(config: Config) -> list[WeightSpec]:
-    kernel = WeightSpec("kernel", "kernel", None, -1, 0)
+    """Of the kernel's axes the last that the output has, and the first that is summed over."""
+    left, _, result = str(config.get("equation", "")).replace(" ", "").partition("->")
+    own = left.partition(",")[2]
+    makes = [axis for axis, letter in enumerate(own) if letter in result]
+    reads = [axis for axis, letter in enumerate(own) if letter not in result]
+    out_axis, in_axis = max(makes, default=None), min(reads, default=None)
+    kernel = WeightSpec("kernel", "kernel", None, out_axis, in_axis)
     return [kernel, WeightSpec("bias", "bias")] if config.get("bias_axes") else [kernel]
 
 
@@ -159,9 +165,17 @@ def _separable(rank: int) -> Callable[[Config], list[WeightSpec]]:
     return weights
 
 
-def _local(config: Config) -> list[WeightSpec]:
-    bias = [WeightSpec("bias", "bias")] if get(config, "use_bias", "bias", default=True) else []
-    return [WeightSpec("kernel", "kernel", None, -1), *bias]
+def _local(rank: int) -> Callable[[Config], list[WeightSpec]]:
+    """`implementation` 3 stores a flat list of weights, 2 the filters where `data_format` says."""
+
+    def weights(config: Config) -> list[WeightSpec]:
+        bias = [WeightSpec("bias", "bias")] if get(config, "use_bias", "bias", default=True) else []
+        how, axis = config.get("implementation", 1), -1
+        if how == 2 and config.get("data_format") == "channels_first":
+            axis = rank + 1
+        return [WeightSpec("kernel", "kernel", None, None if how == 3 else axis), *bias]
+
+    return weights
 
 
 def _embedding(config: Config) -> list[WeightSpec]:
@@ -198,6 +212,13 @@ def _batch_norm(config: Config) -> list[WeightSpec]:
 
 
 def _recurrent(gates: int, *, cudnn: bool = False) -> Callable[[Config], list[WeightSpec]]:
+    """Layers of cuDNN store the kernels in its layout.
+
+    That is, for each gate, of the kernel the transposed matrix, written row by row into the shape
+    of the matrix itself: no axis is one of units or inputs. The recurrent kernel of each gate is
+    transposed: units are rows (`_convert_rnn_weights` of Keras 2).
+    """
+
     def weights(config: Config) -> list[WeightSpec]:
         n = units(config)
         wide = None if n is None else n * gates
@@ -207,8 +228,8 @@ def _recurrent(gates: int, *, cudnn: bool = False) -> Callable[[Config], list[We
         if cudnn and gates == 4:
             bias = (None if wide is None else 2 * wide,)
         specs = [
-            WeightSpec("kernel", "kernel", (None, wide), 1, 0),
-            WeightSpec("recurrent_kernel", "recurrent", (n, wide), 1, 0),
+            WeightSpec("kernel", "kernel", (None, wide), *(() if cudnn else (1, 0))),
+            WeightSpec("recurrent_kernel", "recurrent", (n, wide), *((0,) if cudnn else (1, 0))),
         ]
         if cudnn or config.get("use_bias", True):
             specs.append(WeightSpec("bias", "bias", bias))
@@ -302,7 +323,7 @@ for _rank in (1, 2, 3):
         _TABLE[_name] = _depthwise(_rank)
     for _name in (f"SeparableConv{_rank}D", f"SeparableConvolution{_rank}D"):
         _TABLE[_name] = _separable(_rank)
-    _TABLE[f"LocallyConnected{_rank}D"] = _local
+    _TABLE[f"LocallyConnected{_rank}D"] = _local(_rank)
     _TABLE[f"ConvLSTM{_rank}D"] = _conv_lstm(_rank)
     _TABLE[f"ConvLSTM{_rank}DCell"] = _conv_lstm(_rank)
 

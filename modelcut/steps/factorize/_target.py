@@ -21,7 +21,7 @@ from modelcut.model.model import Layer, Source, Tensor
 from modelcut.steps.factorize._parts import Factors, Kind, Part
 
 _CONVOLUTION = re.compile(r"^(Conv|Convolution|AtrousConvolution)([123])D$")
-_RECURRENT = frozenset("SimpleRNN LSTM GRU CuDNNLSTM CuDNNGRU".split())
+_RECURRENT = frozenset("SimpleRNN LSTM GRU".split())
 _NO_RECURRENT = "is a recurrent kernel, and Keras has no layer with a factorized one"
 _STARTS = ("batch_input_shape", "batch_shape", "input_shape", "input_dim", "input_length")
 _WITHOUT = ("bias_regularizer", "bias_constraint", "activity_regularizer", "b_regularizer",
@@ -278,6 +278,8 @@ def target_of(
     kind = _kind(layer.class_name, inner.class_name)
     found = _CONVOLUTION.match(inner.class_name)
     rank = int(found[2]) if found else 0
+    if kind is None and inner.class_name.startswith("CuDNN"):
+        return "has its kernel in the layout of cuDNN, whose rows are no inputs"
     if kind is None:
         return f"{layer.class_name} is not a Dense, Embedding, recurrent layer or plain convolution"
     if classes.get(inner.config, "groups", default=1) != 1:
@@ -397,7 +399,10 @@ def _linear(config: dict[str, Any]) -> dict[str, Any]:
     if "activation" in config:
         config["activation"] = "linear"
     config.update({key: None for key in _WITHOUT if key in config})
-    config.update({key: False for key in ("use_bias", "bias") if key in config})
+    keys = [key for key in ("use_bias", "bias") if key in config]
+    if not keys:  # the default, which is True, was left out
+        keys = ["bias" if {"output_dim", "nb_filter"} & config.keys() else "use_bias"]
+    config.update(dict.fromkeys(keys, False))
     return config
 
 

@@ -217,7 +217,7 @@ class Cutter:
 
     def _work(self, kind: str) -> Work:
         try:
-            macs = cost.macs(self._model) if kind == "macs" else None
+            macs = cost.parts(self._model) if kind == "macs" else None
             return Work(self._model, self.found, macs)
         except ValueError as layer:
             raise RecipeError(

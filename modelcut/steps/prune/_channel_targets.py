@@ -84,11 +84,12 @@ class Work:
     """
 
     def __init__(
-        self, model: Model, found: Dependencies, macs: Mapping[str, int | None] | None
+        self, model: Model, found: Dependencies, macs: Mapping[str, Mapping[str, int] | None] | None
     ) -> None:
         """Args: the model, its dependencies, and what is counted.
 
-        `macs` has each layer's multiply-accumulates; None counts parameters.
+        `macs` has each layer's multiply-accumulates, as `cost.parts` tells them; None counts
+        parameters.
 
         Raises:
             ValueError: names a layer with channels whose work cannot be told.
@@ -102,21 +103,24 @@ class Work:
         total = 0
         for layer in model.layers:
             counted = [t for t in layer.tensors if macs is None or t.kind in TARGET_KINDS]
-            values = sum(tensor.size for tensor in counted)
-            work = values if macs is None else macs.get(layer.name)
-            total += work or 0
+            work = {"": sum(t.size for t in counted)} if macs is None else macs.get(layer.name)
+            total += sum((work or {}).values())
             mine = [t for t in counted if (layer.path, t.role) in slots]
             if mine and work is None:
                 raise ValueError(layer.name)
             for tensor in mine:
                 key = layer.path, tensor.role
-                times = (work or 0) / max(1, values)
+                starts = (s for s in work or () if tensor.role.startswith(s))
+                start = max(starts, key=len, default="")
+                beside = sum(t.size for t in counted if t.role.startswith(start))
+                times = (work or {}).get(start, 0) / max(1, beside)
                 fixed = times * tensor.size
                 for number in slots[key]:
                     fixed /= max(1, self._sizes[number])
                     self._of_slot[number] = key
                 self._kernels[key] = fixed, slots[key]
-        self.total = total if macs is None else sum(count or 0 for count in macs.values())
+        every = (macs or {}).values()
+        self.total = total if macs is None else sum(sum((of or {}).values()) for of in every)
         self.now = float(self.total)
 
     def _change(self, group: Group, count: int) -> tuple[float, dict[int, int]]:

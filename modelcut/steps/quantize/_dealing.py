@@ -13,10 +13,10 @@ from modelcut.errors import RecipeError
 from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.measure import summarize
-from modelcut.model.model import Model, Tensor
+from modelcut.model.model import Layer, Model, Tensor
 from modelcut.steps.base import Context
 from modelcut.steps.hessian import Sums
-from modelcut.steps.operands import Operand
+from modelcut.steps.operands import Operand, operand
 from modelcut.steps.quantize import _widths
 from modelcut.steps.quantize._calibrated import importance
 from modelcut.steps.quantize._cells import Cells, wide
@@ -84,7 +84,10 @@ def deal(
     Raises:
         RecipeError: the parameters do not fit into `parameter_bytes`.
     """
-    costs, errors = _by_outputs(step, model, targets, context) if step.looks else _alone(targets)
+    if step.looks:
+        costs, errors = _by_outputs(step, model, targets, context)
+    else:
+        costs, errors = _alone(model, targets)
     sizes = {tensor.name: tensor.size for tensor, _ in targets if tensor.name in costs}
     if not sizes:
         return {}, {}
@@ -121,18 +124,33 @@ def _within(step: Gridded, most: int, model: Model, costs: Table, errors: Table)
     return {name: WIDTHS[option] for name, option in options.items()}
 
 
-def _alone(targets: Targets) -> tuple[Table, Table]:
-    """Bits and relative squared errors of the weights themselves."""
+def _alone(model: Model, targets: Targets) -> tuple[Table, Table]:
+    """Bits, and relative squared errors of the weights by the root of the inputs they sum.
+
+    An output is a sum over inputs that are alike, to which trained weights add up and errors of
+    rounding do not: the more inputs, the less of a relative error of the weights is left. Of three
+    networks that were measured the effect on their outputs fell with the 0.5th to 0.9th power.
+    """
     costs: Table = {}
     errors: Table = {}
+    owner = {t.name: layer for layer in model.layers for t in layer.tensors}
     for tensor, step in targets:
         values, encoding = tensor.pull()
         cells, part = _part(step.cells(tensor), values)
         found = [_relative_error(step, part, cells, encoding, width) for width in WIDTHS]
         if None not in found:
             costs[tensor.name] = _costs(step, tensor, values, encoding)
-            errors[tensor.name] = [error for error in found if error is not None]
+            summed = _summed(owner[tensor.name], tensor) ** 0.5
+            errors[tensor.name] = [error / summed for error in found if error is not None]
     return costs, errors
+
+
+def _summed(layer: Layer, tensor: Tensor) -> int:
+    """Inputs that each output of a layer sums."""
+    view = operand(layer, tensor)
+    if not isinstance(view, str):
+        return max(1, view.sizes[1])
+    return max(1, tensor.shape[tensor.in_axis]) if tensor.in_axis is not None else 1
 
 
 def _by_outputs(

@@ -93,6 +93,15 @@ def test_the_facts_say_how_many_bits_the_scales_have():
     assert facts["scale_bits"] == {n: min(8, 14 - bits) for n, bits in facts["bits"].items()}
 
 
+def test_a_layer_that_sums_many_inputs_does_with_fewer_bits():
+    rng = np.random.default_rng(0)
+    kernels = {"few": rng.uniform(-1, 1, (8, 512)), "many": rng.uniform(-1, 1, (512, 8))}
+    model = toy_model({name: (each.astype("float32"), None) for name, each in kernels.items()})
+    bits = Linear(average_bits=5).apply(model, Context()).facts["bits"]
+    # Errors of rounding are alike, but of those of 512 inputs eight times less is left.
+    assert bits == {"few/kernel": 6, "many/kernel": 4}
+
+
 def test_the_low_byte_of_every_weight_is_zero():
     values = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
     for options in ({"bits": 8}, {"bits": 8, "symmetric": False}, {"bits": 4, "range": "mse"}):

@@ -1,0 +1,187 @@
+"""The loop of a search: asks for points, keeps the workers busy, gives up hopeless trials early."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from modelcut.errors import InputError, RecipeError
+from modelcut.tuner.goal import dominates
+from modelcut.tuner.journal import Journal
+from modelcut.tuner.ladder import Ladder
+from modelcut.tuner.record import Trial, choose
+from modelcut.tuner.request import Request
+from modelcut.tuner.sampler import Asked, Sampler
+from modelcut.tuner.trial import Result, fractions
+from modelcut.tuner.workers import Task, Workers
+
+_RIVALS = 3
+"""A trial is given up when so many others of the same length of training are better in all."""
+_LARGER = 1.05
+"""A trial is given up whose file is so many times the best one's: training makes none smaller."""
+_FAILURES = 5
+"""The search ends when so many trials fail, and none succeeded before."""
+
+Say = Callable[[str], None]
+
+
+class Loop:
+    """Keeps the workers busy."""
+
+    def __init__(
+        self,
+        request: Request,
+        sampler: Sampler,
+        journal: Journal,
+        workers: Workers,
+        trials: list[Trial],
+        say: Say,
+    ) -> None:
+        self._request = request
+        self._sampler = sampler
+        self._journal = journal
+        self._workers = workers
+        self._trials = trials
+        self._say = say
+        self._began = time.monotonic()
+        self._asked: dict[int, Asked] = {}
+        self._recipes: dict[int, dict[str, Any]] = {}
+        self._results: dict[str, Result] = {}
+        self._rungs: dict[float, list[tuple[float, ...]]] = {}
+        self._spent: dict[int, float] = {}
+        first = request.first
+        self._ladder = Ladder(
+            first.ladder, min(first.trials, max(1, request.trials // 2)), bold=request.goal.bold
+        )
+        self._rung_of: dict[int, int] = {}
+        for trial in trials:
+            self._results[_key(trial.recipe)] = trial.result
+            if trial.rung is not None:
+                self._ladder.tell(trial.rung, holds=self._holds(trial.result))
+
+    def run(self) -> None:
+        while True:
+            while len(self._asked) < self._workers.count and self._more():
+                self._begin()
+            if not self._asked:
+                return
+            self._end(*self._workers.next())
+
+    def _more(self) -> bool:
+        if len(self._trials) + len(self._asked) >= self._request.trials:
+            return False
+        return not self._late()
+
+    def _late(self) -> bool:
+        limit = self._request.seconds
+        return limit is not None and time.monotonic() - self._began >= limit
+
+    def _ask(self) -> Asked:
+        """The next point: a known one, one of the ladder, or what the sampler chooses."""
+        begun = len(self._trials) + len(self._asked)
+        known = self._request.first.known
+        if begun < len(known):
+            return self._sampler.ask(known[begun])
+        found = self._ladder.next()
+        if found is None:
+            return self._sampler.ask()
+        rung, point = found
+        asked = self._sampler.ask(point)
+        self._rung_of[asked.number] = rung
+        return asked
+
+    def _begin(self) -> None:
+        asked = self._ask()
+        recipe = self._recipe(asked)
+        if recipe is None:
+            return
+        known = self._results.get(_key(recipe))
+        if known is not None and known.fraction == 1:
+            self._keep(asked, recipe, replace(known, seconds=0.0))
+            return
+        self._asked[asked.number], self._recipes[asked.number] = asked, recipe
+        self._progress(asked.number)
+        self._workers.submit(Task(asked.number, recipe, fractions(recipe)[0]))
+
+    def _recipe(self, asked: Asked) -> dict[str, Any] | None:
+        """The recipe of a point; None where its values do not go together."""
+        space = self._request.space
+        try:
+            made = space.fill(asked.value)
+        except RecipeError as error:
+            self._keep(asked, {"steps": []}, Result(error=str(error)))
+            return None
+        gates = self._request.goal.gates
+        head = made.head.model_copy(update={"gates": gates})
+        return replace(made, head=head).to_dict()
+
+    def _end(self, task: Task, result: Result) -> None:
+        number = task.number
+        self._spent[number] = self._spent.get(number, 0.0) + result.seconds
+        if not result.error and task.fraction < 1 and not self._hopeless(task, result):
+            stages = fractions(task.recipe)
+            following = stages[stages.index(task.fraction) + 1]
+            self._workers.submit(replace(task, fraction=following))
+            self._progress(number)
+            return
+        asked, recipe = self._asked.pop(number), self._recipes.pop(number)
+        self._keep(asked, recipe, replace(result, seconds=self._spent.pop(number)))
+
+    def _hopeless(self, task: Task, result: Result) -> bool:
+        """Whether a trial is given up after a fraction of its training."""
+        best, sure = choose(self._trials, self._request.goal)
+        if best is not None and self._late():
+            return True
+        goal = self._request.goal
+        cost = (*goal.costs(result.values), result.excess)
+        rivals = self._rungs.setdefault(task.fraction, [])
+        beaten = sum(dominates(other, cost) for other in rivals) >= _RIVALS
+        rivals.append(cost)
+        if best is not None and sure and goal.by_size:
+            (least,) = best.result.values
+            beaten |= result.values[0] > _LARGER * least
+        return beaten
+
+    @staticmethod
+    def _holds(result: Result) -> bool:
+        """Whether a bolder point may be tried after this one."""
+        return result.sure and result.fraction == 1
+
+    def _keep(self, asked: Asked, recipe: dict[str, Any], result: Result) -> None:
+        """Takes up what a trial gave.
+
+        Raises:
+            InputError: the first trials all failed.
+        """
+        pruned = not result.error and result.fraction < 1
+        rung = self._rung_of.pop(asked.number, None)
+        if rung is not None:
+            self._ladder.tell(rung, holds=self._holds(result))
+        trial = Trial(asked.number, recipe, result, pruned, rung)
+        self._sampler.tell(asked, result)
+        self._journal.add(trial.to_dict())
+        self._trials.append(trial)
+        if not result.error:
+            self._results[_key(recipe)] = result
+        if len(self._trials) >= _FAILURES and all(one.result.error for one in self._trials):
+            self._journal.remove()
+            raise InputError(
+                f"{self._request.model}: the first {_FAILURES} trials failed: {result.error}"
+            )
+        self._progress(asked.number)
+
+    def _progress(self, number: int) -> None:
+        best, _ = choose(self._trials, self._request.goal)
+        shown = "none meets the limits yet"
+        if best is not None:
+            pairs = zip(self._request.goal.objectives, best.result.values, strict=True)
+            shown = "best so far: " + ", ".join(f"{each.name} {value:g}" for each, value in pairs)
+        done = len(self._trials)
+        self._say(f"trial {number + 1}, {done} of {self._request.trials} done; {shown}")
+
+
+def _key(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe, sort_keys=True)

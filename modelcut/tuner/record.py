@@ -1,0 +1,139 @@
+"""What was tried: a trial, which of them is chosen, the front, and what is to be said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelcut.tuner.goal import Goal, dominates
+from modelcut.tuner.request import Request
+from modelcut.tuner.trial import Result
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point that was tried.
+
+    Attributes:
+        number: number of the trial, from 0.
+        recipe: the recipe as plain data.
+        result: what it gave.
+        pruned: whether it was given up before the whole training.
+        rung: which point of the ladder it is (see `ladder.Ladder`); None: none.
+    """
+
+    number: int
+    recipe: Mapping[str, Any]
+    result: Result
+    pruned: bool = False
+    rung: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "number": self.number,
+            "recipe": dict(self.recipe),
+            "pruned": self.pruned,
+            "rung": self.rung,
+            **self.result.to_dict(),
+        }
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Trial:
+        """A trial from its JSON data."""
+        rest = {name: value for name, value in record.items() if name not in (*_OWN, "sure")}
+        rest["values"], rest["gates"] = tuple(rest["values"]), tuple(rest["gates"])
+        return cls(
+            record["number"], record["recipe"], Result(**rest), record["pruned"], record["rung"]
+        )
+
+
+_OWN = ("number", "recipe", "pruned", "rung")
+
+
+def choose(trials: Sequence[Trial], goal: Goal) -> tuple[Trial | None, bool]:
+    """The trial that is chosen, and whether its limits hold with the goal's confidence.
+
+    Among those whose limits hold with that confidence, or else among those whose limits hold at
+    all, the one with the least cost; the earliest of equals.
+    """
+    for sure in (True, False):
+        fit = [
+            trial
+            for trial in trials
+            if trial.result.feasible and not trial.pruned and (trial.result.sure or not sure)
+        ]
+        if fit:
+            costs = {trial.number: goal.costs(trial.result.values) for trial in fit}
+            return min(fit, key=lambda trial: (costs[trial.number], trial.number)), sure
+    return None, False
+
+
+def front_of(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
+    """The trials that no other one is better than in every objective; the limits hold for all."""
+    fit = [trial for trial in trials if trial.result.feasible and not trial.pruned]
+    costs = {trial.number: goal.costs(trial.result.values) for trial in fit}
+    front = [
+        trial
+        for trial in fit
+        if not any(dominates(costs[other.number], costs[trial.number]) for other in fit)
+    ]
+    distinct = {costs[trial.number]: trial for trial in reversed(front)}
+    return sorted(distinct.values(), key=lambda trial: costs[trial.number])
+
+
+def samples_of(trials: Sequence[Trial]) -> int:
+    """How many validation samples the trials were measured on."""
+    return max((trial.result.measured.get("samples", 0) for trial in trials), default=0)
+
+
+def warnings_of(
+    request: Request, trials: Sequence[Trial], chosen: Trial, *, sure: bool
+) -> list[str]:
+    """What a user should know of the choice."""
+    found = []
+    samples = samples_of(trials)
+    drop = request.goal.gates.max_accuracy_drop
+    if isinstance(drop, float) and samples and drop * samples < 1:
+        found.append(
+            f"{samples} validation samples cannot tell a drop of {drop:g}: one sample is "
+            f"{1 / samples:.2g}"
+        )
+    if isinstance(drop, float) and samples:
+        told = request.goal.told(drop, samples)
+        if told < request.goal.confidence - 0.005:
+            found.append(
+                f"{samples} validation samples tell a drop of {drop:g} with a confidence of "
+                f"{told:.0%} at most, not {request.goal.confidence:.0%}"
+            )
+    if not sure:
+        found.append(
+            f"trial {chosen.number + 1} meets the limits on the validation samples, but not with "
+            f"{request.goal.confidence:.0%} confidence on others: more samples, or a larger limit"
+        )
+    failed = [trial for trial in trials if trial.result.error]
+    if failed:
+        found.append(
+            f"{len(failed)} of {len(trials)} trials failed; the first: {failed[0].result.error}"
+        )
+    return found
+
+
+def none_meets(request: Request, trials: Sequence[Trial], record: Path) -> tuple[str, str]:
+    """What is to be said where no trial meets the limits."""
+    measured = [trial for trial in trials if not trial.result.error]
+    if not measured:
+        why = trials[-1].result.error if trials else "no trial was made"
+        return f"{request.model}: every trial failed: {why}", f"{record} has all of them"
+    nearest = min(measured, key=lambda trial: trial.result.excess)
+    failed = ", ".join(
+        f"{gate['name']} {gate['value']:.4g} (limit {gate['limit']:g})"
+        for gate in nearest.result.gates
+        if not gate["held"] and gate["value"] is not None
+    )
+    return (
+        f"{request.model}: none of {len(trials)} trials meets the limits; the nearest: {failed}",
+        f"{record} has all of them; allow more, or try more with --trials",
+    )

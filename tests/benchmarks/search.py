@@ -1,0 +1,388 @@
+"""What `modelcut search` finds, against recipes made by hand; whether its promise holds; its speed.
+
+    python tests/benchmarks/search.py CASE [--networks NAME …] [--trials N] [--time T] [--keep]
+    python tests/benchmarks/search.py --table      # what was kept, as `modelcut docs benchmarks`
+
+Cases:
+
+    by-hand   the recipes of `recipes/` on each network: the smallest `.mcut` within the limit
+    smallest  the search, for the smallest `.mcut` within the limit
+    int8      the export to int8 alone, as a `.tflite`
+    fastest   the search, for the lowest latency of a `.tflite` within the limit
+    lenet     the search, for the rows of `lenet.py` (--networks 5-fashion …)
+    budget    ten seeds on the demo: does the promised limit hold on the test data?
+    workers   trials of one worker and of two in the same time, on the demo
+    parts     what part of a trial's time each of its steps takes, on the demo
+
+The limit is half a point of accuracy (`--drop`). Networks: demo, lenet-5 and depthwise (Fashion-
+MNIST, trained by `lenet.py` and `few_bits.py`), speech (inaSpeechSegmenter's CNN for speech and
+music, with the sounds of `tests/sounds.py`, half of which are test data). `--keep` writes the raw
+figures with their conditions to search.json beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "search"
+KEPT = Path(__file__).with_suffix(".json")
+DEMO = ROOT / "modelcut" / "demo"
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+
+WITHOUT_TRAINING = (
+    "cutoff", "deep-compression", "half", "int4-no-training", "int8", "prune", "small",
+)  # fmt: skip
+"""Recipes for any network."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is searched for.
+
+    Attributes:
+        model, train, test: its files.
+        flags: how the data is read.
+        recipes: those of `recipes/` that were made for it, besides the ones for any network.
+    """
+
+    model: Path
+    train: Path
+    test: Path
+    flags: tuple[str, ...]
+    recipes: tuple[str, ...] = ()
+
+
+def network(name: str) -> Network:
+    """The network of this name, trained or fetched where it is not there yet."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if name == "demo":
+        files = (DEMO / part for part in ("digits.h5", "digits_train.csv", "digits_test.csv"))
+        return Network(*files, ("--scale", "1/16"), ("demo",))
+    if name == "speech":
+        import materials
+
+        (model,) = materials.models("inaSpeechSegmenter==0.6.8")
+        return Network(model, *speech(), ("--label", "label"))
+    import lenet
+
+    train, test = lenet.tables("fashion")
+    flags = ("--label", "label", "--scale", "1/255")
+    if name == "depthwise":
+        import few_bits
+        from materials import images
+
+        return Network(few_bits.trained("depthwise", 0, images("fashion")), train, test, flags)
+    row = lenet.ROWS["5-fashion"]
+    return Network(lenet.dense(row, 0), train, test, flags, ("lenet-5-fashion",))
+
+
+def speech() -> tuple[Path, Path]:
+    """Every other window of the sounds in each of two files."""
+    import sounds
+
+    paths = CACHE / "speech_train.csv", CACHE / "speech_test.csv"
+    if not all(path.exists() for path in paths):
+        head, *rows = sounds.rows().read_text(encoding="utf-8").splitlines()
+        order = np.random.default_rng(0).permutation(len(rows))
+        for index, path in enumerate(paths):
+            lines = [head, *(rows[at] for at in sorted(order[index::2]))]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return paths
+
+
+def modelcut(*arguments: object) -> float:
+    """Runs a command; a gate that failed is no error here. Returns wall seconds."""
+    command = [sys.executable, "-m", "modelcut", *map(str, arguments), "--quiet", "--force"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    began = time.perf_counter()
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=CACHE)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)}: ended with {done.returncode}")
+    return time.perf_counter() - began
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    """The numbers of a report that are kept."""
+    report = json.loads(output.with_suffix(".report.json").read_text(encoding="utf-8"))
+    evaluation = report["evaluation"]
+    before, after = (evaluation[part]["metrics"]["accuracy"] for part in ("before", "after"))
+    found = {"bytes": output.stat().st_size, "before": before, "after": after}
+    latency = evaluation["after"].get("latency")
+    if latency:
+        found["latency_ms"] = latency["median_ms"]
+    return {**found, "lost": round(before - after, 5)}
+
+
+def by_hand(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Each recipe that goes with a network."""
+    net = network(name)
+    found: dict[str, Any] = {}
+    for recipe in asked.recipes or (*WITHOUT_TRAINING, *net.recipes):
+        output = CACHE / f"{name}-{recipe}.mcut"
+        data = ("--train", net.train) if recipe.startswith("lenet") else ()
+        data = ("--calibrate", net.train) if recipe == "int4-no-training" else data
+        place = ROOT / "recipes" / f"{recipe}.yaml"
+        seconds = modelcut("run", net.model, "-r", place, *net.flags, *data, "--test", net.test,
+                           "-o", output)  # fmt: skip
+        found[recipe] = {**report_of(output), "seconds": round(seconds, 1)}
+    within = {key: one for key, one in found.items() if one["lost"] <= asked.drop + 1e-9}
+    best = min(within, key=lambda key: within[key]["bytes"])
+    return {"recipes": found, "best": best, **found[best]}
+
+
+def searched(
+    net: Network,
+    output: Path,
+    asked: argparse.Namespace,
+    *more: object,
+    seed: int = 0,
+    drop: float | None = None,
+) -> dict[str, Any]:
+    """One search."""
+    record = output.with_suffix(".search.json")
+    record.unlink(missing_ok=True)
+    bound = ("--time", asked.time) if asked.time else ()
+    seconds = modelcut(
+        *("search", net.model, "--train", net.train, "--test", net.test, *net.flags),
+        *("--max-accuracy-drop", asked.drop if drop is None else drop, "--seed", seed),
+        *("-o", output, "--trials", asked.trials, *bound, "--restart", *more),
+    )
+    told = json.loads(record.read_text(encoding="utf-8"))
+    trials = told["trials"]
+    found: dict[str, Any] = {
+        "trials": len(trials),
+        "given_up": sum(trial["pruned"] for trial in trials),
+        "failed": sum(bool(trial["error"]) for trial in trials),
+        "seconds": round(seconds, 1),
+        "search_seconds": round(told["seconds"]["search"], 1),
+        "trial_seconds": round(told["seconds"]["trials"], 1),
+        "samples": told["validation"]["samples"],
+        "sure": told["sure"],
+    }
+    if told["chosen"] is None:
+        return {**found, "chosen": None}
+    chosen = next(trial for trial in trials if trial["number"] == told["chosen"])
+    return {
+        **found,
+        "chosen": told["chosen"],
+        "validation_lost": chosen["measured"]["accuracy_drop"],
+        "recipe": chosen["recipe"]["steps"],
+        **report_of(output),
+    }
+
+
+def smallest(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """The smallest `.mcut` that is found."""
+    return searched(network(name), CACHE / f"{name}-searched.mcut", asked)
+
+
+def int8(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """The export to int8 without any step."""
+    del asked
+    net, output = network(name), CACHE / f"{name}-int8.tflite"
+    recipe = CACHE / "int8.yaml"
+    recipe.write_text("steps: []\nexport: {type: int8}\n", encoding="utf-8")
+    modelcut("run", net.model, "-r", recipe, *net.flags, "--calibrate", net.train, "--test",
+             net.test, "-o", output)  # fmt: skip
+    return report_of(output)
+
+
+def fastest(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """The fastest `.tflite` that is found, timed in turn with the one of int8 alone."""
+    net, output = network(name), CACHE / f"{name}-fastest.tflite"
+    found = searched(net, output, asked, "--minimize", "latency_ms")
+    if found["chosen"] is not None:
+        int8(name, asked)
+        found["in_turn_ms"] = in_turn(output, CACHE / f"{name}-int8.tflite")
+    return found
+
+
+def in_turn(*paths: Path, rounds: int = 15, calls: int = 200) -> list[float]:
+    """Milliseconds of a call of each `.tflite` on one thread: medians of alternating rounds."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    nets = []
+    for path in paths:
+        one = Interpreter(str(path), num_threads=1)
+        one.allocate_tensors()
+        for given in one.get_input_details():
+            one.set_tensor(given["index"], np.zeros(given["shape"], given["dtype"]))
+        one.invoke()
+        nets.append(one)
+    times: list[list[float]] = [[] for _ in nets]
+    for _ in range(rounds):
+        for net, found in zip(nets, times, strict=True):
+            began = time.perf_counter()
+            for _ in range(calls):
+                net.invoke()
+            found.append(1000 * (time.perf_counter() - began) / calls)
+    return [round(float(np.median(found)), 5) for found in times]
+
+
+def of_lenet(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """A row of `lenet.py`, found by search: the same networks, the same errors."""
+    import lenet
+
+    row = lenet.ROWS[name]
+    train, test = lenet.tables(row.data)
+    net = Network(lenet.dense(row, 0), train, test, ("--label", "label", "--scale", "1/255"))
+    kept = lenet.kept()[name]["seeds"]["0"]
+    # The limit is on the drop: as much as today's recipe lost.
+    drop = max(0.0, round(kept["error"] - kept["dense"], 2)) / 100
+    drop = max(drop, row.error / 100 if row.lost else (row.error - kept["dense"]) / 100)
+    found = searched(net, CACHE / f"lenet-{name}.mcut", asked, drop=round(drop, 5))
+    if found["chosen"] is not None:
+        parameters = kept["bytes"] * kept["ratio"]
+        found["ratio"] = round(parameters / found["bytes"], 1)
+    return {**found, "limit": round(drop, 5), "by_hand": kept["ratio"]}
+
+
+def budget(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """One seed: what was promised, and what the test data says."""
+    found = searched(network("demo"), CACHE / f"budget-{name}.mcut", asked, seed=int(name))
+    if found["chosen"] is not None:
+        found["held"] = found["lost"] <= asked.drop + 1e-9
+    return {**found, "limit": asked.drop}
+
+
+def workers(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """So many workers for the time."""
+    asked.trials, asked.time = 1000, asked.time or "120s"
+    return searched(network("demo"), CACHE / f"workers-{name}.mcut", asked, "--workers", name)
+
+
+def parts(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step of the recipe that a search has found, with what is around them."""
+    net = network(name)
+    recipe = CACHE / f"{name}-searched.recipe.yaml"
+    if not recipe.exists():
+        smallest(name, asked)
+    output = CACHE / f"{name}-parts.mcut"
+    modelcut("run", net.model, "-r", recipe, *net.flags, "--train", net.train, "--test", net.test,
+             "-o", output)  # fmt: skip
+    report = json.loads(output.with_suffix(".report.json").read_text(encoding="utf-8"))
+    return {"seconds": report["seconds"]}
+
+
+CASES = {
+    "by-hand": (by_hand, ["demo", "lenet-5", "depthwise", "speech"]),
+    "smallest": (smallest, ["demo", "lenet-5", "depthwise", "speech"]),
+    "int8": (int8, ["demo", "lenet-5", "depthwise", "speech"]),
+    "fastest": (fastest, ["demo", "lenet-5", "depthwise", "speech"]),
+    "lenet": (of_lenet, ["5-fashion"]),
+    "budget": (budget, [str(seed) for seed in range(10)]),
+    "workers": (workers, ["1", "2"]),
+    "parts": (parts, ["demo"]),
+}
+
+
+def table(kept: dict[str, Any]) -> str:
+    """What was kept, as Markdown."""
+    lines = [
+        "| network | best recipe by hand | bytes | lost | search | bytes | lost | trials | s |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|",
+    ]
+    for name in CASES["smallest"][1]:
+        hand, own = kept.get("by-hand", {}).get(name), kept.get("smallest", {}).get(name)
+        left = ["not measured", "", ""]
+        if hand:
+            left = [f"`{hand['best']}`", f"{hand['bytes']:,}", _points(hand["lost"])]
+        right = ["not measured", "", "", "", ""]
+        if own and own["chosen"] is None:
+            right = ["none", "", "", str(own["trials"]), f"{own['seconds']:.0f}"]
+        elif own:
+            smaller = "" if not hand else f"{hand['bytes'] / own['bytes']:.2f}× smaller"
+            right = [smaller, f"{own['bytes']:,}", _points(own["lost"]), str(own["trials"]),
+                     f"{own['seconds']:.0f}"]  # fmt: skip
+        lines.append(f"| {' | '.join([name, *left, *right])} |")
+    lines += ["", "| network | int8 alone, ms | found, ms | faster | lost | trials | s |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for name, own in kept.get("fastest", {}).items():
+        if own["chosen"] is not None:
+            mine, other = own["in_turn_ms"]
+            lines.append(
+                f"| {name} | {other:.4f} | {mine:.4f} | {other / mine:.2f}× | "
+                f"{_points(own['lost'])} | {own['trials']} | {own['seconds']:.0f} |"
+            )
+    lines += ["", "| row | by hand | found | limit on the drop | lost | trials | s |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for name, own in kept.get("lenet", {}).items():
+        ratio = "none" if own["chosen"] is None else f"{own['ratio']}×"
+        lost = "" if own["chosen"] is None else _points(own["lost"])
+        lines.append(
+            f"| {name} | {own['by_hand']}× | {ratio} | {_points(own['limit'])} | {lost} | "
+            f"{own['trials']} | {own['seconds']:.0f} |"
+        )
+    if seeds := kept.get("budget"):
+        lines += ["", "| seed | bytes | lost, validation | lost, test | limit | sure | held |"]
+        lines.append("|---|--:|--:|--:|--:|---|---|")
+        for name, own in seeds.items():
+            if own["chosen"] is None:
+                lines.append(f"| {name} | none found | | | {_points(own['limit'])} | | |")
+                continue
+            lines.append(
+                f"| {name} | {own['bytes']:,} | {_points(own['validation_lost'])} | "
+                f"{_points(own['lost'])} | {_points(own['limit'])} | "
+                f"{'yes' if own['sure'] else 'no'} | {'yes' if own['held'] else 'no'} |"
+            )
+    if found := kept.get("workers"):
+        lines += ["", "| workers | trials | s of the search | s of the trials |"]
+        lines.append("|---|--:|--:|--:|")
+        lines += [
+            f"| {name} | {own['trials']} | {own['search_seconds']} | {own['trial_seconds']} |"
+            for name, own in found.items()
+        ]
+    return "\n".join(lines)
+
+
+def _points(drop: float) -> str:
+    return f"{100 * drop:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("case", nargs="?", choices=CASES)
+    parser.add_argument("--networks", nargs="+", metavar="NAME", help="or seeds, rows, workers")
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--time", default="", metavar="T", help="such as 30m")
+    parser.add_argument("--drop", type=float, default=0.005)
+    parser.add_argument("--keep", action="store_true", help=f"the result in {KEPT.name}")
+    parser.add_argument("--recipes", nargs="+", help="of by-hand: only these")
+    parser.add_argument("--table", action="store_true", help="print what was kept")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table(json.loads(KEPT.read_text(encoding="utf-8"))))
+        return
+    if asked.case is None:
+        parser.error("which case?")
+    measure, names = CASES[asked.case]
+    for name in asked.networks or names:
+        found = measure(name, asked)
+        found["conditions"] = {
+            "day": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
+            "load": round(os.getloadavg()[0], 1),
+            "asked": f"--trials {asked.trials} --time {asked.time or 'none'}",
+        }
+        print(asked.case, name, json.dumps(found), flush=True)
+        if asked.keep:
+            kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+            kept.setdefault(asked.case, {})[name] = found
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

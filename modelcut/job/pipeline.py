@@ -21,7 +21,7 @@ from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
 from modelcut.job.digest import Digest
-from modelcut.job.evaluate import evaluate, open_evaluator, warm
+from modelcut.job.evaluate import check_test, evaluate, open_evaluator, warm
 from modelcut.job.fold import Folded, fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
@@ -71,6 +71,8 @@ def run(
         inputs = opened.enter_context(Inputs(job))
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
+        if job.test is not None and session is None:
+            check_test(job.recipe, job.test, model)
         runtime = start.runtime_for(
             model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
         )

@@ -31,6 +31,7 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
         suffix=request["suffix"],
         trust=request["trust"],
         custom_objects=engines.load_custom_objects(custom) if custom else {},
+        apart=False,
     )
     wind(request["seconds"])
     with engines.quiet():

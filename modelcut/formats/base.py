@@ -51,11 +51,14 @@ class Conversion:
         convert: has LiteRT's converter make a `.tflite`: the model, where to write, and where to
             write a second one that is not quantized (None: nowhere); returns facts about it.
         quantizes: the converter quantizes weights, with scales of its own.
+        refine: refines ranges and biases of a quantized `.tflite` in place, given it and its twin;
+            returns facts about that. None: they stay.
     """
 
     export: Callable[[Model, Path], Mapping[str, Any]]
     convert: Callable[[Model, Path, Path | None], Mapping[str, Any]]
     quantizes: bool = False
+    refine: Callable[[Path, Path], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -196,9 +196,7 @@ def load_here(
     The suffix of `path` must be that of the file's format.
     """
     engine = import_module(f"modelcut.engines.{_ENGINES.get(dialect, 'keras.tf_keras')}")
-    more: dict[str, Any] = {"signature": signature} if dialect == "saved_model" else {}
-    if not mixed:
-        more["mixed"] = False
+    more = {"signature": signature} if dialect == "saved_model" else {"mixed": mixed}
     try:
         if seed is not None:
             engine.set_seed(seed)

@@ -383,7 +383,15 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
     elif output is None:
         raise UsageError("no output named", "add -o FILE, or --in-place")
     if output is not None and output.suffix.lower() != ".tflite":
-        for name in ("type", "io", "samples", "c_array", "sparse"):
+        for name in (
+            "type",
+            "io",
+            "samples",
+            "c_array",
+            "sparse",
+            "refine",
+            "layer_errors",
+        ):
             if values.get(name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a .tflite", f"not for {output.name}"

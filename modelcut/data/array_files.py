@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelcut.data.arrays import finite
+from modelcut.data.arrays import BROKEN, finite
 from modelcut.data.by_path import (
     MOST_VALUES,
     FilesTable,
@@ -21,7 +21,7 @@ from modelcut.data.by_path import (
 from modelcut.data.columns import row_shape
 from modelcut.data.options import DataOptions, InputSpec
 from modelcut.errors import InputError, UsageError
-from modelcut.safety import check_path
+from modelcut.safety import check_path, printable
 
 SUFFIXES = (".npy",)
 
@@ -70,8 +70,8 @@ class ArrayFiles(FilesTable):
             if mapped.dtype.kind not in "fiub":
                 raise ValueError(f"holds {mapped.dtype}, not numbers")
             return np.array(mapped)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
-            why = " ".join(str(error).split())[:120]
+        except BROKEN as error:
+            why = printable(" ".join(str(error).split()), 120)
             raise InputError(f"{path}: cannot be read as an .npy: {why}") from None
         except UsageError as error:
             raise InputError(error.message, error.hint) from None

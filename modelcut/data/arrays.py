@@ -200,7 +200,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
             _check_archive(path)
             with np.load(path, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in archive.files}
-    except _BROKEN as error:
+    except BROKEN as error:
         why = printable(" ".join(str(error).split()), 120)
         raise InputError(f"{path}: cannot be read as NumPy arrays: {why}") from None
     if not found:
@@ -208,10 +208,11 @@ def load(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-_BROKEN = (
+BROKEN = (
     *(ValueError, OSError, EOFError, KeyError, SyntaxError, RecursionError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
+"""What NumPy raises on files that are none of its own."""
 
 
 def _check_archive(path: Path) -> None:

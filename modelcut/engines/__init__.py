@@ -246,7 +246,12 @@ def imported(name: str) -> Any:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return import_module(name)
+        found = import_module(name)
+        # What they warn of, such as that a function is traced for each network anew, is no
+        # concern of who runs modelcut.
+        for logger in ("tensorflow", "absl"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        return found
     finally:
         gc.freeze()
         # When the process ends they go in the usual order: servers of TensorFlow depend on it.

@@ -52,12 +52,15 @@ class Conversion:
             write a second one that is not quantized (None: nowhere); returns facts about it.
         onnx: has Keras make an `.onnx`: the model, and where to write; returns facts about it.
         quantizes: the converter quantizes weights, with scales of its own.
+        refine: refines ranges and biases of a quantized `.tflite` in place, given it and its twin;
+            returns facts about that. None: they stay.
     """
 
     export: Callable[[Model, Path], Mapping[str, Any]]
     convert: Callable[[Model, Path, Path | None], Mapping[str, Any]]
     onnx: Callable[[Model, Path], Mapping[str, Any]]
     quantizes: bool = False
+    refine: Callable[[Path, Path], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from modelcut.data.sources import check_source
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
 from modelcut.job.describe import data_warnings
-from modelcut.job.evaluate import evaluate, open_evaluator, warm
+from modelcut.job.evaluate import check_test, evaluate, open_evaluator, warm
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
@@ -37,6 +37,7 @@ def assess(
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
+        check_test(recipe, test, model)
         warm(model, trust)
 
     with contextlib.ExitStack() as opened:

@@ -168,6 +168,15 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
             f"a .tflite of type {options.type} needs a calibration set",
             "add --calibrate FILE.csv, with samples like those of the training data",
         )
+    if options.layer_errors and job.calibrate is None:
+        raise UsageError(
+            "--layer-errors needs samples to run the networks on",
+            "add --calibrate FILE.csv; labels are not needed",
+        )
+    layers = model.architecture is not None and not registry.of_model(model).signatures
+    if options.layer_errors and not layers:
+        raise UsageError(f"--layer-errors: {job.model} says nothing of its layers", "leave it out")
+    used = used or options.layer_errors
     if not options.calibrated and job.calibrate is not None and not used:
         raise UsageError(f"a .tflite of type {options.type} is not calibrated", "--type int8 is")
 

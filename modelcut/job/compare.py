@@ -11,7 +11,7 @@ from modelcut.data.sources import check_source
 from modelcut.errors import UsageError
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable
-from modelcut.job.evaluate import network_of, open_evaluator, warm
+from modelcut.job.evaluate import check_test, network_of, open_evaluator, warm
 from modelcut.job.inspect import look
 from modelcut.job.request import Say, Trust
 from modelcut.job.verify import refuse_nan
@@ -46,6 +46,7 @@ def compare(
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
+        check_test(recipe, test, model)
         warm(model, trust)
 
     with contextlib.ExitStack() as opened:

@@ -50,17 +50,28 @@ def open_evaluator(
         ModelcutError: it cannot be run, or the CSV or a gate does not fit it.
     """
     from modelcut.job import inference
-    from modelcut.job.data_check import check_data
     from modelcut.job.targets import Wanted
 
     head = recipe.head
     wanted = Wanted(head.task, head.from_logits)
-    check_data(model, test, head.data, wanted)
     network = network_of(recipe, path, model, trust, beside=beside, apart=apart, say=say)
     expected = expectations(model)
     evaluator = inference.Evaluator.open(network, test, head.data, wanted, expected, apart=apart)
     evaluator.check(head.gates, compared=compared)
     return evaluator
+
+
+def check_test(recipe: Recipe, test: Path, model: Model) -> None:
+    """Holds the test data against a model as far as its architecture tells, without an engine.
+
+    Raises:
+        ModelcutError: the test data does not fit it.
+    """
+    from modelcut.job.data_check import check_data
+    from modelcut.job.targets import Wanted
+
+    head = recipe.head
+    check_data(model, test, head.data, Wanted(head.task, head.from_logits))
 
 
 def runs_apart(trust: Trust) -> bool:

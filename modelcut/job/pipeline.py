@@ -21,8 +21,8 @@ from modelcut.job import convert, provenance, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
 from modelcut.job.digest import Digest
-from modelcut.job.evaluate import evaluate, open_evaluator, warm
-from modelcut.job.fold import fold
+from modelcut.job.evaluate import check_test, evaluate, open_evaluator, warm
+from modelcut.job.fold import Folded, fold
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job, Say
 from modelcut.job.unchanged import Inputs
@@ -72,6 +72,8 @@ def run(
         inputs = opened.enter_context(Inputs(job))
         model = opened.enter_context(checked.model)
         team = start.team_for(job, digest)
+        if job.test is not None and session is None:
+            check_test(job.recipe, job.test, model)
         runtime = start.runtime_for(
             model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
         )
@@ -109,11 +111,12 @@ def run(
                 passage = passage_of(folded, job.recipe, draft.meters, draft.written)
                 clock.begin("hash")  # what it has to wait for
                 report = _described(checked, passage, draft, digest, printed)
-            if job.test is not None or places.header is not None:
+            looks = job.recipe.head.export.layer_errors
+            if job.test is not None or places.header is not None or looks:
                 clock.begin("evaluate")
             if job.test is not None and evaluator is None:
                 evaluator = _evaluator(checked, session, say, apart=runtime is None)
-            report = _measured(checked, draft, places, again, report, evaluator, say)
+            report = _measured(checked, folded, draft, places, again, report, evaluator, say)
             report = _judged(checked, passage, report, runtime.notes if runtime else ())
             report = replace(
                 report,
@@ -158,6 +161,7 @@ def _described(
 
 def _measured(
     checked: Checked,
+    folded: Folded,
     draft: Draft,
     places: Places,
     again: Model,
@@ -172,6 +176,9 @@ def _measured(
         say("measuring the arena")
         header = convert.write_header(job, draft.path, places.header, draft.written.facts)
         report = replace(report, output=replace(report.output, header=header))
+    if checked.writer.converted and job.recipe.head.export.layer_errors:
+        say("comparing the layers")
+        report = replace(report, layer_errors=convert.layer_errors(job, folded, draft.path))
     if evaluator is not None:
         say("evaluating")
         written = (draft.path, again)
@@ -191,8 +198,10 @@ def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[
     """The report with its warnings, and each gate passed or failed."""
     assert report.output is not None
     gates = checked.job.recipe.head.gates
+    layers = report.layer_errors
     warnings = (
         *warnings_of(passage),
+        *([f"--layer-errors: not measured: {layers.why}"] if layers and layers.why else []),
         *checked.writer.warnings(report.output),
         *data_warnings(report, gates, notes),
     )

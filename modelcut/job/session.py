@@ -20,7 +20,7 @@ from modelcut.job import start
 from modelcut.job.check import Checked
 from modelcut.job.checkpoint import FileKeeper
 from modelcut.job.digest import Digest
-from modelcut.job.evaluate import open_evaluator
+from modelcut.job.evaluate import check_test, open_evaluator
 from modelcut.job.request import Job, Say
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Session:
             ]
         )
         if key not in self._evaluators:
+            check_test(job.recipe, job.test, checked.model)
             found = open_evaluator(
                 job.recipe,
                 job.test,

@@ -20,6 +20,11 @@ from modelcut.safety import printable
 MAX_VALUES = 1 << 30
 """Values of one sample's output of one layer; 4 GiB of float32."""
 
+MAX_UNROLLED = 1_000
+"""Steps of recurrent layers with `unroll`, all together: an engine makes a graph of each."""
+
+MAX_UNROLLED_CALLS = 50_000
+
 
 def check_sizes(model: Model) -> None:
     """Refuses a network whose layers declare outputs that no machine holds.
@@ -38,6 +43,7 @@ def check_sizes(model: Model) -> None:
             f"submodels that call others again and again; at most {MAX_CALLS:,} calls are run",
         )
     _check_counts(model)
+    _check_unrolled(model, calls)
     for path, shape in model.architecture.shapes().items():
         if shape and 0 in shape:
             raise InputError(
@@ -49,6 +55,29 @@ def check_sizes(model: Model) -> None:
             raise InputError(
                 f"{model.origin.path}: layer {'/'.join(path)} declares {values:.3g} output values"
             )
+
+
+def _check_unrolled(model: Model, calls: int) -> None:
+    """Refuses recurrent layers whose every step would become operations of the graph.
+
+    Raises:
+        InputError: names the layer and its steps.
+    """
+    assert model.architecture is not None
+    given = model.architecture.input_shapes()
+    total = 0
+    for node in model.architecture.nodes:
+        for part in (node, *(inner for _, inner in node.wrapped)):
+            shape = given.get(part.path) or given.get(node.path)
+            if not part.config.get("unroll") or not shape or shape[0] is None:
+                continue
+            total += shape[0]
+            if total > MAX_UNROLLED or total * calls > MAX_UNROLLED_CALLS:
+                raise InputError(
+                    f"{model.origin.path}: layer {printable('/'.join(part.path))} "
+                    f"({printable(part.class_name, 40)}) is unrolled over {shape[0]:,} steps",
+                    f"at most {MAX_UNROLLED:,} are run; without `unroll` it computes the same",
+                )
 
 
 _COUNTS = frozenset(

@@ -37,6 +37,18 @@ class ExportOptions(BaseModel):
         "size of the tensor arena.",
     )
 
+    refine: Literal["auto", "none"] = Field(
+        default="auto",
+        description="auto: after the conversion to int8 or int16x8, choose narrower ranges for "
+        "activations (int8) and correct the biases, where the outputs come nearer to those in "
+        "floats on calibration samples.",
+    )
+    layer_errors: bool = Field(
+        default=False,
+        description="Measure how far each layer's outputs are from the original network's, as "
+        "mean squared error and signal-to-noise ratio, on up to 64 calibration samples.",
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.io == "int8" and self.type != "int8":
@@ -51,6 +63,11 @@ class ExportOptions(BaseModel):
     def calibrated(self) -> bool:
         """Whether rows are needed."""
         return self.type in ("int8", "int16x8")
+
+    @property
+    def refines(self) -> bool:
+        """Whether ranges and biases are refined after the conversion."""
+        return self.calibrated and self.refine == "auto"
 
     @property
     def quantizes(self) -> bool:

@@ -1,6 +1,6 @@
 """The report as one HTML file: no script, nothing fetched, and names from files are text.
 
-Behind each chart is the table of the same numbers.
+Charts are drawn where Matplotlib is installed; the table of the same numbers is there in any case.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ def figures(found: Iterable[Chart]) -> str:
     """The charts by section, each with its table behind it."""
     sections: dict[str, list[str]] = {}
     why = draw.missing()
-    for chart in found:
+    for number, chart in enumerate(found):
         svg = ""
         if not why:
             try:
-                svg = draw.draw(chart)
-            except Exception as error:  # noqa: BLE001 - odd numbers must not cost the page
+                svg = draw.draw(chart, f"c{number}")
+            except Exception as error:  # noqa: BLE001 - a broken Matplotlib must not cost the page
                 why = f"Charts are left out: {type(error).__name__}: {error}"
         table = table_of(chart.table)
         behind = f"<details{'' if svg else ' open'}><summary>Table</summary>{table}</details>"

@@ -379,6 +379,43 @@ class Evaluation(Part):
 
 
 @dataclass(frozen=True)
+class LayerError(Part):
+    """How far a layer's outputs in a `.tflite` are from the original network's.
+
+    Attributes:
+        layer: name of the layer.
+        class_name: class name of the layer.
+        mse: mean squared error of its outputs.
+        sqnr_db: signal-to-noise ratio in dB, 10 log10(Σ y² / Σ d²); None where it is infinite.
+    """
+
+    layer: str
+    class_name: str = field(metadata={"key": "class"})
+    mse: float
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class LayerErrors(Part):
+    """The layers of a `.tflite` beside those of the original network, on calibration samples.
+
+    Attributes:
+        reference: the step whose result stands for the original, where one changed what layers
+            give by design (equalize, fold, simplify, factorize); "": the model as it was read.
+        samples: number of samples.
+        layers: the layers whose outputs are in the file, in the order of the network.
+        unmatched: layer -> why its outputs are not there.
+        why: why nothing was measured; "" where it was.
+    """
+
+    reference: str
+    samples: int
+    layers: tuple[LayerError, ...]
+    unmatched: Mapping[str, str]
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class HistogramRow(Part):
     """How the values of a tensor are spread, before and after, in a sample of them.
 
@@ -484,6 +521,7 @@ class Report(Part):
         steps: what each step did.
         layers: each layer with its tensors.
         evaluation: metrics on the test data; None without test data.
+        layer_errors: with `--layer-errors`, each layer of a `.tflite` beside the original's.
         gates: each gate that was set, and whether it passed (`held`); `checked` is false, with the
             `reason`, for a gate under `if_data` that there was no data for.
         warnings: what a user should know.
@@ -521,6 +559,7 @@ class Report(Part):
     steps: tuple[StepRow, ...]
     layers: tuple[LayerRow, ...]
     evaluation: Evaluation | None = None
+    layer_errors: LayerErrors | None = field(default=None, metadata=_PRESENT)
     gates: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] | None = field(default=None, metadata=_PRESENT)

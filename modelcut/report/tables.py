@@ -12,9 +12,12 @@ import yaml
 from modelcut.report import by_layer, tried
 from modelcut.report.cells import Table, count, is_number, number, or_dash, percent, size, sized
 from modelcut.report.gates import unchecked
-from modelcut.report.schema import LayerRow, Report, StepRow, TensorRow
+from modelcut.report.schema import LayerError, LayerErrors, LayerRow, Report, StepRow, TensorRow
 from modelcut.report.summary import metrics_of, summary
 from modelcut.safety import printable
+
+_WORST = 8
+"""Layers of a .tflite that a terminal lists."""
 
 
 def tables(report: Report, *, full: bool = False, layers: bool = False) -> Iterator[Table]:
@@ -41,6 +44,8 @@ def tables(report: Report, *, full: bool = False, layers: bool = False) -> Itera
     made = facts.get("litert") or facts.get("onnx")
     if made:
         yield _litert(report, made)
+    if report.layer_errors and report.layer_errors.layers:
+        yield _layer_errors(report.layer_errors, full=full)
     yield by_layer.table(report) if layers else _layers(report, full=full)
     for classes in _classes(report):
         if classes.rows:
@@ -84,6 +89,8 @@ def _litert(report: Report, made: Mapping[str, Any]) -> Table:
         rows.append(("made", f"opset {made['opset']}, by {made['exporter']}"))
     if "grids" in made:
         rows.append(("grids of kernels", _grids(made["grids"])))
+    if "refined" in made:
+        rows.append(("refined", _refined(made["refined"])))
     if "sparse" in made:
         rows.append(("sparse form", _sparse(made["sparse"])))
     agreed = report.evaluation.agreement if report.evaluation else None
@@ -104,6 +111,31 @@ def _litert(report: Report, made: Mapping[str, Any]) -> Table:
     return Table(title, ("", "value"), cells, left=("value",))
 
 
+def _layer_errors(found: LayerErrors, *, full: bool) -> Table:
+    """Each layer of a .tflite beside the original's: the worst first, or all in their order."""
+    listed: Sequence[LayerError] = found.layers
+    if not full:
+        worst = sorted(listed, key=lambda row: float("inf") if row.sqnr_db is None else row.sqnr_db)
+        listed = worst[:_WORST]
+    rows = [
+        (
+            printable(row.layer, 48),
+            printable(row.class_name, 24),
+            f"{row.mse:.3g}",
+            "exact" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+        )
+        for row in listed
+    ]
+    beside = f"the network after {found.reference}" if found.reference else "the original network"
+    note = f"outputs beside those of {beside}, on {count(found.samples)} calibration samples"
+    if len(rows) < len(found.layers):
+        note += f"; the worst {len(rows)} of {len(found.layers)}"
+    if found.unmatched:
+        note += f"; {len(found.unmatched)} more layers are merged with others, or not in the file"
+    columns = ("layer", "class", "mean squared error", "dB")
+    return Table("Layers of the .tflite", columns, rows, left=("class",), note=note)
+
+
 def _interface(entry: Mapping[str, Any]) -> str:
     shape = "×".join("any" if n < 0 else str(n) for n in entry["shape"]) or "scalar"
     words = f"{entry['name']}: {entry['dtype']} {shape}"
@@ -119,6 +151,16 @@ def _grids(grids: Mapping[str, Any]) -> str:
     words += [f"{len(grids['floats'])} as floats"] if grids["floats"] else []
     words += [f"{len(grids['lost'])} lost (see the warnings)"] if grids["lost"] else []
     return ", ".join(words)
+
+
+def _refined(found: Mapping[str, Any]) -> str:
+    if found["why"]:
+        return f"no: {found['why']}"
+    if not found["biases"]:
+        return f"no: nothing brought its outputs nearer on {count(found['samples'])} samples"
+    errors = f"{found['mse_before']:.3g} → {found['mse_after']:.3g}"
+    done = f"{count(found['ranges'])} ranges, {count(found['biases'])} biases"
+    return f"{done}; mean squared error of the outputs {errors}"
 
 
 def _sparse(found: Mapping[str, Any]) -> str:

@@ -110,18 +110,14 @@ class Sums:
             found[:, block] += np.linalg.solve(damped(gram, damp), moved)
         return found
 
-    def product(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Sum over the rows of the outputs by two kernels, multiplied: (groups, outputs)."""
-        parts = [
-            np.sum(one[:, block] * np.matmul(gram, other[:, block]), axis=1)
-            for block, gram in zip(self.blocks, self.gram, strict=True)
-        ]
-        found: np.ndarray = np.sum(parts, axis=0)
-        return found
-
     def error(self, change: np.ndarray) -> np.ndarray:
         """Squared output error of a change of the weights, (groups, outputs)."""
-        return np.maximum(self.product(change, change), 0)
+        parts = [
+            np.sum(change[:, block] * np.matmul(gram, change[:, block]), axis=1)
+            for block, gram in zip(self.blocks, self.gram, strict=True)
+        ]
+        found: np.ndarray = np.maximum(sum(parts), 0)
+        return found
 
 
 def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -104,7 +104,9 @@ class Loop:
             return
         self._asked[asked.number], self._recipes[asked.number] = asked, recipe
         self._progress(asked.number)
-        self._workers.submit(Task(asked.number, recipe, fractions(recipe)[0]))
+        # What is on the ladder decides where to go on from: a shorter training would not tell.
+        whole = asked.number in self._rung_of
+        self._workers.submit(Task(asked.number, recipe, 1.0 if whole else fractions(recipe)[0]))
 
     def _recipe(self, asked: Asked) -> dict[str, Any] | None:
         """The recipe of a point; None where its values do not go together."""

@@ -60,17 +60,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         journal = Journal(request.folder, _identity(request, digest))
         began = time.monotonic()
         train, validation = _data(request, journal.folder, say)
-        setting = Setting(
-            request.model,
-            registry.suffix_of(request.output),
-            journal.folder,
-            train,
-            validation,
-            request.calibrate or request.train,
-            request.trust,
-            journal.folder / "states",
-            options=request.options,
-        )
+        setting = _setting(request, journal.folder, train, validation)
         trials = [Trial.of(record) for record in journal.records()]
         resumed = len(trials)
         sampler = _sampler(request, journal, trials)
@@ -139,6 +129,28 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     return report
 
 
+def _setting(
+    request: Request, folder: Path, train: Path | None, validation: Path | None
+) -> Setting:
+    """What all trials have in common, with whole paths: a worker may stand in another folder."""
+    code = Path(request.trust.custom_objects)
+    trust = request.trust
+    if code.is_file():
+        trust = replace(trust, custom_objects=str(code.absolute()))
+    calibrate = request.calibrate or request.train
+    return Setting(
+        request.model.absolute(),
+        registry.suffix_of(request.output),
+        folder.absolute(),
+        train and train.absolute(),
+        validation and validation.absolute(),
+        calibrate and calibrate.absolute(),
+        trust,
+        folder.absolute() / "states",
+        options=request.options,
+    )
+
+
 def places_of(output: Path) -> dict[str, Path]:
     """`best.mcut` -> `best.recipe.yaml` and `best.search.json`."""
     stem = output.name.removesuffix(registry.suffix_of(output))
@@ -196,11 +208,12 @@ def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
         return request.train, request.train  # no trial has seen the samples
     train, validation = split_paths(request.train, folder)
     if not (train.exists() and validation.exists()):
-        from modelcut.job.evaluate import open_evaluator
+        from modelcut.job.evaluate import check_test, open_evaluator
 
         say("setting validation samples aside")
         recipe = request.space.at({})
         with registry.open_model(request.model) as model:
+            check_test(recipe, request.train, model)
             table = open_evaluator(
                 recipe,
                 request.train,
@@ -237,8 +250,11 @@ def _made(
         recipe = replace(recipe, head=recipe.head.model_copy(update={"gates": kept}))
     job = replace(
         job,
+        model=request.model,
         recipe=recipe,
         train=request.train,
+        calibrate=job.calibrate and (request.calibrate or request.train),
+        trust=request.trust,
         force=request.force,
         report=True,
         search=facts,

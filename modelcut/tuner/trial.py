@@ -21,7 +21,7 @@ FRACTIONS = (1 / 9, 1 / 3)
 """Fractions of the epochs of the first tries of a recipe that trains (Li et al. 2017, eta = 3)."""
 _EPOCHS = 5
 """Epochs of a step that says none."""
-_STEPS = 300
+_STEPS = 1000
 """A shorter training than this many batches costs more to begin than it saves."""
 
 

@@ -31,6 +31,9 @@ BAD = (2, 3, 4)
 ANY = (0, 1, 2, 3, 4)
 UGLY = "a\n::error::x\x1b[31m\u202e<script>alert(1)</script>"
 
+HTML = "<img src=x onerror=alert(1)>"
+"""Must not stand in a page as it is; `UGLY` holds another."""
+
 Make = Callable[[Path], tuple[object, ...]]
 
 
@@ -185,6 +188,30 @@ def png(width, height):
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(ran.marker) (w) file closefile\n%%EOF\n"
 
 
+def by_path(column, name, data):
+    """A table of paths of arrays or sounds for the 4-8-3 classifier."""
+
+    def make(folder):
+        model_ = good(folder)
+        write(folder / name, data(folder) if callable(data) else data)
+        (folder / "t.csv").write_text("file,label\n" + f"{name},0\n" * 4)
+        return "eval", model_, "--test", folder / "t.csv", f"--{column}", "file"
+
+    return make
+
+
+def wav(frames, channels=1, width=2, data=b""):
+    """A sound whose header promises so many frames."""
+    size = frames * channels * width
+    form = struct.pack(
+        "<HHIIHH", 1, channels, 8000, 8000, min(65535, max(1, channels * width)), 8 * width
+    )
+    body = (
+        b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", size % (1 << 32))
+    )
+    return b"RIFF" + struct.pack("<I", len(body) + len(data)) + body + data
+
+
 def image_folder(name):
     def make(folder):
         shutil.copyfile(CNN, folder / "m.keras")
@@ -213,6 +240,47 @@ def parquet(folder, build):
 
 def shown(data):
     return lambda folder: ("report", "show", write(folder / "r.json", data))
+
+
+def told(*form):
+    """A real report whose names were changed, shown again."""
+
+    def make(folder):
+        import modelcut
+
+        modelcut.prune(H5, folder / "o.h5", sparsity=0.5, report=True)
+        text = (folder / "o.report.json").read_text()
+        report = json.loads(text)
+        for layer in report["layers"]:
+            layer["name"] = UGLY
+        report["warnings"] = [UGLY, "[a](javascript:alert(1))", "|x|", "`" * 3]
+        report["input"]["path"] = UGLY
+        return "report", "show", write(folder / "r.json", json.dumps(report)), *form
+
+    return make
+
+
+def tf_keras(function, **fields):
+    """A `.keras` of tf_keras with a Lambda whose function is named."""
+
+    def make(folder):
+        (folder / "rows.csv").write_text(rows(width=8))
+        with zipfile.ZipFile(MODELS / "tf_keras_sequential.keras") as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        root = json.loads(parts["config.json"])
+        config = {"name": "l", "trainable": True, "dtype": "float32", "function": function}
+        config |= {
+            "function_type": "function",
+            "output_shape_type": "raw",
+            "arguments": {},
+            **fields,
+        }
+        entry = {"module": "keras.layers", "class_name": "Lambda", "config": config}
+        root["config"]["layers"].append({**entry, "registered_name": None})
+        parts["config.json"] = json.dumps(root).encode()
+        return "eval", rezip(folder / "m.keras", parts.items()), "--test", folder / "rows.csv"
+
+    return make
 
 
 def pipe(folder, name="pipe"):
@@ -288,11 +356,13 @@ def input_shape(shape):
 
 
 def unrolled(folder):
-    lstm = layer("LSTM", "d1", units=8, unroll=True, batch_input_shape=[None, 20000, 4])
-    return {"class_name": "Sequential", "config": {"name": "m", "layers": [lstm, dense("d2", 3)]}}
-
-
-LSTM = {"d1": {"d1/k:0": (4, 32), "d1/r:0": (8, 32), "d1/b:0": (32,)}, "d2": WEIGHTS["d2"]}
+    """A recurrent layer whose 20,000 steps become as many operations."""
+    steps = 20_000
+    lstm = layer("LSTM", "d1", units=8, unroll=True, batch_input_shape=[None, steps, 1])
+    root = {"class_name": "Sequential", "config": {"name": "m", "layers": [lstm, dense("d2", 3)]}}
+    weights = {"d1": {"d1/k:0": (1, 32), "d1/r:0": (8, 32), "d1/b:0": (32,)}, "d2": WEIGHTS["d2"]}
+    write(folder / "rows.csv", rows(3, steps))
+    return "eval", model(folder / "m.h5", root, weights), "--test", folder / "rows.csv"
 
 
 def orthogonal(folder):
@@ -402,12 +472,37 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "image: a device": (images(lambda f: "/dev/zero"), BAD),
     "image: PostScript by another name": (images(lambda f: write(f / "p.png", EPS)), BAD),
     "image: 4 gigapixels": (images(lambda f: write(f / "p.png", png(65535, 65535))), BAD),
-    "image: cut": (images(lambda f: write(f / "p.png", png(64, 64)[:60])), BAD),
+    "image: cut": (images(lambda f: write(f / "p.png", png(64, 64)[:46])), BAD),
     "image: empty": (images(lambda f: write(f / "p.png", b"")), BAD),
     "image: remote": (images(lambda f: "https://example.org/x.png"), BAD),
     "image: a name that writes": (images(lambda f: "x\x1b[31m::error::.png"), BAD),
     "images: a class that writes": (image_folder("b\n::error::x\x1b[31m"), ANY),
     "images: no column of that name": (images(lambda f: "x.png", "--label", "gone"), BAD),
+    # arrays and sounds by path
+    "array: pickled": (by_path("arrays", "a.npy", pickled), BAD),
+    "array: a deep header": (by_path("arrays", "a.npy", header("(" * 9000 + "\n")), BAD),
+    "array: a lying length": (
+        by_path(
+            "arrays",
+            "a.npy",
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 40, 4), }\n"),
+        ),
+        BAD,
+    ),
+    "array: below 0": (
+        by_path(
+            "arrays",
+            "a.npy",
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (-4,), }\n"),
+        ),
+        BAD,
+    ),
+    "array: NaN": (by_path("arrays", "a.npy", npy(np.full(4, np.nan, "f4"))), BAD),
+    "sound: a lying length": (by_path("audio", "a.wav", wav(1 << 30)), BAD),
+    "sound: no channels": (by_path("audio", "a.wav", wav(4, 0, data=bytes(8))), BAD),
+    "sound: 65,535 channels": (by_path("audio", "a.wav", wav(4, 65535, data=bytes(8))), BAD),
+    "sound: noise": (by_path("audio", "a.wav", b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(40)), BAD),
+    "sound: FLAC that is none": (by_path("audio", "a.flac", b"fLaC" + bytes(400)), BAD),
     # arrays
     "npz: pickled samples": (npz(("x.npy", pickled), ("y.npy", npy(np.zeros(1)))), BAD),
     "npz: pickled labels": (npz(("x.npy", npy(np.ones((1, 4)))), ("y.npy", pickled)), BAD),
@@ -610,6 +705,11 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "recipe: 1e308 epochs": (recipe("steps:\n  - finetune:\n    epochs: 1e308\n"), BAD),
     "recipe: gate nan": (recipe("gates: {min_accuracy: .nan}\n" + STEP), BAD),
     "recipe: gate of a list": (recipe("gates: {min_accuracy: [[[1]]]}\n" + STEP), BAD),
+    "recipe: a sparsity of 1": (recipe("steps:\n  - prune: magnitude\n    sparsity: 1.0\n"), ANY),
+    "recipe: no steps": (recipe("steps: []\n"), ANY),
+    "recipe: remote": (lambda f: ("run", good(f), "-r", "gs://b/r.yaml", "-o", f / "o.h5"), BAD),
+    "CSV: remote": (lambda f: ("eval", good(f), "--test", "s3://b/rows.csv"), BAD),
+    "CSV: /dev/zero": (lambda f: ("eval", good(f), "--test", "/dev/zero"), BAD),
     "recipe: binary": (recipe("steps: !!binary aGVsbG8=\n"), BAD),
     "recipe: timestamp": (recipe("steps: 2001-12-14t21:59:43.10-05:00\n"), BAD),
     "recipe: set": (recipe("steps: !!set {prune: null}\n"), BAD),
@@ -653,7 +753,43 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "report: /dev/zero": (lambda f: ("report", "show", "/dev/zero"), BAD),
     "report: a folder": (lambda f: ("report", "show", f), BAD),
     "report: 40 MB": (shown("[" + "0," * 20_000_000 + "0]"), BAD),
+    **{
+        f"report: ugly, {form or 'tables'}": (told(*([form] if form else [])), (0, 2))
+        for form in ("", "--md", "--html", "--json")
+    },
     # HDF5
+    "h5: float16": (h5(_dataset(data=np.ones((4, 8), "f2"))), ANY),
+    "h5: bool": (h5(_dataset(data=np.ones((4, 8), bool))), ANY),
+    "h5: long double": (h5(_dataset(data=np.ones((4, 8), np.longdouble))), ANY),
+    "h5: two links in a circle": (
+        h5(
+            lambda f: (
+                f["model_weights"].__delitem__("d1"),
+                f["model_weights"].__setitem__("d1", h5py.SoftLink("/x")),
+                f.__setitem__("x", h5py.SoftLink("/model_weights/d1")),
+            )
+        ),
+        BAD,
+    ),
+    "h5: a Lambda by name and module": (
+        layers(
+            lambda f: config(
+                dense("d1", 8),
+                layer("Lambda", "l", function="run", module="mc_sidecar", function_type="function"),
+                dense("d2", 3),
+            )
+        ),
+        (3,),
+    ),
+    "h5: a model's name that writes": (
+        layers(lambda f: {**config(), "config": {**config()["config"], "name": UGLY + HTML}}),
+        ANY,
+    ),
+    "keras: tf_keras, a function beside the model": (tf_keras("run", module="mc_sidecar"), (3,)),
+    "keras: tf_keras, Popen": (
+        tf_keras("Popen", module="subprocess", arguments={"args": ["touch", "ran.marker"]}),
+        (3,),
+    ),
     "h5: 1,000 attributes": (h5(_many_attributes), ANY),
     "h5: 5,000 groups": (h5(_many_groups), ANY),
     "h5: an unknown filter": (h5(_filter(32001)), BAD),
@@ -826,7 +962,7 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
         layers(dense("d1", 8), layer("Dropout", "x", rate=7), dense("d2", 3)),
         BAD,
     ),
-    "layer: unrolled 20,000 times": (layers(unrolled, weights=LSTM), BAD),
+    "layer: unrolled 20,000 times": (unrolled, BAD),
     "layer: wrapped 300 times": (
         lambda f: layers(lambda _: config(dense("d1", 8), _wrapped(300), dense("d2", 3)))(f),
         BAD,

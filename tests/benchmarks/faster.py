@@ -1,12 +1,12 @@
 """What `recipes/faster.yaml` makes of the demo's network and of one that others trained: a table.
 
-    python tests/benchmarks/faster.py [--rounds 300]
+    python tests/benchmarks/faster.py [NAME …] [--rounds 300] [--folder FOLDER]
 
 The third-party network is that of inaSpeechSegmenter for telling speech from music, on the sounds
 of `tests/sounds.py`: a half of the rows trains, an eighth of that calibrates, the other half tests.
 Latency is that of single samples in LiteRT on one thread, all files of a network taking turns on
 the same sample: medians, and beside the ratio to the original in float32 the middle half of the
-ratios of neighbouring turns.
+ratios of neighbouring turns. `--folder` keeps the files, so that a second run only measures.
 """
 
 from __future__ import annotations
@@ -77,24 +77,30 @@ def turn_of(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    known = {"demo": demo, "inaSpeechSegmenter": speech}
+    parser.add_argument("names", nargs="*", default=known)
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     print("| network | file | accuracy | MACs | bytes | ms | faster | middle half |")
     print("|---|---|--:|--:|--:|--:|--:|---|")
-    for name, source in (("demo", demo), ("inaSpeechSegmenter", speech)):
+    for name in given.names:
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            network, options, train, calibrate, test = source(folder)
+            folder = (given.folder or Path(place)) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            network, options, train, calibrate, test = known[name](folder)
             files = {}
             common = ["--label", "label", *options, "--test", test, "--quiet"]
             for kind in ("float32", "int8"):
                 files[f"original, {kind}"] = target = folder / f"{kind}.tflite"
                 more = ["--calibrate", calibrate] if kind == "int8" else []
-                modelcut("export", network, "--type", kind, *more, *common, "-o", target)
+                if not target.exists():
+                    modelcut("export", network, "--type", kind, *more, *common, "-o", target)
             files["faster.yaml, int8"] = target = folder / "faster.tflite"
             recipe = ROOT / "recipes" / "faster.yaml"
-            modelcut("run", network, "-r", recipe, "--train", train, "--calibrate", calibrate,
-                     *common, "-o", target)  # fmt: skip
+            if not target.exists():
+                modelcut("run", network, "-r", recipe, "--train", train, "--calibrate", calibrate,
+                         *common, "-o", target)  # fmt: skip
             turns = [turn_of(path) for path in files.values()]
             times = np.array([[turn() for turn in turns] for _ in range(given.rounds + 20)])[20:]
             for (title, path), column in zip(files.items(), times.T, strict=True):

@@ -8,7 +8,8 @@ trained here on Fashion-MNIST, as LeNet-5 is; kept in `.cache/few_bits`. A file 
 for images of 28 × 28 × 1 from 0 to 1. Calibration samples are 1,000 images of the training set,
 without labels. Accuracy is of the 10,000 test images; `changed` is how many of them the network
 gives another class than in float32, in per cent; CPU seconds are of the step itself, of one process
-that has TensorFlow loaded. Weights only; every kernel; one scale a channel.
+that has TensorFlow loaded. Weights only; every kernel; one scale a channel, and a zero point where
+the row says so: a symmetric grid of 2 bits has three levels, with a zero point it has four.
 
 Accuracy by itself says little where little is lost: a network that is further away may be right
 more often by chance, which `changed` does not reward.
@@ -42,6 +43,7 @@ for _bits in (4, 3, 2):
         "nearest, mse, corrected": {"range": "mse", "correct": "both"},
         "gptq, minmax": GPTQ,
         "gptq, output range, corrected": BEST,
+        "gptq, output range, corrected, zero points": {**BEST, "symmetric": False},
     }.items():
         ROWS[f"{_bits} bits: {_name}"] = ("linear", {"bits": _bits, **_fields})
 for _name, _method, _fields in (

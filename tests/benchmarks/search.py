@@ -288,14 +288,19 @@ CASES = {
 }
 
 
-def table(kept: dict[str, Any]) -> str:
+def kept() -> dict[str, Any]:
+    """The figures that were kept, by case and name."""
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+
+
+def table(found: dict[str, Any]) -> str:
     """What was kept, as Markdown."""
     lines = [
         "| network | best recipe by hand | bytes | lost | search | bytes | lost | trials | s |",
         "|---|---|--:|--:|---|--:|--:|--:|--:|",
     ]
     for name in CASES["smallest"][1]:
-        hand, own = kept.get("by-hand", {}).get(name), kept.get("smallest", {}).get(name)
+        hand, own = found.get("by-hand", {}).get(name), found.get("smallest", {}).get(name)
         left = ["not measured", "", ""]
         if hand:
             left = [f"`{hand['best']}`", f"{hand['bytes']:,}", _points(hand["lost"])]
@@ -309,7 +314,7 @@ def table(kept: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join([name, *left, *right])} |")
     lines += ["", "| network | int8 alone, ms | found, ms | faster | lost | trials | s |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|")
-    for name, own in kept.get("fastest", {}).items():
+    for name, own in found.get("fastest", {}).items():
         if own["chosen"] is not None:
             mine, other = own["in_turn_ms"]
             lines.append(
@@ -318,14 +323,14 @@ def table(kept: dict[str, Any]) -> str:
             )
     lines += ["", "| row | by hand | found | limit on the drop | lost | trials | s |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|")
-    for name, own in kept.get("lenet", {}).items():
+    for name, own in found.get("lenet", {}).items():
         ratio = "none" if own["chosen"] is None else f"{own['ratio']}×"
         lost = "" if own["chosen"] is None else _points(own["lost"])
         lines.append(
             f"| {name} | {own['by_hand']}× | {ratio} | {_points(own['limit'])} | {lost} | "
             f"{own['trials']} | {own['seconds']:.0f} |"
         )
-    if seeds := kept.get("budget"):
+    if seeds := found.get("budget"):
         lines += ["", "| seed | bytes | lost, validation | lost, test | limit | sure | held |"]
         lines.append("|---|--:|--:|--:|--:|---|---|")
         for name, own in seeds.items():
@@ -337,12 +342,12 @@ def table(kept: dict[str, Any]) -> str:
                 f"{_points(own['lost'])} | {_points(own['limit'])} | "
                 f"{'yes' if own['sure'] else 'no'} | {'yes' if own['held'] else 'no'} |"
             )
-    if found := kept.get("workers"):
+    if pair := found.get("workers"):
         lines += ["", "| workers | trials | s of the search | s of the trials |"]
         lines.append("|---|--:|--:|--:|")
         lines += [
             f"| {name} | {own['trials']} | {own['search_seconds']} | {own['trial_seconds']} |"
-            for name, own in found.items()
+            for name, own in pair.items()
         ]
     return "\n".join(lines)
 
@@ -365,7 +370,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what was kept")
     asked = parser.parse_args()
     if asked.table:
-        print(table(json.loads(KEPT.read_text(encoding="utf-8"))))
+        print(table(kept()))
         return
     if asked.case is None:
         parser.error("which case?")
@@ -379,9 +384,9 @@ def main() -> None:
         }
         print(asked.case, name, json.dumps(found), flush=True)
         if asked.keep:
-            kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-            kept.setdefault(asked.case, {})[name] = found
-            KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            all_ = kept()
+            all_.setdefault(asked.case, {})[name] = found
+            KEPT.write_text(json.dumps(all_, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

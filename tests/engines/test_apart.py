@@ -177,7 +177,7 @@ def test_a_keras_network_that_ends_its_process_is_an_error_of_the_python_api(mon
     assert pool.tensorflow("keras") is not hosts[0]
 
 
-def test_one_engine_serves_job_after_job(monkeypatch, tmp_path, kept):
+def test_one_engine_serves_job_after_job(monkeypatch, tmp_path, kept, modelcut):
     starts = []
 
     class Counted(Host):
@@ -194,6 +194,12 @@ def test_one_engine_serves_job_after_job(monkeypatch, tmp_path, kept):
     package.quantize(model, tmp_path / "b.mcut", bits=8, **rows)
     package.evaluate(tmp_path / "a.h5", **rows)
     package.compare(model, tmp_path / "a.h5", tmp_path / "b.mcut", **rows)
+    for sparsity in (0.2, 0.4):
+        recipe = f"steps:\n- prune: magnitude\n  sparsity: {sparsity}\n"
+        (tmp_path / f"{sparsity}.yaml").write_text(recipe)
+    both = ("-r", tmp_path / "0.2.yaml", "-r", tmp_path / "0.4.yaml")
+    said = modelcut("run", model, *both, "--test", rows["test"], "-o", tmp_path / "c.h5", "-q")
+    assert said.code == 0, said
     assert not starts  # the SavedModels' own TensorFlow serves them too
     host = kept["v1"]._host
     gc.collect()

@@ -63,6 +63,7 @@ def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
     out = tmp_path / "m.tflite"
     call = ["quantize", DEMO / "digits.h5", "--bits", "2", "-o", out, "--type", "int8"]
     call += ["--io", "int8", "--scale", "1/16", "--calibrate", rows, "--samples", "20", "--c-array"]
+    call += ["--layer-errors"]
     said = modelcut(*call, "--test", rows, "--max-accuracy-drop", "0.001", "--json")
     assert said.code == 1, said
     report = json.loads(said.out)
@@ -80,6 +81,10 @@ def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
     assert kept > 1
     assert not facts["grids"]["lost"]
     assert not out.exists(), "the gate failed"
+    assert facts["refined"]["samples"] == 10
+    assert facts["refined"]["mse_after"] <= facts["refined"]["mse_before"]
+    assert not facts["refined"]["why"]
+    _check_layer_errors(report["layer_errors"])
     out = tmp_path / "m.failed.tflite"
     graph = litert_schema.parse(out).graphs[0]
     assert {graph.values[i].dtype for i in graph.inputs + graph.outputs} == {"int8"}
@@ -88,6 +93,19 @@ def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
     pages = (tmp_path / "m.report.md").read_text()
     assert f"{kept} of {kept} kept to the bit" in pages
     assert "calibrated on 20 rows" in pages
+
+
+def _check_layer_errors(found):
+    """Those of the demo's network with weights of 2 bits, beside the original's."""
+    assert (found["samples"], found["reference"], found["why"]) == (20, "", "")
+    layers = {row["layer"]: row for row in found["layers"]}
+    # The pooling and the flattening give what goes into them: one of them stands for both.
+    assert {"conv1", "norm1", "conv2", "pool", "dense1", "digit"} <= set(layers)
+    assert "pool" in found["unmatched"].get("flatten", "")
+    assert layers["conv1"]["class"] == "Conv2D"
+    ratios = [row["sqnr_db"] for row in found["layers"]]
+    assert all(-5 < ratio < 25 for ratio in ratios), (ratios, "2 bits")
+    assert all(row["mse"] > 0 for row in found["layers"])
 
 
 def test_a_pruned_kernel_in_the_sparse_form(tmp_path, modelcut):
@@ -122,6 +140,7 @@ def test_int8_is_the_same_every_time(tmp_path, modelcut, rows):
         (("-o", "m.h5"), ".tflite"),
         (("-o", "m.tflite", "--type", "int8", "--sparse"), "sparse"),
         (("-o", "m.tflite", "--sparse", "--c-array"), "sparse kernels"),
+        (("-o", "m.tflite", "--layer-errors"), "--calibrate"),
     ],
 )
 def test_bad_usage_is_one_line(flags, words, tmp_path, modelcut, monkeypatch):
@@ -133,7 +152,9 @@ def test_bad_usage_is_one_line(flags, words, tmp_path, modelcut, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flags", [("--type", "int8"), ("--c-array",), ("--sparse",)])
+@pytest.mark.parametrize(
+    "flags", [("--type", "int8"), ("--c-array",), ("--sparse",), ("--layer-errors",)]
+)
 def test_its_flags_are_for_a_tflite_only(flags, tmp_path, modelcut):
     call = ("prune", SEQUENTIAL, "--sparsity", "0.5", *flags, "-o", tmp_path / "o.h5")
     said = modelcut(*call)

@@ -212,7 +212,9 @@ def test_many_networks_in_one_process_are_no_retracing(folder):
     logger.addHandler(handler)
     try:
         for _ in range(7):
-            network = engines.open_network(folder / "bare.keras", "keras3", suffix=".keras")
+            network = engines.open_network(
+                folder / "bare.keras", "keras3", suffix=".keras", apart=False
+            )
             network.predict({"in": np.ones((3, 2), "float32")})
         logger.warning(
             "5 out of the last 5 calls to <function mine> triggered tf.function retracing"

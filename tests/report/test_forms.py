@@ -11,6 +11,7 @@ import pytest
 
 from modelcut.report import render, terminal
 from modelcut.report.cells import count, number, percent, size
+from modelcut.report.schema import LayerError, LayerErrors
 from modelcut.report.tables import tables
 
 
@@ -273,3 +274,22 @@ def test_latencies_that_were_measured(made):
     _, rows, found = table(report, "Latency of step 1, prune: channels")
     assert rows[1] == ("0.2500", "2 ms", "0.98 ms", "0.490", "chosen")
     assert "litert" in found.note
+
+
+def test_the_worst_layers_of_a_tflite_come_first_on_a_terminal(made):
+    rows = [LayerError(f"l{n}", "Dense", 0.5**n, 3.0 + n if n else None) for n in range(10)]
+    found = LayerErrors("step 1, equalize: cross_layer", 64, tuple(rows), {"bn": "merged"})
+    report = replace(made, layer_errors=found)
+    _, short, found = table(report, "Layers of the .tflite")
+    assert [row[0] for row in short] == [f"l{n}" for n in range(1, 9)]
+    assert short[0] == ("l1", "Dense", "0.5", "4.0")
+    assert "after step 1, equalize: cross_layer, on 64 calibration samples" in found.note
+    assert "the worst 8 of 10; 1 more layers" in found.note
+    _, whole, _ = table(report, "Layers of the .tflite", full=True)
+    assert [row[0] for row in whole] == [f"l{n}" for n in range(10)]
+    assert whole[0][-1] == "exact"
+    assert "| l9 | Dense | 0.00195 | 12.0 |" in render(report, "md")
+    assert report.to_dict()["layer_errors"]["layers"][1] == {
+        "layer": "l1", "class": "Dense", "mse": 0.5, "sqnr_db": 4.0
+    }  # fmt: skip
+    assert "layer_errors" not in made.to_dict()

@@ -1,15 +1,19 @@
-"""The page: what its charts say, whose names they hold, and what it is without charts."""
+"""The page: what its charts say, whose names they hold, and what it is without Matplotlib."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import modelcut as modelcut_package
 from modelcut.report import draw, html, render
-from modelcut.report.axes import Scale
 from modelcut.report.cells import Table
 from modelcut.report.charts import Bars, Chart, Lines, Matrix, Points, Ranges, Spread, charts
 from modelcut.report.schema import HistogramRow
@@ -85,6 +89,8 @@ def test_every_section_has_its_chart_and_each_chart_its_table(made):
     assert "<script" not in text
     assert not re.search(r"(src|href)=\"(?!#)", text)
     assert "default-src 'none'" in text
+    for color in draw._COLORS:
+        assert color not in text
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
 
@@ -133,10 +139,10 @@ def test_the_front_is_of_those_that_no_other_beats():
 def test_names_are_text_in_every_kind_of_chart(figure):
     import xml.etree.ElementTree as ET
 
-    svg = draw.draw(Chart("", HOSTILE[3], figure, EMPTY))
+    svg = draw.draw(Chart("", HOSTILE[3], figure, EMPTY), "c1")
     root = ET.fromstring(svg)  # parses as XML: nothing broke out
     tags = {element.tag for element in root.iter()}
-    assert tags <= {"svg", "path", "rect", "circle", "text"}
+    assert tags <= {"svg", "g", "path", "defs", "use", "text", "clipPath", "rect", "style"}
     assert not any(name.startswith("on") for element in root.iter() for name in element.attrib)
     assert root.attrib["aria-label"] == HOSTILE[3]
 
@@ -157,6 +163,14 @@ def test_names_are_text_everywhere_in_the_page(made):
     assert "onload=alert" not in re.sub(r"&lt;.*?&gt;", "", text)
 
 
+def test_without_matplotlib_the_page_has_its_tables_and_says_so(made, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    text = render(full(made), "html")
+    assert "<svg" not in text
+    assert "pip install &#x27;modelcut[report]&#x27;" in text
+    assert text.count("<details open>") == len(list(charts(full(made))))
+
+
 def test_charts_can_be_turned_off(made, monkeypatch):
     monkeypatch.setenv("MODELCUT_CHARTS", "0")
     text = render(full(made), "html")
@@ -164,8 +178,8 @@ def test_charts_can_be_turned_off(made, monkeypatch):
     assert "MODELCUT_CHARTS is 0" in text
 
 
-def test_a_chart_that_breaks_does_not_cost_the_page(made, monkeypatch):
-    def broken(chart):
+def test_a_matplotlib_that_breaks_does_not_cost_the_page(made, monkeypatch):
+    def broken(chart, key):
         raise RuntimeError("no <fonts>")
 
     monkeypatch.setattr(draw, "draw", broken)
@@ -199,32 +213,16 @@ def test_a_table_says_what_it_leaves_out():
     assert "3 more rows are in the JSON report" in html.table_of(table)
 
 
-@pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-300, 1e300, float("nan"), float("inf")])
-def test_odd_numbers_find_a_place_or_none(value):
-    for figure in (
-        Bars(("a", "b"), {"before": [value, 1.0], "after": [None, value]}, "x"),
-        Lines({"a": [(1.0, value), (2.0, 1.0)], "b": []}, "x", "y", "xy", (1.5, "here")),
-        Lines({"": [(1, value)]}, "x", "y"),
-        Points([(value, 1.0, True), (2.0, value, False)], [], None, "x", "y"),
-        Ranges(("a",), [value], [(value, value)], "x"),
-        Spread(value, value, (1, 2), (0, 0)),
-        Matrix((), {"": []}),
-    ):
-        text = draw.draw(Chart("", "t", figure, EMPTY))
-        assert text.startswith("<svg")
-        assert not re.search(r"\b(nan|inf)\b", re.sub(r"<text.*?</text>", "", text))
-
-
-def test_ticks_are_round_numbers_within_the_range():
-    assert Scale([0.0, 93.0], 0, 100, ends=(0.0, None)).ticks == (0, 25, 50, 75)
-    assert Scale([-0.013, 0.021], 0, 100).ticks == (-0.01, 0.0, 0.01, 0.02)
-    assert Scale([1, 2, 3], 0, 100, most=6, whole=True).ticks == (1, 2, 3)
-    assert Scale([1.0, 40.0], 0, 100, log=True).ticks == (1, 2, 5, 10, 20)
-    assert Scale([1.0, 1e9], 0, 100, log=True).ticks == (10, 1e3, 1e5, 1e7, 1e9)
-
-
-def test_marks_stand_where_their_values_are():
-    scale = Scale([10.0, 1000.0], 0, 100, log=True, ends=(10.0, 1000.0))
-    assert [scale(value) for value in (10, 100, 1000)] == pytest.approx([0, 50, 100])
-    scale = Scale([0.0, 4.0], 50, 150, ends=(0.0, 4.0))
-    assert [scale(value) for value in (0, 1, 4)] == pytest.approx([50, 75, 150])
+def test_nothing_is_said_where_matplotlib_has_no_place_for_its_cache(made, tmp_path):
+    """And a matplotlibrc in the working folder has no say."""
+    (tmp_path / "matplotlibrc").write_text("svg.fonttype: path\nnonsense: 1\n")
+    saved = tmp_path / "o.report.json"
+    saved.write_text(render(made, "json"))
+    call = [sys.executable, "-m", "modelcut", "report", "show", "o.report.json", "--html"]
+    here = str(Path(modelcut_package.__file__).parents[1])
+    env = {**os.environ, "MPLCONFIGDIR": "/proc/none", "HOME": "/proc/none", "PYTHONPATH": here}
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.count("<svg") == 4
+    assert ">one</text>" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import modelcut as package
@@ -31,6 +32,7 @@ def test_a_model_and_its_recipe(modelcut, tmp_path):
     options = ("--train", TRAIN, "--test", TEST, *SCALE, *LIMIT)
     said = modelcut("search", MODEL, "-r", space, *options, "-o", best, "--trials", 4, "--json")
     assert said.code == 0, said
+    assert all(line.startswith("modelcut: ") for line in said.err.splitlines()), said
     report = json.loads(said.out)
     assert report["search"]["trials"] == 4
     assert report["output"]["bytes"] == best.stat().st_size
@@ -106,3 +108,32 @@ def test_a_recipe_is_made_for_a_model(modelcut, tmp_path):
     assert said.code == 0, said
     assert "step 2 and those after it need data and were not tried on the model" in said.out
     assert modelcut("recipe", "new", MODEL, "--goal", "beauty").code == 2
+
+
+TRAINED = """
+steps:
+  - {finetune: straight_through, steps: {choose: [10, 20]}, validation: 0}
+  - quantize: cluster
+    values: {choose: [16, 32]}
+"""
+
+
+@pytest.mark.slow
+def test_arrays_are_split_and_the_recipe_gives_the_same_bytes(modelcut, tmp_path):
+    space, train = tmp_path / "space.yaml", tmp_path / "train.npz"
+    space.write_text(TRAINED)
+    table = np.loadtxt(TRAIN, delimiter=",", skiprows=1)
+    header = TRAIN.read_text().splitlines()[0].split(",")
+    at = header.index("label")
+    x = np.delete(table, at, axis=1).reshape(-1, 8, 8, 1).astype(np.float32)
+    np.savez(train, x=x, y=table[:, at].astype(np.int64))
+    options = ("--train", train, *SCALE, *LIMIT)
+    said = modelcut("search", MODEL, "-r", space, *options, "-o", tmp_path / "best.mcut",
+                    "--trials", 2)  # fmt: skip
+    assert said.code == 0, said
+    found = json.loads((tmp_path / "best.search.json").read_text())
+    assert found["validation"]["samples"] == pytest.approx(len(x) / 5, abs=5)
+    again = modelcut("run", MODEL, "-r", tmp_path / "best.recipe.yaml", "--train", train, "-o",
+                     tmp_path / "a.mcut", "-q")  # fmt: skip
+    assert again.code == 0, again
+    assert (tmp_path / "a.mcut").read_bytes() == (tmp_path / "best.mcut").read_bytes()

@@ -284,10 +284,10 @@ def test_shorter_trainings():
     assert shortened(recipe, 1 / 3)["steps"][1]["epochs"] == 4
     assert shortened(recipe, 1)["steps"] == recipe["steps"]
     assert fractions({"steps": [{"prune": "magnitude"}]}) == (1.0,)
-    batches = {"steps": [{"finetune": "straight_through", "steps": 1200}]}
+    batches = {"steps": [{"finetune": "straight_through", "steps": 3600}]}
     assert fractions(batches) == (1 / 3, 1.0)
-    assert shortened(batches, 1 / 3)["steps"][0]["steps"] == 400
-    few = {"steps": [{"finetune": "straight_through", "steps": 100}]}
+    assert shortened(batches, 1 / 3)["steps"][0]["steps"] == 1200
+    few = {"steps": [{"finetune": "straight_through", "steps": 1800}]}
     assert fractions(few) == (1.0,)
 
 

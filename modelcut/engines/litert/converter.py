@@ -23,6 +23,8 @@ from modelcut.errors import InputError, ModelcutError
 from modelcut.safety import printable
 
 Item = TypeVar("Item")
+_KEPT = 128
+"""Calibration rows at most that are handed on."""
 
 
 def convert(request: dict[str, Any]) -> dict[str, Any]:
@@ -35,20 +37,9 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         InputError: a layer has no form in LiteRT, or the calibration rows do not fit.
     """
     wind(request["seconds"]["stage"])
-    custom = request["custom_objects"]
-    network = engines.open_network(
-        Path(request["source"]),
-        request["dialect"],
-        suffix=request["suffix"],
-        trust=request["trust"],
-        custom_objects=engines.load_custom_objects(custom) if custom else {},
-        name=request["shown"],
-        signature=request["signature"],
-        apart=False,
-        mixed=False,
-    )
+    network = opened(request)
     _check_stateless(network, request["shown"])
-    rows, notes = _rows(request, network) if request["calibrate"] else ([], [])
+    rows, notes = calibration_rows(request, network) if request["calibrate"] else ([], [])
     with engines.quiet():
         try:
             content, twin = _made(network, request, rows)
@@ -64,6 +55,10 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
     Path(request["target"]).write_bytes(content)
     if request["twin"]:
         Path(request["twin"]).write_bytes(twin)
+    if request["rows"]:
+        most = min(_KEPT, len(rows))
+        kept = [rows[at * len(rows) // most] for at in range(most)]
+        np.savez(request["rows"], *(np.stack(column) for column in zip(*kept, strict=True)))
     import tensorflow as tf
 
     replaced = getattr(network, "replaced", ())
@@ -75,6 +70,22 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
         "calibration_rows": len(rows),
         **({"calibration_notes": notes} if notes else {}),
     }
+
+
+def opened(request: dict[str, Any]) -> Any:
+    """The network of a request, in floats of 32 bits."""
+    custom = request["custom_objects"]
+    return engines.open_network(
+        Path(request["source"]),
+        request["dialect"],
+        suffix=request["suffix"],
+        trust=request["trust"],
+        custom_objects=engines.load_custom_objects(custom) if custom else {},
+        name=request["shown"],
+        signature=request["signature"],
+        apart=False,
+        mixed=False,
+    )
 
 
 def _check_stateless(network: engines.Network, shown: str) -> None:
@@ -91,7 +102,7 @@ def _check_stateless(network: engines.Network, shown: str) -> None:
         )
 
 
-def _rows(
+def calibration_rows(
     request: dict[str, Any], network: engines.Network
 ) -> tuple[list[list[np.ndarray]], list[str]]:
     """Rows spread evenly over the CSV, one by one, as the network takes them; notes on the CSV."""
@@ -147,15 +158,8 @@ def _made(
 ) -> tuple[bytes, bytes]:
     """The `.tflite`, and its twin in floats where one is wanted."""
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    specs = [
-        tf.TensorSpec([network.fixed_batch or 1, *spec.shape], spec.dtype, name=f"input_{number}")
-        for number, spec in enumerate(network.inputs)
-    ]
-    function = tf.function(lambda *tensors: network._forward(list(tensors)))
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function(*specs))
-
+    frozen = _frozen(network)
     limits = request["seconds"]
 
     def converted(kind: str, *, sparse: bool = False) -> bytes:
@@ -183,6 +187,28 @@ def _made(
         return _in_4_bits(floats), floats
     twin = converted("float32") if request["twin"] else b""
     return converted(kind, sparse=request["sparse"]), twin
+
+
+def _frozen(network: Any) -> Any:
+    """The network as a function of constants, for a batch of one."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    specs = [
+        tf.TensorSpec([network.fixed_batch or 1, *spec.shape], spec.dtype, name=f"input_{number}")
+        for number, spec in enumerate(network.inputs)
+    ]
+    function = tf.function(lambda *tensors: network._forward(list(tensors)))
+    return convert_variables_to_constants_v2(function.get_concrete_function(*specs))
+
+
+def in_floats(network: Any, request: dict[str, Any]) -> bytes:
+    """A `.tflite` of float32 made of a network."""
+    import tensorflow as tf
+
+    wind(request["seconds"]["stage"])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([_frozen(network)])
+    return bytes(converter.convert())
 
 
 def _in_4_bits(content: bytes) -> bytes:

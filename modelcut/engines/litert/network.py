@@ -46,6 +46,36 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def refine(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Refines ranges and biases of a quantized `.tflite`; `request` is what `refine.refine` takes.
+
+    Raises:
+        InputError: the interpreter cannot run it. Or it came to no end.
+        ResourceError: it was killed, for want of memory.
+    """
+    return child.ask(
+        "litert.refine",
+        {**request, "seconds": {"stage": STAGE_SECONDS, "row": ROW_SECONDS}},
+        what="LiteRT's interpreter {} on the file that was being refined",
+        hint="--refine none leaves it as it is",
+    )
+
+
+def by_layer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Compares a `.tflite` with a Keras network; `request` is what `by_layer.compare` takes.
+
+    Raises:
+        InputError: the network cannot be run or converted. Or it came to no end.
+        ResourceError: it was killed, for want of memory.
+    """
+    return child.ask(
+        "litert.by_layer",
+        {**request, "seconds": {"stage": STAGE_SECONDS, "row": ROW_SECONDS}},
+        what="LiteRT's interpreter {} on one of its layers",
+        hint="leave out --layer-errors",
+    )
+
+
 def milliseconds(path: Path) -> float:
     """Of a single row of zeros, the fastest of some runs: to hold two files against each other."""
     network = LiteRTNetwork(path)

@@ -138,12 +138,15 @@ class LiteRT(Format):
                     if options.convert.quantizes
                     else ({}, {})
                 )
-                twin = Path(folder) / "twin.tflite" if found else None
+                refine = options.convert.refine
+                twin = Path(folder) / "twin.tflite" if found or refine else None
                 facts = dict(options.convert.convert(plain, path, twin))
-            if twin:
+            if twin and found:
                 facts["grids"] = kept_scales.keep(path, twin, found, lost).to_dict()
             elif lost:
                 facts["grids"] = kept_scales.Kept(lost=lost).to_dict()
+            if twin and refine:
+                facts["refined"] = dict(refine(path, twin))
         file = schema.parse(path)
         facts.update(describe(file))
         held = facts["constants"]

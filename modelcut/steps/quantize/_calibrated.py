@@ -20,10 +20,6 @@ from modelcut.steps.quantize import _rounding
 from modelcut.steps.quantize._effects import summed
 from modelcut.steps.samples import Samples
 
-_REFITS = 4
-"""How often the levels are fitted to the rounded weights, and these rounded again."""
-_WORTH = 0.995
-
 
 @dataclass
 class Survey:
@@ -97,26 +93,6 @@ class Calibrated(Corrected, TensorStep):
         found = _by_output(sums, wanted, self.damp, to)
         better = sums.error(found - wanted) < sums.error(first - wanted)
         return view.join(np.where(better[:, None], found, first)).astype(values.dtype)
-
-    def refitted(
-        self,
-        view: Operand,
-        sums: Sums,
-        wanted: np.ndarray,
-        found: np.ndarray,
-        after: Encoding,
-    ) -> Encoding | None:
-        """The levels as they suit weights that are rounded best; None: they stay.
-
-        Args:
-            view: how the layer multiplies by them.
-            sums: over the layer's inputs.
-            wanted: what the rounded weights stand for, (groups, inputs, outputs).
-            found: the rounded weights, of the kernel's shape.
-            after: the encoding that permits them.
-        """
-        del view, sums, wanted, found, after
-        return None
 
     def _wanted(
         self, view: Operand, sums: Sums, values: np.ndarray, encoding: Encoding
@@ -227,9 +203,7 @@ class _Work:
         plain = after.project(aim) if rewrite.block is None else rewrite.block(aim, slice(None))
         found = plain
         if sums is not None and not isinstance(view, str):
-            found, after = self._rounded(
-                tensor.name, view, sums, (values, aim, encoding), (plain, after), step
-            )
+            found = self._rounded(tensor.name, view, sums, (values, encoding), (plain, after), step)
         self.edited[tensor.name] = tensor.then(context.index, _pin(found, after), kinds)
         self._running.write({tensor.name: found})
 
@@ -238,12 +212,12 @@ class _Work:
         name: str,
         view: Operand,
         sums: Sums,
-        before: tuple[np.ndarray, np.ndarray, Encoding],
+        before: tuple[np.ndarray, Encoding],
         nearest: tuple[np.ndarray, Encoding],
         step: Calibrated,
-    ) -> tuple[np.ndarray, Encoding]:
-        """The values by the step's rounding, and their encoding; keeps the errors of outputs."""
-        values, aim, encoding = before
+    ) -> np.ndarray:
+        """The values by the step's rounding, and the relative errors of the layer's outputs."""
+        values, encoding = before
         plain, after = nearest
         weights = step._wanted(view, sums, values, encoding)
         signal = float(sums.error(weights).sum())
@@ -252,20 +226,10 @@ class _Work:
         if step.rounding == "gptq":
             found = step.rounded(view, sums, values, encoding, (plain, after))
             error = float(sums.error(view.split(found) - weights).sum())
-            for _ in range(_REFITS):
-                fitted = step.refitted(view, sums, weights, found, after)
-                if fitted is None:
-                    break
-                plain = fitted.project(aim)
-                again = step.rounded(view, sums, values, encoding, (plain, fitted))
-                left = float(sums.error(view.split(again) - weights).sum())
-                if not left < error * _WORTH:
-                    break
-                found, after, error = again, fitted, left
         if signal > 0:
             self._errors[name] = (error / signal) ** 0.5
             self._nearest[name] = (worst / signal) ** 0.5
-        return found, after
+        return found
 
 
 def importance(view: Operand, sums: Sums) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,11 +14,9 @@ from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Model, Tensor
 from modelcut.model.rewrite import ByRows, Edit, Rewrite, leave
 from modelcut.steps.base import CODED, NOT_FINITE, Context
-from modelcut.steps.hessian import Sums
-from modelcut.steps.operands import Operand
 from modelcut.steps.quantize import TOO_LARGE, _dealing
 from modelcut.steps.quantize._calibrated import Calibrated, Survey
-from modelcut.steps.quantize._cells import Cells, fits, short
+from modelcut.steps.quantize._cells import Cells, fits
 from modelcut.steps.quantize._ranges import best_shrink, extremes, scale_of, weighted_shrink
 from modelcut.steps.strength import Budgeted, Strength
 
@@ -61,8 +58,8 @@ class Linear(Budgeted, Calibrated):
     )
     symmetric: bool = Field(
         default=True,
-        description="Symmetric quantization (zero point 0); otherwise the range is "
-        "from minimum to maximum.",
+        description="Symmetric quantization (zero point 0, without the lowest code); otherwise the "
+        "range is from minimum to maximum. At 2 bits these are three levels or four.",
     )
     per: Literal["tensor", "channel"] = Field(
         default="channel", description="One scale and zero point per tensor or per output channel."
@@ -150,31 +147,6 @@ class Linear(Budgeted, Calibrated):
             return Rewrite(after)
 
         return ByRows(plan) if self.range == "minmax" else plan
-
-    def refitted(
-        self,
-        view: Operand,
-        sums: Sums,
-        wanted: np.ndarray,
-        found: np.ndarray,
-        after: Encoding,
-    ) -> Encoding | None:
-        """Each scale times what makes the outputs nearest, by least squares."""
-        grid = after.unmasked
-        if self.range != "output" or not isinstance(grid, Affine) or grid.group:
-            return None
-        if grid.scale.ndim != found.ndim:
-            return None
-        alone = tuple(axis for axis, n in enumerate(grid.scale.shape) if n == 1)
-        rounded = view.split(found).astype(np.float64)
-        signal, most = (
-            view.join(np.broadcast_to(each[:, None], view.sizes)).mean(axis=alone, keepdims=True)
-            for each in (sums.product(rounded, wanted), sums.product(rounded, rounded))
-        )
-        factor = np.where(most > 0, signal / np.where(most > 0, most, 1), 1).clip(0.5, 2)
-        scale = grid.scale * factor.reshape(grid.scale.shape)
-        scale = scale if self.scales == "exact" else short(scale)
-        return after.recoded(replace(grid, scale=scale.astype(grid.scale.dtype)))
 
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)

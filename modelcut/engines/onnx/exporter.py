@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from modelcut import engines
 from modelcut.engines.keras.tf_errors import reason
+from modelcut.engines.onnx import stable
 from modelcut.engines.process import child
 from modelcut.engines.process.serve import wind
 from modelcut.errors import InputError
@@ -44,6 +44,7 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
             rows = [np.zeros(s, spec.dtype) for s, spec in zip(shapes, network.inputs, strict=True)]
             network.model(rows if len(rows) > 1 else rows[0])
             network.model.export(request["target"], format="onnx", verbose=False)
+            stable.rewrite(request["target"])
         except Exception as error:  # noqa: BLE001 - Keras and tf2onnx raise whatever they meet
             raise InputError(
                 f"{request['shown']}: Keras cannot export it to ONNX: {reason(error)}",
@@ -53,5 +54,6 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import_module("tf2onnx")
+    import tf2onnx  # noqa: F401 - by whom Keras exports; its absence is told first
+
     child.answer(export)

@@ -7,7 +7,6 @@ import os
 import resource
 import sys
 import time
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,8 @@ class _Runner:
     """See `serve.Served`."""
 
     def __init__(self, path: str) -> None:
-        runtime: Any = import_module("onnxruntime")
+        import onnxruntime as runtime
+
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
@@ -78,7 +78,7 @@ class _Runner:
 def _makers(path: str) -> dict[str, tuple[str, str]]:
     """By tensor: the operator that makes it, and the first input of that; {} without `onnx`."""
     try:
-        onnx: Any = import_module("onnx")
+        import onnx
     except ImportError:
         return {}
     nodes = onnx.load(path, load_external_data=False).graph.node

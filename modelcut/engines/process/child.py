@@ -87,7 +87,6 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONHASHSEED": "0",  # tf2onnx names what it makes in the order of sets
         "TMPDIR": tempfile.gettempdir(),  # where this process, or who watches it, cleans up
     }
 

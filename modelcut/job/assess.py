@@ -37,8 +37,9 @@ def assess(
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
-        check_test(recipe, test, model)
-        warm(model, trust)
+        if model.origin.path == (path if against is None else against):
+            check_test(recipe, test, model)  # its names are those of `--inputs` and `--label`
+            warm(model, trust)
 
     with contextlib.ExitStack() as opened:
         model, report = opened.enter_context(look(path, opened=prepare))

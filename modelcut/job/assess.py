@@ -33,6 +33,7 @@ def assess(
     if against is not None:
         safety.check_path(against)
     check_source(test)
+    say("opening the model")
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)

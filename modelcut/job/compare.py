@@ -42,6 +42,7 @@ def compare(
         safety.check_path(path)
     check_source(test)
     names = shown(paths)
+    say("opening the models")
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)

@@ -11,6 +11,7 @@ from collections import Counter
 
 import numpy as np
 
+from modelcut import safety
 from modelcut.errors import ModelcutError
 from modelcut.formats import registry
 from modelcut.safety import check_path
@@ -93,6 +94,7 @@ def in_child(work):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        safety.watch(True)  # this process is: none of its own for each file
         code = 1
         try:
             os.write(write, json.dumps(work()).encode())

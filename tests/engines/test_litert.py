@@ -81,7 +81,7 @@ def test_a_drop_over_the_gate_fails_the_export(tmp_path, modelcut):
     assert kept > 1
     assert not facts["grids"]["lost"]
     assert not out.exists(), "the gate failed"
-    assert facts["refined"]["samples"] == 10
+    assert facts["refined"]["samples"] == 15
     assert facts["refined"]["mse_after"] <= facts["refined"]["mse_before"]
     assert not facts["refined"]["why"]
     _check_layer_errors(report["layer_errors"])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from modelcut.errors import ModelcutError
 from modelcut.formats import registry
 from modelcut.formats.litert import c_array, kept_scales, tflite
 from modelcut.formats.litert import schema as litert_schema
+from modelcut.graph.node import Node
 from modelcut.job import fold, inspect, provenance
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.encodings.codebook import Codebook
@@ -381,3 +383,28 @@ def test_names_in_a_c_array_end_no_comment():
     text = "".join(c_array.text(b"01", "9 lives", facts, {"bytes": None, "why": "no */"}))
     assert "*/ int" not in text
     assert "model_9_lives[MODEL_9_LIVES_LENGTH]" in text
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "named"),
+    [
+        ("LSTM", {}, "'seq' (LSTM)"),
+        ("GRU", {"unroll": False}, "'seq' (GRU)"),
+        ("RNN", {"cell": {"class_name": "LSTMCell", "config": {"units": 2}}}, "'seq' (RNN)"),
+        ("ConvLSTM2D", {}, "'seq' (ConvLSTM2D)"),
+        ("Bidirectional", {"layer": {"class_name": "LSTM", "config": {}}}, "'seq' (LSTM)"),
+        ("LSTM", {"unroll": True}, ""),
+        ("TimeDistributed", {"layer": {"class_name": "Dense", "config": {}}}, ""),
+        ("MultiHeadAttention", {}, ""),
+    ],
+)
+def test_layers_that_become_a_loop_are_found_before_the_converter(class_name, config, named):
+    # TensorFlow's converter 2.21 ends in SIGSEGV on LSTM, RNN and ConvLSTM1D, as was tried.
+    layer = Node(("seq",), class_name, config)
+    model = SimpleNamespace(architecture=SimpleNamespace(nodes=(layer,)))
+    litert = registry.by_name("litert")
+    for kind in ("int8", "int16x8"):
+        found = litert.unconvertible(model, kind)
+        assert named in found
+        assert bool(found) == bool(named)
+    assert not litert.unconvertible(model, "dynamic")

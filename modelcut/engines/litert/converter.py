@@ -23,7 +23,7 @@ from modelcut.errors import InputError, ModelcutError
 from modelcut.safety import printable
 
 Item = TypeVar("Item")
-_KEPT = 128
+_KEPT = 256
 """Calibration rows at most that are handed on."""
 
 

@@ -1,6 +1,6 @@
 """The process that refines a quantized `.tflite`: ranges that clip, and biases that correct means.
 
-Each is tried on half of the calibration samples; on the other half, the version is chosen whose
+Each is fitted on a quarter of the calibration samples; on the others, the version is chosen whose
 outputs are nearest to those of the network in floats. That may be the file as it was.
 """
 
@@ -44,32 +44,33 @@ def refined(
     Args:
         content: the quantized file.
         twin: the same network in floats.
-        rows: calibration samples; every second one is kept for the comparison.
+        rows: calibration samples; of four, one is for fitting and three for the comparison.
         seconds: CPU seconds that a row may take.
 
     Returns:
         The content; and "samples": on how many it was chosen; "mse_before" and "mse_after": mean
-        squared difference of the outputs there; "biases" and "ranges": how many were changed;
-        "why": why nothing was tried, or "".
+        squared difference of the outputs there, before a softmax or a sigmoid; "biases" and
+        "ranges": how many were changed; "why": why nothing was tried, or "".
     """
     file = _File(content)
     floats, made = Inside(twin), Inside(content)
     same = {place: number for number, place in alike(floats, made).items()}
     found = [bias for bias in file.biases(made) if bias.number in same]
-    fitted, others = rows[::2], rows[1::2]
+    fitted = rows[::4]
+    others = [row for number, row in enumerate(rows) if number % 4]
     affordable = int(_MOST_MACS / max(1, sum(bias.macs for bias in found) * len(found)))
     why = ""
     if not found:
         why = "no bias in whole numbers"
-    elif len(others) < 2:
+    elif len(rows) < _FEWEST:
         why = "too few samples"
     elif affordable < _FEWEST:
         why = "the network is too large"
     if why:
         return content, {"biases": 0, "ranges": 0, "why": why}
-    fitted, others = fitted[:affordable], others[:affordable]
+    fitted, others = fitted[:affordable], others[: 3 * affordable]
     wanted = biases.means(floats, fitted, [same[bias.number] for bias in found], seconds)
-    last = max(same)
+    last = _judged(made, same)
     expected = [floats.run(row)[same[last]] for row in others]
     chosen, least = (content, 0, 0), _error(made, last, others, expected, seconds)
     before = least
@@ -95,6 +96,17 @@ def refined(
         "ranges": chosen[2],
         "why": "",
     }
+
+
+def _judged(made: Inside, same: Mapping[int, int]) -> int:
+    """The operator by whose output versions are compared: the last one, or what it squashes.
+
+    Errors of probabilities are those of the few samples that are near a decision: a hundred samples
+    tell little of them.
+    """
+    last = max(same)
+    squashes = made.operators[last] in ("SOFTMAX", "LOGISTIC") and last - 1 in same
+    return last - 1 if squashes else last
 
 
 class _File:

@@ -44,7 +44,7 @@ _ROLES = {
     "EMBEDDING_LOOKUP": {1: "embeddings"},
 }
 _KINDS = {"kernel": "kernel", "bias": "bias", "embeddings": "embedding"}
-_LOOPS = frozenset({"LSTM", "GRU", "SimpleRNN"})
+_LOOPS = frozenset("LSTM GRU SimpleRNN RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D".split())
 """Layers that become a loop, which the converter cannot calibrate."""
 _PLAIN = frozenset("float32 float16 float64 int32 uint8 int64 bool int16 int8 uint32".split())
 

@@ -1,4 +1,4 @@
-"""`modelcut export`: a `.tflite` of a model as it is; a recipe without steps."""
+"""`modelcut export`: a `.tflite` or `.onnx` of a model as it is; a recipe without steps."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def export(**values: Any) -> None:
-    """Convert a model to .tflite for LiteRT on phones and microcontrollers, and measure it."""
+    """Convert a model to .tflite for LiteRT on phones and microcontrollers, or to .onnx."""
     output = values.get("output")
-    if output and Path(output).suffix.lower() != ".tflite":
-        raise UsageError(f"{output}: export writes a .tflite", "use the suffix .tflite")
+    if output and Path(output).suffix.lower() not in (".tflite", ".onnx"):
+        raise UsageError(f"{output}: export writes a .tflite or an .onnx", "use such a suffix")
     options.execute(Recipe((), options.head_from(values), "modelcut export"), values)

@@ -51,7 +51,7 @@ COMMANDS = {
     **{family: steps.summary(family) for family in steps.families()},
     "pack": "Pack a model losslessly into a .mcut file.",
     "unpack": "Unpack a .mcut file into the original model format.",
-    "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers.",
+    "export": "Convert a model to .tflite for LiteRT on phones and microcontrollers, or to .onnx.",
     "eval": "Evaluate a model on a CSV, alone or compared with another.",
     "compare": "Compare any number of models on a CSV, the first being the reference.",
     "search": "Search for the best model within limits: which steps, at which strength.",

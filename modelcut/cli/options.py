@@ -630,6 +630,8 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
             typer.echo(render(report, "github"), nl=False)
         elif not values.get("quiet"):
             terminal.show(report)
+            if report.output and report.passed:
+                typer.echo(_written(report))
         sys.stdout.flush()
         if values.get("profile"):
             sys.stderr.write(render(report, "seconds"))
@@ -645,6 +647,18 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
     if not report.passed:
         _tell_failed(report)
         raise typer.Exit(ExitCode.GATE)
+
+
+def _written(report: Report) -> str:
+    """Where the output is, and the page beside it."""
+    from modelcut.job import provenance
+    from modelcut.safety import printable
+
+    assert report.output is not None
+    places = [report.output.path]
+    if report.fingerprint is not None:  # else no report was written beside it
+        places.append(str(provenance.report_paths(Path(report.output.path))["html"]))
+    return f"written: {', '.join(printable(place, 300) for place in places)}"
 
 
 def _tell_failed(report: Report) -> None:

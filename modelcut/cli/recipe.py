@@ -117,9 +117,10 @@ def show(**values: Any) -> None:
     files = shipped()
     name = values.get("name")
     if not name:
+        width = max(map(len, files))
         for each, path in files.items():
             first = path.read_text(encoding="utf-8").splitlines()[0]
-            typer.echo(f"{each:10}{first.lstrip('# ')}")
+            typer.echo(f"{each:{width}}  {first.lstrip('# ')}")
         return
     if name not in files:
         raise UsageError(f"no recipe is called {name!r}", f"known: {', '.join(files)}")

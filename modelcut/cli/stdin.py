@@ -29,9 +29,9 @@ def read(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if len(named) > 1:
         flags = " and ".join(f"--{name}" for name in named)
         raise UsageError(f"{flags}: standard input can be read once", "name a file for the others")
-    from modelcut.cli import options
+    from modelcut.cli import progress
 
-    say = options.progress(values)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
-        say("reading standard input")
+        if not values.get("quiet"):
+            progress.show()("reading standard input")
         yield {**values, named[0]: spool(Path(folder))}

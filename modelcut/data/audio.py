@@ -10,10 +10,8 @@ from __future__ import annotations
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -102,7 +100,8 @@ def _read(path: Path, most: int | None) -> tuple[np.ndarray, int]:
         if find_spec("soundfile") is None:
             hint = "pip install soundfile reads more than PCM in .wav"
             raise ValueError(f"{error} ({hint})") from None
-    soundfile: Any = import_module("soundfile")
+    import soundfile
+
     with soundfile.SoundFile(str(path.resolve())) as file:
         found = file.read(frames=min(most, file.frames), dtype="float32", always_2d=True)
         return found, int(file.samplerate)

@@ -2,8 +2,8 @@
 
 `keras3` and `tf_keras` load a file as its own Keras would: which one is chosen by the dialect that
 the file is written in. `saved_model` runs a signature of a SavedModel, which needs no Keras, and
-`litert` a `.tflite`. Networks run in a process of their own (`process`), but for those that are
-trained.
+`litert` a `.tflite`, `onnx` an `.onnx`. Networks run in a process of their own (`process`), but for
+those that are trained.
 """
 
 from __future__ import annotations
@@ -33,8 +33,15 @@ from modelcut.safety import printable
 _ENGINES = {"keras3": "keras.keras3", "saved_model": "saved_model.signature"}
 """Dialect -> module that loads it into its own process; the others are those of tf_keras."""
 
-_APART = {"saved_model": "saved_model.network", "litert": "litert.network"}
+_APART = {
+    "saved_model": "saved_model.network",
+    "litert": "litert.network",
+    "onnx": "onnx.network",
+}
 """Dialect -> module that loads it into a process of its own; the others are Keras's."""
+
+_ALWAYS_APART = {"litert": "LiteRT", "onnx": "onnxruntime"}
+"""Dialect that runs without TensorFlow -> name of its engine."""
 
 _LIBRARIES = {"keras3": "keras", "saved_model": "tensorflow"}
 
@@ -122,7 +129,7 @@ def open_network(
 
     Args:
         path: path of the model file, whatever its suffix.
-        dialect: keras1, keras2, keras3, saved_model or litert.
+        dialect: keras1, keras2, keras3, saved_model, litert or onnx.
         suffix: format of the file for the engine: .h5, .keras or "" for a folder.
         loss: the loss that the model was compiled with, as in the file's configuration.
         trust: whether code in the file may run.
@@ -132,7 +139,7 @@ def open_network(
         hint: what to do where the engine cannot load it.
         signature: signature of a SavedModel to run; None: the default one.
         apart: whether it runs in a process of its own; False: in this one, which it may end, as do
-            networks with `custom_objects`. A `.tflite` always runs in its own.
+            networks with `custom_objects`. A `.tflite` and an `.onnx` always run in their own.
         bounds: what it may take there.
         mixed: False: Keras computes in float32 where the file asks for mixed precision.
 
@@ -160,7 +167,7 @@ def open_network(
         }
         how["signature"] = signature or ""
         try:
-            if (apart and not custom_objects) or dialect == "litert":
+            if (apart and not custom_objects) or dialect in _ALWAYS_APART:
                 place = _APART.get(dialect, "process.networks")
                 engine = import_module(f"modelcut.engines.{place}")
                 network: Network = engine.load(link, loss, how, shown, bounds)
@@ -189,9 +196,7 @@ def load_here(
     The suffix of `path` must be that of the file's format.
     """
     engine = import_module(f"modelcut.engines.{_ENGINES.get(dialect, 'keras.tf_keras')}")
-    more: dict[str, Any] = {"signature": signature} if dialect == "saved_model" else {}
-    if not mixed:
-        more["mixed"] = False
+    more = {"signature": signature} if dialect == "saved_model" else {"mixed": mixed}
     try:
         if seed is not None:
             engine.set_seed(seed)
@@ -206,7 +211,7 @@ def load_here(
 
 def warm(dialect: str) -> None:
     """Starts the process that networks of a dialect run in, and does not wait for it."""
-    if dialect != "litert":
+    if dialect not in _ALWAYS_APART:
         import_module("modelcut.engines.process.pool").tensorflow(library_of(dialect))
 
 
@@ -217,7 +222,7 @@ def library_of(dialect: str) -> str:
 
 def name_of(dialect: str) -> str:
     """Name of the engine that is started for a dialect."""
-    return "LiteRT" if dialect == "litert" else "TensorFlow"
+    return _ALWAYS_APART.get(dialect, "TensorFlow")
 
 
 def imported(name: str) -> Any:

@@ -50,6 +50,7 @@ class Conversion:
         export: has Keras make a SavedModel: the model, and where to write; returns facts about it.
         convert: has LiteRT's converter make a `.tflite`: the model, where to write, and where to
             write a second one that is not quantized (None: nowhere); returns facts about it.
+        onnx: has Keras make an `.onnx`: the model, and where to write; returns facts about it.
         quantizes: the converter quantizes weights, with scales of its own.
         refine: refines ranges and biases of a quantized `.tflite` in place, given it and its twin;
             returns facts about that. None: they stay.
@@ -57,6 +58,7 @@ class Conversion:
 
     export: Callable[[Model, Path], Mapping[str, Any]]
     convert: Callable[[Model, Path, Path | None], Mapping[str, Any]]
+    onnx: Callable[[Model, Path], Mapping[str, Any]]
     quantizes: bool = False
     refine: Callable[[Path, Path], Mapping[str, Any]] | None = None
 
@@ -176,6 +178,10 @@ class Format(abc.ABC):
     @abc.abstractmethod
     def refusal(self, model: Model) -> str:
         """Why this model cannot be written in this format; "" where it can."""
+
+    def missing(self) -> str:
+        """Which packages that make such a file are not installed, and how to get them; ""."""
+        return ""
 
     def unconvertible(self, model: Model, kind: str) -> str:
         """Which layers an engine could not convert to a type of weights, and why; "" for none."""

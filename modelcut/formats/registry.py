@@ -28,6 +28,7 @@ _FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "saved_model_tar": ("saved_model.tar", (".tar.gz", ".tgz")),
     "mcut": ("mcut.container", (".mcut",)),
     "litert": ("litert.tflite", (".tflite",)),
+    "onnx": ("onnx.onnx", (".onnx",)),
 }
 """Name -> module with one subclass of `Format`, and suffixes of outputs; in the order of `sniff`.
 
@@ -91,8 +92,8 @@ def open_model(path: Path) -> Model:
                 return candidate.read(path)
     raise InputError(
         f"{path}: not a model file that modelcut knows",
-        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders and archives of them, .mcut "
-        "and .tflite",
+        "it reads Keras .h5/.hdf5 and .keras files, SavedModel folders and archives of them, "
+        ".mcut, .tflite and .onnx",
     )
 
 

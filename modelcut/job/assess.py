@@ -33,11 +33,13 @@ def assess(
     if against is not None:
         safety.check_path(against)
     check_source(test)
+    say("opening the model")
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
-        check_test(recipe, test, model)
-        warm(model, trust)
+        if model.origin.path == (path if against is None else against):
+            check_test(recipe, test, model)  # its names are those of `--inputs` and `--label`
+            warm(model, trust)
 
     with contextlib.ExitStack() as opened:
         model, report = opened.enter_context(look(path, opened=prepare))

@@ -125,6 +125,9 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
         UsageError: with what to leave out, or to add.
     """
     engine = writer.needs_engine(model)
+    if lacking := writer.missing():
+        what, _, hint = lacking.partition(": ")
+        raise UsageError(f"{job.output}: what makes it is not installed ({what})", hint)
     fixed = writer.fixed_graph(model)
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:

@@ -42,11 +42,13 @@ def compare(
         safety.check_path(path)
     check_source(test)
     names = shown(paths)
+    say("opening the models")
 
     def prepare(model: Model) -> None:
         check_runnable(model, trust)
-        check_test(recipe, test, model)
-        warm(model, trust)
+        if model.origin.path == paths[0]:
+            check_test(recipe, test, model)  # its names are those of `--inputs` and `--label`
+            warm(model, trust)
 
     with contextlib.ExitStack() as opened:
         looked = [opened.enter_context(look(path, opened=prepare)) for path in paths]

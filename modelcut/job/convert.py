@@ -14,7 +14,7 @@ from modelcut.errors import ModelcutError
 from modelcut.formats import base, registry
 from modelcut.job.check import check_runnable
 from modelcut.job.fold import Folded
-from modelcut.job.request import Job
+from modelcut.job.request import Job, Say
 from modelcut.model.model import Model
 from modelcut.report.schema import LayerError, LayerErrors
 from modelcut.safety import printable
@@ -24,12 +24,23 @@ _REARRANGING = frozenset(("equalize", "fold", "simplify", "factorize"))
 """Families of steps after which layers give other values although the network gives the same."""
 
 
-def conversion(job: Job, history: Callable[[], Mapping[str, Any]]) -> base.Conversion:
+def conversion(
+    job: Job, history: Callable[[], Mapping[str, Any]], say: Say = lambda _: None
+) -> base.Conversion:
     """How a file is made by an engine, for a writer that needs to know."""
+
+    def told(make: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
+        def made(*arguments: Any) -> Mapping[str, Any]:
+            say("converting")
+            return make(job, *arguments)
+
+        return made
+
     options = job.recipe.head.export
     return base.Conversion(
-        partial(_export, job),
-        partial(_convert, job, history),
+        told(_export),
+        told(partial(_convert, history)),
+        told(_onnx),
         quantizes=options.quantizes,
         refine=partial(_refine, job) if options.refines else None,
     )
@@ -66,9 +77,16 @@ def _export(job: Job, scratch: Model, target: Path) -> Mapping[str, Any]:
     return saved_model_network.export(_request(job, scratch, target))
 
 
+def _onnx(job: Job, scratch: Model, target: Path) -> Mapping[str, Any]:
+    """Has Keras make an `.onnx`; see `_request`."""
+    from modelcut.engines.onnx import network as onnx_network
+
+    return onnx_network.export(_request(job, scratch, target))
+
+
 def _convert(
-    job: Job,
     history: Callable[[], Mapping[str, Any]],
+    job: Job,
     scratch: Model,
     target: Path,
     twin: Path | None,
@@ -76,8 +94,8 @@ def _convert(
     """Has LiteRT's converter make a `.tflite`; see `_request`.
 
     Args:
-        job: the job as it was requested.
         history: returns the provenance of the model.
+        job: the job as it was requested.
         scratch: scratch file that holds the model.
         target: the file to make.
         twin: where to write one that is not quantized; None: nowhere.

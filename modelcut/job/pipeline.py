@@ -61,6 +61,7 @@ def run(
         ModelcutError: with the exit code; nothing is left behind.
     """
     check_request(job)
+    say("opening the model")
     with (
         Clock("open") as clock,
         Digest(job.model, sha256=job.sha256) as digest,

@@ -125,7 +125,7 @@ def write(
             coder=job.coder or "best",
             keep_optimizer=writer.holds_all_of(checked.model) if keep is None else keep,
             provenance=history,
-            convert=convert.conversion(job, history),
+            convert=convert.conversion(job, history, say),
             checksums={},
             meter=metered,
         ),

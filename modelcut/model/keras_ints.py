@@ -258,16 +258,18 @@ def _floats(
     """The kernel as Keras computes with it: float32."""
     scale = read_scale().astype(np.float32)
     try:
-        if eight:
-            return np.ascontiguousarray(read().astype(np.float32) / layout.of_kernel(scale))
-        codes = _unpacked(read(), layout.matrix[1]).astype(np.float32)
-        if blocks is None:
-            flat = codes / (scale[:, None] if layout.cut else scale[None])
-        else:
-            zero, index = blocks[0]().astype(np.float32), blocks[1]().astype(np.int64)
-            flat = codes - zero.take(index, layout.cut)
-            flat *= scale.take(index, layout.cut)
-        return np.ascontiguousarray(flat.reshape(layout.shape), np.float32)
+        with np.errstate(all="ignore"):  # scales of a stranger's may be zero, or no numbers
+            if eight:
+                flat = read().astype(np.float32) / layout.of_kernel(scale)
+            else:
+                flat = _unpacked(read(), layout.matrix[1]).astype(np.float32)
+                if blocks is None:
+                    flat /= scale[:, None] if layout.cut else scale[None]
+                else:
+                    zero, index = blocks[0]().astype(np.float32), blocks[1]().astype(np.int64)
+                    flat -= zero.take(index, layout.cut)
+                    flat *= scale.take(index, layout.cut)
+            return np.ascontiguousarray(flat.reshape(layout.shape), np.float32)
     except (ValueError, IndexError) as error:
         raise InputError(f"{name}: its scales do not fit its codes: {error}") from None
 

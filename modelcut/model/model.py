@@ -321,8 +321,8 @@ class Origin:
         path: the file.
         format: name of the module in `formats/` whose layout it has.
         container: name of the module that it was packed by, around that format; "" for none.
-        dialect: "keras1", "keras2", "keras3", "saved_model" or "litert": who can load it, and which
-            engine runs it.
+        dialect: "keras1", "keras2", "keras3", "saved_model", "litert" or "onnx": who can load it,
+            and which engine runs it.
         writer: the version that the file says wrote it, such as "keras 2.2.4-tf".
         weights_only: there is no architecture in the file.
         dropped: what a rewrite leaves out by default, in words ("optimizer state, 1.2 MB").

@@ -176,8 +176,11 @@ def with_weights(sizes: Sizes, coding: str, facts: Mapping[str, Any]) -> Sizes:
         coding: what compresses the written file: deflate or none.
         facts: what an engine tells of a file that it made: of a `.tflite` its constants.
     """
-    constants = (facts.get("litert") or {}).get("constants") or {}
+    made = facts.get("litert") or facts.get("onnx") or {}
+    constants = made.get("constants") or {}
     totals, after = sizes.before.totals, sum(constants.values()) or sizes.after.stored_bytes
+    if not constants and (after or 0) >= sizes.after.totals.bytes:
+        coding = "none"  # tensors so small that their index would take more than deflate saves
     before = totals.deflated_bytes if coding == "deflate" else totals.bytes
     if not (before and after):
         return sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -39,7 +40,8 @@ def tables(report: Report, *, full: bool = False, layers: bool = False) -> Itera
             yield _latencies(step)
         if step.facts.get("rounds"):
             yield _rounds(step)
-    made = (report.output or report.input).facts.get("litert")
+    facts = (report.output or report.input).facts
+    made = facts.get("litert") or facts.get("onnx")
     if made:
         yield _litert(report, made)
     if report.layer_errors and report.layer_errors.layers:
@@ -73,7 +75,7 @@ def _ledger(report: Report) -> Table:
 
 
 def _litert(report: Report, made: Mapping[str, Any]) -> Table:
-    """What stands in a .tflite, and how it was made."""
+    """What stands in a .tflite or an .onnx, and how it was made."""
     rows = [(side, _interface(entry)) for side in ("input", "output") for entry in made[f"{side}s"]]
     held = (f"{kind} {size(many)}" for kind, many in sorted(made["constants"].items()))
     rows.append(("constants", ", ".join(held)))
@@ -83,6 +85,8 @@ def _litert(report: Report, made: Mapping[str, Any]) -> Table:
         calibrated = f", calibrated on {count(made['calibration_rows'])} rows"
         calibrated = calibrated if made["calibration_rows"] else ""
         rows.append(("made", f"type {made['type']}{calibrated}, by {made['converter']}"))
+    if "exporter" in made:
+        rows.append(("made", f"opset {made['opset']}, by {made['exporter']}"))
     if "grids" in made:
         rows.append(("grids of kernels", _grids(made["grids"])))
     if "refined" in made:
@@ -103,7 +107,8 @@ def _litert(report: Report, made: Mapping[str, Any]) -> Table:
             words = f"arena {count(arena['bytes'])} bytes by {arena['engine']}"
         rows.append(("C array", f"{str(header['path']).rpartition('/')[2]}, {words}"))
     cells = [(printable(name, 60), printable(value, 300)) for name, value in rows]
-    return Table("LiteRT", ("", "value"), cells, left=("value",))
+    title = "ONNX" if "opset" in made else "LiteRT"
+    return Table(title, ("", "value"), cells, left=("value",))
 
 
 def _layer_errors(found: LayerErrors, *, full: bool) -> Table:
@@ -180,7 +185,21 @@ def _layers(report: Report, *, full: bool) -> Table:
     note = "dB: signal to noise; bits: a weight, in a plain fixed-length writing"
     note += "; left alone: " + "; ".join(notes) if notes else ""
     drop = ("dB", "class", "error", "bits", "shape")
-    return Table("Layers", columns, rows, left=("class", "encoding"), note=note, drop=drop)
+    table = Table("Layers", columns, rows, left=("class", "encoding"), note=note, drop=drop)
+    return table if report.steps else _without_empty(table)
+
+
+def _without_empty(table: Table) -> Table:
+    """A table without the columns that say nothing in any row: nothing was done, or written."""
+    kept = [
+        index
+        for index in range(len(table.columns))
+        if not table.rows or any(row[index] != "–" for row in table.rows)
+    ]
+    columns = tuple(table.columns[index] for index in kept)
+    rows = [tuple(row[index] for index in kept) for row in table.rows]
+    note = table.note if "dB" in columns else table.note.partition("; ")[2]
+    return replace(table, columns=columns, rows=rows, note=note)
 
 
 def _tensor_cells(layer: LayerRow, tensor: TensorRow) -> tuple[str, ...]:
@@ -215,7 +234,8 @@ def _classes_of(
     title: str, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
 ) -> Table:
     old = {str(row["class"]): row for row in before}
-    rows = []
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = []
     for row in after[:50]:
         was = old.get(str(row["class"]), {})
         rows.append(
@@ -229,6 +249,9 @@ def _classes_of(
             )
         )
     columns = ("class", "rows", "recall before", "after", "F1 before", "after")
+    if not before:
+        columns = ("class", "rows", "recall", "F1")
+        rows = [(row[0], row[1], row[3], row[5]) for row in rows]
     more = f"{len(after) - 50} more classes are in the JSON report" if len(after) > 50 else ""
     return Table(title, columns, rows, note=more)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TextIO
 
 from modelcut.report.cells import Table
@@ -49,7 +50,7 @@ def _rich(table: Table, stream: TextIO) -> None:
     from rich.text import Text
 
     console = Console(file=stream)
-    table = fitted(table, console.width)
+    table = fitted(_short(table), console.width)
     drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(table.columns):
         left = index == 0 or column in table.left
@@ -61,6 +62,20 @@ def _rich(table: Table, stream: TextIO) -> None:
     if table.note:
         console.print(Text(table.note, style="dim"))
         console.print()
+
+
+_MOST_ROWS = 200
+"""Of a table on a terminal: more push all else out of sight."""
+
+
+def _short(table: Table) -> Table:
+    """A table whose last rows are only counted where there are very many."""
+    left_out = len(table.rows) - _MOST_ROWS
+    if left_out <= 0:
+        return table
+    more = f"{left_out:,} more rows: the page, --json and a pipe have all"
+    note = f"{more}; {table.note}" if table.note else more
+    return replace(table, rows=table.rows[:_MOST_ROWS], note=note)
 
 
 def _style(cell: str) -> str:

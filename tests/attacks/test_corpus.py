@@ -14,6 +14,7 @@ def test_all_are_refused_before_an_engine_starts(kinds, tmp_path, modelcut, monk
         raise AssertionError("an engine was started")
 
     monkeypatch.setattr(engines, "open_network", start)
+    monkeypatch.setattr(engines, "warm", start)
     late = {"h5 content: all NaN"}
     wrong, count = [], 0
     for case in cases(tmp_path, kinds):

@@ -36,6 +36,7 @@ def no_engine(monkeypatch):
         raise InputError("an engine was started")
 
     monkeypatch.setattr(engines, "open_network", start)
+    monkeypatch.setattr(engines, "warm", lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,25 @@ def test_files_that_keras_quantized_become_floats(name, modelcut, tmp_path):
         np.testing.assert_array_equal(found["hidden/kernel"], expected.astype("float32"))
 
 
+@pytest.mark.parametrize("scale", [np.zeros(5), np.full(4, 0.5), np.full(5, np.nan)])
+def test_scales_of_a_damaged_file(scale, modelcut, tmp_path):
+    broken = tmp_path / "broken.keras"
+    with zipfile.ZipFile(QUANTIZED / "int8.keras") as old, zipfile.ZipFile(broken, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "model.weights.h5":
+                (tmp_path / "w.h5").write_bytes(data)
+                with h5py.File(tmp_path / "w.h5", "a") as file:
+                    del file["layers/dense/vars/2"]
+                    file["layers/dense/vars/2"] = scale.astype("float32")
+                data = (tmp_path / "w.h5").read_bytes()
+            new.writestr(name, data)
+    said = modelcut("quantize", "--method", "keras_int", "--bits", "float", broken,
+                    "-o", tmp_path / "o.h5")  # fmt: skip
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "fit its codes" in said.err or "NaN or infinite" in said.err
+
+
 @pytest.mark.parametrize(
     ("equation", "shape", "scales"),
     [

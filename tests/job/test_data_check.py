@@ -18,6 +18,7 @@ def no_engine(monkeypatch):
         raise AssertionError("an engine was started")
 
     monkeypatch.setattr(engines, "open_network", start)
+    monkeypatch.setattr(engines, "warm", start)
 
 
 GOOD = "a,b,c,d,e,f,g,h,label\n" + "1,2,3,4,5,6,7,8,1\n" * 30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toys import toy_model
@@ -132,6 +134,9 @@ def test_weights_are_compared_with_weights_compressed_alike(pruned):
     assert (plain.before, plain.after) == (before.bytes, 160)
     made = build.with_weights(sizes, "none", {"litert": {"constants": {"int8": 90, "int32": 10}}})
     assert made.weights.after == 100
+    whole = replace(sizes, after=replace(sizes.after, stored_bytes=sizes.after.totals.bytes))
+    tiny = build.with_weights(whole, "deflate", {}).weights
+    assert (tiny.before, tiny.coding) == (before.bytes, "none")
     dry = build.sizes(pruned, build.ledger(pruned), (4000, None))
     assert build.with_weights(dry, "deflate", {}).weights is None
 

@@ -220,6 +220,25 @@ def test_the_terminal_draws_with_rich(made):
     assert "FAILED" in screen.getvalue()
 
 
+def test_a_terminal_counts_what_would_push_all_else_out_of_sight(made):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    layers = tuple(
+        replace(made.layers[0], tensors=(replace(made.layers[0].tensors[0], name=f"t{n}/kernel"),))
+        for n in range(1000)
+    )
+    many = replace(made, layers=layers)
+    screen, pipe = Screen(), io.StringIO()
+    terminal.show(many, screen)
+    terminal.show(many, pipe)
+    assert "t199/kernel" in screen.getvalue()
+    assert "t200/kernel" not in screen.getvalue()
+    assert "800 more rows: the page, --json and a pipe have all" in screen.getvalue()
+    assert "t999/kernel" in pipe.getvalue()
+
+
 def with_facts(made, **facts):
     step = replace(made.steps[0], step=1, title="prune: channels", facts=facts)
     return replace(made, steps=(step,))

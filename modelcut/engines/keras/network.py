@@ -10,8 +10,8 @@ import numpy as np
 
 from modelcut.data import InputSpec
 from modelcut.engines import OutputSpec
+from modelcut.engines.keras.tf_errors import reason
 from modelcut.errors import InputError, ResourceError
-from modelcut.safety import printable
 
 
 class KerasNetwork:
@@ -81,10 +81,7 @@ class KerasNetwork:
         except tf.errors.ResourceExhaustedError:
             raise ResourceError("out of memory while running the network") from None
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            text = " ".join(str(error).split())
-            raise InputError(
-                f"the network cannot run on these samples: {printable(text, 240)}"
-            ) from None
+            raise InputError(f"the network cannot run on these samples: {reason(error)}") from None
 
 
 def _functional(keras: Any, model: Any) -> Any:

@@ -1,0 +1,1 @@
+"""ONNX: made by Keras' own export, run by onnxruntime."""

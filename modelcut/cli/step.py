@@ -101,10 +101,11 @@ def _needs(cls: Any) -> frozenset[str]:
 
 def _example(classes: Iterable[Any], method: str) -> str:
     """Options with which the method runs."""
-    words = ""
+    words, suffix = "", ""
     for cls in classes:
         if cls.method != method:
             continue
+        suffix = cls.suffix
         strength = getattr(cls, "strength", None)
         if strength and strength.needed:
             middle = strength.ladder[len(strength.ladder) // 2]
@@ -114,7 +115,7 @@ def _example(classes: Iterable[Any], method: str) -> str:
             words += " --train train.csv"
         elif "calibration" in needs:
             words += " --calibrate train.csv"
-    return f"{words} -o small.h5"
+    return f"{words} -o small{suffix}"
 
 
 def _fields(cls: Any, values: dict[str, Any], methods: Iterable[str], name: str) -> dict[str, Any]:

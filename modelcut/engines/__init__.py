@@ -244,12 +244,7 @@ def imported(name: str) -> Any:
     collects = gc.isenabled()
     gc.disable()
     try:
-        found = import_module(name)
-        # What they warn of, such as that a function is traced for each network anew, is no
-        # concern of who runs modelcut.
-        for logger in ("tensorflow", "absl"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
-        return found
+        return import_module(name)
     finally:
         gc.freeze()
         # When the process ends they go in the usual order: servers of TensorFlow depend on it.

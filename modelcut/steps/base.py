@@ -126,6 +126,7 @@ class Step(Strict, ABC):
         absent: fields that it lacks on purpose, each with what to do instead.
         aliases: former names of fields, which are still taken, each with the name of today.
         leaves: kinds of encodings that it leaves on its targets.
+        suffix: format of the output in the example of its help.
         of_layers: it is aimed at whole layers, also at those without weights; where it changes
             nothing it says so itself.
     """
@@ -140,6 +141,7 @@ class Step(Strict, ABC):
     refuses: ClassVar[Mapping[str, str]] = {}
     absent: ClassVar[Mapping[str, str]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}
+    suffix: ClassVar[str] = ".h5"
 
     include: list[str] = Field(
         default_factory=list,

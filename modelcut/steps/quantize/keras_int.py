@@ -34,6 +34,7 @@ class KerasInt(TensorStep):
     }
     absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
     global_fields: ClassVar[frozenset[str]] = frozenset({"bits"})
+    suffix: ClassVar[str] = ".keras"
 
     bits: Literal[8, 4, "float"] = Field(
         default=8,

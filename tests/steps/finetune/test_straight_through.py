@@ -307,7 +307,9 @@ def test_variables_are_found_again_in_the_golden_files():
         if path.suffix not in suffix.values() or ".weights" in path.name:
             continue
         model = registry.open_model(path)
-        network = open_network(path, model.origin.dialect, suffix=suffix[model.origin.format])
+        network = open_network(
+            path, model.origin.dialect, suffix=suffix[model.origin.format], apart=False
+        )
         places = [
             Place(layer.path, tuple((t.name, lambda t=t: t.pull()[0]) for t in layer.tensors))
             for layer in model.layers

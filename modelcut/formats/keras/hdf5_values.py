@@ -10,12 +10,12 @@ import itertools
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
 from typing import Any
 
 import h5py
 import ml_dtypes
 import numpy as np
+from h5py._objects import phil  # its lock: chunks are read and written without it, and the GIL
 from isal import isal_zlib
 
 from modelcut.arrays import buffers
@@ -174,10 +174,8 @@ def _inflate(found: h5py.Dataset, values: np.ndarray, filters: tuple[int, ...]) 
     shuffled = len(filters) > 1
 
     # HDF5 reads one chunk at a time; only the inflating runs side by side.
-    lock = Lock()
-
     def place(index: int) -> None:
-        with lock:
+        with phil:
             info = found.id.get_chunk_info(index)
             mask, raw = found.id.read_direct_chunk(info.chunk_offset)
         # A bit of the mask is a filter that this chunk was spared.
@@ -300,5 +298,6 @@ def _write_deflated(
     )
     for start, packed in zip(starts, in_threads(pack, starts), strict=True):
         room(len(packed))
-        made.id.write_direct_chunk(start, packed)
+        with phil:
+            made.id.write_direct_chunk(start, packed)
     return made

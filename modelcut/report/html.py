@@ -105,6 +105,7 @@ def _class(cell: str, left: bool) -> str:
 def figures(found: Iterable[Chart]) -> str:
     """The charts by section, each with its table behind it."""
     sections: dict[str, list[str]] = {}
+    alone: set[str] = set()  # tables without a drawing: several charts may show parts of one
     why = draw.missing()
     for number, chart in enumerate(found):
         svg = ""
@@ -114,6 +115,10 @@ def figures(found: Iterable[Chart]) -> str:
             except Exception as error:  # noqa: BLE001 - a broken Matplotlib must not cost the page
                 why = f"Charts are left out: {type(error).__name__}: {error}"
         table = table_of(chart.table)
+        if not svg:
+            if table in alone:
+                continue
+            alone.add(table)
         behind = f"<details{'' if svg else ' open'}><summary>Table</summary>{table}</details>"
         sections.setdefault(chart.section, []).append(
             f"<figure><h3>{text_of(chart.title)}</h3>{svg}{behind}</figure>"

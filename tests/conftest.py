@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 from toys import toy_model
@@ -12,6 +13,8 @@ from toys import toy_model
 from modelcut.cli import main
 
 os.environ["MODELCUT_CHARTS"] = "0"  # in child processes too; tests/report draws them
+hypothesis.settings.register_profile("untimed", deadline=None)  # machines are noisy
+hypothesis.settings.load_profile("untimed")
 
 
 class Said(NamedTuple):

@@ -54,6 +54,11 @@ def model(*, first=None, domain="", extra=b""):
     return put_integer(1, 8) + text(2, "by hand") + put_blob(7, graph) + opset + extra
 
 
+def alone(graph):
+    """A file with this graph and no other."""
+    return put_integer(1, 8) + text(2, "by hand") + graph + put_blob(8, put_integer(2, 15))
+
+
 @pytest.fixture
 def path(tmp_path):
     (tmp_path / "m.onnx").write_bytes(model())
@@ -112,6 +117,27 @@ def test_flipped_bytes_are_read_or_refused(path):
                     each.pull()
         except (InputError, UnsafeError):
             continue
+
+
+OUTSIDE = tensor("w", W, extra=put_integer(14, 1))
+BRANCH = put_blob(5, put_blob(6, OUTSIDE))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        put_blob(7, put_blob(1, text(4, "Constant") + put_blob(5, OUTSIDE))),
+        put_blob(7, put_blob(1, text(4, "If") + BRANCH)),
+        put_blob(7, put_blob(15, put_blob(1, OUTSIDE[2:]))),
+        put_blob(25, put_blob(7, text(4, "If") + BRANCH)),
+        put_blob(25, put_blob(11, OUTSIDE)),
+    ],
+    ids=["constant", "branch", "sparse", "function", "default"],
+)
+def test_no_tensor_anywhere_is_in_another_file(path, extra):
+    path.write_bytes(model(extra=extra) if extra[0] != 0x3A else alone(extra))
+    with pytest.raises(UnsafeError, match="another file"):
+        registry.open_model(path)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -140,7 +140,7 @@ def _parsed(model: Message, path: Path, base: int) -> File:
     graph = model.message(7)
     operators: dict[str, int] = {}
     foreign: dict[str, None] = {}
-    for domain, name in _nodes(model, graph):
+    for domain, name in _nodes(model, graph, path):
         shown = printable(name if domain in _OWN_DOMAINS else f"{domain}.{name}", 80)
         operators[shown] = operators.get(shown, 0) + 1
         if domain not in _OWN_DOMAINS:
@@ -149,7 +149,7 @@ def _parsed(model: Message, path: Path, base: int) -> File:
     for each in graph.messages(1):
         for name in each.texts(1):
             users.setdefault(name, printable(each.text(4), 40))
-    constants = tuple(_constant(each, users, path, base) for each in graph.messages(5))
+    constants = tuple(_constant(each, users, base) for each in graph.messages(5))
     held = {each.name for each in constants}
     inputs = (_interface(each) for each in graph.messages(11))
     opsets = {each.text(1): each.integer(2) for each in model.messages(8)}
@@ -166,31 +166,60 @@ def _parsed(model: Message, path: Path, base: int) -> File:
     )
 
 
-def _nodes(model: Message, graph: Message) -> Iterator[tuple[str, str]]:
-    """Domain and name of every operator, in loops, branches and functions too."""
+def _nodes(model: Message, graph: Message, path: Path) -> Iterator[tuple[str, str]]:
+    """Domain and name of every operator, in loops, branches and functions too.
+
+    Raises:
+        UnsafeError: the values of a tensor on the way stand in another file.
+    """
     waiting = [graph]
     # Of a function the nodes have another number than of a graph.
-    inner = [Message(part) for function in model.messages(25) for part in function.blobs(7)]
+    inner = []
+    for function in model.messages(25):
+        inner += function.messages(7)
+        for default in function.messages(11):
+            waiting += _graphs(default, path)
     graphs = 0
     while waiting or inner:
-        nodes = inner or waiting.pop().messages(1)
-        inner = []
+        nodes, inner = inner, []
+        if not nodes:
+            current = waiting.pop()
+            nodes = current.messages(1)
+            _check_here(current.messages(5), path)
+            _check_sparse(current.messages(15), path)
         graphs += 1
         if graphs > _MOST_GRAPHS:
             raise ProtoError(f"more than {_MOST_GRAPHS} graphs within each other")
         for node in nodes:
             yield node.text(7), node.text(4)
             for attribute in node.messages(5):
-                waiting += attribute.messages(6) + attribute.messages(11)
+                waiting += _graphs(attribute, path)
 
 
-def _constant(each: Message, users: dict[str, str], path: Path, base: int) -> Constant:
+def _graphs(attribute: Message, path: Path) -> list[Message]:
+    """The graphs that an attribute holds; its tensors must be in the file."""
+    _check_here(attribute.messages(5) + attribute.messages(10), path)
+    _check_sparse(attribute.messages(22) + attribute.messages(23), path)
+    return attribute.messages(6) + attribute.messages(11)
+
+
+def _check_sparse(found: Iterable[Message], path: Path) -> None:
+    for each in found:
+        _check_here(each.messages(1) + each.messages(2), path)
+
+
+def _check_here(found: Iterable[Message], path: Path) -> None:
+    """Refuses tensors whose values stand in another file, which onnxruntime would read."""
+    for each in found:
+        if each.integer(14) == _EXTERNAL or each.has(13):
+            raise UnsafeError(
+                f"{path}: the values of {printable(each.text(8), 60)!r} stand in another file",
+                "save it as one file",
+            )
+
+
+def _constant(each: Message, users: dict[str, str], base: int) -> Constant:
     name = each.text(8)
-    if each.integer(14) == _EXTERNAL or each.has(13):
-        raise UnsafeError(
-            f"{path}: the values of {printable(name, 60)!r} stand in another file",
-            "save it as one file",
-        )
     shape = tuple(each.integers(1))
     kind = TYPES.get(each.integer(2), "")
     if any(n < 0 for n in shape) or len(shape) > 32:

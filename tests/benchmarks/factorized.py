@@ -89,8 +89,8 @@ def accuracy(given):
     data = ("--scale", given.scale)
 
     def score(path):
-        told = json.loads(modelcut("eval", path, test, *data, "--json"))
-        return told["metrics"]["accuracy"]
+        told = json.loads(modelcut("eval", path, "--test", test, *data, "--json"))
+        return told["evaluation"]["after"]["metrics"]["accuracy"]
 
     print("| method | samples | training | MACs | accuracy | points lost |")
     print("|---|---|---|---|---|---|")

@@ -61,9 +61,9 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         began = time.monotonic()
         train, validation = _data(request, journal.folder, say)
         setting = _setting(request, journal.folder, train, validation)
-        trials = [Trial.of(record) for record in journal.records()]
+        trials = journal.trials()
         resumed = len(trials)
-        sampler = _sampler(request, journal, trials)
+        sampler = open_sampler(request.goal, request.seed, request.trials)
         interrupted = _interrupted(request, setting, sampler, journal, trials, say)
         chosen, sure = choose(trials, request.goal)
         front = front_of(trials, request.goal)
@@ -191,12 +191,6 @@ def _interrupted(
             raise
         return True
     return False
-
-
-def _sampler(request: Request, journal: Journal, trials: Sequence[Trial]) -> Sampler:
-    path = journal.folder / "optuna.log"
-    first = max((trial.number for trial in trials), default=-1) + 1
-    return open_sampler(request.goal, request.seed, request.trials, path, first)
 
 
 def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,22 +15,35 @@ from typing import Any
 from modelcut import __version__
 from modelcut.arrays import digest as digests
 from modelcut.data.split import split, split_paths
+from modelcut.data.table import Table
 from modelcut.errors import InfeasibleError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
 from modelcut.job.check import check_runnable
+from modelcut.job.data_check import declared_table
 from modelcut.job.digest import Digest, size
+from modelcut.job.evaluate import check_test, open_evaluator
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
 from modelcut.job.session import Session
+from modelcut.job.targets import Wanted
 from modelcut.job.watched import reading
+from modelcut.metrics.scores import check_limits
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.loop import Loop, Say
-from modelcut.tuner.record import Trial, choose, front_of, none_meets, samples_of, warnings_of
+from modelcut.tuner.record import (
+    Trial,
+    choose,
+    front_of,
+    none_meets,
+    original_accuracy,
+    samples_of,
+    warnings_of,
+)
 from modelcut.tuner.request import Request, check
 from modelcut.tuner.sampler import Sampler, open_sampler
 from modelcut.tuner.trial import Setting, measured
@@ -55,6 +70,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     with (
         Digest(request.model) as digest,
         Outputs(request.sources, force=request.force, ours=_is_ours) as outputs,
+        contextlib.ExitStack() as ending,
     ):
         drafts = {name: outputs.add(place) for name, place in places.items()}
         journal = Journal(request.folder, _identity(request, digest))
@@ -64,7 +80,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         trials = [Trial.of(record) for record in journal.records()]
         resumed = len(trials)
         sampler = _sampler(request, journal, trials)
-        interrupted = _interrupted(request, setting, sampler, journal, trials, say)
+        interrupted = _interrupted(request, setting, sampler, journal, trials, say, ending)
         chosen, sure = choose(trials, request.goal)
         front = front_of(trials, request.goal)
         record: dict[str, Any] = {
@@ -111,7 +127,11 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         facts = {
             "trials": len(trials),
             "chosen": chosen.number,
-            "validation": {"samples": samples_of(trials), **chosen.result.measured},
+            "validation": {
+                "samples": samples_of(trials),
+                **chosen.result.measured,
+                "original_accuracy": original_accuracy(chosen),
+            },
             "warnings": warnings_of(request, trials, chosen, sure=sure),
             "front": [trial.number for trial in front],
             "tried": [
@@ -179,17 +199,31 @@ def _interrupted(
     journal: Journal,
     trials: list[Trial],
     say: Say,
+    ending: contextlib.ExitStack,
 ) -> bool:
-    """Tries points until there are enough; true if an interrupt ended it."""
-    try:
-        with open_workers(
-            setting, request.goal, workers=request.workers, scheduler=request.scheduler, say=say
-        ) as workers:
+    """Tries points until there are enough; true if an interrupt ended it.
+
+    Worker processes need seconds to end: the best model is made meanwhile, and `ending` waits.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            workers = opened.enter_context(
+                open_workers(
+                    setting,
+                    request.goal,
+                    workers=request.workers,
+                    scheduler=request.scheduler,
+                    say=say,
+                )
+            )
             Loop(request, sampler, journal, workers, trials, say).run()
-    except (Stopped, KeyboardInterrupt) as error:
-        if not request.keep_best or getattr(error, "number", SIGINT) != SIGINT:
-            raise
-        return True
+        except (Stopped, KeyboardInterrupt) as error:
+            if not request.keep_best or getattr(error, "number", SIGINT) != SIGINT:
+                raise
+            return True
+        thread = threading.Thread(target=opened.pop_all().close)
+        thread.start()
+        ending.callback(thread.join)
     return False
 
 
@@ -208,23 +242,35 @@ def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
         return request.train, request.train  # no trial has seen the samples
     train, validation = split_paths(request.train, folder)
     if not (train.exists() and validation.exists()):
-        from modelcut.job.evaluate import check_test, open_evaluator
-
         say("setting validation samples aside")
-        recipe = request.space.at({})
-        with registry.open_model(request.model) as model:
-            check_test(recipe, request.train, model)
-            table = open_evaluator(
-                recipe,
-                request.train,
-                request.model,
-                model,
-                request.trust,
-                beside=False,
-                compared=True,
-            ).table
-        split(table, request.fraction, request.seed, folder)
+        split(_table(request), request.fraction, request.seed, folder)
     return train, validation
+
+
+def _table(request: Request) -> Table:
+    """The training samples, bound to the network's inputs; an engine is started if need be."""
+    assert request.train is not None
+    recipe = request.space.at({})
+    head = recipe.head
+    with registry.open_model(request.model) as model:
+        check_test(recipe, request.train, model)
+        wanted = Wanted(head.task, head.from_logits)
+        found = declared_table(model, request.train, head.data, wanted)
+        # An engine may know an output by another name.
+        named = any(limit.output for limit in head.gates.each())
+        if found is not None and found[1] and not named:
+            table, targets = found
+            check_limits(head.gates, targets, compared=True)
+            return table
+        return open_evaluator(
+            recipe,
+            request.train,
+            request.model,
+            model,
+            request.trust,
+            beside=False,
+            compared=True,
+        ).table
 
 
 def _trains(space: Space) -> bool:

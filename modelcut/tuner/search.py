@@ -14,25 +14,19 @@ from typing import Any
 
 from modelcut import __version__
 from modelcut.arrays import digest as digests
-from modelcut.data.split import split, split_paths
-from modelcut.data.table import Table
 from modelcut.errors import InfeasibleError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
 from modelcut.job.check import check_runnable
-from modelcut.job.data_check import declared_table
 from modelcut.job.digest import Digest, size
-from modelcut.job.evaluate import check_test, open_evaluator
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
 from modelcut.job.session import Session
-from modelcut.job.targets import Wanted
 from modelcut.job.watched import reading
-from modelcut.metrics.scores import check_limits
 from modelcut.recipe.recipe import Recipe, parse
-from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
+from modelcut.tuner import samples
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.loop import Loop, Say
 from modelcut.tuner.record import (
@@ -75,11 +69,11 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         drafts = {name: outputs.add(place) for name, place in places.items()}
         journal = Journal(request.folder, _identity(request, digest))
         began = time.monotonic()
-        train, validation = _data(request, journal.folder, say)
+        train, validation = samples.of(request, journal.folder, say)
         setting = _setting(request, journal.folder, train, validation)
-        trials = [Trial.of(record) for record in journal.records()]
+        trials = journal.trials()
         resumed = len(trials)
-        sampler = _sampler(request, journal, trials)
+        sampler = open_sampler(request.goal, request.seed, request.trials)
         interrupted = _interrupted(request, setting, sampler, journal, trials, say, ending)
         chosen, sure = choose(trials, request.goal)
         front = front_of(trials, request.goal)
@@ -225,63 +219,6 @@ def _interrupted(
         thread.start()
         ending.callback(thread.join)
     return False
-
-
-def _sampler(request: Request, journal: Journal, trials: Sequence[Trial]) -> Sampler:
-    path = journal.folder / "optuna.log"
-    first = max((trial.number for trial in trials), default=-1) + 1
-    return open_sampler(request.goal, request.seed, request.trials, path, first)
-
-
-def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
-    """Samples for training, and those for measuring trials; parts of one source if need be."""
-    if request.validation is not None:
-        return request.train, request.validation
-    assert request.train is not None
-    if not _trains(request.space):
-        return request.train, request.train  # no trial has seen the samples
-    train, validation = split_paths(request.train, folder)
-    if not (train.exists() and validation.exists()):
-        say("setting validation samples aside")
-        split(_table(request), request.fraction, request.seed, folder)
-    return train, validation
-
-
-def _table(request: Request) -> Table:
-    """The training samples, bound to the network's inputs; an engine is started if need be."""
-    assert request.train is not None
-    recipe = request.space.at({})
-    head = recipe.head
-    with registry.open_model(request.model) as model:
-        check_test(recipe, request.train, model)
-        wanted = Wanted(head.task, head.from_logits)
-        found = declared_table(model, request.train, head.data, wanted)
-        # An engine may know an output by another name.
-        named = any(limit.output for limit in head.gates.each())
-        if found is not None and found[1] and not named:
-            table, targets = found
-            check_limits(head.gates, targets, compared=True)
-            return table
-        return open_evaluator(
-            recipe,
-            request.train,
-            request.model,
-            model,
-            request.trust,
-            beside=False,
-            compared=True,
-        ).table
-
-
-def _trains(space: Space) -> bool:
-    """Whether any recipe of the space has steps that see training samples."""
-
-    def look(value: Any) -> bool:
-        if isinstance(value, dict):
-            return "finetune" in value or "budget" in value or any(map(look, value.values()))
-        return isinstance(value, list) and any(map(look, value))
-
-    return look(space.document.data)
 
 
 def _made(

@@ -138,7 +138,7 @@ def by_hand(name: str, asked: argparse.Namespace) -> dict[str, Any]:
         data = ("--calibrate", net.train) if recipe == "int4-no-training" else data
         place = ROOT / "recipes" / f"{recipe}.yaml"
         seconds = modelcut("run", net.model, "-r", place, *net.flags, *data, "--test", net.test,
-                           "-o", output)  # fmt: skip
+                           "-o", output, "--keep-on-failure")  # fmt: skip
         found[recipe] = {**report_of(output), "seconds": round(seconds, 1)}
     within = {key: one for key, one in found.items() if one["lost"] <= asked.drop + 1e-9}
     best = min(within, key=lambda key: within[key]["bytes"])

@@ -104,6 +104,14 @@ def load_json(text: str, *, where: str, what: str, ours: bool = False) -> Any:
     return value
 
 
+def without_surrogates(text: str) -> str:
+    """The text as UTF-8 can hold it.
+
+    Lone surrogates are bytes of a path that are no text, or come from an escape in JSON.
+    """
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -162,6 +170,20 @@ def check_system() -> None:
 
 
 _FOLDER_MODELS = ("saved_model.pb", "saved_model.pbtxt", "variables", "config.json")
+
+
+def small_text(path: Path, most: int = 64 << 20) -> str:
+    """The text of a regular file that is not large; a device has no end, and a pipe may wait.
+
+    Raises:
+        ValueError: it is another kind of file, larger, or no UTF-8.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+        raise ValueError("not a regular file, or a large one")
+    with path.open("rb") as file:
+        return file.read(most).decode("utf-8")
 
 
 def check_path(path: Path) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
 
 Words = Callable[..., list[str]]
+
+_SPECIAL = re.compile(r"""[^\w\s./:@+,=%^-]|[^\S ]|^-""")
+"""What a shell reads as more than text. Shells evaluate what they are offered, zsh as a command."""
+
+
+def _plain(words: Iterable[str]) -> list[str]:
+    """The words that stand for themselves in every shell: names are those of strangers."""
+    return [word for word in words if not _SPECIAL.search(word)]
 
 
 def among(*words: str) -> Words:
@@ -31,7 +40,7 @@ def method_or_file(ctx: typer.Context, incomplete: str) -> list[str]:
 def files(incomplete: str) -> list[str]:
     """Files and folders."""
     paths = glob.glob(glob.escape(incomplete) + "*")
-    return sorted(path + "/" if os.path.isdir(path) else path for path in paths)
+    return _plain(sorted(path + "/" if os.path.isdir(path) else path for path in paths))
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -48,7 +57,7 @@ def layers(ctx: typer.Context, incomplete: str) -> list[str]:
     words = [ctx.params.get("model"), *ctx.args]
     for path in (str(word) for word in words if word):
         if os.path.exists(path):
-            return [name for name in _layers(Path(path)) if name.startswith(incomplete)]
+            return _plain(name for name in _layers(Path(path)) if name.startswith(incomplete))
     return []
 
 

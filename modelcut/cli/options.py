@@ -362,6 +362,8 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
     every = _seconds(values)
     distribute: Distribute = choice(values, "distribute", Distribute) or "auto"
     say = progress(values)
+    if values.get("output") and values.get("in_place"):
+        raise UsageError("--in-place and -o are two places", "leave one of them out")
     output = path_of(values.get("output")) or (
         path_of(values["model"]) if values.get("in_place") else None
     )
@@ -416,7 +418,7 @@ def execute(recipe: Recipe, values: Mapping[str, Any], others: Sequence[Recipe] 
         made = {**written, **read, "trust": Trust(**_trust(values)), "sha256": sha256}
         made["full_report"] = bool(values.get("full_report"))
         job = Job(Path(values["model"]), recipe, output, distribute=distribute, **made)
-    _check_ci(values, job)
+    _check_ci(values, job, others)
     if job and values.get("if_changed") and _is_done(job, values):
         return
     try:
@@ -496,7 +498,7 @@ def _trust(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_ci(values: Mapping[str, Any], job: Job | None) -> None:
+def _check_ci(values: Mapping[str, Any], job: Job | None, others: Sequence[Recipe]) -> None:
     """Refuses options for tools that build things where there is nothing to build.
 
     Raises:
@@ -506,6 +508,10 @@ def _check_ci(values: Mapping[str, Any], job: Job | None) -> None:
         if values.get(name) and job is None:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag}: a dry run writes no output", "leave it out")
+    if values.get("depfile") and job:
+        from modelcut.job import unchanged
+
+        unchanged.depfile(job, others)
     if values.get("if_changed") and job and not job.report:
         raise UsageError("--if-changed compares with the report", "leave out --no-report")
 

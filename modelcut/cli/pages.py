@@ -50,7 +50,7 @@ def write(name: str, text: str, values: Mapping[str, Any], output: Path | None =
     """
     with _outputs(name, [*_read(values), *_written(values, output)], output) as outputs:
         draft = outputs.add(Path(values[name]))
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
         outputs.publish()
 
 

@@ -71,7 +71,7 @@ def show(**values: Any) -> None:
         text = render(report, form) if form else ""
         if not form:
             terminal.show(report)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         where = f"{type(error).__name__}: {error}"
         raise InputError(
             f"{path}: the report does not hang together: {where}", "it is damaged, or was edited"

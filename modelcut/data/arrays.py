@@ -176,14 +176,35 @@ def open_table(
     lengths = {len(values) for values in arrays.values()}
     truth = None
     if label is not None and labelled:
-        truth = found[label]
-        truth = truth.reshape(len(truth), -1) if truth.ndim else truth.reshape(1, 1)
+        truth = _truth(path, found[label], label)
         lengths.add(len(truth))
+    if lengths == {0}:
+        raise InputError(f"{path}: holds no samples")
     if len(lengths) != 1:
         counts = ", ".join(f"{name}: {len(values)}" for name, values in found.items())
         raise InputError(f"{path}: arrays of different lengths ({printable(counts, 120)})")
     own = [] if truth is None else _columns(str(label), truth.shape[1])
     return Arrays(path, options, {spec.name: spec for spec in inputs}, arrays, truth, own)
+
+
+def _truth(path: Path, labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels as samples by columns.
+
+    Raises:
+        InputError: they are no numbers and no text.
+    """
+    if labels.dtype.kind not in "fiubUS":
+        raise InputError(
+            f"{path}: array {printable(name, 40)!r} holds {labels.dtype}, and labels are numbers "
+            "or text"
+        )
+    if labels.dtype.kind == "S":
+        try:
+            labels = np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: array {printable(name, 40)!r} is no UTF-8 text") from None
+    shape = labels.shape or (1,)
+    return labels.reshape(shape[0], prod(shape[1:]))
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
@@ -210,6 +231,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 BROKEN = (
     *(ValueError, OSError, EOFError, KeyError, SyntaxError, RecursionError, NotImplementedError),
+    RuntimeError,  # a member that is encrypted
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 """What NumPy raises on files that are none of its own."""

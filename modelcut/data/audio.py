@@ -30,6 +30,9 @@ from modelcut.safety import check_path
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 
+_STREAMED = 0x7FFFF000
+"""A `.wav` that was written to a pipe promises as many bytes or more: nobody knew its length."""
+
 
 @dataclass
 class Audio(FilesTable):
@@ -89,6 +92,7 @@ def _read(path: Path, most: int | None) -> tuple[np.ndarray, int]:
         most: how many are wanted; None: all.
     """
     most = MOST_VALUES if most is None else most
+    _check_riff(path)
     try:
         with wave.open(str(path.resolve()), "rb") as file:
             width, channels = file.getsampwidth(), file.getnchannels()
@@ -103,8 +107,24 @@ def _read(path: Path, most: int | None) -> tuple[np.ndarray, int]:
     import soundfile
 
     with soundfile.SoundFile(str(path.resolve())) as file:
-        found = file.read(frames=min(most, file.frames), dtype="float32", always_2d=True)
+        wanted = min(most, file.frames)
+        found = file.read(frames=wanted, dtype="float32", always_2d=True)
+        if len(found) < wanted:
+            raise ValueError(f"is cut: {len(found):,} of {wanted:,} values are there")
         return found, int(file.samplerate)
+
+
+def _check_riff(path: Path) -> None:
+    """Refuses a `.wav` that was cut: zeros in the place of its end would be another sound.
+
+    Raises:
+        ValueError: it was.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    promised, there = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
+    if head[:4] == b"RIFF" and there < promised < _STREAMED:
+        raise ValueError(f"is cut: {there:,} of {promised:,} bytes are there")
 
 
 def _values(data: bytes, width: int) -> np.ndarray:

@@ -24,6 +24,7 @@ import numpy as np
 from modelcut.arrays.digest import of_text
 from modelcut.errors import InputError, UsageError
 from modelcut.runtime import Saved
+from modelcut.safety import small_text
 
 SCHEMA = "modelcut-checkpoint/1"
 EVERY = 60
@@ -83,7 +84,7 @@ class Checkpoint:
 
     def _check(self, about: Path, mine: Mapping[str, str]) -> None:
         try:
-            found = json.loads(about.read_text(encoding="utf-8"))
+            found = json.loads(small_text(about))
             schema, of = found["schema"], dict(found["of"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{about}: is damaged", "remove the folder, and start again") from None

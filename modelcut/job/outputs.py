@@ -154,10 +154,10 @@ class Outputs:
         Raises:
             UsageError: the place is an input, is taken, or has no folder.
         """
-        if "://" in str(place):
-            raise UsageError(f"{place}: only local files are written")
-        if not place.parent.is_dir():
-            raise UsageError(f"{place}: its folder does not exist", f"mkdir -p {place.parent}")
+        _check_name(place)
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            # Not even by force: whoever may write in /dev would lose the device.
+            raise UsageError(f"{place}: is not a regular file", "name a file on disk")
         if place.is_dir() and not folder:
             raise UsageError(f"{place}: is a folder", "name a file")
         if folder and place.exists() and not place.is_dir():
@@ -193,6 +193,20 @@ class Outputs:
                 raise UsageError(f"{place}: is inside the input {source}", "name another folder")
 
 
+def _check_name(place: Path) -> None:
+    """Refuses what names no file of this machine in a folder that is there.
+
+    Raises:
+        UsageError: it is remote, stands for stdout, or has no folder.
+    """
+    if "://" in str(place):
+        raise UsageError(f"{place}: only local files are written")
+    if str(place) == "-":
+        raise UsageError("-: files are not written to stdout", "name a file")
+    if not place.parent.is_dir():
+        raise UsageError(f"{place}: its folder does not exist", f"mkdir -p {place.parent}")
+
+
 def check_appended(
     place: Path, inputs: Sequence[Path], outputs: Sequence[Path], suffixes: Sequence[str]
 ) -> None:
@@ -208,10 +222,7 @@ def check_appended(
         UsageError: it is one of these, or no page of text by its name or by what it holds.
         ResourceError: it cannot be written to.
     """
-    if "://" in str(place):
-        raise UsageError(f"{place}: only local files are written")
-    if not place.parent.is_dir():
-        raise UsageError(f"{place}: its folder does not exist", f"mkdir -p {place.parent}")
+    _check_name(place)
     if place.is_dir():
         raise UsageError(f"{place}: is a folder", "name a file")
     here = place.resolve()

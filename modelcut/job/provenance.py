@@ -18,8 +18,7 @@ from modelcut.job.digest import Digest
 from modelcut.job.request import Job
 from modelcut.model.model import Model
 from modelcut.report.schema import is_marked
-
-_MOST_REPORT = 64 << 20
+from modelcut.safety import small_text
 
 
 def versions() -> dict[str, str]:
@@ -76,9 +75,7 @@ def failed_place(output: Path) -> Path:
 def _reported(path: Path) -> str:
     """Name of the file that a report beside it is about; "" where that cannot be told."""
     try:
-        if path.stat().st_size > _MOST_REPORT:
-            return ""
-        output = json.loads(path.read_text(encoding="utf-8"))["output"]["path"]
+        output = json.loads(small_text(path))["output"]["path"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ""
     return Path(output).name if isinstance(output, str) else ""

@@ -21,8 +21,8 @@ from modelcut.job.digest import Digest, blake3
 from modelcut.job.request import Job
 from modelcut.recipe.recipe import Recipe
 from modelcut.report.schema import DataFile
+from modelcut.safety import small_text
 
-_MOST_REPORT = 64 << 20
 _ROLES = ("test", "train", "validate", "calibrate")
 
 
@@ -116,9 +116,8 @@ def _hashes(job: Job) -> dict[str, str]:
 
 def _report(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        if path.stat().st_size <= _MOST_REPORT:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
+        found = json.loads(small_text(path))
+        return found if isinstance(found, dict) else {}
     return {}
 
 

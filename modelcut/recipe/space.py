@@ -18,6 +18,9 @@ from modelcut.recipe.yaml_text import Document
 
 Path: TypeAlias = "tuple[str | int, ...]"
 
+_MOST_TRIED = 10_000
+"""Options times steps: each option is tried in a recipe of as many steps before a search begins."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -114,8 +117,16 @@ class Space:
         """Tries each end of each range and each choice, the others being at their first values.
 
         Raises:
-            RecipeError: one of them makes no valid recipe.
+            RecipeError: one of them makes no valid recipe, or there are too many.
         """
+        steps = self.document.data.get("steps") if isinstance(self.document.data, dict) else None
+        ends = sum(len(parameter.ends()) for parameter in self.parameters.values())
+        if ends * max(1, len(steps) if isinstance(steps, list) else 1) > _MOST_TRIED:
+            raise RecipeError(
+                f"{self.document.name}: {ends:,} options in {len(steps or ()):,} steps are more "
+                f"than a search can go through",
+                f"options times steps: at most {_MOST_TRIED:,}",
+            )
         first = {name: parameter.ends()[0] for name, parameter in self.parameters.items()}
         self.at(first)
         for name, parameter in self.parameters.items():

@@ -76,6 +76,10 @@ def loads(text: str, name: str) -> Document:
     """Parses YAML text; see `load_file`."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        text.encode()
+    except UnicodeEncodeError:  # an argument that was no UTF-8
+        raise RecipeError(f"{name}: not UTF-8 text") from None
+    try:
         _bound(text, name, loader)
         node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from modelcut.safety import without_surrogates
+
 if TYPE_CHECKING:
     from modelcut.report.schema import Part
 
@@ -16,5 +18,4 @@ if TYPE_CHECKING:
 def render(report: Part | Mapping[str, Any], form: str) -> str:
     """The report as text that UTF-8 can hold, in one of the forms "json", "md" and "html"."""
     text = str(import_module(f"modelcut.report.{form}").render(report))
-    # Paths may hold bytes that are no text: Python keeps them as lone surrogates.
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return without_surrogates(text)

@@ -10,14 +10,13 @@ from modelcut.report.cells import Table, count, is_number, number, or_dash, perc
 from modelcut.report.charts import Bars, Chart, Points, Ranges
 from modelcut.report.schema import Candidate, Comparison
 from modelcut.report.summary import METRICS, latency_change
-from modelcut.safety import printable
+from modelcut.safety import printable, without_surrogates
 
 
 def render(found: Comparison, form: str) -> str:
     """The comparison as text, in one of the forms "json", "md" and "html"."""
     text = {"json": json.render, "md": _md, "html": _html}[form](found)
-    # Paths may hold bytes that are no text: Python keeps them as lone surrogates.
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return without_surrogates(text)
 
 
 _SHOWN = ("accuracy", "recall_macro", "f1_macro", "rmse", "mae", "r2")

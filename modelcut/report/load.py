@@ -69,7 +69,12 @@ def _value(kind: Any, value: Any, path: str, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         return _held(value, Mapping, path, where)
     if kind is float:  # a number that JSON cannot hold was written as null
-        return float("nan") if value is None else float(_held(value, (int, float), path, where))
+        if value is None:
+            return float("nan")
+        try:
+            return float(_held(value, (int, float), path, where))
+        except OverflowError:
+            raise _odd(value, path, where) from None
     return value if kind is Any else _held(value, kind, path, where)
 
 
@@ -107,7 +112,11 @@ def _held(value: Any, kind: Any, path: str, where: str) -> Any:
     odd = isinstance(value, bool) and kind is not bool
     if isinstance(value, kind) and not odd:
         return value
-    raise InputError(
+    raise _odd(value, path, where)
+
+
+def _odd(value: Any, path: str, where: str) -> InputError:
+    return InputError(
         f"{where}: {path}: {printable(repr(value), 40)} is not what stands there in a report",
         "the report is damaged, or was edited",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from random import Random
 from typing import Any
 
 import optuna
@@ -24,9 +24,13 @@ _EVOLUTION = 200
 class Suggested:
     """See `sampler.Asked`."""
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, number: int, trial: optuna.Trial) -> None:
+        self.number = number
         self.trial = trial
-        self.number = trial.number
+
+    @property
+    def point(self) -> dict[str, Any]:
+        return dict(self.trial.params)
 
     def value(self, name: str, parameter: Parameter) -> Any:
         if isinstance(parameter, Choice):
@@ -40,68 +44,59 @@ class Suggested:
 
 
 class Bayes:
-    """See `sampler.Sampler`."""
+    """See `sampler.Sampler`.
 
-    def __init__(
-        self,
-        goal: Goal,
-        seed: int,
-        trials: int,
-        journal: Path | None,
-    ) -> None:
-        """Opens the study, or the one that a journal holds.
+    The study is in memory: of an interrupted search the journal has all that it is made of. Each
+    point depends on the seed, its number and the trials before it, and on nothing else, so that a
+    search which was interrupted goes on as it would have gone.
+    """
+
+    def __init__(self, goal: Goal, seed: int, trials: int) -> None:
+        """Opens a study.
 
         Args:
             goal: the objectives.
             seed: seed of the choice.
             trials: number of trials that are planned.
-            journal: file in which the study is kept; None: in memory.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.name = f"Optuna {optuna.__version__}"
-        storage = None
-        if journal is not None:
-            from optuna.storages import JournalStorage
-            from optuna.storages.journal import JournalFileBackend
+        self._study = optuna.create_study(directions=["minimize"] * len(goal.objectives))
+        self._evolves = len(goal.objectives) > 1 and trials >= _EVOLUTION
+        kind = "NSGA-II" if self._evolves else "TPE"
+        self.name = f"Optuna {optuna.__version__}, {kind}"
+        self._seed, self._trials = seed, trials
+        self._next = 0
+        self._goal = goal
 
-            storage = JournalStorage(JournalFileBackend(str(journal)))
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = Random(f"{self._seed} {number}").getrandbits(32)
+        if self._evolves:
+            return optuna.samplers.NSGAIISampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate
-            self._study = optuna.create_study(
-                study_name="modelcut",
-                storage=storage,
-                directions=["minimize"] * len(goal.objectives),
-                load_if_exists=True,
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=min(10, max(4, self._trials // 8)),
+                multivariate=True,
+                group=True,
+                constant_liar=True,
             )
-            # The same study is not asked for the same points again.
-            seed += len(self._study.trials)
-            if len(goal.objectives) > 1 and trials >= _EVOLUTION:
-                self.name += ", NSGA-II"
-                self._study.sampler = optuna.samplers.NSGAIISampler(seed=seed)
-            else:
-                self.name += ", TPE"
-                self._study.sampler = optuna.samplers.TPESampler(
-                    seed=seed,
-                    n_startup_trials=min(10, max(4, trials // 8)),
-                    multivariate=True,
-                    group=True,
-                    constant_liar=True,
-                )
-        self._goal = goal
-        for trial in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
-    def ask(self, given: Mapping[str, Any] | None = None) -> Suggested:
+    def ask(self, given: Mapping[str, Any] | None = None, number: int | None = None) -> Suggested:
+        if number is None:
+            number = self._next
+        self._next = max(self._next, number + 1)
+        self._study.sampler = self._sampler(number)
         if given is not None:
             self._study.enqueue_trial(dict(given))
-        return Suggested(self._study.ask())
+        return Suggested(number, self._study.ask())
 
     def tell(self, asked: Any, result: Result) -> None:
         state = optuna.trial.TrialState
         failed = bool(result.error) or any(abs(value) == float("inf") for value in result.values)
         if failed:
-            self._study.tell(asked.number, state=state.FAIL)
+            self._study.tell(asked.trial, state=state.FAIL)
             return
         # A trial that was given up says something, too: its excess is an upper bound.
         asked.trial.set_constraint("limits", min(result.doubt, 1e9))
-        self._study.tell(asked.number, self._goal.costs(result.values))
+        self._study.tell(asked.trial, self._goal.costs(result.values))

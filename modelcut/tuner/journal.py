@@ -1,7 +1,7 @@
 """What an interrupted search needs to go on: a folder with its trials so far.
 
 `search.json` says what the search is of; `trials.jsonl` has a line for each trial, written when it
-is done; Optuna keeps its own journal beside it.
+is done.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from modelcut.errors import InputError, UsageError
+from modelcut.safety import small_text
+from modelcut.tuner.record import Trial
 
 _ABOUT = "search.json"
 _TRIALS = "trials.jsonl"
-SCHEMA = "modelcut-search-journal/1"
+SCHEMA = "modelcut-search-journal/2"
 
 
 class Journal:
@@ -40,6 +41,7 @@ class Journal:
         """
         self.folder = folder
         about = folder / _ABOUT
+        _no_link(folder)
         text = json.dumps({"schema": SCHEMA, "of": dict(of)}, indent=1)
         if about.is_file():
             _check(about, of)
@@ -51,23 +53,29 @@ class Journal:
             draft.write_text(text, encoding="utf-8")
             os.replace(draft, about)
 
-    def records(self) -> list[dict[str, Any]]:
-        """The trials that are done, in the order in which they ended."""
-        path = self.folder / _TRIALS
-        if not path.is_file():
-            return []
-        found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except (ValueError, RecursionError):  # the last line of a search that was killed
-                continue
-        return found
+    def trials(self) -> list[Trial]:
+        """The trials that are done, in the order in which they ended.
 
-    def add(self, record: Mapping[str, Any]) -> None:
+        Raises:
+            InputError: a line is damaged. Of a search that was killed the last one may be cut.
+        """
+        path = self.folder / _TRIALS
+        if not os.path.lexists(path):
+            return []
+        if path.is_symlink() or not path.is_file():
+            raise _damaged(path, self.folder)
+        lines = path.read_bytes().split(b"\n")
+        if lines.pop():  # what follows must not stand behind a line that was cut
+            os.truncate(path, sum(len(line) + 1 for line in lines))
+        try:
+            return [Trial.of(json.loads(line)) for line in lines]
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise _damaged(path, self.folder) from None
+
+    def add(self, trial: Trial) -> None:
         """Keeps a trial."""
         with (self.folder / _TRIALS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(trial.to_dict()) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -85,6 +93,7 @@ def discard(folder: Path) -> int:
     Raises:
         UsageError: the folder holds other things.
     """
+    _no_link(folder)
     if not folder.exists():
         return 0
     if not folder.joinpath(_ABOUT).is_file():
@@ -94,13 +103,23 @@ def discard(folder: Path) -> int:
     return size
 
 
+def _no_link(folder: Path) -> None:
+    """Refuses what is removed at the end and would be another folder."""
+    if folder.is_symlink():
+        raise UsageError(f"{folder}: is a link", "remove it, or name another output")
+
+
+def _damaged(path: Path, folder: Path) -> InputError:
+    return InputError(f"{path}: is damaged", f"--restart begins anew, or remove {folder}")
+
+
 def _check(about: Path, of: Mapping[str, str]) -> None:
     folder = about.parent
     try:
-        found = json.loads(about.read_text(encoding="utf-8"))
+        found = json.loads(small_text(about))
         schema, old = found["schema"], dict(found["of"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{about}: is damaged", f"remove {folder} to begin anew") from None
+        raise _damaged(about, folder) from None
     if schema != SCHEMA:
         raise InputError(f"{about}: is of another version of modelcut", f"remove {folder}")
     for name, value in of.items():

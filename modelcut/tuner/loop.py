@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from modelcut.errors import InputError, RecipeError
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
-from modelcut.tuner.ladder import Ladder
+from modelcut.tuner.ladder import Ladder, trials_for
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
 from modelcut.tuner.sampler import Asked, Sampler
@@ -53,14 +54,17 @@ class Loop:
         self._rungs: dict[float, list[tuple[float, ...]]] = {}
         self._spent: dict[int, float] = {}
         first = request.first
+        most = trials_for(len(first.ladder), first.trials, workers.count)
         self._ladder = Ladder(
-            first.ladder, min(first.trials, max(1, request.trials // 2)), bold=request.goal.bold
+            first.ladder,
+            min(most, max(1, request.trials // 2)),
+            bold=request.goal.bold,
+            at_once=workers.count,
         )
         self._rung_of: dict[int, int] = {}
-        for trial in trials:
-            self._results[_key(trial.recipe)] = trial.result
-            if trial.rung is not None:
-                self._ladder.tell(trial.rung, holds=self._holds(trial.result))
+        self._stages: dict[int, list[tuple[float, ...]]] = {}
+        for trial in sorted(trials, key=lambda each: each.number):
+            self._restore(trial)
 
     def run(self) -> None:
         while True:
@@ -69,6 +73,19 @@ class Loop:
             if not self._asked:
                 return
             self._end(*self._workers.next())
+
+    def _restore(self, trial: Trial) -> None:
+        """Takes up a trial of an interrupted search, as if it had been done now."""
+        asked = self._sampler.ask(trial.point, trial.number)
+        with contextlib.suppress(RecipeError):
+            self._request.space.fill(asked.value)
+        self._sampler.tell(asked, trial.result)
+        if not trial.result.error:
+            self._results[_key(trial.recipe)] = trial.result
+        for fraction, *cost in trial.stages:
+            self._rungs.setdefault(fraction, []).append(tuple(cost))
+        if trial.rung is not None:
+            self._ladder.tell(trial.rung, holds=self._holds(trial.result))
 
     def _more(self) -> bool:
         if len(self._trials) + len(self._asked) >= self._request.trials:
@@ -142,6 +159,7 @@ class Loop:
         rivals = self._rungs.setdefault(task.fraction, [])
         beaten = sum(dominates(other, cost) for other in rivals) >= _RIVALS
         rivals.append(cost)
+        self._stages.setdefault(task.number, []).append((task.fraction, *cost))
         if best is not None and sure and goal.by_size:
             (least,) = best.result.values
             beaten |= result.values[0] > _LARGER * least
@@ -162,9 +180,10 @@ class Loop:
         rung = self._rung_of.pop(asked.number, None)
         if rung is not None:
             self._ladder.tell(rung, holds=self._holds(result))
-        trial = Trial(asked.number, recipe, result, pruned, rung)
+        stages = tuple(self._stages.pop(asked.number, ()))
+        trial = Trial(asked.number, recipe, result, pruned, rung, asked.point, stages)
         self._sampler.tell(asked, result)
-        self._journal.add(trial.to_dict())
+        self._journal.add(trial)
         self._trials.append(trial)
         if not result.error:
             self._results[_key(recipe)] = result

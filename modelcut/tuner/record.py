@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class Trial:
         result: what it gave.
         pruned: whether it was given up before the whole training.
         rung: which point of the ladder it is (see `ladder.Ladder`); None: none.
+        point: the open values by parameter, as the sampler knows them.
+        stages: of shorter trainings before, the fraction of the epochs and the costs.
     """
 
     number: int
@@ -29,6 +32,8 @@ class Trial:
     result: Result
     pruned: bool = False
     rung: int | None = None
+    point: Mapping[str, int | float] = field(default_factory=dict)
+    stages: tuple[tuple[int | float, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -37,20 +42,32 @@ class Trial:
             "recipe": dict(self.recipe),
             "pruned": self.pruned,
             "rung": self.rung,
+            "point": dict(self.point),
+            "stages": [list(stage) for stage in self.stages],
             **self.result.to_dict(),
         }
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Trial:
-        """A trial from its JSON data."""
-        rest = {name: value for name, value in record.items() if name not in (*_OWN, "sure")}
-        rest["values"], rest["gates"] = tuple(rest["values"]), tuple(rest["gates"])
-        return cls(
-            record["number"], record["recipe"], Result(**rest), record["pruned"], record["rung"]
-        )
+        """A trial from its JSON data.
+
+        Raises:
+            ValueError: the data is of another form.
+        """
+        own = {name: record[name] for name in _OWN if name in record}
+        rest = {name: v for name, v in record.items() if name not in (*_OWN, "sure")}
+        return _form().validate_python({**own, "result": rest})
 
 
-_OWN = ("number", "recipe", "pruned", "rung")
+_OWN = ("number", "recipe", "pruned", "rung", "point", "stages")
+
+
+@functools.cache
+def _form() -> Any:
+    """Checks the types of a trial that was read; in JSON a tuple is a list."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Trial)
 
 
 def choose(trials: Sequence[Trial], goal: Goal) -> tuple[Trial | None, bool]:
@@ -87,6 +104,12 @@ def front_of(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
 def samples_of(trials: Sequence[Trial]) -> int:
     """How many validation samples the trials were measured on."""
     return max((trial.result.measured.get("samples", 0) for trial in trials), default=0)
+
+
+def original_accuracy(trial: Trial) -> float | None:
+    """The original's accuracy on the validation samples; None where none was measured."""
+    found = [trial.result.measured.get(name) for name in ("accuracy", "accuracy_drop")]
+    return None if None in found else float(sum(found))
 
 
 def warnings_of(

@@ -19,6 +19,9 @@ from modelcut.tuner import default
 from modelcut.tuner.goal import Goal, Objective
 from modelcut.tuner.ladder import First
 
+_MOST_WORKERS = 1000
+"""Local processes; more is a slip."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -121,6 +124,12 @@ def check(request: Request) -> None:
             )
     if request.trials < 1:
         raise UsageError("--trials: at least one")
+    if not 1 <= request.workers <= _MOST_WORKERS:
+        raise UsageError(f"--workers: {request.workers} is not from 1 to {_MOST_WORKERS}")
+    if not 0 < request.fraction < 1:
+        raise UsageError(
+            f"--validation-fraction: {request.fraction:g} is not between 0 and 1", "such as 0.2"
+        )
 
 
 def goal_of(

@@ -9,7 +9,6 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 from modelcut.recipe.space import Choice, Parameter, Range
@@ -24,9 +23,13 @@ class Asked(Protocol):
 
     Attributes:
         number: number of the trial, from 0.
+        point: the values so far by parameter, as they are given to `Sampler.ask` again.
     """
 
     number: int
+
+    @property
+    def point(self) -> Mapping[str, Any]: ...
 
     def value(self, name: str, parameter: Parameter) -> Any:
         """The value of a parameter at this point; see `space.Ask`."""
@@ -41,30 +44,31 @@ class Sampler(Protocol):
 
     name: str
 
-    def ask(self, given: Mapping[str, Any] | None = None) -> Asked:
-        """The next point, or the one with the given values by parameter."""
+    def ask(self, given: Mapping[str, Any] | None = None, number: int | None = None) -> Asked:
+        """The next point, or the one with the given values by parameter.
+
+        Args:
+            given: values by parameter.
+            number: number of a trial that an interrupted search has done.
+        """
 
     def tell(self, asked: Asked, result: Result) -> None:
         """What became of a point."""
 
 
-def open_sampler(
-    goal: Goal, seed: int, trials: int, journal: Path | None, first: int = 0
-) -> Sampler:
+def open_sampler(goal: Goal, seed: int, trials: int) -> Sampler:
     """Optuna's sampler if the package is installed, else a random one.
 
     Args:
         goal: the objectives.
         seed: seed of the choice.
         trials: number of trials that are planned.
-        journal: file in which Optuna keeps its study; None: in memory.
-        first: number of the first trial; an interrupted search has done the ones before.
     """
     if find_spec("optuna") is None:
-        return Random(seed, first)
+        return Random(seed)
     from modelcut.tuner.bayes import Bayes
 
-    return Bayes(goal, seed, trials, journal)
+    return Bayes(goal, seed, trials)
 
 
 class Point:
@@ -72,12 +76,12 @@ class Point:
 
     def __init__(self, number: int, seed: int, given: Mapping[str, Any]) -> None:
         self.number = number
+        self.point = dict(given)
         self._random = random.Random(json.dumps([seed, number]))
-        self._given = given
 
     def value(self, name: str, parameter: Parameter) -> Any:
         drawn = drawn_from(parameter, self._random.random())
-        return self._given.get(name, drawn)
+        return self.point.setdefault(name, drawn)
 
 
 class Random:
@@ -85,12 +89,14 @@ class Random:
 
     name = "random search (install modelcut[search] for Optuna's samplers)"
 
-    def __init__(self, seed: int, first: int = 0) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._next = first
+        self._next = 0
 
-    def ask(self, given: Mapping[str, Any] | None = None) -> Point:
-        number, self._next = self._next, self._next + 1
+    def ask(self, given: Mapping[str, Any] | None = None, number: int | None = None) -> Point:
+        if number is None:
+            number = self._next
+        self._next = max(self._next, number + 1)
         return Point(number, self._seed, given or {})
 
     def tell(self, asked: Asked, result: Result) -> None:

@@ -90,7 +90,7 @@ class Result:
         worker: name of the worker that did it.
     """
 
-    values: tuple[float, ...] = ()
+    values: tuple[int | float, ...] = ()
     excess: float = float("inf")
     doubt: float = float("inf")
     seconds: float = 0.0

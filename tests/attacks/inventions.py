@@ -415,10 +415,10 @@ def checkpoint(data):
 
 def journal(folder, name, data):
     path = good(folder)
-    place = folder / ".o.h5.search"
+    place = folder / "o.h5.search"
     place.mkdir()
     write(place / name, data)
-    more = ("--train", folder / "rows.csv", "--test", folder / "rows.csv", "--trials", "1")
+    more = ("--train", folder / "rows.csv", "--trials", "1")
     return "search", path, *more, "--max-accuracy-drop", "0.5", "-o", folder / "o.h5"
 
 
@@ -1177,7 +1177,9 @@ def _wrapped(depth):
 
 def cases(folder: Path, wanted: Sequence[str] = ()) -> Iterator[Case]:
     """Writes the inputs, each into a folder of its own; those whose names hold a wanted word."""
-    for number, (name, (make, codes)) in enumerate(CASES.items()):
+    import oddities  # which is made of what stands here
+
+    for number, (name, (make, codes)) in enumerate({**CASES, **oddities.CASES}.items()):
         if wanted and not any(word in name for word in wanted):
             continue
         place = folder / f"invented-{number}"

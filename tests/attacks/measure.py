@@ -2,8 +2,8 @@
 
     python tests/attacks/measure.py [--inventions] [NAME ...]
 
-With --inventions, those of `inventions.py`: some of them are accepted. The figures of
-`modelcut docs security` are from this command.
+With --inventions, those of `inventions.py` and `oddities.py`: some of them are accepted. The
+figures of `modelcut docs security` are from this command.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def main() -> None:
         for case in inventions.cases(folder, wanted) if invented else corpus.cases(folder):
             if wanted and not any(word in case.name for word in wanted):
                 continue
-            said, cpu, size = run([sys.executable, "-m", "modelcut", *case.arguments], folder)
+            words = list(case.arguments)
+            start = ["env", *(words.pop(0) for _ in words.copy() if "=" in words[0])]
+            said, cpu, size = run([*start, sys.executable, "-m", "modelcut", *words], folder)
             if said[0] not in case.codes or not _sound(*said):
                 wrong.append(case.name)
                 print(f"WRONG {case.name}: {said[:2]}")

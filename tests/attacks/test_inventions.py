@@ -1,9 +1,10 @@
-"""The inputs of `inventions`: a documented exit code, one line, nothing executed, nothing left."""
+"""Of `inventions` and `oddities`: a documented exit code, one line, nothing executed or left."""
 
 from __future__ import annotations
 
 import re
 
+import oddities
 import pytest
 from inventions import CASES
 
@@ -20,8 +21,26 @@ WENT_WRONG = {
     "checkpoint: deep",
     "layer: unrolled 20,000 times",
     "journal: deep",
+    "side: a pipe as depfile",
+    "side: stdout as output",
+    "side: two places",
+    "side: a rule in a name",
+    "if-changed: a report without end",
+    "bytes: a depfile of them",
+    "bytes: an option",
+    "array: no samples",
+    "array: complex labels",
+    "array: labels that are no text",
+    "array: encrypted",
+    "search: a link to another folder",
+    "search: no workers",
+    "search: 3,000 choices",
+    "report: a number beyond floats",
+    "report: a float beyond floats",
 }
 """Those that once did, and some beside them, are tried each time; all of them in the slow tests."""
+ALL = {**CASES, **oddities.CASES}
+assert len(ALL) == len(CASES) + len(oddities.CASES)  # no two of a name
 KINDS = {name.partition(":")[0] for name in CASES}
 NOW = WENT_WRONG | {next(n for n in CASES if n.startswith(kind)) for kind in KINDS}
 
@@ -40,14 +59,19 @@ def no_engine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in NOW else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+    "name", [n if n in NOW else pytest.param(n, marks=pytest.mark.slow) for n in ALL]
 )
 def test_an_invention(name, tmp_path, modelcut, monkeypatch, no_engine):
-    make, codes = CASES[name]
+    make, codes = ALL[name]
     place = tmp_path / "x"
     place.mkdir()
     monkeypatch.chdir(place)
-    said = modelcut(*make(place))
+    line = [str(word) for word in make(place)]
+    while "=" in line[0]:
+        variable, _, value = line.pop(0).partition("=")
+        monkeypatch.setenv(variable, value)
+    before = {path: path.lstat().st_mode for path in place.rglob("*")}
+    said = modelcut(*line)
     assert said.code in codes, said
     if said.code > 1 and said.err:
         assert said.err.startswith("modelcut: "), said
@@ -59,4 +83,6 @@ def test_an_invention(name, tmp_path, modelcut, monkeypatch, no_engine):
     if "--md" in name:
         assert "<script>alert" not in re.sub(r"`[^`\n]*`", "", said.out)  # code is shown as it is
         assert "[a](javascript:" not in said.out
+    if "--force" not in line:
+        assert {path: path.lstat().st_mode for path in before} == before, "another kind of file"
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".marker", ".part"))]

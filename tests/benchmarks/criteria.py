@@ -33,7 +33,7 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 CRITERIA: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("random", "random", {}),
     ("magnitude, each layer", "magnitude", {"scope": "layer"}),
-    ("magnitude", "magnitude", {}),
+    ("magnitude, global", "magnitude", {"scope": "global"}),
     ("gradient", "gradient", {}),
     ("taylor", "taylor", {}),
     ("snip", "snip", {}),

@@ -9,7 +9,7 @@
 (`auto`, a budget of `macs`), and original and result take turns on the same 32 samples in Keras, as
 `channels.py` measures them. `matrix`: one dense kernel of 25088 × 4096 to rank 256. `accuracy`: a
 trained network at half of its multiply-accumulates by each method, with and without samples
-(`whiten`), and the best of them after a short fine-tune; only `modelcut eval` looks at TEST.csv.
+(`whiten`), and `auto` with samples after a short fine-tune; only `modelcut eval` looks at TEST.csv.
 """
 
 from __future__ import annotations
@@ -87,11 +87,10 @@ def matrix(given):
 def accuracy(given):
     model, train, test = given.names
     data = ("--scale", given.scale)
-    known = {}
 
     def score(path):
-        told = json.loads(modelcut("eval", path, test, *data, "--json"))
-        return told["metrics"]["accuracy"]
+        told = json.loads(modelcut("eval", path, "--test", test, *data, "--json"))
+        return told["evaluation"]["after"]["metrics"]["accuracy"]
 
     print("| method | samples | training | MACs | accuracy | points lost |")
     print("|---|---|---|---|---|---|")
@@ -103,9 +102,8 @@ def accuracy(given):
                 more = ("--whiten", "--rows", samples, "--train", train, *data) if samples else ()
                 modelcut("factorize", model, "--method", method, "--macs", given.macs, *more,
                          "-o", out)  # fmt: skip
-                known[out] = score(out)
-                row(given, before, out, method, samples, "none", known[out])
-        best = max(known, key=lambda path: known[path])
+                row(given, before, out, method, samples, "none", score(out))
+        best = Path(place) / f"auto{given.rows}.keras"
         tuned = Path(place) / "tuned.keras"
         modelcut("finetune", best, "--epochs", given.epochs, "--learning-rate", "0.0005",
                  "--train", train, *data, "-o", tuned)  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import h5py
+import numpy as np
 import pytest
 from toys import MODELS
 
@@ -324,6 +326,29 @@ def test_completion(line, words, modelcut, monkeypatch):
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
     assert set(modelcut().out.split()) == words
+
+
+def test_only_what_is_plain_to_a_shell_is_completed(tmp_path, modelcut, monkeypatch):
+    """Zsh evaluates what it is offered."""
+    monkeypatch.chdir(tmp_path)
+    names = ["dense 1", "conv", "é", "$(touch x)", "\\$(touch x)", "`x`", "a;b", "a'b", "-rf"]
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            file.create_group(name).attrs["weight_names"] = [b"kernel:0"]
+            file[name]["kernel:0"] = np.ones((2, 2), "f4")
+    for name in ("good.h5", "$(x).h5", "a\nb.h5", "`x`.h5"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setenv("_MODELCUT_COMPLETE", "complete_bash")
+    for line, words in (
+        ("modelcut prune m.h5 --include ", {"dense 1", "conv", "é"}),
+        ("modelcut prune goo", {"good.h5"}),
+        ("modelcut prune $", {""}),
+        ("modelcut prune `", {""}),
+    ):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+        assert set(modelcut().out.splitlines()) == words
 
 
 @pytest.mark.parametrize("output", ["x.mcut", "x.tflite"])

@@ -206,3 +206,66 @@ def test_bad_requests(tmp_path, options, inputs, message):
 def test_one_kind_at_a_time():
     with pytest.raises(ValueError, match="images and audio: samples are of one kind"):
         DataOptions(images="a", audio="b")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "subtype", "error"),
+    [
+        (".flac", "FLAC", "PCM_16", 2.0**-15),
+        (".flac", "FLAC", "PCM_24", 2.0**-23),
+        (".ogg", "OGG", "VORBIS", 0.05),
+        (".ogg", "OGG", "OPUS", 0.05),
+        (".wav", "WAV", "FLOAT", 0.0),
+        (".wav", "WAV", "ULAW", 0.03),
+    ],
+)
+def test_sounds_that_are_not_pcm(tmp_path, suffix, form, subtype, error):
+    soundfile = pytest.importorskip("soundfile", reason='pip install "modelcut[audio]"')
+    time = np.arange(4800) / 48000
+    wave_ = np.stack([np.sin(2 * np.pi * 440 * time), np.cos(2 * np.pi * 220 * time)], axis=1)
+    wanted = (0.5 * wave_).astype("f4")
+    name = f"a{suffix}"
+    soundfile.write(tmp_path / name, wanted, 48000, format=form, subtype=subtype)
+    path = table_of(tmp_path, [name, name])
+    spec = (InputSpec("x", (4000, 2)),)
+    table = open_table(path, DataOptions(audio="file"), spec)
+    found, labels = all_of(table)
+    assert found.shape == (2, 4000, 2)
+    assert labels[:, 0].tolist() == [0, 1]
+    assert table.rate == 48000
+    assert np.sqrt(np.square(found[0] - wanted[:4000]).mean()) <= error
+    # Longer than the file: filled with zeros.
+    longer = open_table(path, DataOptions(audio="file"), (InputSpec("x", (9000, 2)),))
+    found, _ = all_of(longer)
+    assert not found[0, 4800 + 2048 :].any()  # a codec may end in a block of its own
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=rf"{name}: cannot be read as audio: "):
+        all_of(open_table(path, DataOptions(audio="file"), spec))
+
+
+def test_a_sound_that_is_cut(tmp_path):
+    values = RNG.integers(-9000, 9000, (100, 1))
+    as_wav(tmp_path / "a.wav", values)
+    data = (tmp_path / "a.wav").read_bytes()
+    path = table_of(tmp_path, ["a.wav", "a.wav"])
+    spec = (InputSpec("x", (100,)),)
+    (tmp_path / "a.wav").write_bytes(data[:-60])
+    with pytest.raises(InputError, match=r"a\.wav: .* is cut: 184 of 244 bytes are there"):
+        all_of(open_table(path, DataOptions(audio="file"), spec))
+    # Written to a pipe, the header knows no length.
+    head = data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4
+    (tmp_path / "a.wav").write_bytes(head + data[44:])
+    found, _ = all_of(open_table(path, DataOptions(audio="file"), spec))
+    np.testing.assert_array_equal(found[0], (values[:, 0] / 2**15).astype("f4"))
+
+
+def test_a_folder_of_flac(tmp_path):
+    soundfile = pytest.importorskip("soundfile", reason='pip install "modelcut[audio]"')
+    for name in ("no", "yes"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "1.flac", np.full(100, 0.25, "f4"), 8000)
+    table = open_table(tmp_path, DataOptions(), (InputSpec("x", (100,)),))
+    found, labels = all_of(table)
+    np.testing.assert_array_equal(found, 0.25)
+    assert len(labels) == 2

@@ -63,16 +63,16 @@ def paths(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_a_thousand_reads_leave_no_file_open(paths, tmp_path, monkeypatch):
+def test_many_reads_leave_no_file_open(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kept = []  # a model that lives on does not keep its file open
     before = open_files()
-    for _ in range(125):
+    for _ in range(25):
         for path in paths.values():
             with registry.open_model(path) as model:
                 next(iter(model.tensors)).pull()
             kept.append(model)
-    assert len(kept) == 1000
+    assert len(kept) == 200
     assert open_files() == before
     assert not list(tmp_path.iterdir()), "a folder that was unpacked is still there"
 

@@ -106,6 +106,7 @@ def test_two_workers_give_what_one_gives(work, alone):
     check_same(weights(work / "two-0.keras"), alone)
 
 
+@pytest.mark.slow  # five processes train
 def test_dropout_on_two_workers(work):
     """Its noise is not that of one process, but the same each time, and the workers stay alike."""
     import keras

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +142,42 @@ def test_arrays_are_split_and_the_recipe_gives_the_same_bytes(modelcut, tmp_path
                      tmp_path / "a.mcut", "-q")  # fmt: skip
     assert again.code == 0, again
     assert (tmp_path / "a.mcut").read_bytes() == (tmp_path / "best.mcut").read_bytes()
+
+
+def _compared(folder):
+    """What must be the same of two searches: everything but times."""
+    found = json.loads((folder / "best.search.json").read_text())
+    trials = [
+        {key: value for key, value in trial.items() if key not in ("seconds", "measured", "gates")}
+        for trial in found["trials"]
+    ]
+    made = (folder / "best.mcut").read_bytes(), (folder / "best.recipe.yaml").read_text()
+    return trials, found["chosen"], found["front"], *made
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path):
+    call = [sys.executable, "-m", "modelcut", "search", MODEL, "--train", TRAIN, "--test", TEST,
+            *SCALE, *LIMIT, "--trials", "8", "-q", "-o", "best.mcut"]  # fmt: skip
+    results = []
+    for name, kills in (("whole", ()), ("killed", (2, 5))):
+        folder = tmp_path / name
+        folder.mkdir()
+        done = folder / "best.mcut.search" / "trials.jsonl"
+        for many in kills:
+            child = subprocess.Popen(call, cwd=folder, start_new_session=True)
+            while child.poll() is None and not (
+                done.is_file() and done.read_bytes().count(b"\n") >= many
+            ):
+                time.sleep(0.02)
+            time.sleep(0.3)  # into the next trial
+            assert child.poll() is None
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            assert not (folder / "best.mcut").exists()
+        subprocess.run(call, cwd=folder, check=True)
+        results.append(_compared(folder))
+        assert not done.parent.exists()
+        left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+        assert not left
+    assert results[0] == results[1]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from modelcut.errors import InfeasibleError, InputError, Stopped, UsageError
+from modelcut.errors import InfeasibleError, InputError, RecipeError, Stopped, UsageError
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
-from modelcut.tuner import loop
+from modelcut.tuner import journal, loop
 from modelcut.tuner import search as searches
 from modelcut.tuner.goal import Goal, Objective
 from modelcut.tuner.ladder import First
@@ -188,20 +188,84 @@ def test_when_all_fail_it_ends_at_once(request_for, runner):
     assert not request.folder.exists()
 
 
-def test_an_interrupted_search_goes_on(request_for, runner):
-    request = request_for()
+TRAINED = TEXT + "  - {finetune: straight_through, epochs: 9}\n"
+
+
+@pytest.mark.parametrize("text", [TEXT, TRAINED], ids=["edits", "trainings"])
+@pytest.mark.parametrize("sampler", ["Optuna", "random"])
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
+    text, sampler, request_for, runner, monkeypatch
+):
+    if sampler == "random":
+        monkeypatch.setattr("modelcut.tuner.sampler.find_spec", lambda _: None)
+    request = request_for(text, first=First((), LADDER), train=DEMO / "digits_train.csv")
+    runner(Computed(fail=(2, 17)))
+    searches.search(request)
+    whole = record_of(request)["trials"]
+    for path in searches.places_of(request.output).values():
+        path.unlink()
     for stop_after in (7, 6):
-        runner(Computed(stop_after=stop_after))
+        runner(Computed(fail=(2, 17), stop_after=stop_after))
         with pytest.raises(Stopped):
             searches.search(request)
     assert not list(request.output.parent.glob(".*part"))
-    last = runner(Computed())
+    # The line that was being written when it was killed is cut.
+    with (request.folder / "trials.jsonl").open("a") as file:
+        file.write('{"number": 13, "rec')
+    runner(Computed(fail=(2, 17)))
     searches.search(request)
     record = record_of(request)
-    assert record["seconds"]["resumed_trials"] >= 13
-    assert len(record["trials"]) == 30
-    assert len({t["number"] for t in record["trials"]}) == 30
-    assert len(last.calls) <= 17
+    assert record["seconds"]["resumed_trials"] >= 3
+    assert record["trials"] == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[1]",
+        "7",
+        "null",
+        "noise",
+        "",
+        "[" * 5000,
+        '{"number": ' + "9" * 5000 + "}",
+        "NUMBER",
+        "VALUES",
+        "\udcff",
+    ],
+)
+def test_a_damaged_journal_is_told(line, request_for, runner):
+    runner(Computed(stop_after=3))
+    request = request_for()
+    with pytest.raises(Stopped):
+        searches.search(request)
+    path = request.folder / "trials.jsonl"
+    first, *rest = path.read_text().splitlines()
+    record = json.loads(first)
+    line = {
+        "NUMBER": json.dumps({**record, "number": "x"}),
+        "VALUES": json.dumps({**record, "values": ["x"]}),
+    }.get(line, line)
+    path.write_text("\n".join([line, *rest, ""]), errors="surrogateescape")
+    runner(Computed())
+    with pytest.raises(InputError, match=r"trials.jsonl: is damaged.*--restart") as caught:
+        searches.search(request)
+    assert caught.value.exit_code == 2
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_a_journal_that_is_a_link_is_not_removed(request_for, runner, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "search.json").write_text("{}")
+    request = request_for()
+    request.folder.symlink_to(precious)
+    runner(Computed())
+    for use in (lambda: searches.search(request), lambda: journal.discard(request.folder)):
+        with pytest.raises(UsageError, match="is a link"):
+            use()
+    assert [path.name for path in precious.iterdir()] == ["search.json"]
 
 
 def test_another_search_does_not_take_up_its_journal(request_for, runner):
@@ -233,6 +297,15 @@ def test_what_cannot_be_searched(request_for, runner):
         searches.search(request_for(validation=None))
     with pytest.raises(UsageError, match="is the test data, too"):
         searches.search(request_for(test=DEMO / "digits_test.csv"))
+    for workers in (0, -3, 10**20):
+        with pytest.raises(UsageError, match=f"--workers: {workers}"):
+            searches.search(request_for(workers=workers))
+    for fraction in (0, 1, float("nan")):
+        with pytest.raises(UsageError, match=f"--validation-fraction: {fraction}"):
+            searches.search(request_for(fraction=fraction))
+    many = "steps:\n" + "  - maybe: {prune: magnitude, sparsity: 0.5}\n" * 3000
+    with pytest.raises(RecipeError, match="6,000 options in 3,000 steps are more than"):
+        searches.search(request_for(many))
     with pytest.raises(UsageError, match="latency_ms"):
         goal_of(["size"], (), GATES, 0.9)
 

@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from modelcut import engines
 from modelcut.engines.keras.tf_errors import value_of
 from modelcut.engines.process import child
-from modelcut.engines.process.serve import wind
-from modelcut.errors import InputError
-from modelcut.safety import printable
+from modelcut.engines.process.exporting import exporting
 
 
 def export(request: dict[str, Any]) -> dict[str, Any]:
-    """Loads the network and writes the folder, with a signature for serving.
-
-    What takes longer than the request allows ends this process.
-
-    Raises:
-        InputError: Keras cannot load or export it.
-    """
-    wind(request["seconds"])
-    custom = request["custom_objects"]
-    network: Any = engines.open_network(
-        Path(request["source"]),
-        request["dialect"],
-        suffix=request["suffix"],
-        trust=request["trust"],
-        custom_objects=engines.load_custom_objects(custom) if custom else {},
-        apart=False,
-    )
-    wind(request["seconds"])
-    with engines.quiet():
-        try:
-            if request["dialect"] == "keras3":
-                with _in_order(network.model):
-                    network.model.export(request["target"], format="tf_saved_model", verbose=False)
-            else:
-                network.model.save(request["target"], save_format="tf")
-        except Exception as error:  # noqa: BLE001 - Keras raises whatever it meets
-            reason = printable(" ".join(str(error).split()) or type(error).__name__, 240)
-            raise InputError(
-                f"{request['shown']}: {network.engine} cannot export it: {reason}",
-                "name the output .h5 or .keras",
-            ) from None
+    """Loads the network and writes the folder, with a signature for serving; see `exporting`."""
+    hint = "name the output .h5 or .keras"
+    with exporting(request, form="a SavedModel", hint=hint) as network:
+        if request["dialect"] == "keras3":
+            with _in_order(network.model):
+                network.model.export(request["target"], format="tf_saved_model", verbose=False)
+        else:
+            network.model.save(request["target"], save_format="tf")
     return {"exporter": network.engine}
 
 

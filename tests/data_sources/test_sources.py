@@ -231,3 +231,39 @@ def test_preprocessing_is_that_of_keras_applications():
     torch = preprocessed(pixels, "densenet")
     np.testing.assert_allclose(torch[..., 1], (pixels[..., 1] / 255 - 0.456) / 0.224, rtol=1e-5)
     assert preprocessed(pixels, "efficientnet") is pixels
+
+
+def test_pixels_of_other_depths(tmp_path):
+    """16 bits become 8 as in TensorFlow; Pillow alone would clip them."""
+    from PIL import Image
+
+    pixels = np.arange(16, dtype="<u2").reshape(4, 4) * 4000
+    spec = (InputSpec("x", (4, 4, 1)),)
+
+    def read(image, name):
+        image.save(tmp_path / name)
+        (tmp_path / "t.csv").write_text(f"image,label\n{name},0\n")
+        table = open_table(tmp_path / "t.csv", DataOptions(images="image"), spec)
+        return next(iter(next(table.batches(1)).inputs.values()))[0, ..., 0]
+
+    wide = Image.fromarray(pixels)
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(read(wide, name), pixels // 256)
+    gray = Image.fromarray((pixels // 256).astype("u1"))
+    bits = gray.convert("1")
+    np.testing.assert_array_equal(read(bits, "b.png"), np.asarray(bits) * 255.0)
+    for kind in ("f4", "i4"):
+        with pytest.raises(InputError, match=r"c\.tif: .* numbers of 32 bits, not pixels"):
+            read(Image.fromarray(pixels.astype(kind)), "c.tif")
+
+
+def test_what_is_odd_beside_the_pixels_is_no_warning(tmp_path):
+    from PIL import Image
+
+    image = Image.new("L", (4, 4), 7)
+    image.save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*" + b"\xff" * 400)
+    (tmp_path / "t.csv").write_text("image,label\na.jpg,0\n")
+    spec = (InputSpec("x", (4, 4, 1)),)
+    table = open_table(tmp_path / "t.csv", DataOptions(images="image"), spec)
+    (batch,) = table.batches(1)  # a warning is an error in these tests
+    assert abs(batch.inputs["x"] - 7).max() <= 1

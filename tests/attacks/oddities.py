@@ -233,6 +233,32 @@ CASES = {
     "Parquet: labels that are lists": (column(lambda pa: [[0]]), BAD),
     "Parquet: labels that are dates": (column(lambda pa: pa.array([0], pa.timestamp("s"))), BAD),
     "Parquet: no labels": (column(lambda pa: pa.nulls(1)), BAD),
+    # patterns
+    **{
+        f"patterns: 40,000 {field}": (
+            recipe(
+                STEP
+                + f"    {field}: ["
+                + ",".join(f"'path:*a*b*{number}*?'" for number in range(40_000))
+                + "]\n"
+            ),
+            BAD,
+        )
+        for field in ("include", "exclude")
+    },
+    "patterns: 2,000 overrides": (
+        recipe(
+            STEP
+            + "    overrides: {"
+            + ",".join(f"'path:*{number}*?': {{sparsity: 0.1}}" for number in range(2000))
+            + "}\n"
+        ),
+        BAD,
+    ),
+    "patterns: 20,000 options": (
+        lambda f: prune(*(word for n in range(20_000) for word in ("--include", f"path:{n}?")))(f),
+        BAD,
+    ),
     # searches
     "search: a link to another folder": (lambda f: search()(link(f)), BAD),
     "search: a link is discarded": (lambda f: search("--discard")(link(f)), BAD),

@@ -34,6 +34,7 @@ WENT_WRONG = {
     "array: encrypted",
     "search: a link to another folder",
     "search: no workers",
+    "patterns: 40,000 exclude",
     "search: 3,000 choices",
     "report: a number beyond floats",
     "report: a float beyond floats",

@@ -35,6 +35,8 @@ WENT_WRONG = {
     "search: a link to another folder",
     "search: no workers",
     "patterns: 40,000 exclude",
+    "parts: a pipe that is not listed",
+    "parts: a name that is no text, in a SavedModel",
     "search: 3,000 choices",
     "report: a number beyond floats",
     "report: a float beyond floats",

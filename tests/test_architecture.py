@@ -11,13 +11,14 @@ import pytest
 from toys import MODELS
 
 import modelcut
+from modelcut import steps
 
 PACKAGE = Path(modelcut.__file__).parent
 ENGINES = {"tensorflow", "keras", "tf_keras", "ai_edge_litert"}
 
 
 def modules_after(*arguments):
-    """Names of the packages that a command imports, and of what is right below them."""
+    """Names of the packages that a command imports, and of what is one and three below them."""
     code = (
         "import sys, io, contextlib\n"
         "from modelcut.cli.main import main\n"
@@ -25,7 +26,8 @@ def modules_after(*arguments):
         "    with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
-        "print(*sorted({'.'.join(name.split('.')[:n]) for name in sys.modules for n in (1, 2)}))\n"
+        "parts = [name.split('.') for name in sys.modules]\n"
+        "print(*sorted({'.'.join(each[:n]) for each in parts for n in (1, 2, 4)}))\n"
     )
     call = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)
@@ -58,6 +60,17 @@ def test_editing_weights_starts_no_engine(arguments, tmp_path):
     found = modules_after(*arguments, "-o", tmp_path / "o.h5", model)
     assert "h5py" in found
     assert not found & (ENGINES | {"pyarrow"})
+
+
+def test_a_step_needs_no_other_method_but_where_its_options_are_given(tmp_path):
+    model, out = MODELS / "keras3_sequential.h5", tmp_path / "o.h5"
+    found = modules_after("prune", model, "--sparsity", "0.5", "-o", out)
+    assert "modelcut.steps.prune.magnitude" in found
+    assert "modelcut.steps.prune.wanda" not in found
+    found = modules_after("prune", model, "--method", "random", "--sparsity=0.5", "-o", out, "-q")
+    assert {name for name in found if name.startswith("modelcut.steps.prune.")} & {
+        f"modelcut.steps.prune.{method}" for method in steps.methods("prune")
+    } == {"modelcut.steps.prune.random"}
 
 
 def test_who_cleans_up_after_a_job_needs_no_numpy():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -33,19 +34,20 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="modelcut")
 
 
-def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yields `function(item)` for each item, in order, computed on all cores.
 
-    At most two items a core are under way at a time, so that results do not pile up in memory.
-    `function` must not call `in_threads` itself.
+    At most two items a core are under way at a time, so that neither items nor results pile up in
+    memory. `function` must not call `in_threads` itself.
     """
-    if len(items) < 2:
-        yield from map(function, items)
+    coming = iter(items)
+    first = list(islice(coming, 2 * (os.cpu_count() or 1)))
+    if len(first) < 2:
+        yield from map(function, first)
         return
-    ahead = 2 * (os.cpu_count() or 1)
-    pending = [_pool().submit(function, item) for item in items[:ahead]]
+    pending = [_pool().submit(function, item) for item in first]
     try:
-        for item in items[ahead:]:
+        for item in coming:
             yield pending.pop(0).result()
             pending.append(_pool().submit(function, item))
         while pending:

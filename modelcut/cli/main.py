@@ -39,6 +39,8 @@ from modelcut import steps  # noqa: E402
 from modelcut.errors import ExitCode, ModelcutError, Stopped  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import typer
 
 # Finding plugins of pydantic reads the metadata of every package installed.
@@ -84,11 +86,16 @@ machines was lost; 70 an internal error; 130 interrupted; 143 terminated.
 """
 
 
-_ALLOCATIONS = 50_000
-"""New objects between two searches for cycles: of Python's own 700, a tenth of a start went by."""
+_ALLOCATIONS = 200_000
+"""New objects between two searches for cycles: more than a start makes, none of which is garbage.
+
+At Python's own 700, a tenth of a start goes by; one search among all that is imported takes 20 ms.
+"""
 
 
-def build(wanted: str | None, method: str = "", *, told: bool = False) -> typer.Typer:
+def build(
+    wanted: str | None, method: str = "", *, told: bool = False, words: Sequence[str] | None = None
+) -> typer.Typer:
     """The app, with `wanted` built in full and the other commands by name only.
 
     Args:
@@ -96,6 +103,7 @@ def build(wanted: str | None, method: str = "", *, told: bool = False) -> typer.
         method: where that is a family of steps, the method that is named behind it; the command
             then goes by both names.
         told: help is asked for.
+        words: behind the command; its other options than these need not be there. None: all are.
     """
     import typer
 
@@ -120,7 +128,7 @@ def build(wanted: str | None, method: str = "", *, told: bool = False) -> typer.
 
     for name, summary in COMMANDS.items():
         if name == wanted and name in steps.families():
-            import_module("modelcut.cli.step").register(app, name, method, told=told)
+            import_module("modelcut.cli.step").register(app, name, method, told=told, words=words)
         elif name == wanted:
             import_module(f"modelcut.cli.{name}").register(app, name)
         else:
@@ -191,9 +199,9 @@ def _call(arguments: list[str]) -> int:
     if wanted and (told or completes):
         sys.modules.setdefault("numpy", _Later("numpy"))
     method = _method(wanted, words)
-    app = build(wanted, method, told=told)
     if method and not completes:
         arguments = [arguments[0], *arguments[2:]]
+    app = build(wanted, method, told=told, words=None if completes else arguments[1:])
     brief = "-h" in arguments and "--help" not in arguments
     call = {"args": arguments, "standalone_mode": False, "prog_name": "modelcut"}
     return int(app(**call, obj={"brief": brief}) or 0)

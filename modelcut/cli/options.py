@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -628,7 +627,7 @@ def finish(report: Report, values: Mapping[str, Any]) -> None:
             typer.echo(render(report, "json"), nl=False)
         elif _form(values) == "github":
             # Names in the tables are no commands: https://docs.github.com/actions/reference
-            token = secrets.token_hex(16)
+            token = os.urandom(16).hex()
             if not values.get("quiet"):
                 typer.echo(f"::stop-commands::{token}")
                 terminal.show(report)

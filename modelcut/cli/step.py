@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
@@ -16,7 +17,14 @@ _SHARED = ("budget", "include", "exclude", "overrides")
 _LAYERS = {"include": complete.layers, "exclude": complete.layers}
 
 
-def register(app: typer.Typer, name: str, method: str = "", *, told: bool = False) -> None:
+def register(
+    app: typer.Typer,
+    name: str,
+    method: str = "",
+    *,
+    told: bool = False,
+    words: Sequence[str] | None = None,
+) -> None:
     """Adds the command of one family of steps.
 
     Args:
@@ -24,16 +32,75 @@ def register(app: typer.Typer, name: str, method: str = "", *, told: bool = Fals
         name: the family.
         method: the method that is meant; "": the one that `--method` names.
         told: only help is asked for, which shows the fields of `method` or, without one, of none.
+        words: that the command is called with; where they and the environment name no option but
+            those of one method, no other method is imported. None: all are.
     """
     default = steps.default(name)
     methods = sorted(steps.methods(name), key=lambda each: (each != default, each))
-    classes = {each: steps.find(name, each) for each in ([method] if method and told else methods)}
+    called = _called(words, method, default)
+    if not told and words is not None and called in methods:
+        few = _parameters(name, method, [called], methods, default, told=False)
+        if _known(words, few):
+            _add(app, name, method, few, {called: steps.find(name, called)}, default, told=False)
+            return
+    wanted = [method] if method and told else methods
+    parameters = _parameters(name, method, wanted, methods, default, told=told)
+    classes = {each: steps.find(name, each) for each in wanted}
+    _add(app, name, method, parameters, classes, default, told=told)
+
+
+def _called(words: Sequence[str] | None, method: str, default: str) -> str:
+    """The method that is meant."""
+    found = os.environ.get("MODELCUT_METHOD", default)
+    for word, following in zip(words or (), [*(words or ())[1:], ""], strict=True):
+        if word == "--method":
+            found = following
+        elif word.startswith("--method="):
+            found = word.partition("=")[2]
+    return method or found
+
+
+_NO_OPTIONS = {"MODELCUT_TRACEBACK", "MODELCUT_CHARTS"}
+
+
+def _known(words: Sequence[str], parameters: Iterable[Any]) -> bool:
+    """Whether a command with these parameters knows all options that are given."""
+    declared = [parameter.annotation.__metadata__[0] for parameter in parameters]
+    # Typer keeps the first name of an annotation where a default may stand.
+    names = [name for each in declared for name in (each.default, *(each.param_decls or ()))]
+    flags_of = {flag for name in names if isinstance(name, str) for flag in name.split("/")}
+    variables = {each.envvar for each in declared if each.envvar} | _NO_OPTIONS
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    set_ = {name for name in os.environ if name.startswith("MODELCUT_")}
+    return given <= flags_of and set_ <= variables
+
+
+def _parameters(
+    name: str,
+    method: str,
+    wanted: Sequence[str],
+    methods: Sequence[str],
+    default: str,
+    *,
+    told: bool,
+) -> list[Any]:
+    """Arguments and options of a command.
+
+    Args:
+        name: the family.
+        method: the method that is meant; "": the one that `--method` names.
+        wanted: methods whose fields are options.
+        methods: all methods.
+        default: the default one.
+        told: only help is asked for.
+    """
+    classes = {each: steps.find(name, each) for each in wanted}
     own = [classes[method]] if method else []
     others = [] if told else [cls for each, cls in classes.items() if each != method]
     known = {field for cls in own for field in cls.model_fields}
-    shown = list(classes.values()) if told and not method else own
+    shown = _shown(classes, method, told=told)
     runs, trains, resumes = _uses(shown or list(classes.values()))
-    parameters = [
+    return [
         flags.argument("model", _MODEL, panel=options.MODEL, complete=complete.method_or_file),
         flags.option(
             "method",
@@ -57,17 +124,36 @@ def register(app: typer.Typer, name: str, method: str = "", *, told: bool = Fals
         *options.SHOW,
     ]
 
+
+def _shown(classes: dict[str, Any], method: str, *, told: bool) -> list[Any]:
+    """The methods that help and its example are about."""
+    return [classes[method]] if method else list(classes.values()) if told else []
+
+
+def _add(
+    app: typer.Typer,
+    name: str,
+    method: str,
+    parameters: list[Any],
+    classes: dict[str, Any],
+    default: str,
+    *,
+    told: bool,
+) -> None:
+    """Adds the command with these parameters; see `register`."""
+
     def body(**values: Any) -> None:
         cls = steps.find(name, method or values.get("method") or default)
-        step = flags.build(cls, _fields(cls, values, methods, name))
+        step = flags.build(cls, _fields(cls, values, classes.values()))
         options.execute(Recipe((step,), options.head_from(values), f"modelcut {name}"), values)
 
-    body.__doc__ = _first(own[0].__doc__) if own else steps.summary(name)
+    body.__doc__ = _first(classes[method].__doc__) if method else steps.summary(name)
     call = flags.command(parameters, body)
     if method:
         call.method = method  # type: ignore[attr-defined]
     elif told:
         call.methods = [_listed(each, default, cls) for each, cls in classes.items()]  # type: ignore[attr-defined]
+    shown = _shown(classes, method, told=told)
     example = f"modelcut {name} {method or default} model.h5{_example(shown, method or default)}"
     app.command(name, cls=panels.Command, epilog=example)(call)
 
@@ -118,14 +204,14 @@ def _example(classes: Iterable[Any], method: str) -> str:
     return f"{words} -o small{suffix}"
 
 
-def _fields(cls: Any, values: dict[str, Any], methods: Iterable[str], name: str) -> dict[str, Any]:
+def _fields(cls: Any, values: dict[str, Any], others: Iterable[Any]) -> dict[str, Any]:
     """The step's own fields, and those of other methods too, for pydantic to refuse."""
     fields = flags.fields_given(cls, values)
-    for method in methods:
+    for other in others:
         fields.update(
             {
                 key: value
-                for key, value in flags.fields_given(steps.find(name, method), values).items()
+                for key, value in flags.fields_given(other, values).items()
                 if key not in fields
             }
         )

@@ -57,11 +57,10 @@ def check_data(
             goes with.
         UsageError: an option names a column or an input that is not there.
     """
-    inputs = declared_inputs(model, options)
-    if not inputs:
+    found = declared_table(model, path, options, wanted, labelled=labelled)
+    if found is None:
         return
-    table = open_table(path, options, inputs, labelled=labelled)
-    targets = _targets(model, inputs, table, wanted)
+    table, targets = found
     end = time.monotonic() + _SECONDS
     for batch in table.batches(1024):
         if batch.labels is not None:
@@ -69,6 +68,22 @@ def check_data(
                 target.labels(batch.labels, str(path))
         if time.monotonic() > end:
             return
+
+
+def declared_table(
+    model: Model, path: Path, options: DataOptions, wanted: Wanted, *, labelled: bool = True
+) -> tuple[Table, tuple[Target, ...]] | None:
+    """Samples, bound to the inputs that the architecture declares; see `check_data`.
+
+    Returns:
+        The samples, and what their labels are for as far as the architecture tells; None where
+        an engine has to tell what goes in.
+    """
+    inputs = declared_inputs(model, options)
+    if not inputs:
+        return None
+    table = open_table(path, options, inputs, labelled=labelled)
+    return table, _targets(model, inputs, table, wanted)
 
 
 def _targets(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from modelcut.arrays import buffers
 from modelcut.arrays.clock import Clock
 from modelcut.errors import InputError, ResourceError
-from modelcut.job import convert, provenance, start
+from modelcut.job import convert, provenance, seen, start
 from modelcut.job.check import Checked, check, check_request
 from modelcut.job.describe import data_warnings, describe, output_of, passage_of, warnings_of
 from modelcut.job.digest import Digest
@@ -208,6 +208,7 @@ def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[
     chosen = checked.job.search
     verdicts = tuple(gates.judge(report))
     warnings += (*(chosen or {}).get("warnings", ()), *uncertain(verdicts))
+    warnings += tuple(seen.warnings_of(chosen, report.evaluation))
     report = replace(report, warnings=warnings, gates=verdicts, search=chosen)
     return replace(report, notes=tuple(build.notes(report, gates)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from modelcut.safety import small_text
 
 def versions() -> dict[str, str]:
     """Of what took part, as far as it is installed; nothing is imported for it."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("numpy", "h5py", "isal", "tensorflow", "keras", "tf_keras"):
         with contextlib.suppress(metadata.PackageNotFoundError):

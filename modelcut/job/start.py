@@ -11,7 +11,6 @@ from modelcut.arrays.digest import of_text
 from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.check import check_trainable, own_objects
-from modelcut.job.checkpoint import Checkpoint
 from modelcut.job.digest import Digest, blake3
 from modelcut.job.request import Job, Trust
 from modelcut.model.model import Model
@@ -19,6 +18,7 @@ from modelcut.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from modelcut.engines.keras.team import Team
+    from modelcut.job.checkpoint import Checkpoint
     from modelcut.job.engine_runtime import EngineRuntime
 
 
@@ -54,6 +54,8 @@ def checkpoint_for(job: Job, digest: Digest, *, writes: bool) -> Checkpoint | No
         return None
     if not any(step.resumable for step in job.recipe.steps):
         raise UsageError("--checkpoint: the recipe has no step finetune", "only those are kept")
+    from modelcut.job.checkpoint import Checkpoint
+
     return Checkpoint(
         job.checkpoint,
         identity(job, digest),

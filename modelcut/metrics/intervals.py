@@ -17,16 +17,17 @@ _Z = 1.959963984540054
 """Quantile of the standard normal distribution at (1 + CONFIDENCE) / 2."""
 
 
-def wilson(hits: int, rows: int) -> Interval:
+def wilson(hits: int, rows: int, z: float = _Z) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4).
 
     Args:
         hits: number of successes.
         rows: number of samples; 0 gives (0, 1).
+        z: half of its width, in standard errors.
     """
     if rows <= 0:
         return 0.0, 1.0
-    share, spread = hits / rows, _Z * _Z / rows
+    share, spread = hits / rows, z * z / rows
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     # At 0 and 1 the bound is exact; rounding must not move it.
@@ -86,6 +87,26 @@ def mcnemar(lost: int, gained: int) -> float:
     whole = math.lgamma(number + 1) - number * math.log(2)
     terms = (whole - math.lgamma(k + 1) - math.lgamma(number - k + 1) for k in range(least + 1))
     return min(1.0, 2 * math.fsum(math.exp(term) for term in terms))
+
+
+def higher(hits: int, rows: int, others: int, other_rows: int) -> float:
+    """The one-sided p-value of a higher proportion in one of two independent samples.
+
+    The pooled z test (Fleiss, Levin and Paik 2003, section 3.1), without correction.
+
+    Args:
+        hits: number of successes in the sample whose proportion may be higher.
+        rows: its size.
+        others: number of successes in the other one.
+        other_rows: its size.
+    """
+    if not rows or not other_rows:
+        return 1.0
+    pooled = (hits + others) / (rows + other_rows)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / rows + 1 / other_rows))
+    if not error:
+        return 1.0
+    return math.erfc((hits / rows - others / other_rows) / error / math.sqrt(2)) / 2
 
 
 def of_median(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:

@@ -250,7 +250,7 @@ def _apply(
 
     def one(rows: slice) -> tuple[Difference, Count] | None:
         with working("edit"):
-            target[rows], seen = rewrite.of(values[rows], rows, target.dtype, measured=measured)
+            target[rows], _, seen = rewrite.of(values[rows], rows, target.dtype, measured=measured)
         return seen
 
     parts = [one(ALL if values.ndim else SCALAR)] if rewrite.whole else map_rows(one, values)

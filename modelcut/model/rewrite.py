@@ -38,8 +38,11 @@ class Rewrite:
 
     def of(
         self, before: np.ndarray, rows: slice, dtype: np.dtype, *, measured: bool
-    ) -> tuple[np.ndarray, tuple[Difference, Count] | None]:
-        """The new values of some rows, in this dtype, and what was measured while at hand."""
+    ) -> tuple[np.ndarray, np.ndarray | None, tuple[Difference, Count] | None]:
+        """The new values of some rows, in this dtype, and what was measured while at hand.
+
+        Between the two stand the codes of the values, where they came up; else None.
+        """
         codes = None
         if self.block is not None:
             after = self.block(before, rows)
@@ -50,8 +53,9 @@ class Rewrite:
         # A block may come back in another type; what is counted is what will be kept.
         after = np.asarray(after, dtype)
         if not measured:
-            return after, None
-        return after, (difference(before, after), count(after, self.encoding, rows, codes))
+            return after, None, None
+        seen = difference(before, after), count(after, self.encoding, rows, codes)
+        return after, codes, seen
 
 
 def leave(encoding: Encoding, reason: str) -> Rewrite:

@@ -144,19 +144,25 @@ class Stream:
         return self._edited(self._unread[rows], rows, measured=False)[0]
 
     def take(self, rows: slice) -> np.ndarray:
-        """The values of some rows, measured: each row is to be taken once, from any thread.
+        """The values of some rows, measured; from any thread.
+
+        All rows are to be taken in blocks, each once; or again in the same blocks.
 
         Raises:
             ModelcutError: they cannot be read, or the edit fails.
         """
+        return self.coded(rows)[0]
+
+    def coded(self, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
+        """Like `take`, and the codes of the values where the edit has made them; else None."""
         with working("read"):
             before = self._unread[rows]
         with working("edit"):
-            after = self._taken(before, rows)
+            after, codes = self._taken(before, rows)
         if self._digests is not None:
             with working("hash"):
                 self._digests[rows.start] = len(after), digest.of_values(after)
-        return after
+        return after, codes
 
     def hashed(self) -> None:
         """Has the rows hashed as they are taken; see `checksum`."""
@@ -173,11 +179,11 @@ class Stream:
             return digest.checksum(self[slice(0, self.shape[0])])
         return digest.joined(rows, [part for _, part in found])
 
-    def _taken(self, before: np.ndarray, rows: slice) -> np.ndarray:
+    def _taken(self, before: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
         if self._meter is None:
-            return self._edited(before, rows, measured=False)[0]
+            return self._edited(before, rows, measured=False)[:2]
         seen = count(before, self._before, rows)
-        after, change = self._edited(before, rows, measured=True)
+        after, codes, change = self._edited(before, rows, measured=True)
         self._parts[rows.start] = seen, change
         start = rows.start * self._unread.row
         ends = np.searchsorted(self._places, [start, start + before.size])
@@ -185,7 +191,7 @@ class Stream:
         if places.size:
             samples = before.reshape(-1)[places], after.reshape(-1)[places]
             self._samples[rows.start] = samples
-        return after
+        return after, codes
 
     def done(self, deflated: int | None = None) -> None:
         """All rows were taken: the meter learns of it.
@@ -218,9 +224,9 @@ class Stream:
 
     def _edited(
         self, before: np.ndarray, rows: slice, *, measured: bool
-    ) -> tuple[np.ndarray, tuple[Difference, Count] | None]:
+    ) -> tuple[np.ndarray, np.ndarray | None, tuple[Difference, Count] | None]:
         if self._rewrite is None:
-            return before, None
+            return before, None, None
         try:
             return self._rewrite.of(before, rows, self.dtype, measured=measured)
         except ModelcutError as error:

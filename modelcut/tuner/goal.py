@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 from modelcut.errors import UsageError
-from modelcut.metrics.intervals import paired_difference
+from modelcut.metrics.intervals import paired_difference, wilson
 from modelcut.metrics.limits import Gates, Limit
 from modelcut.report.schema import Report
 
@@ -71,7 +71,7 @@ class Goal:
     Attributes:
         objectives: what is minimized and maximized; at least one.
         gates: the limits.
-        confidence: probability with which a limit on a drop of accuracy shall hold on other
+        confidence: probability with which a limit on accuracy or its drop shall hold on other
             samples of the same kind; 0.5: it holds on the validation samples.
     """
 
@@ -93,15 +93,30 @@ class Goal:
         )
 
     def _doubted(self, verdict: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
-        """A verdict with the highest drop of accuracy that the confidence allows for."""
+        """A verdict with the highest drop of accuracy that the confidence allows for.
+
+        Or with the lowest accuracy, where it is that which is limited.
+        """
         evaluation = report.evaluation
-        if evaluation is None or not verdict["name"].endswith("accuracy_drop"):
+        if evaluation is None or verdict["value"] is None or not verdict["held"]:
             return verdict
-        if verdict["value"] is None or not verdict["held"]:
+        if verdict["name"].endswith("min_accuracy"):
+            return self._lowest(verdict, int(evaluation.after["rows"]))
+        if not verdict["name"].endswith("accuracy_drop"):
             return verdict
         z = NormalDist().inv_cdf(self.told(verdict["limit"], int(evaluation.after["rows"])))
         value = _highest(verdict["value"], report, z)
         return {**verdict, "value": value, "held": value <= verdict["limit"] + 1e-9}
+
+    def _lowest(self, verdict: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+        """A verdict on accuracy at the lower end of its interval.
+
+        Of few samples no more is asked than that all of them are decided rightly.
+        """
+        limit = min(max(verdict["limit"], 1e-9), 1.0)
+        z = min(NormalDist().inv_cdf(self.confidence), sqrt(rows * (1 - limit) / limit))
+        low = wilson(round(verdict["value"] * rows), rows, z)[0] if z > 0 else verdict["value"]
+        return {**verdict, "value": low, "held": low >= verdict["limit"] - 1e-9}
 
     def told(self, limit: float, rows: int) -> float:
         """The confidence with which so many samples are asked for a limit on a drop.

@@ -7,6 +7,8 @@ logarithm of the number of points, before a sampler varies each value by itself.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +30,15 @@ class First:
 
 
 class Ladder:
-    """Bisects a row of points.
+    """Divides a row of points until the boldest one that holds is found.
 
-    What is still being tried counts as one that fails, so that several workers try several.
+    One worker bisects it. Several try as many points at once, which divide what is left into equal
+    parts: what they need not wait for is tried before it is known whether it is needed.
     """
 
-    def __init__(self, points: Sequence[Mapping[str, Any]], trials: int, *, bold: bool) -> None:
+    def __init__(
+        self, points: Sequence[Mapping[str, Any]], trials: int, *, bold: bool, at_once: int = 1
+    ) -> None:
         """Nothing is tried yet.
 
         Args:
@@ -41,18 +46,25 @@ class Ladder:
             trials: how many are tried at most.
             bold: whether the boldest point that holds is sought, or, where the limits are on the
                 size and the quality is maximized, the most careful one.
+            at_once: how many are tried at the same time.
         """
         self._points = points if bold else points[::-1]
         self._left = trials
+        self._at_once = at_once
         self._open: set[int] = set()
         self._holds, self._fails = -1, len(points)
 
     def next(self) -> tuple[int, Mapping[str, Any]] | None:
         """The number of a rung and its point; None when there is nothing more to try."""
-        fails = min([self._fails, *self._open])
-        rung = (self._holds + fails) // 2
-        if self._left <= 0 or rung <= self._holds or rung in self._open:
+        inside = [rung for rung in sorted(self._open) if self._holds < rung < self._fails]
+        edges = [self._holds, *inside, self._fails]
+        # The widest gap; of equals, the careful one.
+        gap, low = max((high - low, -low) for low, high in itertools.pairwise(edges))
+        low = -low
+        rung = low + gap // (max(1, self._at_once - len(inside)) + 1)
+        if self._left <= 0 or gap < 2:
             return None
+        rung = max(rung, low + 1)
         self._left -= 1
         self._open.add(rung)
         return rung, self._points[rung]
@@ -67,3 +79,18 @@ class Ladder:
             self._holds = max(self._holds, rung)
         else:
             self._fails = min(self._fails, rung)
+
+
+def trials_for(points: int, trials: int, at_once: int) -> int:
+    """How many trials a ladder takes, where one worker bisects it in `trials`.
+
+    Args:
+        points: number of its points.
+        trials: of one worker.
+        at_once: how many are tried at the same time.
+    """
+    if at_once == 1 or points < 1:
+        return trials
+    rounds = max(1, math.ceil(math.log(points + 1) / math.log(at_once + 1) - 1e-9))
+    # Some are tried in vain: what was begun before them tells what they would have told.
+    return min(points, at_once * rounds + at_once - 1)

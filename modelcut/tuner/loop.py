@@ -12,7 +12,7 @@ from typing import Any
 from modelcut.errors import InputError, RecipeError
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
-from modelcut.tuner.ladder import Ladder
+from modelcut.tuner.ladder import Ladder, trials_for
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
 from modelcut.tuner.sampler import Asked, Sampler
@@ -54,8 +54,12 @@ class Loop:
         self._rungs: dict[float, list[tuple[float, ...]]] = {}
         self._spent: dict[int, float] = {}
         first = request.first
+        most = trials_for(len(first.ladder), first.trials, workers.count)
         self._ladder = Ladder(
-            first.ladder, min(first.trials, max(1, request.trials // 2)), bold=request.goal.bold
+            first.ladder,
+            min(most, max(1, request.trials // 2)),
+            bold=request.goal.bold,
+            at_once=workers.count,
         )
         self._rung_of: dict[int, int] = {}
         self._stages: dict[int, list[tuple[float, ...]]] = {}

@@ -106,6 +106,12 @@ def samples_of(trials: Sequence[Trial]) -> int:
     return max((trial.result.measured.get("samples", 0) for trial in trials), default=0)
 
 
+def original_accuracy(trial: Trial) -> float | None:
+    """The original's accuracy on the validation samples; None where none was measured."""
+    found = [trial.result.measured.get(name) for name in ("accuracy", "accuracy_drop")]
+    return None if None in found else float(sum(found))
+
+
 def warnings_of(
     request: Request, trials: Sequence[Trial], chosen: Trial, *, sure: bool
 ) -> list[str]:

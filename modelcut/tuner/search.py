@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +14,6 @@ from typing import Any
 
 from modelcut import __version__
 from modelcut.arrays import digest as digests
-from modelcut.data.split import split, split_paths
 from modelcut.errors import InfeasibleError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
@@ -23,12 +24,20 @@ from modelcut.job.request import Job
 from modelcut.job.session import Session
 from modelcut.job.watched import reading
 from modelcut.recipe.recipe import Recipe, parse
-from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
+from modelcut.tuner import samples
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.loop import Loop, Say
-from modelcut.tuner.record import Trial, choose, front_of, none_meets, samples_of, warnings_of
+from modelcut.tuner.record import (
+    Trial,
+    choose,
+    front_of,
+    none_meets,
+    original_accuracy,
+    samples_of,
+    warnings_of,
+)
 from modelcut.tuner.request import Request, check
 from modelcut.tuner.sampler import Sampler, open_sampler
 from modelcut.tuner.trial import Setting, measured
@@ -55,16 +64,17 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     with (
         Digest(request.model) as digest,
         Outputs(request.sources, force=request.force, ours=_is_ours) as outputs,
+        contextlib.ExitStack() as ending,
     ):
         drafts = {name: outputs.add(place) for name, place in places.items()}
         journal = Journal(request.folder, _identity(request, digest))
         began = time.monotonic()
-        train, validation = _data(request, journal.folder, say)
+        train, validation = samples.of(request, journal.folder, say)
         setting = _setting(request, journal.folder, train, validation)
         trials = journal.trials()
         resumed = len(trials)
         sampler = open_sampler(request.goal, request.seed, request.trials)
-        interrupted = _interrupted(request, setting, sampler, journal, trials, say)
+        interrupted = _interrupted(request, setting, sampler, journal, trials, say, ending)
         chosen, sure = choose(trials, request.goal)
         front = front_of(trials, request.goal)
         record: dict[str, Any] = {
@@ -111,7 +121,11 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         facts = {
             "trials": len(trials),
             "chosen": chosen.number,
-            "validation": {"samples": samples_of(trials), **chosen.result.measured},
+            "validation": {
+                "samples": samples_of(trials),
+                **chosen.result.measured,
+                "original_accuracy": original_accuracy(chosen),
+            },
             "warnings": warnings_of(request, trials, chosen, sure=sure),
             "front": [trial.number for trial in front],
             "tried": [
@@ -179,57 +193,32 @@ def _interrupted(
     journal: Journal,
     trials: list[Trial],
     say: Say,
+    ending: contextlib.ExitStack,
 ) -> bool:
-    """Tries points until there are enough; true if an interrupt ended it."""
-    try:
-        with open_workers(
-            setting, request.goal, workers=request.workers, scheduler=request.scheduler, say=say
-        ) as workers:
+    """Tries points until there are enough; true if an interrupt ended it.
+
+    Worker processes need seconds to end: the best model is made meanwhile, and `ending` waits.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            workers = opened.enter_context(
+                open_workers(
+                    setting,
+                    request.goal,
+                    workers=request.workers,
+                    scheduler=request.scheduler,
+                    say=say,
+                )
+            )
             Loop(request, sampler, journal, workers, trials, say).run()
-    except (Stopped, KeyboardInterrupt) as error:
-        if not request.keep_best or getattr(error, "number", SIGINT) != SIGINT:
-            raise
-        return True
+        except (Stopped, KeyboardInterrupt) as error:
+            if not request.keep_best or getattr(error, "number", SIGINT) != SIGINT:
+                raise
+            return True
+        thread = threading.Thread(target=opened.pop_all().close)
+        thread.start()
+        ending.callback(thread.join)
     return False
-
-
-def _data(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
-    """Samples for training, and those for measuring trials; parts of one source if need be."""
-    if request.validation is not None:
-        return request.train, request.validation
-    assert request.train is not None
-    if not _trains(request.space):
-        return request.train, request.train  # no trial has seen the samples
-    train, validation = split_paths(request.train, folder)
-    if not (train.exists() and validation.exists()):
-        from modelcut.job.evaluate import check_test, open_evaluator
-
-        say("setting validation samples aside")
-        recipe = request.space.at({})
-        with registry.open_model(request.model) as model:
-            check_test(recipe, request.train, model)
-            table = open_evaluator(
-                recipe,
-                request.train,
-                request.model,
-                model,
-                request.trust,
-                beside=False,
-                compared=True,
-            ).table
-        split(table, request.fraction, request.seed, folder)
-    return train, validation
-
-
-def _trains(space: Space) -> bool:
-    """Whether any recipe of the space has steps that see training samples."""
-
-    def look(value: Any) -> bool:
-        if isinstance(value, dict):
-            return "finetune" in value or "budget" in value or any(map(look, value.values()))
-        return isinstance(value, list) and any(map(look, value))
-
-    return look(space.document.data)
 
 
 def _made(

@@ -18,7 +18,13 @@ from modelcut.errors import ResourceError, UsageError
 from modelcut.tuner.goal import Goal
 from modelcut.tuner.trial import Result, Runner, Setting
 
-_THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+_THREADS = (
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
 RETRIES = 3
 """So often a trial is begun again whose worker is lost."""
 
@@ -179,6 +185,11 @@ def _client(
                 "distributed.scheduler.allowed-failures": RETRIES,
                 "distributed.worker.daemon": False,  # an engine may start processes
                 "distributed.comm.timeouts.connect": "20s",
+                # Dask would sample the stack of a trial a hundred times a second, and have the
+                # allocator hand back what a training takes again at once.
+                "distributed.worker.profile.enabled": False,
+                "distributed.admin.system-monitor.gil.enabled": False,
+                "distributed.nanny.pre-spawn-environ": _shared(workers),
             }
         )
     )
@@ -198,7 +209,6 @@ def _client(
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
             memory_limit=0,
-            env=_shared(workers),
         )
     )
     return opened.enter_context(Client(cluster)), f"{workers} local workers"

@@ -11,6 +11,9 @@ Cases:
     fastest   the search, for the lowest latency of a `.tflite` within the limit
     lenet     the search, for the rows of `lenet.py` (--networks 5-fashion …)
     budget    ten seeds on the demo: does the promised limit hold on the test data?
+    unseen    the same where the candidates are measured on half of the test data, which the
+              network was not trained with, and the limit is judged on the other half
+    untrained the same as budget where no step trains: all of the training data measures
     workers   trials of one worker and of two in the same time, on the demo
     parts     what part of a trial's time each of its steps takes, on the demo
 
@@ -29,7 +32,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +152,18 @@ def searched(
     *more: object,
     seed: int = 0,
     drop: float | None = None,
+    validate: Path | None = None,
+    training: bool = True,
 ) -> dict[str, Any]:
     """One search."""
     record = output.with_suffix(".search.json")
     record.unlink(missing_ok=True)
     bound = ("--time", asked.time) if asked.time else ()
+    data = ("--train", net.train, *(("--validate", validate) if validate else ()))
+    if not training:
+        data = ("--validate", net.train)
     seconds = modelcut(
-        *("search", net.model, "--train", net.train, "--test", net.test, *net.flags),
+        *("search", net.model, *data, "--test", net.test, *net.flags),
         *("--max-accuracy-drop", asked.drop if drop is None else drop, "--seed", seed),
         *("-o", output, "--trials", asked.trials, *bound, "--restart", *more),
     )
@@ -249,18 +257,63 @@ def of_lenet(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     return {**found, "limit": round(drop, 5), "by_hand": kept["ratio"]}
 
 
-def budget(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+def budget(
+    name: str, asked: argparse.Namespace, kind: str = "budget", **data: Any
+) -> dict[str, Any]:
     """One seed: what was promised, and what the test data says."""
-    found = searched(network("demo"), CACHE / f"budget-{name}.mcut", asked, seed=int(name))
+    net = network("demo")
+    if kind == "unseen":
+        validation, test = halves(net.test, int(name))
+        net, data = replace(net, test=test), {"validate": validation}
+    found = searched(net, CACHE / f"{kind}-{name}.mcut", asked, seed=int(name), **data)
     if found["chosen"] is not None:
         found["held"] = found["lost"] <= asked.drop + 1e-9
     return {**found, "limit": asked.drop}
 
 
+def halves(path: Path, seed: int) -> list[Path]:
+    """The rows of a CSV in two of them."""
+    head, *rows = path.read_text(encoding="utf-8").splitlines()
+    order = np.random.default_rng(seed).permutation(len(rows))
+    paths = [CACHE / f"{path.stem}-{seed}-{part}.csv" for part in range(2)]
+    for part, one in enumerate(paths):
+        lines = [head, *(rows[at] for at in sorted(order[part::2]))]
+        one.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return paths
+
+
+def unseen(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """One seed, measured on samples that the network was not trained with."""
+    return budget(name, asked, "unseen")
+
+
+def untrained(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """One seed, where no step trains."""
+    return budget(name, asked, "untrained", training=False)
+
+
+SHORT = """
+steps:
+  - finetune: straight_through
+    steps: {range: [300, 400]}
+    validation: 0
+    mask: dynamic
+    prune: {sparsity: {range: [0.5, 0.95]}, end: 0.5}
+    distill: {weight: 0.7, temperature: 4}
+  - quantize: cluster
+    values: {choose: [6, 8, 12, 16, 24]}
+"""
+"""A space of trials that take seconds each, so that many of them can be counted."""
+
+
 def workers(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """So many workers for the time."""
-    asked.trials, asked.time = 1000, asked.time or "120s"
-    return searched(network("demo"), CACHE / f"workers-{name}.mcut", asked, "--workers", name)
+    asked.trials, asked.time = 1000, asked.time or "100s"
+    space = CACHE / "short.yaml"
+    space.write_text(SHORT, encoding="utf-8")
+    more = ("-r", space, "--workers", name)
+    found = searched(network("demo"), CACHE / f"workers-{name}.mcut", asked, *more)
+    return {**found, "per_minute": round(60 * found["trials"] / found["search_seconds"], 2)}
 
 
 def parts(name: str, asked: argparse.Namespace) -> dict[str, Any]:
@@ -283,6 +336,8 @@ CASES = {
     "fastest": (fastest, ["demo", "lenet-5", "depthwise", "speech"]),
     "lenet": (of_lenet, ["5-fashion"]),
     "budget": (budget, [str(seed) for seed in range(10)]),
+    "unseen": (unseen, [str(seed) for seed in range(10)]),
+    "untrained": (untrained, [str(seed) for seed in range(10)]),
     "workers": (workers, ["1", "2"]),
     "parts": (parts, ["demo"]),
 }
@@ -330,26 +385,40 @@ def table(found: dict[str, Any]) -> str:
             f"| {name} | {own['by_hand']}× | {ratio} | {_points(own['limit'])} | {lost} | "
             f"{own['trials']} | {own['seconds']:.0f} |"
         )
-    if seeds := found.get("budget"):
-        lines += ["", "| seed | bytes | lost, validation | lost, test | limit | sure | held |"]
-        lines.append("|---|--:|--:|--:|--:|---|---|")
-        for name, own in seeds.items():
-            if own["chosen"] is None:
-                lines.append(f"| {name} | none found | | | {_points(own['limit'])} | | |")
-                continue
-            lines.append(
-                f"| {name} | {own['bytes']:,} | {_points(own['validation_lost'])} | "
-                f"{_points(own['lost'])} | {_points(own['limit'])} | "
-                f"{'yes' if own['sure'] else 'no'} | {'yes' if own['held'] else 'no'} |"
-            )
+    for case in ("budget", "unseen", "untrained"):
+        lines += _promises(case, found.get(case, {}))
     if pair := found.get("workers"):
-        lines += ["", "| workers | trials | s of the search | s of the trials |"]
-        lines.append("|---|--:|--:|--:|")
+        lines += ["", "| workers | trials | s of the search | s of the trials | a minute |"]
+        lines.append("|---|--:|--:|--:|--:|")
         lines += [
-            f"| {name} | {own['trials']} | {own['search_seconds']} | {own['trial_seconds']} |"
+            f"| {name} | {own['trials']} | {own['search_seconds']} | {own['trial_seconds']} | "
+            f"{own['per_minute']} |"
             for name, own in pair.items()
         ]
     return "\n".join(lines)
+
+
+def _promises(case: str, seeds: dict[str, Any]) -> list[str]:
+    """Whether the limit held, by seed."""
+    if not seeds:
+        return []
+    lines = [
+        "",
+        f"`{case}`:",
+        "",
+        "| seed | bytes | lost, validation | lost, test | limit | sure | held |",
+    ]
+    lines.append("|---|--:|--:|--:|--:|---|---|")
+    for name, own in seeds.items():
+        if own["chosen"] is None:
+            lines.append(f"| {name} | none found | | | {_points(own['limit'])} | | |")
+            continue
+        lines.append(
+            f"| {name} | {own['bytes']:,} | {_points(own['validation_lost'])} | "
+            f"{_points(own['lost'])} | {_points(own['limit'])} | "
+            f"{'yes' if own['sure'] else 'no'} | {'yes' if own['held'] else 'no'} |"
+        )
+    return lines
 
 
 def _points(drop: float) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from modelcut import __version__
 from modelcut.formats import registry
-from modelcut.formats.mcut import container, payload
+from modelcut.formats.mcut import container, parameters
 from modelcut.job.provenance import versions
 from modelcut.model.encoding import Dense, Encoding, Sparse
 from modelcut.model.encodings.affine import Affine
@@ -122,10 +122,10 @@ def records():
         Dense("float16"),
     ]
     for encoding in kinds:
-        yield [payload._apart(encoding)[0], None]
-    yield [None, payload._apart(kinds[3])[0]] * 2
+        yield [parameters.apart(encoding)[0], None]
+    yield [None, parameters.apart(kinds[3])[0]] * 2
     for encoding in (Dense(), Dense("float16"), kinds[3], Codebook(np.ones(1, "float32"))):
-        yield [payload._apart(Sparse(encoding))[0], None] * 2
+        yield [parameters.apart(Sparse(encoding))[0], None] * 2
 
 
 def main():

@@ -46,7 +46,7 @@ def main():
     config = {"class_name": "Sequential", "config": {"layers": layers}}
     coders = iter([coder for _, coder in found.values()])
     pack = payload.pack
-    payload.pack = lambda values, encoding, _: pack(values, encoding, next(coders))
+    payload.pack = lambda values, encoding, _, out: pack(values, encoding, next(coders), out)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.h5"
         arrays = {name: {f"{name}/kernel:0": kernel} for name, (kernel, _) in found.items()}

@@ -127,6 +127,15 @@ def test_codebook_takes_the_nearest_centre(values):
     np.testing.assert_allclose(np.abs(array - got), distance, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_many_codes_of_a_codebook_are_decoded_as_few_are(dtype):
+    book = Codebook(np.array([-2, -0.5, 0.25, 1], "float32"))
+    codes = np.random.default_rng(0).integers(0, 4, (1 << 9, 1 << 8)).astype("uint8")
+    found = book.decode(codes, np.dtype(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, book.centres.astype(dtype)[codes])
+
+
 def test_only_the_encoding_of_the_values_is_replaced():
     dense, coded = Dense(), Dense("float16")
     assert not dense.masked

@@ -54,3 +54,23 @@ def test_few_samples_are_asked_for_less():
     # One each way is within what they can tell, one more to the bad is not.
     assert goal(0.005).judge(report(1, 1, 250)).doubt == 0
     assert goal(0.005).judge(report(2, 1, 250)).doubt > 0
+
+
+@pytest.mark.parametrize(
+    ("right", "rows", "sure"),
+    [
+        (250, 250, True),
+        (247, 250, True),  # Wilson's lower end at 90 %, one-sided: 0.9727
+        (246, 250, False),
+        (9, 9, True),  # few samples can tell no more
+    ],
+)
+def test_an_accuracy_that_is_sure(right, rows, sure):
+    limits = goal_of((), (), Gates(min_accuracy=0.971), 0.9)
+    evaluation = SimpleNamespace(
+        after={"rows": rows, "metrics": {"accuracy": right / rows}}, change=None, agreement=None
+    )
+    measured = SimpleNamespace(evaluation=evaluation, output=SimpleNamespace(bytes=1000))
+    judged = limits.judge(measured)
+    assert judged.excess == 0
+    assert (judged.doubt == 0) is sure

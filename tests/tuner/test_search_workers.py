@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import modelcut as package
+from modelcut.tuner import workers
 
 DEMO = Path(package.__file__).parent / "demo"
 SPACE = """
@@ -52,3 +54,26 @@ def test_a_trial_whose_worker_is_killed_is_done_by_another(tmp_path):
     assert len(workers) == 3, "the one that was killed has a successor"
     assert found["chosen"] is not None
     assert (tmp_path / "best.mcut").is_file()
+
+
+@pytest.mark.slow
+def test_local_workers_share_the_processors():
+    with contextlib.ExitStack() as opened:
+        client, name = workers._client(opened, 2, "", lambda _: None)
+        found = client.run(lambda: dict(os.environ))
+    assert name == "2 local workers"
+    assert len(found) == 2
+    for environment in found.values():
+        each = str(max(1, os.cpu_count() // 2))
+        assert environment["TF_NUM_INTRAOP_THREADS"] == each
+        # With it glibc maps the tensors of each step anew: eight times the page faults.
+        assert "MALLOC_TRIM_THRESHOLD_" not in environment
+
+
+def test_a_setting_of_the_user_stays(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    found = workers._shared(4)
+    assert (found["OMP_NUM_THREADS"], found["TF_NUM_INTEROP_THREADS"]) == ("7", "2")
+    assert workers._shared(99)["TF_NUM_INTEROP_THREADS"] == "1"

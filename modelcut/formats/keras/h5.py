@@ -25,7 +25,6 @@ from modelcut.formats.keras import compiled as keras_compiled
 from modelcut.formats.keras import (
     hdf5_file,
     hdf5_values,
-    keras_zip,
     portable,
     shards,
     store,
@@ -167,7 +166,9 @@ class HDF5(Format):
             return "the model's class is its author's own, which an .h5 cannot hold; name it .keras"
         if model.architecture is None:
             return base.NO_LAYERS
-        return portable.into_h5(model, keras_zip.archive_of(model))
+        from modelcut.formats.keras.keras_zip import archive_of
+
+        return portable.into_h5(model, archive_of(model))
 
     def write(self, model: Model, path: Path, options: WriteOptions) -> Written:
         """Writes a file; see `Format`."""
@@ -179,7 +180,9 @@ class HDF5(Format):
                 "leave the option out",
             )
         if layout is None:
-            model = portable.carried(model, keras_zip.archive_of(model))
+            from modelcut.formats.keras.keras_zip import archive_of
+
+            model = portable.carried(model, archive_of(model))
         with hdf5_file.create_file(path) as new:
             if isinstance(layout, HDF5Layout) and layout.groups is None:
                 stored, encodings = store.write(model, layout.file, new, options)

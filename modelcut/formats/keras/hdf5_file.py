@@ -23,7 +23,7 @@ from modelcut import safety
 from modelcut.arrays import digest
 from modelcut.errors import InputError, UnsafeError
 from modelcut.formats.base import WriteOptions
-from modelcut.formats.keras.hdf5_values import BFLOAT16, dtype_of, rows_written, write
+from modelcut.formats.keras.hdf5_values import dtype_of, is_bfloat16, rows_written, write
 from modelcut.formats.records import arrays, jsonable
 from modelcut.model.encoding import Dense, Encoding, from_record
 from modelcut.model.model import Tensor
@@ -369,10 +369,10 @@ def put(
 def declare(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
     """A dataset without values: the file holds its shape and dtype only."""
     parent, _, leaf = name.rpartition("/")
-    raw = np.dtype("V2") if dtype == BFLOAT16 else dtype
+    raw = np.dtype("V2") if is_bfloat16(dtype) else dtype
     room(group)
     made = make_group(group, parent).create_dataset(leaf, shape, raw, track_times=False)
-    if dtype == BFLOAT16:
+    if is_bfloat16(dtype):
         made.attrs["dtype"] = "bfloat16"
     return made
 

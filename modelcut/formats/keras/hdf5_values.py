@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import h5py
-import ml_dtypes
 import numpy as np
 from h5py._objects import phil  # its lock: chunks are read and written without it, and the GIL
 from isal import isal_zlib
@@ -26,14 +25,16 @@ from modelcut.errors import InputError
 from modelcut.model.model import Source
 from modelcut.model.stream import Stream, streams
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-"""HDF5 has no such type: two bytes that stand for nothing, and an attribute that names it."""
-
 _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 4096
 _LARGE_BYTES = 8 << 20
 _INDEX_BYTES = 4096
 """About what HDF5 spends on the index of a chunked dataset: smaller savings are skipped."""
+
+
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """Whether HDF5 lacks this type: two bytes that stand for nothing, and an attribute names it."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def dtype_of(found: h5py.Dataset) -> np.dtype:
@@ -47,7 +48,9 @@ def dtype_of(found: h5py.Dataset) -> np.dtype:
     except (TypeError, ValueError, KeyError) as error:
         raise TypeError(f"values of an unknown type ({error})") from None
     if dtype.kind == "V" and dtype.itemsize == 2 and found.attrs.get("dtype") == "bfloat16":
-        return BFLOAT16
+        import ml_dtypes  # which takes its time, and is rarely needed
+
+        return np.dtype(ml_dtypes.bfloat16)
     if dtype.kind in "iub" or (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)):
         return dtype.newbyteorder("=")
     raise TypeError(f"{dtype} values")
@@ -71,7 +74,7 @@ def source(found: h5py.Dataset, where: str) -> Source:
         return values
 
     def sample(count: int) -> np.ndarray:
-        if found.ndim == 0 or found.chunks is not None or dtype == BFLOAT16:
+        if found.ndim == 0 or found.chunks is not None or is_bfloat16(dtype):
             flat = read().ravel()
             return flat[:: max(1, flat.size // count)]
         row = max(1, found.size // found.shape[0])
@@ -97,8 +100,8 @@ def _read(found: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
     values = buffers.empty(found.shape, dtype)
     if values.size == 0:
         return values
-    if dtype == BFLOAT16:
-        values[...] = np.asarray(found[()]).view(BFLOAT16)
+    if is_bfloat16(dtype):
+        values[...] = np.asarray(found[()]).view(dtype)
         return values
     filters = _filters(found)
     if filters is not None:
@@ -130,7 +133,7 @@ def _plain(found: h5py.Dataset) -> Callable[[memoryview, int], None] | None:
         A function that fills a buffer with the bytes of the values from an offset on, and raises
         OSError where it cannot; None where they are few, or do not lie in the file as in memory.
     """
-    if dtype_of(found) == BFLOAT16 or found.chunks is not None:
+    if is_bfloat16(dtype_of(found)) or found.chunks is not None:
         return None
     if found.nbytes < _LARGE_BYTES or found.file.driver != "sec2":
         return None
@@ -213,7 +216,7 @@ def write(
     Returns:
         Bytes that the values take in the file, and whether they are what `fast` makes of them.
     """
-    bfloat16 = values.dtype == BFLOAT16
+    bfloat16 = is_bfloat16(values.dtype)
     raw = values.view("V2") if isinstance(values, np.ndarray) and bfloat16 else values
     made = None
     if compression != "none" and raw.nbytes >= _SMALL_BYTES:

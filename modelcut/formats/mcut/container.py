@@ -43,9 +43,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -61,14 +60,18 @@ from modelcut.formats.base import Format, Hollow, WriteOptions, Written, opening
 from modelcut.formats.mcut import payload as mcut_payload
 from modelcut.formats.mcut.coding import CodingError, raw
 from modelcut.formats.mcut.coding.bits import ByteReader, varint
+from modelcut.formats.mcut.parameters import encoding_of
+from modelcut.formats.mcut.payloads import HINT, Payloads
+from modelcut.formats.mcut.sink import Sink
+from modelcut.formats.mcut.values import Values
 from modelcut.model.encoding import Dense, Encoding, Fixed
 from modelcut.model.model import Model, Source, Tensor
+from modelcut.model.stream import Stream
 
 _MAGIC = b"\x89MCUT"
 _VERSION = 2
 _VERSIONS = (1, 2)
 """That can be read."""
-_HINT = "copy it again from where it came"
 _ODD = "it was not modelcut that wrote this"
 
 _FREE_BYTES = 512 << 20
@@ -121,16 +124,23 @@ class Packed(Format):
         try:
             with values_path.open("wb") as file:
                 for number, tensor in enumerate(model.tensors):
-                    values, encoding = tensor.pull(options.meter(tensor))
+                    meter = options.meter(tensor)
+                    values: Values | None = tensor.stream(meter)
+                    if isinstance(values, Stream):
+                        encoding = values.encoding
+                    else:
+                        values, encoding = tensor.pull(meter)
                     known = encoding if encoding.fits(values.shape) else Dense()
-                    packed = mcut_payload.pack(values, known, options.coder)
-                    payload = _cushioned(packed.payload, values.nbytes)
-                    file.write(payload)
-                    directory.append((len(payload), isal_zlib.crc32(payload)))
+                    sink = Sink(file)
+                    packed = mcut_payload.pack(values, known, options.coder, sink)
+                    sink.write(_cushion(sink.length, values.nbytes))
+                    if isinstance(values, Stream):
+                        values.done()
+                    directory.append((sink.length, sink.checksum))
                     records.append(packed.record)
                     kept[tensor.name] = number, values.dtype
                     encodings[tensor.name] = encoding
-                    stored[tensor.name], coders[tensor.name] = len(payload), packed.coder
+                    stored[tensor.name], coders[tensor.name] = sink.length, packed.coder
                     del values
             structure, shell = inner.strip(
                 model,
@@ -152,10 +162,10 @@ class Packed(Format):
                 head, payloads = _open(opened.enter_context(path.open("rb")), str(path))
                 return self._model(head, payloads, path, opened)
             except CodingError as error:
-                raise InputError(f"{path}: damaged: {error}", _HINT) from None
+                raise InputError(f"{path}: damaged: {error}", HINT) from None
 
     def _model(
-        self, head: Any, payloads: _Payloads, path: Path, opened: contextlib.ExitStack
+        self, head: Any, payloads: Payloads, path: Path, opened: contextlib.ExitStack
     ) -> Model:
         where = str(path)
         count = len(payloads.lengths)
@@ -187,10 +197,10 @@ class Packed(Format):
         return replace(model.with_tensors(joined), origin=origin)
 
 
-def _cushioned(payload: bytes, nbytes: int) -> bytes:
-    """A payload that says how large its tensor may be: a wholly pruned giant needs some padding."""
+def _cushion(length: int, nbytes: int) -> bytes:
+    """What a payload lacks to say how large its tensor may be: that of a wholly pruned giant."""
     least = -(-nbytes // _MOST_RATIO) if nbytes > _FREE_BYTES else 0
-    return payload + bytes(max(0, least - len(payload)))
+    return bytes(max(0, least - length))
 
 
 def _plain(value: Any) -> Any:
@@ -238,30 +248,7 @@ def _dictionary(version: int) -> bytes:
     return b"".join(folder.joinpath(part).read_bytes() for part in parts)
 
 
-@dataclass(frozen=True)
-class _Payloads:
-    """Where the payloads are in an open file."""
-
-    file: BinaryIO
-    where: str
-    starts: list[int]
-    lengths: list[int]
-    checksums: list[int]
-    lock: threading.Lock
-
-    def read(self, number: int, name: str) -> bytes:
-        """One payload, its checksum proven."""
-        with self.lock:
-            self.file.seek(self.starts[number])
-            data = self.file.read(self.lengths[number])
-        if len(data) < self.lengths[number]:
-            raise InputError(f"{self.where}: {name} is truncated", _HINT)
-        if isal_zlib.crc32(data) != self.checksums[number]:
-            raise InputError(f"{self.where}: {name} is damaged: its checksum does not match", _HINT)
-        return data
-
-
-def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
+def _open(file: BinaryIO, where: str) -> tuple[Any, Payloads]:
     size = os.fstat(file.fileno()).st_size
     start = ByteReader(file.read(32))
     if bytes(start.take(len(_MAGIC))) != _MAGIC:
@@ -275,11 +262,11 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
         )
     length = start.varint(1 << 62)
     if start.at + length + 4 > size:
-        raise InputError(f"{where}: is truncated in its head", _HINT)
+        raise InputError(f"{where}: is truncated in its head", HINT)
     file.seek(0)
     whole = file.read(start.at + length)
     if int.from_bytes(file.read(4), "little") != isal_zlib.crc32(whole):
-        raise InputError(f"{where}: its head is damaged: the checksum does not match", _HINT)
+        raise InputError(f"{where}: its head is damaged: the checksum does not match", HINT)
     reader = ByteReader(memoryview(whole)[start.at :])
     lengths, checksums, starts = [], [], []
     at = len(whole) + 4
@@ -292,22 +279,23 @@ def _open(file: BinaryIO, where: str) -> tuple[Any, _Payloads]:
     data = bytes(reader.rest())
     if len(data) != unpacked:
         data = raw.inflate(data, unpacked, _dictionary(version), bare=version > 1)
-    payloads = _Payloads(file, where, starts, lengths, checksums, threading.Lock())
+    payloads = Payloads(file, where, starts, lengths, checksums)
     if at < size:
-        raise InputError(f"{where}: {size - at} bytes follow its end", _HINT)
+        raise InputError(f"{where}: {size - at} bytes follow its end", HINT)
     try:
         return msgpack.unpackb(data, strict_map_key=True), payloads
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CodingError(f"its head is not msgpack ({type(error).__name__})") from None
 
 
-def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads) -> Tensor:
+def _joined(tensor: Tensor, number: int, records: list[Any], payloads: Payloads) -> Tensor:
     """A tensor of the restored model with its values and its encoding."""
     where, name = payloads.where, tensor.name
-    payload = payloads.read(number, name)
-    most = max(_FREE_BYTES, _MOST_RATIO * len(payload))
+    payloads.check(number, name)
+    length = payloads.lengths[number]
+    most = max(_FREE_BYTES, _MOST_RATIO * length)
     if tensor.nbytes > most or tensor.size > most:
-        raise InputError(f"{where}: {name} declares {tensor.nbytes:.3g} bytes of {len(payload)}")
+        raise InputError(f"{where}: {name} declares {tensor.nbytes:.3g} bytes of {length}")
     shape, dtype, record = tensor.shape, tensor.dtype, records[number]
 
     def sound(encoding: Encoding) -> Encoding:
@@ -321,14 +309,17 @@ def _joined(tensor: Tensor, number: int, records: list[Any], payloads: _Payloads
 
     def read() -> np.ndarray:
         try:
-            data = payloads.read(number, name)
-            sound(mcut_payload.encoding_of(record, data, tensor.size))
-            return mcut_payload.unpack(record, data, shape, dtype)[0]
+            sound(encoding_of(record, payloads.reader(number, name), tensor.size))
+            reader = payloads.reader(number, name)
+            values = mcut_payload.unpack(record, reader, shape, dtype)[0]
         except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
             raise told(error) from None
+        reader.prove()
+        return values
 
     try:
-        encoding = sound(mcut_payload.encoding_of(record, payload, tensor.size))
+        reader = payloads.reader(number, name)
+        encoding = sound(encoding_of(record, reader, tensor.size))
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
         raise told(error) from None
     if isinstance(tensor.encoding, Fixed) and encoding.kinds == ("dense",):

@@ -7,11 +7,12 @@ where they are; else all values. A way that a NaN or a −0.0 breaks is not take
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
 import numpy as np
 
 from modelcut.arrays.blocks import ALL, in_threads
@@ -20,19 +21,24 @@ from modelcut.formats.base import Coder
 from modelcut.formats.mcut.coding import CodingError, raw, symbols
 from modelcut.formats.mcut.coding.bits import ByteReader, block, varint
 from modelcut.formats.mcut.coding.symbols import Symbols
-from modelcut.model.encoding import Encoding, from_record
+from modelcut.formats.mcut.parameters import apart, array_bytes, encoding_of
+from modelcut.formats.mcut.sink import Sink
+from modelcut.formats.mcut.values import (
+    MOST_DIFFERENT,
+    Values,
+    bits,
+    look,
+    part,
+    pieces,
+    places,
+    taken,
+)
+from modelcut.model.encoding import Encoding
 
 BLOCK_VALUES = 1 << 22
 """Values that are coded together; part of the format."""
 
 _RAW, _KEPT, _PALETTE, _CODES = range(4)
-_ARRAY = 1
-"""Code of the msgpack extension that stands for an array of the payload, by number."""
-
-_DTYPES = (*"bool int8 uint8 int16 uint16 int32 uint32 int64 uint64".split(),)
-_DTYPES += ("float16", "float32", "float64")
-_MOST_PALETTE = 256
-_SAMPLE = 1 << 16
 _TAKEN = 1 << 16
 """Values taken from a table at a time: NumPy makes indices of eight bytes first."""
 _SMALL_BYTES = 1 << 20
@@ -45,184 +51,189 @@ class _Unfit(Exception):  # noqa: N818 - another way is taken
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor as bytes.
+    """What is known of a tensor that was written.
 
     Attributes:
         record: the part in the head: the encoding's record, its arrays replaced by numbers;
             None for plain dense.
-        payload: the rest.
         coder: in a word, who wrote most of it.
     """
 
     record: Any
-    payload: bytes
     coder: str
 
 
-def pack(values: np.ndarray, encoding: Encoding, coder: Coder) -> Packed:
-    """Packs one tensor, block by block on all cores.
+def pack(values: Values, encoding: Encoding, coder: Coder, out: Sink) -> Packed:
+    """Packs one tensor, block by block on all cores, each written as it is done.
 
     Args:
-        values: any dtype of at most 8 bytes, any shape; C-contiguous.
+        values: any dtype of at most 8 bytes, any shape.
         encoding: what they are restricted to, as far as it holds.
         coder: of codes and positions.
+        out: where the payload goes.
     """
-    record, arrays = _apart(encoding)
-    values = values if values.flags.c_contiguous else np.ascontiguousarray(values)
-    ways: list[Callable[[], bytes]] = []
+    record, arrays = apart(encoding)
+    if isinstance(values, np.ndarray):
+        values = values if values.flags.c_contiguous else np.ascontiguousarray(values)
+    for array in arrays:
+        out.write(array_bytes(array))
+    ways = _ways(values, encoding, coder)
+    if values.nbytes <= _SMALL_BYTES:
+        found = []
+        for way in ways:
+            with contextlib.suppress(_Unfit):
+                found.append(b"".join(way))
+        first = min(found, key=len)
+        out.write(first)
+    else:
+        mark = out.mark()
+        for way in ways:
+            begun: list[bytes] = []
+            with contextlib.suppress(_Unfit):
+                for piece in way:
+                    out.write(piece)
+                    if len(begun) < 2:
+                        begun.append(piece)
+                break
+            out.back(mark)
+        first = b"".join(begun)
+    return Packed(record, _coder(first, values.dtype.itemsize))
+
+
+def _ways(values: Values, encoding: Encoding, coder: Coder) -> Iterator[Iterator[bytes]]:
+    """The ways that may fit, each as the pieces of its bytes; those raise `_Unfit`."""
     alphabet = encoding.symbols
-    if values.ndim and alphabet is not None and alphabet <= symbols.MOST_SYMBOLS:
-        ways.append(lambda: bytes([_CODES]) + _blocks(values, _coding(values, encoding, coder)))
-    ways.append(lambda: _with_palette(values, coder))
-    if 10 * np.count_nonzero(_sample(values)) <= 9 * min(values.size, _SAMPLE):
-        ways.append(lambda: bytes([_KEPT]) + _blocks(values, _keeping(values, coder)))
-    ways.append(
-        lambda: bytes([_RAW]) + _blocks(values, lambda rows: raw.encode(_part(values, rows)))
-    )
-    found: list[bytes] = []
-    for way in ways:
-        try:
-            found.append(way())
-        except _Unfit:
-            continue
-        if values.nbytes > _SMALL_BYTES:
-            break
-    best = min(found, key=len)
-    return Packed(record, b"".join(map(_array, arrays)) + best, _coder(best, values.dtype.itemsize))
+    if values.shape and alphabet is not None and alphabet <= symbols.MOST_SYMBOLS:
+        yield _blocks(bytes([_CODES]), values, _coding(values, encoding, coder))
+    seen = look(values)
+    yield _with_palette(values, seen.different, coder)
+    if seen.sparse:
+        yield _blocks(bytes([_KEPT]), values, _keeping(values, coder))
+    yield _blocks(bytes([_RAW]), values, _all_of(values))
 
 
 def unpack(
-    record: Any, payload: bytes, shape: tuple[int, ...], dtype: np.dtype
+    record: Any, reader: ByteReader, shape: tuple[int, ...], dtype: np.dtype
 ) -> tuple[np.ndarray, Encoding]:
     """The inverse of `pack`.
 
+    Args:
+        record: what `pack` gave.
+        reader: of what it wrote; read once, in order.
+        shape: of the values.
+        dtype: of the values.
+
     Raises:
         CodingError: it was not `pack` that wrote this.
     """
-    reader = ByteReader(payload)
-    encoding = _encoding(record, reader, _size(shape))
+    encoding = encoding_of(record, reader, math.prod(shape))
     way = reader.byte()
     palette = _read_palette(reader, dtype) if way == _PALETTE else None
     values = np.empty(shape, dtype)
-    width = symbols.width_of(shape)
-    parts = [(rows, reader.block()) for rows in row_blocks(shape)]
-    if any(reader.rest()):  # zeros may follow, see `mcut`
-        raise CodingError("a payload continues after its end")
 
-    def place(part: tuple[slice, memoryview]) -> None:
-        rows, data = part
-        target = _part(values, rows)
-        if way == _RAW:
-            own = ByteReader(data)
-            target.reshape(-1)[:] = raw.decode(own, target.size, dtype)
-            own.end()
-        elif way == _KEPT:
-            own = ByteReader(data)
-            found = symbols.decode(own.block(), target.size, 2, width)
-            where = np.flatnonzero(found.dense(np.uint8)) if found.common else found.places
-            flat = target.reshape(-1)
-            _bits(flat)[:] = 0
-            flat[where] = raw.decode(own, where.size, dtype)
-            own.end()
-        elif way == _PALETTE:
-            assert palette is not None
-            found = symbols.decode(data, target.size, palette.size, width)
-            _place(target, found, palette)
-        elif way == _CODES:
-            found = symbols.decode(data, target.size, _alphabet(encoding), width)
-            _decode(target, found, encoding, rows)
+    def place(found: tuple[slice, memoryview]) -> None:
+        rows, data = found
+        target = part(values, rows)
+        if way == _CODES:
+            _decode(target, data, encoding, rows)
         else:
-            raise CodingError("values are written in an unknown way")
+            _fill(target, data, way, palette)
 
-    for _ in in_threads(place, parts):
+    for _ in in_threads(place, ((rows, reader.block()) for rows in row_blocks(shape))):
         pass
+    while reader.left:  # zeros may follow, see `container`
+        if any(reader.take(min(reader.left, _SMALL_BYTES))):
+            raise CodingError("a payload continues after its end")
     return values, encoding
 
 
-def encoding_of(record: Any, payload: bytes, size: int) -> Encoding:
-    """The encoding only.
-
-    Raises:
-        CodingError: it was not `pack` that wrote this.
-    """
-    return _encoding(record, ByteReader(payload), size)
+def _fill(target: np.ndarray, data: memoryview, way: int, palette: np.ndarray | None) -> None:
+    """Decodes a block that was not written by codes of the encoding."""
+    width = symbols.width_of(target.shape)
+    if way == _RAW:
+        own = ByteReader(data)
+        target.reshape(-1)[:] = raw.decode(own, target.size, target.dtype)
+        own.end()
+    elif way == _KEPT:
+        own = ByteReader(data)
+        found = symbols.decode(own.block(), target.size, 2, width)
+        where = np.flatnonzero(found.dense(np.uint8)) if found.common else found.places
+        flat = target.reshape(-1)
+        bits(flat)[:] = 0
+        flat[where] = raw.decode(own, where.size, target.dtype)
+        own.end()
+    elif way == _PALETTE:
+        assert palette is not None
+        found = symbols.decode(data, target.size, palette.size, width)
+        _place(target, found, palette)
+    else:
+        raise CodingError("values are written in an unknown way")
 
 
 def row_blocks(shape: tuple[int, ...]) -> list[slice]:
     """Rows of axis 0 that are coded together; part of the format."""
     if not shape:
         return [ALL]
-    row = max(1, _size(shape[1:]))
+    row = max(1, math.prod(shape[1:]))
     step = max(1, BLOCK_VALUES // row)
     return [slice(at, min(at + step, shape[0])) for at in range(0, shape[0], step)]
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def _blocks(head: bytes, values: Values, function: Callable[[slice], bytes]) -> Iterator[bytes]:
+    yield head
+    for data in in_threads(function, row_blocks(values.shape)):
+        yield block(data)
 
 
-def _blocks(values: np.ndarray, function: Callable[[slice], bytes]) -> bytes:
+def _all_of(values: Values) -> Callable[[slice], bytes]:
     def one(rows: slice) -> bytes:
+        own = taken(values, rows)
         with working("code"):
-            return function(rows)
-
-    return b"".join(block(data) for data in in_threads(one, row_blocks(values.shape)))
-
-
-def _part(values: np.ndarray, rows: slice) -> np.ndarray:
-    return values[rows] if values.ndim else values
-
-
-def _bits(values: np.ndarray) -> np.ndarray:
-    """The values' bits as unsigned integers, flat."""
-    return values.reshape(-1).view(f"u{values.dtype.itemsize}")
-
-
-def _places(values: np.ndarray) -> np.ndarray:
-    """Where the values are whose bits are not all 0: int64, ascending."""
-    # The comparison first: NumPy finds what is true much faster than what is not zero.
-    return np.flatnonzero(_bits(values) != 0)
-
-
-def _sample(values: np.ndarray) -> np.ndarray:
-    flat = _bits(values)
-    return flat[:: max(1, flat.size // _SAMPLE)][:_SAMPLE]
-
-
-def _coding(values: np.ndarray, encoding: Encoding, coder: Coder) -> Callable[[slice], bytes]:
-    """Codes of the encoding; checked by decoding them."""
-    alphabet = _alphabet(encoding)
-    inner = encoding.unmasked if _gathers(encoding) else None
-
-    def one(rows: slice) -> bytes:
-        part = _part(values, rows)
-        with np.errstate(all="ignore"):
-            if inner is None:
-                codes = encoding.codes(part, rows)
-                same = _same(encoding.decode(codes, part.dtype, rows), part)
-                found = Symbols.of(codes, alphabet) if same else None
-            else:
-                places = _places(part)
-                kept = part.reshape(-1)[places].reshape(-1, *[1] * max(0, part.ndim - 1))
-                codes = inner.codes(kept)
-                same = _same(inner.decode(codes, part.dtype), kept)
-                codes = codes.reshape(-1).astype(np.min_scalar_type(alphabet), copy=False)
-                codes += np.ones((), codes.dtype)
-                width = symbols.width_of(part.shape)
-                found = Symbols(part.size, alphabet, 0, places, codes, width=width)
-                found = found if same else None
-        if found is None:
-            raise _Unfit
-        return symbols.encode(found, coder)
+            return raw.encode(own)
 
     return one
 
 
+def _coding(values: Values, encoding: Encoding, coder: Coder) -> Callable[[slice], bytes]:
+    """Codes of the encoding; checked by decoding them."""
+    alphabet = _alphabet(encoding)
+    kind = np.min_scalar_type(alphabet - 1)
+
+    def one(rows: slice) -> bytes:
+        codes = np.empty((rows.stop - rows.start, *values.shape[1:]), kind)
+        for some, piece, known in pieces(values, rows):
+            with working("code"), np.errstate(all="ignore"):
+                own = codes[some.start - rows.start : some.stop - rows.start]
+                if known is None and _gathers(encoding):
+                    same = _gather(piece, encoding.unmasked, own)
+                else:
+                    found = encoding.codes(piece, some) if known is None else known
+                    same = _same(encoding.decode(found, piece.dtype, some), piece)
+                    own[...] = found
+            if not same:
+                raise _Unfit
+        with working("code"):
+            return symbols.encode(Symbols.of(codes, alphabet), coder)
+
+    return one
+
+
+def _gather(values: np.ndarray, inner: Encoding, codes: np.ndarray) -> bool:
+    """Writes the codes under a mask: those of the values between the zeros, plus one.
+
+    Returns:
+        Whether they give the values back.
+    """
+    found = places(values)
+    kept = values.reshape(-1)[found].reshape(-1, *[1] * max(0, values.ndim - 1))
+    own = inner.codes(kept)
+    codes[...] = 0
+    codes.reshape(-1)[found] = own.reshape(-1).astype(codes.dtype, copy=False) + 1
+    return _same(inner.decode(own, values.dtype), kept)
+
+
 def _same(one: np.ndarray, two: np.ndarray) -> bool:
-    return one.shape == two.shape and np.array_equal(_bits(one), _bits(two))
+    return one.shape == two.shape and np.array_equal(bits(one), bits(two))
 
 
 def _gathers(encoding: Encoding) -> bool:
@@ -230,7 +241,9 @@ def _gathers(encoding: Encoding) -> bool:
     return encoding.unmasked is not encoding and encoding.unmasked.uniform
 
 
-def _decode(target: np.ndarray, found: Symbols, encoding: Encoding, rows: slice) -> None:
+def _decode(target: np.ndarray, data: memoryview, encoding: Encoding, rows: slice) -> None:
+    """Decodes a block that was written by codes of the encoding."""
+    found = symbols.decode(data, target.size, _alphabet(encoding), symbols.width_of(target.shape))
     if _gathers(encoding):
         known = np.arange(found.alphabet - 1, dtype=np.uint16)
         inner = encoding.unmasked.decode(known.reshape(-1, *[1] * (target.ndim - 1)), target.dtype)
@@ -259,57 +272,61 @@ def _alphabet(encoding: Encoding) -> int:
     return alphabet
 
 
-def _palette(values: np.ndarray) -> np.ndarray | None:
-    """The different bit patterns, 0 the first; None where they are too many to pay."""
-    sample = _sample(values)
-    known = np.unique(np.append(sample, np.zeros(1, sample.dtype)))
-    if known.size > _MOST_PALETTE or 2 * known.size > values.size:
+def _palette(values: Values, known: np.ndarray | None) -> np.ndarray | None:
+    """The different bit patterns, 0 the first; None where they are too many to pay.
+
+    Args:
+        values: the values.
+        known: those of a sample.
+    """
+    if known is None or 2 * known.size > values.size:
         return None
     for rows in row_blocks(values.shape):
-        part = _bits(_part(values, rows))
-        part = part[part != 0]
-        index = np.searchsorted(known, part)
-        strange = part[known[np.minimum(index, known.size - 1)] != part]
+        own = bits(part(values, rows))
+        own = own[own != 0]
+        index = np.searchsorted(known, own)
+        strange = own[known[np.minimum(index, known.size - 1)] != own]
         if strange.size:
             known = np.unique(np.concatenate([known, strange]))
-        if known.size > _MOST_PALETTE:
+        if known.size > MOST_DIFFERENT:
             return None
-    return known.astype(f"u{values.dtype.itemsize}")
+    return known
 
 
-def _with_palette(values: np.ndarray, coder: Coder) -> bytes:
-    palette = _palette(values)
+def _with_palette(values: Values, sample: np.ndarray | None, coder: Coder) -> Iterator[bytes]:
+    palette = _palette(values, sample)
     if palette is None:
         raise _Unfit
-
     width = symbols.width_of(values.shape)
 
     def one(rows: slice) -> bytes:
-        part = _bits(_part(values, rows))
-        places = _places(part)
-        index = np.searchsorted(palette, part[places]).astype(np.uint16)
-        found = Symbols(part.size, palette.size, 0, places, index, width=width)
-        return symbols.encode(found, coder)
+        own = bits(taken(values, rows))
+        with working("code"):
+            found = places(own)
+            index = np.searchsorted(palette, own[found]).astype(np.uint16)
+            coded = Symbols(own.size, palette.size, 0, found, index, width=width)
+            return symbols.encode(coded, coder)
 
     head = bytes([_PALETTE]) + varint(palette.size) + raw.encode(palette)
-    return head + _blocks(values, one)
+    yield from _blocks(head, values, one)
 
 
 def _read_palette(reader: ByteReader, dtype: np.dtype) -> np.ndarray:
-    size = reader.varint(_MOST_PALETTE)
+    size = reader.varint(MOST_DIFFERENT)
     return raw.decode(reader, size, np.dtype(f"u{dtype.itemsize}")).view(dtype)
 
 
-def _keeping(values: np.ndarray, coder: Coder) -> Callable[[slice], bytes]:
+def _keeping(values: Values, coder: Coder) -> Callable[[slice], bytes]:
     """Where the values are whose bits are not all 0, and those values."""
     width = symbols.width_of(values.shape)
 
     def one(rows: slice) -> bytes:
-        part = _part(values, rows).reshape(-1)
-        places = _places(part)
-        ones = np.ones(places.size, np.uint16)
-        found = Symbols(part.size, 2, 0, places, ones, width=width)
-        return block(symbols.encode(found, coder)) + raw.encode(part[places])
+        own = taken(values, rows).reshape(-1)
+        with working("code"):
+            found = places(own)
+            ones = np.ones(found.size, np.uint16)
+            coded = Symbols(own.size, 2, 0, found, ones, width=width)
+            return block(symbols.encode(coded, coder)) + raw.encode(own[found])
 
     return one
 
@@ -321,66 +338,10 @@ def _coder(data: bytes, itemsize: int) -> str:
     reader = ByteReader(data)
     way = reader.byte()
     if way == _PALETTE:
-        size = reader.varint(_MOST_PALETTE)
+        size = reader.varint(MOST_DIFFERENT)
         raw.skip(reader, size, itemsize)
     first = reader.block()
     if way != _KEPT:
         return symbols.name_of(first)
     places = symbols.name_of(ByteReader(first).block())
     return places if places == "constant" else "zstd"
-
-
-def _apart(encoding: Encoding) -> tuple[Any, list[np.ndarray]]:
-    """An encoding's record with numbers in place of its arrays, and the arrays."""
-    arrays: list[np.ndarray] = []
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            arrays.append(value)
-            return msgpack.ExtType(_ARRAY, bytes([len(arrays) - 1]))
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return value.item() if isinstance(value, np.generic) else value
-
-    return (plain(encoding.record()) if encoding.kinds != ("dense",) else None), arrays
-
-
-def _array(array: np.ndarray) -> bytes:
-    head = bytes([_DTYPES.index(array.dtype.name)]) + varint(array.ndim)
-    return head + b"".join(map(varint, array.shape)) + raw.encode(array)
-
-
-def _read_array(reader: ByteReader, most: int) -> np.ndarray:
-    number, rank = reader.byte(), reader.varint(32)
-    shape = tuple(reader.varint(most) for _ in range(rank))
-    if number >= len(_DTYPES) or _size(shape) > most:
-        raise CodingError("an array of the encoding is out of range")
-    return raw.decode(reader, _size(shape), np.dtype(_DTYPES[number])).reshape(shape)
-
-
-def _encoding(record: Any, reader: ByteReader, size: int) -> Encoding:
-    """Takes an encoding's arrays from the beginning of a payload."""
-    if record is None:
-        return from_record({"kind": "dense"})
-    count = sum(isinstance(value, msgpack.ExtType) for value in _values(record))
-    arrays = [_read_array(reader, max(size, 1 << 16)) for _ in range(count)]
-
-    def whole(value: Any) -> Any:
-        if isinstance(value, msgpack.ExtType):
-            return arrays[value.data[0]]
-        if isinstance(value, dict):
-            return {key: whole(item) for key, item in value.items()}
-        return value
-
-    try:
-        return from_record(whole(record))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CodingError(f"its encoding is inconsistent ({error})") from None
-
-
-def _values(record: Any) -> Iterator[Any]:
-    if isinstance(record, dict):
-        for value in record.values():
-            yield from _values(value)
-    else:
-        yield record

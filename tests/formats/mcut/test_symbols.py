@@ -39,6 +39,26 @@ def test_symbols_come_back(size, density, alphabet, coder, seed):
     np.testing.assert_array_equal(symbols.decode(data, size, alphabet).dense(np.uint16), values)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 9000),
+    st.sampled_from([0.001, 0.05, 0.4, 0.7, 1.0]),
+    st.sampled_from([2, 3, 16, 255, 257]),
+    st.integers(0, 99),
+)
+def test_how_long_a_stream_will_be_is_known_before(size, density, alphabet, seed):
+    even = np.random.default_rng(seed).integers(0, 16, size).astype(np.uint8)
+    made = Symbols.of(draw(size, density, alphabet, seed) if seed % 4 else even, max(16, alphabet))
+    if np.count_nonzero(made.counts) < 2:
+        return
+    blocks = [symbols._Plain(made)]
+    if 2 * made.counts.max() > size:
+        blocks.append(symbols._Runs(made))
+    for one in blocks:
+        assert one.size == len(one.written())
+        assert one.bits <= 8 * one.size
+
+
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("size", [4095, 300_001])
 def test_many_lanes_come_back(coder, size):

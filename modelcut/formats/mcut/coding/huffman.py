@@ -103,6 +103,23 @@ def bits_of(counts: np.ndarray, lengths: np.ndarray) -> int:
     return int(counts @ lengths.astype(np.int64))
 
 
+def size_of(values: np.ndarray, lengths: np.ndarray) -> int:
+    """Bytes that `encode` makes of the same."""
+    if np.count_nonzero(lengths) < 2:
+        return 0
+    lanes = lane_count(values.size)
+    steps, more = divmod(values.size, lanes)
+    used = lengths[lengths > 0]
+    if used.min() == used.max():  # as of clusters of one size
+        ends = np.full(lanes, steps * int(used[0]), np.int64)
+        ends[:more] += used[0]
+    else:
+        sizes = lengths.astype(np.uint8).take(values, mode="clip")
+        ends = sizes[: steps * lanes].reshape(steps, lanes).sum(axis=0, dtype=np.int64)
+        ends[:more] += sizes[steps * lanes :]
+    return len(_lanes(ends)) + (int(ends.sum()) + 7) // 8
+
+
 def encode(values: np.ndarray, lengths: np.ndarray) -> bytes:
     """Codes a stream whose length and code lengths the decoder will know.
 
@@ -123,13 +140,17 @@ def encode(values: np.ndarray, lengths: np.ndarray) -> bytes:
         codes.reshape(-1), sizes.reshape(-1), halvings=2 if codes.shape[1] == steps else 1
     )
     total = int(ends.sum())
-    raw = words.astype(">u8").tobytes()[: (total + 7) // 8]
-    if lanes == 1:
-        return raw
+    return _lanes(ends) + words.astype(">u8").tobytes()[: (total + 7) // 8]
+
+
+def _lanes(ends: np.ndarray) -> bytes:
+    """How many bits each lane takes, where there are several."""
+    if ends.size == 1:
+        return b""
     least = int(ends.min())
     spread = ends - least
     width = width_of(spread)
-    return b"".join([varint(least), varint(width), pack(spread, width), raw])
+    return varint(least) + varint(width) + pack(spread, width)
 
 
 _MOST_PAIRED = 255

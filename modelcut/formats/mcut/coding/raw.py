@@ -28,7 +28,7 @@ def encode(values: np.ndarray) -> bytes:
 def _plane(plane: np.ndarray) -> bytes:
     if plane.size and plane[0] == plane[-1] and (plane == plane[0]).all():
         return bytes([_SAME, plane[0]])
-    data = plane.tobytes()
+    data = plane.data
     level = 19 if len(data) <= _LARGE else 3
     packed = deflate(data, bare=True, level=level)
     if len(packed) < len(data):
@@ -90,7 +90,9 @@ def inflate(data: bytes, size: int, dictionary: bytes = b"", *, bare: bool = Fal
     return result
 
 
-def deflate(data: bytes, dictionary: bytes = b"", *, bare: bool = False, level: int = 19) -> bytes:
+def deflate(
+    data: bytes | memoryview, dictionary: bytes = b"", *, bare: bool = False, level: int = 19
+) -> bytes:
     """Packs bytes with zstd, at its best unless told otherwise.
 
     Args:

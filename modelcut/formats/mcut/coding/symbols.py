@@ -150,8 +150,9 @@ def encode(symbols: Symbols, coder: Coder) -> bytes:
         shape = (-1, symbols.width) if symbols.width else (-1,)
         symbols = Symbols.of(symbols.dense(np.uint16).reshape(shape), symbols.alphabet)
     runs = 2 * int(counts.max()) > symbols.size
+    other = _Runs(symbols) if runs else _Plain(symbols)
     if coder == "huffman":
-        return _runs(symbols) if runs else _plain(symbols)
+        return other.written()
     small = symbols.size <= _SMALL
     bits = ranged.bits_of(counts)
     parts = []
@@ -163,9 +164,11 @@ def encode(symbols: Symbols, coder: Coder) -> bytes:
             parts.append(bytes([_CONTEXT]) + found)
     if small or not parts or 8 * len(parts[0]) > bits:
         parts.append(_range(symbols))
-    if coder == "best" and (small or _huffman_bits(symbols, runs=runs) < 8 * len(parts[-1])):
-        parts.append(_runs(symbols) if runs else _plain(symbols))
-    return min(parts, key=len)
+    best = min(parts, key=len)
+    # How long the stream would be is told much faster than it is written.
+    if coder == "best" and other.bits < 8 * len(best) and other.size < len(best):
+        return other.written()
+    return best
 
 
 def _promising(symbols: Symbols, bits: int) -> bool:
@@ -216,52 +219,92 @@ def _range(symbols: Symbols) -> bytes:
     return bytes([_RANGE]) + ranged.encode(symbols.backwards(), symbols.counts)
 
 
-def _huffman_bits(symbols: Symbols, *, runs: bool) -> int:
-    """Bits of the Huffman streams, without lanes: never more than they take."""
-    if not runs:
-        lengths = huffman.code_lengths(symbols.counts)
-        return huffman.bits_of(symbols.counts, lengths) + 8 * (1 + len(_listed(lengths)))
-    counts = np.bincount(symbols.values, minlength=symbols.alphabet)
-    high, low, shift = _gaps(symbols)
-    gaps = np.bincount(high, minlength=_ESCAPE + 1)
-    return (
-        huffman.bits_of(counts, huffman.code_lengths(counts))
-        + huffman.bits_of(gaps, huffman.code_lengths(gaps))
-        + shift * low.size
-    )
+class _Plain:
+    """Huffman codes of all symbols."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+        self._lengths = huffman.code_lengths(symbols.counts)
+        self._head = bytes([_PLAIN]) + _listed(self._lengths)
+
+    @property
+    def bits(self) -> int:
+        """What it takes without lanes: never more than with them."""
+        return 8 * len(self._head) + huffman.bits_of(self._symbols.counts, self._lengths)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        dense = self._symbols.dense(np.uint16)
+        return len(self._head) + huffman.size_of(dense, self._lengths)
+
+    def written(self) -> bytes:
+        """The block."""
+        return self._head + huffman.encode(self._symbols.dense(np.uint16), self._lengths)
 
 
-def _plain(symbols: Symbols) -> bytes:
-    lengths = huffman.code_lengths(symbols.counts)
-    dense = symbols.dense(np.uint16)
-    return bytes([_PLAIN]) + _listed(lengths) + huffman.encode(dense, lengths)
+class _Runs:
+    """Huffman codes of the runs between symbols that are not the common one, and of those."""
 
+    def __init__(self, symbols: Symbols) -> None:
+        self._values = symbols.values
+        self._symbols = symbols
 
-def _runs(symbols: Symbols) -> bytes:
-    high, low, shift = _gaps(symbols)
-    counts = np.bincount(high, minlength=_ESCAPE + 1)
-    choices = []
-    listed = huffman.code_lengths(counts)
-    choices.append((bytes([_LISTED]) + _listed(listed), listed))
-    mean = max(1, round(8 * float(high.sum(dtype=np.int64)) / high.size))
-    choices.append((bytes([_GEOMETRIC]) + varint(mean), _geometric(mean)))
-    table, lengths = min(choices, key=lambda c: 8 * len(c[0]) + huffman.bits_of(counts, c[1]))
-    used = np.bincount(symbols.values, minlength=symbols.alphabet)
-    own = huffman.code_lengths(used)
-    return b"".join(
-        [
-            bytes([_RUNS]),
-            varint(symbols.common),
-            varint(symbols.values.size),
-            varint(high.size - symbols.values.size),
-            bytes([shift]),
-            table,
-            block(huffman.encode(high, lengths)),
-            pack(low, shift),
-            _listed(own),
-            huffman.encode(symbols.values, own),
+    @cached_property
+    def _gaps(self) -> tuple[np.ndarray, np.ndarray, int]:
+        return _gaps(self._symbols)
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return np.bincount(self._gaps[0], minlength=_ESCAPE + 1)
+
+    @cached_property
+    def _used(self) -> tuple[np.ndarray, np.ndarray]:
+        counts = np.bincount(self._values, minlength=self._symbols.alphabet)
+        return counts, huffman.code_lengths(counts)
+
+    @cached_property
+    def _table(self) -> tuple[bytes, np.ndarray]:
+        """How the code lengths of the runs are told, and those."""
+        high, counts = self._gaps[0], self._counts
+        listed = huffman.code_lengths(counts)
+        mean = max(1, round(8 * float(high.sum(dtype=np.int64)) / high.size))
+        choices = [
+            (bytes([_LISTED]) + _listed(listed), listed),
+            (bytes([_GEOMETRIC]) + varint(mean), _geometric(mean)),
         ]
-    )
+        return min(choices, key=lambda c: 8 * len(c[0]) + huffman.bits_of(counts, c[1]))
+
+    @property
+    def bits(self) -> int:
+        """What it takes without lanes and tables: never more than with them."""
+        _, low, shift = self._gaps
+        gaps = huffman.bits_of(self._counts, huffman.code_lengths(self._counts))
+        return huffman.bits_of(*self._used) + gaps + shift * low.size
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        high, low, shift = self._gaps
+        runs = huffman.size_of(high, self._table[1])
+        values = huffman.size_of(self._values, self._used[1])
+        tables = len(self._head) + len(_listed(self._used[1]))
+        return tables + len(varint(runs)) + runs + (low.size * shift + 7) // 8 + values
+
+    @property
+    def _head(self) -> bytes:
+        high, _, shift = self._gaps
+        count = self._values.size
+        numbers = varint(self._symbols.common) + varint(count) + varint(high.size - count)
+        return bytes([_RUNS]) + numbers + bytes([shift]) + self._table[0]
+
+    def written(self) -> bytes:
+        """The block."""
+        high, low, shift = self._gaps
+        own = self._used[1]
+        runs = block(huffman.encode(high, self._table[1]))
+        values = _listed(own) + huffman.encode(self._values, own)
+        return self._head + runs + pack(low, shift) + values
 
 
 def _gaps(symbols: Symbols) -> tuple[np.ndarray, np.ndarray, int]:

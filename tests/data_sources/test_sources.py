@@ -72,6 +72,17 @@ def test_every_source_gives_the_same(tmp_path, name, make):
     check_source(path)
 
 
+def test_zstandard_of_several_frames(tmp_path):
+    """As pzstd writes it: a note before, and a frame for each part."""
+    text = as_csv(tmp_path / "t.csv").read_bytes()
+    note = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    parts = [zstandard.compress(text[:60]), zstandard.compress(text[60:])]
+    (tmp_path / "t.csv.zst").write_bytes(note + note.join(parts))
+    wanted, _ = all_of(open_table(tmp_path / "t.csv", DataOptions(), ONE))
+    found, _ = all_of(open_table(tmp_path / "t.csv.zst", DataOptions(), ONE))
+    np.testing.assert_array_equal(found["x_in"], wanted["x_in"])
+
+
 def test_arrays_by_the_names_of_the_inputs(tmp_path):
     two = (InputSpec("left", (2,)), InputSpec("right", (2,)))
     path = tmp_path / "s.npz"

@@ -108,8 +108,8 @@ def samples_of(trials: Sequence[Trial]) -> int:
 
 def original_accuracy(trial: Trial) -> float | None:
     """The original's accuracy on the validation samples; None where none was measured."""
-    found = [trial.result.measured.get(name) for name in ("accuracy", "accuracy_drop")]
-    return None if None in found else float(sum(found))
+    accuracy, drop = map(trial.result.measured.get, ("accuracy", "accuracy_drop"))
+    return None if accuracy is None or drop is None else float(accuracy + drop)
 
 
 def warnings_of(

@@ -67,7 +67,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         contextlib.ExitStack() as ending,
     ):
         drafts = {name: outputs.add(place) for name, place in places.items()}
-        journal = Journal(request.folder, _identity(request, digest))
+        journal = ending.enter_context(Journal(request.folder, _identity(request, digest)))
         began = time.monotonic()
         train, validation = samples.of(request, journal.folder, say)
         setting = _setting(request, journal.folder, train, validation)

@@ -76,7 +76,7 @@ def run(
         if job.test is not None and session is None:
             check_test(job.recipe, job.test, model)
         runtime = start.runtime_for(
-            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate, say
         )
         if job.test is not None and runtime is None:
             warm(model, job.trust)

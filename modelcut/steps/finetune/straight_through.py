@@ -198,7 +198,6 @@ class StraightThrough(Step):
                 f"{where}: on_interrupt: keep does not go with several workers",
                 "one of them may stop before the others; --checkpoint keeps what was done",
             )
-        context.say("starting the engine")
         running = runtime.open(model)
         tensors: dict[str, Tensor] = {}
         for tensor in chosen:

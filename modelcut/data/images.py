@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class Images(FilesTable):
                         f"{path}: {image.width} × {image.height} pixels are more than "
                         f"{MOST_VALUES:,}"
                     )
+                with _without_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
+                    image.load()
                 found = _eight_bits(image).convert(mode)
                 if (found.height, found.width) != (height, width) and height and width:
                     found = found.resize((width, height), Image.Resampling.BILINEAR)
@@ -105,6 +108,23 @@ def _without_notes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _without_libtiff() -> Iterator[None]:
+    """Keeps libtiff from writing to stderr itself what Pillow then raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _eight_bits(image: Any) -> Any:

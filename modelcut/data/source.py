@@ -53,8 +53,10 @@ class _Inflated(io.RawIOBase):
         self._kind = "gzip" if path.suffix == ".gz" else "Zstandard"
         self._errors: tuple[type[Exception], ...] = (OSError, EOFError, ValueError)
         if self._kind == "gzip":
-            from isal import igzip
+            from isal import igzip, isal_zlib
 
+            damaged: Any = isal_zlib.error
+            self._errors += (damaged,)
             self._file = igzip.open(path, "rb")
         else:
             import zstandard

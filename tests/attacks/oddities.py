@@ -5,6 +5,7 @@ A line may begin with variables of the environment, as in a shell: `NAME=value`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from toys import MODELS, dense
 RAW = os.fsdecode(b"b\xff\xfe")
 """Half a name: bytes that are no UTF-8, as a file system may have them."""
 
+PACKED = gzip.compress(rows().encode(), mtime=0)
 X, Y = np.ones((6, 4), "f4"), np.zeros(6, "i8")
 
 
@@ -241,6 +243,11 @@ CASES = {
         BAD,
     ),
     # tables
+    "CSV: damaged gzip": (
+        table("t.csv.gz", lambda: (lambda d: d[:40] + bytes([d[40] ^ 255]) + d[41:])(PACKED)),
+        BAD,
+    ),
+    "CSV: gzip of a reserved block": (table("t.csv.gz", PACKED[:10] + b"\xff" + PACKED[11:]), BAD),
     "CSV: UTF-16": (table("t.csv", rows().encode("utf-16")), BAD),
     "CSV: full-width digits": (table("t.csv", rows() + "\n１２,1,2,3,0\n"), BAD),
     "CSV: thousands": (table("t.csv", rows() + '\n"1,000",1,2,3,0\n'), BAD),

@@ -32,6 +32,8 @@ WENT_WRONG = {
     "array: complex labels",
     "array: labels that are no text",
     "array: encrypted",
+    "CSV: damaged gzip",
+    "CSV: gzip of a reserved block",
     "search: a link to another folder",
     "search: no workers",
     "patterns: 40,000 exclude",

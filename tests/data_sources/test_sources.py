@@ -268,6 +268,25 @@ def test_pixels_of_other_depths(tmp_path):
             read(Image.fromarray(pixels.astype(kind)), "c.tif")
 
 
+def test_a_damaged_tiff_is_one_error(tmp_path, capfd):
+    from PIL import Image
+
+    image = Image.effect_noise((16, 16), 60)
+    image.save(tmp_path / "a.tif", compression="tiff_lzw")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    (tmp_path / "t.csv").write_text("image,label\na.tif,0\n")
+    spec = (InputSpec("x", (16, 16, 1)),)
+    failed = 0
+    for at in range(8, len(data), 5):
+        (tmp_path / "a.tif").write_bytes(bytes([*data[:at], data[at] ^ 255, *data[at + 1 :]]))
+        try:
+            list(open_table(tmp_path / "t.csv", DataOptions(images="image"), spec).batches(1))
+        except InputError:
+            failed += 1
+    assert failed > 5
+    assert capfd.readouterr().err == ""  # libtiff writes there itself
+
+
 def test_what_is_odd_beside_the_pixels_is_no_warning(tmp_path):
     from PIL import Image
 

@@ -204,8 +204,8 @@ TEST = flags.option(
 )
 CALIBRATE = flags.option(
     "calibrate",
-    "CSV of calibration data, for steps that look at outputs (by default --train) and for an "
-    "int8 or int16x8 .tflite; labels are not needed.",
+    "CSV of calibration data, for steps that look at outputs (otherwise the training data) and "
+    "for an int8 or int16x8 .tflite; labels are not needed.",
     metavar="CSV",
     panel=DATA,
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,13 +56,15 @@ class Images(FilesTable):
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels or 3]
         try:
             check_path(path)
-            with Image.open(path, formats=_FORMATS) as image:
+            with _without_notes(), Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > MOST_VALUES:
                     raise InputError(
                         f"{path}: {image.width} × {image.height} pixels are more than "
                         f"{MOST_VALUES:,}"
                     )
-                found = image.convert(mode)
+                with _without_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
+                    image.load()
+                found = _eight_bits(image).convert(mode)
                 if (found.height, found.width) != (height, width) and height and width:
                     found = found.resize((width, height), Image.Resampling.BILINEAR)
                 pixels = np.asarray(found, np.float32)
@@ -94,6 +100,48 @@ def open_table(
         return Images(path, options, spec, rows, own)
     rows, own, notes = of_column(path, options, "images", labelled=labelled)
     return Images(path, options, spec, rows, own, warnings=notes)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keeps Pillow from warning of what stands beside the pixels, such as EXIF."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _without_libtiff() -> Iterator[None]:
+    """Keeps libtiff from writing to stderr itself what Pillow then raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _eight_bits(image: Any) -> Any:
+    """An image whose values Pillow would clip, in 8 bits; any other as it is.
+
+    Of 16 bits the higher ones are taken, as TensorFlow's decoders do.
+
+    Raises:
+        ValueError: its values are no pixels of 8 or 16 bits.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its values are numbers of 32 bits, not pixels; write them to .npy files")
+    return image
 
 
 def _image_input(path: Path, inputs: Sequence[InputSpec]) -> InputSpec:

@@ -35,7 +35,7 @@ def open_bytes(path: Path) -> Any:
         if path.suffix != ".gz":
             raise InputError(f"{path}: is compressed by gzip", f"name it {path.name}.gz")
         return _Inflated(path)
-    if head == b"\x28\xb5\x2f\xfd":
+    if head == b"\x28\xb5\x2f\xfd" or head == b"\x50\x2a\x4d\x18":  # pzstd begins with a note
         if path.suffix != ".zst":
             raise InputError(f"{path}: is compressed by Zstandard", f"name it {path.name}.zst")
         return _Inflated(path)
@@ -53,8 +53,10 @@ class _Inflated(io.RawIOBase):
         self._kind = "gzip" if path.suffix == ".gz" else "Zstandard"
         self._errors: tuple[type[Exception], ...] = (OSError, EOFError, ValueError)
         if self._kind == "gzip":
-            from isal import igzip
+            from isal import igzip, isal_zlib
 
+            damaged: Any = isal_zlib.error
+            self._errors += (damaged,)
             self._file = igzip.open(path, "rb")
         else:
             import zstandard

@@ -14,6 +14,7 @@ _PIECE = 1 << 20
 _SUFFIXES = {
     b"\x1f\x8b": ".csv.gz",
     b"\x28\xb5\x2f\xfd": ".csv.zst",
+    b"\x50\x2a\x4d\x18": ".csv.zst",
     b"PK\x03\x04": ".npz",
     b"\x93NUMPY": ".npy",
     b"PAR1": ".parquet",

@@ -90,7 +90,8 @@ def _hashed(path: Path, new: Callable[[], Any], stop: Event | None) -> str:
     if path.is_dir():
         for part in _files(path):
             name = part.relative_to(path).as_posix()
-            total.update(f"{name}\0{_hashed(part, new, stop)}\n".encode())
+            line = f"{name}\0{_hashed(part, new, stop)}\n"
+            total.update(line.encode("utf-8", "surrogateescape"))
         return str(total.hexdigest())
     for part in _shards(path):
         total.update(f"{part.name}\0{_hashed(part, new, stop)}\n".encode())
@@ -115,7 +116,8 @@ def _shards(path: Path) -> list[Path]:
     if not path.name.endswith(".weights.json"):
         return []
     shard = re.compile(re.escape(path.name.removesuffix(".weights.json")) + r"_\d+\.weights\.h5")
-    return sorted(part for part in path.parent.iterdir() if shard.fullmatch(part.name))
+    beside = path.parent.iterdir()
+    return sorted(part for part in beside if shard.fullmatch(part.name) and part.is_file())
 
 
 def _files(folder: Path) -> Iterator[Path]:

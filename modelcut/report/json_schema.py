@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -160,7 +161,8 @@ def _object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
         key = str(each.metadata.get("key", each.name))
         known = _KNOWN.get((kind.__name__, each.name))
         properties[key] = _type(hints[each.name], definitions, known)
-        properties[key]["description"] = texts[each.name]
+        if sys.flags.optimize < 2:  # with -OO there are no docstrings
+            properties[key]["description"] = texts[each.name]
         needed = each.default is MISSING and each.default_factory is MISSING
         if needed and not each.metadata.get("present"):
             required.append(key)

@@ -25,7 +25,7 @@ from modelcut.model.rewrite import Edit
 if TYPE_CHECKING:  # most steps need no rows, nor does --help
     from modelcut.graph.architecture import Architecture
     from modelcut.runtime import Coupled, Keeper, Runtime
-from modelcut.steps.select import matches, matches_any, optional, suggest
+from modelcut.steps.select import MOST_PATTERNS, matches, matches_any, optional, suggest
 
 Need = Literal["graph", "train", "validation", "calibration", "loop"]
 """The architecture; training data; validation data, for a search; samples without labels; a
@@ -145,11 +145,13 @@ class Step(Strict, ABC):
 
     include: list[str] = Field(
         default_factory=list,
+        max_length=MOST_PATTERNS,
         description="Apply the step only to tensors that match: globs on layer names, "
         "class:GLOB, role:GLOB (kernel, bias, …); class:GLOB? may match nothing.",
     )
     exclude: list[str] = Field(
         default_factory=list,
+        max_length=MOST_PATTERNS,
         description="Exclude tensors that match: globs on layer names, class:GLOB, role:GLOB.",
     )
 
@@ -193,6 +195,11 @@ class Step(Strict, ABC):
     def needs(self) -> frozenset[Need]:
         """What it needs besides the weights, with its settings."""
         return frozenset()
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of the activations that its result is made for; 0: they are floats."""
+        return 0
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -324,6 +331,7 @@ class LayerStep(Step):
 
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
+        max_length=MOST_PATTERNS,
         description="Settings for individual layers: a mapping from pattern (as in include) to "
         "fields.",
     )

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Iterator
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any
 
 from modelcut.model.model import Layer, Model, Tensor
+
+MOST_PATTERNS = 1000
+"""Of a step: each may have to be held against each of ten thousand layers."""
+
+
+@lru_cache(maxsize=4 * MOST_PATTERNS)
+def _parsed(pattern: str) -> tuple[str, Callable[[str], Any]]:
+    """What a pattern looks at, and what tells whether a name fits.
+
+    As `fnmatch.fnmatchcase`, which keeps 256 patterns only and compiles the others each time.
+    """
+    prefix, _, glob = pattern.partition(":")
+    glob = glob.removesuffix("?") if optional(pattern) else glob
+    if prefix not in ("path", "class", "role") or not glob:
+        prefix, glob = "", pattern
+    plain = not any(sign in glob for sign in "*?[")
+    return prefix, glob.__eq__ if plain else re.compile(translate(glob)).match
 
 
 def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
@@ -16,18 +36,15 @@ def matches(pattern: str, layer: Layer, tensor: Tensor | None = None) -> bool:
     on the layer's whole name, else a glob on the whole name or the last part of it. With "?" at
     its end, one with a prefix may match nothing.
     """
-    prefix, _, glob = pattern.partition(":")
-    glob = glob.removesuffix("?") if optional(pattern) else glob
-    if prefix == "path" and glob:
-        return fnmatchcase(layer.name, glob)
-    if prefix == "class" and glob:
-        return fnmatchcase(layer.class_name, glob)
-    if prefix == "role" and glob:
+    prefix, fits = _parsed(pattern)
+    if prefix == "path":
+        return bool(fits(layer.name))
+    if prefix == "class":
+        return bool(fits(layer.class_name))
+    if prefix == "role":
         tensors = layer.tensors if tensor is None else (tensor,)
-        return any(fnmatchcase(t.role, glob) or fnmatchcase(t.kind, glob) for t in tensors)
-    return fnmatchcase(layer.name, pattern) or (
-        bool(layer.path) and fnmatchcase(layer.path[-1], pattern)
-    )
+        return any(fits(t.role) or fits(t.kind) for t in tensors)
+    return bool(fits(layer.name) or (layer.path and fits(layer.path[-1])))
 
 
 def matches_any(pattern: str, model: Model) -> bool:

@@ -6,11 +6,13 @@ is done.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from modelcut.errors import InputError, UsageError
 from modelcut.safety import small_text
@@ -22,7 +24,7 @@ SCHEMA = "modelcut-search-journal/2"
 
 
 class Journal:
-    """The folder of one search.
+    """The folder of one search, which no other one may use meanwhile: a context manager.
 
     Attributes:
         folder: path of the folder; scratch files of the search are in it, too.
@@ -52,6 +54,13 @@ class Journal:
             draft = folder / f".{_ABOUT}.part"
             draft.write_text(text, encoding="utf-8")
             os.replace(draft, about)
+        self._held = _claimed(about)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def trials(self) -> list[Trial]:
         """The trials that are done, in the order in which they ended.
@@ -98,9 +107,34 @@ def discard(folder: Path) -> int:
         return 0
     if not folder.joinpath(_ABOUT).is_file():
         raise UsageError(f"{folder}: is no journal of modelcut", "remove it by hand if need be")
+    with _claimed(folder / _ABOUT):
+        return _emptied(folder)
+
+
+def _emptied(folder: Path) -> int:
     size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     shutil.rmtree(folder)
     return size
+
+
+def _claimed(about: Path) -> IO[bytes]:
+    """Takes the lock of a search, which ends with its process, or when the file is closed.
+
+    Raises:
+        UsageError: another search has it.
+    """
+    file = about.open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(
+            f"{about.parent}: another search for this output is running",
+            "wait until it ends, or name another output",
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def _no_link(folder: Path) -> None:

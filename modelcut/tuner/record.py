@@ -108,8 +108,10 @@ def samples_of(trials: Sequence[Trial]) -> int:
 
 def original_accuracy(trial: Trial) -> float | None:
     """The original's accuracy on the validation samples; None where none was measured."""
-    found = [trial.result.measured.get(name) for name in ("accuracy", "accuracy_drop")]
-    return None if None in found else float(sum(found))
+    measured = trial.result.measured
+    if "accuracy" not in measured or "accuracy_drop" not in measured:
+        return None
+    return float(measured["accuracy"] + measured["accuracy_drop"])
 
 
 def warnings_of(

@@ -5,6 +5,7 @@ A line may begin with variables of the environment, as in a shell: `NAME=value`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -32,11 +33,12 @@ from inventions import (
 )
 from test_hdf5 import WEIGHTS, config
 from test_keras_zip import GOOD
-from toys import dense
+from toys import MODELS, dense
 
 RAW = os.fsdecode(b"b\xff\xfe")
 """Half a name: bytes that are no UTF-8, as a file system may have them."""
 
+PACKED = gzip.compress(rows().encode(), mtime=0)
 X, Y = np.ones((6, 4), "f4"), np.zeros(6, "i8")
 
 
@@ -163,6 +165,25 @@ def column(values):
     )
 
 
+def shard(change, name="m_0.weights.h5"):
+    """A list of one shard."""
+
+    def make(folder):
+        good(folder)
+        change(folder)
+        text = json.dumps({"metadata": {}, "weight_map": {"a": name}})
+        return "inspect", write(folder / "m.weights.json", text)
+
+    return make
+
+
+def saved_model(folder, change):
+    with zipfile.ZipFile(MODELS.parent / "saved_models" / "keras3.zip") as archive:
+        archive.extractall(folder / "sm")
+    change(folder / "sm")
+    return "prune", folder / "sm", "--sparsity", "0.5", "-o", folder / "o", "-q"
+
+
 CASES = {
     # what is written to
     "side: a pipe as depfile": (special("d", "--depfile", "@d"), BAD),
@@ -222,6 +243,11 @@ CASES = {
         BAD,
     ),
     # tables
+    "CSV: damaged gzip": (
+        table("t.csv.gz", lambda: (lambda d: d[:40] + bytes([d[40] ^ 255]) + d[41:])(PACKED)),
+        BAD,
+    ),
+    "CSV: gzip of a reserved block": (table("t.csv.gz", PACKED[:10] + b"\xff" + PACKED[11:]), BAD),
     "CSV: UTF-16": (table("t.csv", rows().encode("utf-16")), BAD),
     "CSV: full-width digits": (table("t.csv", rows() + "\n１２,1,2,3,0\n"), BAD),
     "CSV: thousands": (table("t.csv", rows() + '\n"1,000",1,2,3,0\n'), BAD),
@@ -233,6 +259,56 @@ CASES = {
     "Parquet: labels that are lists": (column(lambda pa: [[0]]), BAD),
     "Parquet: labels that are dates": (column(lambda pa: pa.array([0], pa.timestamp("s"))), BAD),
     "Parquet: no labels": (column(lambda pa: pa.nulls(1)), BAD),
+    # patterns
+    **{
+        f"patterns: 40,000 {field}": (
+            recipe(
+                STEP
+                + f"    {field}: ["
+                + ",".join(f"'path:*a*b*{number}*?'" for number in range(40_000))
+                + "]\n"
+            ),
+            BAD,
+        )
+        for field in ("include", "exclude")
+    },
+    "patterns: 2,000 overrides": (
+        recipe(
+            STEP
+            + "    overrides: {"
+            + ",".join(f"'path:*{number}*?': {{sparsity: 0.1}}" for number in range(2000))
+            + "}\n"
+        ),
+        BAD,
+    ),
+    "patterns: 20,000 options": (
+        lambda f: prune(*(word for n in range(20_000) for word in ("--include", f"path:{n}?")))(f),
+        BAD,
+    ),
+    # files of many parts
+    **{
+        f"parts: {name}": (shard(change), BAD)
+        for name, change in (
+            ("a pipe", lambda f: os.mkfifo(f / "m_0.weights.h5")),
+            ("a device", lambda f: (f / "m_0.weights.h5").symlink_to("/dev/zero")),
+            ("the list", lambda f: None),
+        )
+    },
+    "parts: a pipe that is not listed": (
+        shard(
+            lambda f: (os.mkfifo(f / "m_1.weights.h5"), shutil.copy(f / "m.h5", f / "w.h5")), "w.h5"
+        ),
+        ANY,
+    ),
+    "parts: a long name": (shard(lambda f: None, "a" * 5000), BAD),
+    "parts: a name that is no text, in a SavedModel": (
+        lambda f: saved_model(f, lambda place: write(place / RAW, "x")),
+        (0,),
+    ),
+    "parts: a pipe in a SavedModel": (
+        lambda f: saved_model(f, lambda place: os.mkfifo(place / "x")),
+        BAD,
+    ),
     # searches
     "search: a link to another folder": (lambda f: search()(link(f)), BAD),
     "search: a link is discarded": (lambda f: search("--discard")(link(f)), BAD),

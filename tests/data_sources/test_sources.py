@@ -72,6 +72,17 @@ def test_every_source_gives_the_same(tmp_path, name, make):
     check_source(path)
 
 
+def test_zstandard_of_several_frames(tmp_path):
+    """As pzstd writes it: a note before, and a frame for each part."""
+    text = as_csv(tmp_path / "t.csv").read_bytes()
+    note = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    parts = [zstandard.compress(text[:60]), zstandard.compress(text[60:])]
+    (tmp_path / "t.csv.zst").write_bytes(note + note.join(parts))
+    wanted, _ = all_of(open_table(tmp_path / "t.csv", DataOptions(), ONE))
+    found, _ = all_of(open_table(tmp_path / "t.csv.zst", DataOptions(), ONE))
+    np.testing.assert_array_equal(found["x_in"], wanted["x_in"])
+
+
 def test_arrays_by_the_names_of_the_inputs(tmp_path):
     two = (InputSpec("left", (2,)), InputSpec("right", (2,)))
     path = tmp_path / "s.npz"
@@ -231,3 +242,58 @@ def test_preprocessing_is_that_of_keras_applications():
     torch = preprocessed(pixels, "densenet")
     np.testing.assert_allclose(torch[..., 1], (pixels[..., 1] / 255 - 0.456) / 0.224, rtol=1e-5)
     assert preprocessed(pixels, "efficientnet") is pixels
+
+
+def test_pixels_of_other_depths(tmp_path):
+    """16 bits become 8 as in TensorFlow; Pillow alone would clip them."""
+    from PIL import Image
+
+    pixels = np.arange(16, dtype="<u2").reshape(4, 4) * 4000
+    spec = (InputSpec("x", (4, 4, 1)),)
+
+    def read(image, name):
+        image.save(tmp_path / name)
+        (tmp_path / "t.csv").write_text(f"image,label\n{name},0\n")
+        table = open_table(tmp_path / "t.csv", DataOptions(images="image"), spec)
+        return next(iter(next(table.batches(1)).inputs.values()))[0, ..., 0]
+
+    wide = Image.fromarray(pixels)
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(read(wide, name), pixels // 256)
+    gray = Image.fromarray((pixels // 256).astype("u1"))
+    bits = gray.convert("1")
+    np.testing.assert_array_equal(read(bits, "b.png"), np.asarray(bits) * 255.0)
+    for kind in ("f4", "i4"):
+        with pytest.raises(InputError, match=r"c\.tif: .* numbers of 32 bits, not pixels"):
+            read(Image.fromarray(pixels.astype(kind)), "c.tif")
+
+
+def test_a_damaged_tiff_is_one_error(tmp_path, capfd):
+    from PIL import Image
+
+    image = Image.effect_noise((16, 16), 60)
+    image.save(tmp_path / "a.tif", compression="tiff_lzw")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    (tmp_path / "t.csv").write_text("image,label\na.tif,0\n")
+    spec = (InputSpec("x", (16, 16, 1)),)
+    failed = 0
+    for at in range(8, len(data), 5):
+        (tmp_path / "a.tif").write_bytes(bytes([*data[:at], data[at] ^ 255, *data[at + 1 :]]))
+        try:
+            list(open_table(tmp_path / "t.csv", DataOptions(images="image"), spec).batches(1))
+        except InputError:
+            failed += 1
+    assert failed > 5
+    assert capfd.readouterr().err == ""  # libtiff writes there itself
+
+
+def test_what_is_odd_beside_the_pixels_is_no_warning(tmp_path):
+    from PIL import Image
+
+    image = Image.new("L", (4, 4), 7)
+    image.save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*" + b"\xff" * 400)
+    (tmp_path / "t.csv").write_text("image,label\na.jpg,0\n")
+    spec = (InputSpec("x", (4, 4, 1)),)
+    table = open_table(tmp_path / "t.csv", DataOptions(images="image"), spec)
+    (batch,) = table.batches(1)  # a warning is an error in these tests
+    assert abs(batch.inputs["x"] - 7).max() <= 1

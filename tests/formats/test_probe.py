@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -144,3 +145,17 @@ def test_on_the_command_line_the_parent_tells(make, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("modelcut: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_another_process_writes(tmp_path):
+    """HDF5 takes a lock; it is neither damaged nor to be copied again."""
+    import fcntl
+
+    path = tmp_path / "m.h5"
+    shutil.copyfile(MODELS / "keras3_sequential.h5", path)
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process holds a lock"):
+            registry.open_model(path)
+    with registry.open_model(path) as model:
+        assert model.layers

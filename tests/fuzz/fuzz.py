@@ -1,7 +1,7 @@
 """Fuzzes the readers with atheris (libFuzzer): any exception but modelcut's own is a finding.
 
     pip install atheris
-    python tests/fuzz/fuzz.py SECONDS [h5|keras|mcut|recipe|csv|json ...]
+    python tests/fuzz/fuzz.py SECONDS [h5|keras|mcut|recipe|csv|gz|npz|json ...]
 
 Findings are written to the working folder as `crash-*`.
 """
@@ -9,6 +9,8 @@ Findings are written to the working folder as `crash-*`.
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import subprocess
 import sys
 import tempfile
@@ -41,14 +43,17 @@ def _recipe(data, folder):
     recipe.parse(load_file(path))
 
 
-def _csv(data, folder):
-    from modelcut.data import DataOptions, InputSpec
-    from modelcut.data.csv import Csv
+def _samples(suffix):
+    def read(data, folder):
+        from modelcut.data import DataOptions, InputSpec
+        from modelcut.data.sources import open_table
 
-    path = folder / "t.csv"
-    path.write_bytes(data)
-    for _ in Csv.open(path, DataOptions(), [InputSpec("x", (4,), "float32")]).batches(64):
-        pass
+        path = folder / f"t{suffix}"
+        path.write_bytes(data)
+        for _ in open_table(path, DataOptions(), [InputSpec("x", (4,), "float32")]).batches(64):
+            pass
+
+    return read
 
 
 def _json(data, folder):
@@ -60,12 +65,16 @@ def _json(data, folder):
     findings(made.text, "", where="m")
 
 
+ROWS = b"a,b,c,d,label\n1,2,3,4,0\n5,6,7,8,1\n"
+
 TARGETS = {
     "h5": _model(".h5"),
     "keras": _model(".keras"),
     "mcut": _model(".mcut"),
     "recipe": _recipe,
-    "csv": _csv,
+    "csv": _samples(".csv"),
+    "gz": _samples(".csv.gz"),
+    "npz": _samples(".npz"),
     "json": _json,
 }
 
@@ -80,7 +89,15 @@ def seeds(name, folder):
     if name == "recipe":
         return [p.read_bytes() for p in sorted((HERE.parents[1] / "recipes").glob("*.yaml"))]
     if name == "csv":
-        return [b"a,b,c,d,label\n1,2,3,4,0\n5,6,7,8,1\n"]
+        return [ROWS]
+    if name == "gz":
+        return [gzip.compress(ROWS)]
+    if name == "npz":
+        import numpy as np
+
+        spool = io.BytesIO()
+        np.savez(spool, x=np.ones((2, 4), "f4"), y=np.zeros(2))
+        return [spool.getvalue()]
     import h5py
 
     with h5py.File(models / "keras3_sequential.h5") as file:

@@ -37,6 +37,12 @@ found.charts = [...document.querySelectorAll('svg')].map(svg => {
   }).map(t => t.textContent);
   return {width: box.width, height: box.height, marks, cut};
 });
+found.broken = [...document.querySelectorAll('td')].filter(cell => {
+  if (!/^\\S*\\d\\S*$/.test(cell.textContent) || !cell.firstChild) return false;
+  const all = document.createRange();
+  all.selectNodeContents(cell);
+  return new Set([...all.getClientRects()].map(box => box.top)).size > 1;
+}).filter(cell => cell.cellIndex > 0 && !cell.matches('.l')).map(cell => cell.textContent);
 found.paper = getComputedStyle(document.body).backgroundColor;
 found.ink = getComputedStyle(document.body).color;
 found.names = document.body.textContent.includes(%s);
@@ -93,6 +99,7 @@ def test_nothing_overflows_and_every_chart_has_its_data(made, hostile, tmp_path,
     assert abs(found["width"] - width) <= 20, found["width"]
     assert found["overflow"] <= 0
     assert found["outside"] == []
+    assert found["broken"] == []  # no number is split over two lines
     assert len(found["charts"]) == len(list(charts(report)))
     for chart in found["charts"]:
         assert chart["width"] >= 280

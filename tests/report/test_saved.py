@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,13 @@ def broken_rules(value, schema, root, where="$"):
     if isinstance(value, list) and "items" in schema:
         for index, part in enumerate(value):
             yield from broken_rules(part, schema["items"], root, f"{where}[{index}]")
+
+
+def test_the_schema_without_docstrings():
+    call = [sys.executable, "-OO", "-m", "modelcut", "report", "schema"]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert json.loads(done.stdout)["title"] == "modelcut-report/1"
 
 
 def test_a_report_is_what_the_schema_says(made):

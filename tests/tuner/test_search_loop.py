@@ -268,6 +268,24 @@ def test_a_journal_that_is_a_link_is_not_removed(request_for, runner, tmp_path):
     assert [path.name for path in precious.iterdir()] == ["search.json"]
 
 
+def test_two_searches_for_one_output(request_for, runner):
+    request = request_for()
+
+    class Meanwhile(Computed):
+        def run(self, *arguments, **more):
+            for use in (lambda: searches.search(request), lambda: journal.discard(request.folder)):
+                with pytest.raises(UsageError, match="another search for this output is running"):
+                    use()
+            return super().run(*arguments, **more)
+
+    runner(Meanwhile(stop_after=2))
+    with pytest.raises(Stopped):
+        searches.search(request)
+    runner(Computed())
+    searches.search(request)  # the lock has ended with the other
+    assert len(record_of(request)["trials"]) == 30
+
+
 def test_another_search_does_not_take_up_its_journal(request_for, runner):
     runner(Computed(stop_after=3))
     with pytest.raises(Stopped):

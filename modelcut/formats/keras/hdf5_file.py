@@ -59,6 +59,11 @@ def open_file(file: Any, where: str) -> h5py.File:
     try:
         return h5py.File(file, "r")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        if "unable to lock" in str(error):
+            raise InputError(
+                f"{where}: another process holds a lock on it",
+                "wait until it is written; HDF5_USE_FILE_LOCKING=FALSE reads it all the same",
+            ) from None
         reason = "cut short or damaged" if "truncated" in str(error) else "not a sound HDF5 file"
         raise InputError(f"{where}: {reason}", "copy it again from where it came") from None
 

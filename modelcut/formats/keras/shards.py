@@ -64,7 +64,7 @@ def _names(path: Path, where: str) -> list[str]:
     names = set()
     for value in weights.values():
         for name in value if isinstance(value, list) else [value]:
-            if not isinstance(name, str) or not name:
+            if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "replace")) <= 255:
                 raise InputError(f"{where}: its weight_map does not name files")
             if Path(name).name != name or "\\" in name:
                 raise UnsafeError(f"{where}: the shard {printable(name)!r} is outside the folder")

@@ -188,6 +188,8 @@ def evaluate(
     test: File,
     *,
     against: File | None = None,
+    activations: int = 0,
+    calibrate: File | None = None,
     trust: bool = False,
     custom_objects: str = "",
     max_memory: str | int | None = None,
@@ -200,6 +202,9 @@ def evaluate(
         model: the model to measure.
         test: CSV of test data.
         against: the reference.
+        activations: measure the model in simulated integers as well, with activations of so many
+            bits, 4 to 8, as an int8 .tflite has them; 0: do not.
+        calibrate: CSV of the samples that give the ranges of activations; labels are not needed.
         trust: run the code that the files carry.
         custom_objects: your own layers: a .py file or a dotted module.
         max_memory: most memory that the network may need, in bytes or as "8GB"; a model that needs
@@ -220,7 +225,14 @@ def evaluate(
     reference = None if against is None else Path(against)
     with limits.at_most(max_memory):
         return assess.assess(
-            Path(model), reference, path_from(test), made, Trust(trust, custom_objects), say
+            Path(model),
+            reference,
+            path_from(test),
+            made,
+            Trust(trust, custom_objects),
+            say,
+            activations=activations,
+            calibrate=None if calibrate is None else path_from(calibrate),
         )
 
 

@@ -20,6 +20,7 @@ from modelcut.model.model import Model, Tensor
 from modelcut.model.rewrite import Edit, Rewrite
 
 __all__ = [
+    "Activations",
     "Constraint",
     "Coupled",
     "Part",
@@ -50,6 +51,8 @@ class Constraint:
         entropy_weight: with `follow`, the squared error that one bit of a cluster index is traded
             for, as a fraction of the tensor's mean square.
         movement: whether weights are scored by their accumulated movement, not by magnitude.
+        on_levels: whether the network sees them on levels of 8 bits while they are trained, a scale
+            for each index of `axis`; the result is not.
     """
 
     encoding: Encoding
@@ -62,6 +65,20 @@ class Constraint:
     decay: bool = False
     entropy_weight: float = 0.0
     movement: bool = False
+    on_levels: bool = False
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How values between layers are rounded while a network is trained.
+
+    Attributes:
+        bits: bits of each value.
+        rows: samples that give the first ranges.
+    """
+
+    bits: int
+    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,7 @@ class TrainingPlan:
         distill: weight of the distillation loss, 0 to 1.
         temperature: temperature of the softmax of student and teacher.
         coupled: channels with a group lasso over all tensors that share them.
+        activations: how the network is trained for integer inference; None: it is not.
     """
 
     constraints: Mapping[str, Constraint]
@@ -109,6 +127,7 @@ class TrainingPlan:
     distill: float = 0.0
     temperature: float = 1.0
     coupled: tuple[Coupled, ...] = ()
+    activations: Activations | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +183,9 @@ class Trainer(Protocol):
         Raises:
             InputError: it is not one of this training.
         """
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Ranges of the tensors that are rounded between layers, by the layer that reads each."""
 
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         """Values and encodings of the trained tensors; and statistics that moved, without."""

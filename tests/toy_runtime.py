@@ -286,6 +286,9 @@ class ToyTrainer:
         self.weights, self.masks = part("now", "weights"), part("now", "mask")
         self.kept = part("kept", "weights"), part("kept", "mask")
 
+    def ranges(self):
+        return {}
+
     def result(self):
         return {
             name: (self._projected(name), constraint.encoding)

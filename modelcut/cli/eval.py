@@ -25,6 +25,19 @@ def register(app: typer.Typer, name: str) -> None:
             metavar="FILE",
             panel=options.MODEL,
         ),
+        flags.option(
+            "activations",
+            "Also evaluate the model in simulated integers, as an int8 .tflite computes: "
+            "activations of so many bits (4 to 8), kernels of 8 where they are not quantized.",
+            metavar="BITS",
+            panel=options.DATA,
+        ),
+        flags.option(
+            "calibrate",
+            "CSV of the samples that give the ranges of --activations; labels are not needed.",
+            metavar="CSV",
+            panel=options.DATA,
+        ),
         *options.DATA_OPTIONS,
         *options.gates("output."),
         *options.TRUST,
@@ -35,13 +48,26 @@ def register(app: typer.Typer, name: str) -> None:
     app.command(name, cls=panels.Command, epilog=example)(flags.command(parameters, evaluate))
 
 
+def _bits(value: str | None) -> int:
+    """The bits of activations; 0: none were given.
+
+    Raises:
+        UsageError: they are no number.
+    """
+    if value is None:
+        return 0
+    if not value.isdecimal() or not int(value[:9]):
+        raise UsageError(f"--activations {value}: is no number of bits", "--activations 8")
+    return int(value[:9])
+
+
 def evaluate(**values: Any) -> None:
     """Measure a model on a CSV: accuracy, recall, F1, latency; alone or against another."""
     if not values.get("test"):
         raise UsageError("no test data named", "add --test FILE.csv")
     options.check_summary(values)
     form = chosen({**values, "json": None})
-    named = (values["model"], values.get("against"), values["test"])
+    named = (values["model"], values.get("against"), values["test"], values.get("calibrate"))
     read = [Path(name) for name in named if name]
     check_place(values, read)
     head = options.head_from(values)
@@ -49,6 +75,8 @@ def evaluate(**values: Any) -> None:
         values["model"],
         values["test"],
         against=values.get("against"),
+        activations=_bits(values.get("activations")),
+        calibrate=values.get("calibrate"),
         trust=bool(values.get("trust")),
         custom_objects=values.get("custom_objects") or "",
         max_memory=values.get("max_memory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -52,7 +53,8 @@ def register(
 def _called(words: Sequence[str] | None, method: str, default: str) -> str:
     """The method that is meant."""
     found = os.environ.get("MODELCUT_METHOD", default)
-    for word, following in zip(words or (), [*(words or ())[1:], ""], strict=True):
+    words = [*(words or ()), ""]
+    for word, following in itertools.pairwise(words):
         if word == "--method":
             found = following
         elif word.startswith("--method="):

@@ -64,6 +64,19 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """How a network computes in integers, simulated.
+
+    Attributes:
+        bits: bits of each value that goes from layer to layer.
+        samples: for each input of the network, the values of some samples, which give the ranges.
+    """
+
+    bits: int
+    samples: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
 class OutputSpec:
     """One output of a network.
 
@@ -124,6 +137,7 @@ def open_network(
     apart: bool = True,
     bounds: Bounds | None = None,
     mixed: bool = True,
+    rounding: Rounding | None = None,
 ) -> Network:
     """Loads a model into the engine of its dialect.
 
@@ -142,6 +156,7 @@ def open_network(
             networks with `custom_objects`. A `.tflite` and an `.onnx` always run in their own.
         bounds: what it may take there.
         mixed: False: Keras computes in float32 where the file asks for mixed precision.
+        rounding: what goes between the layers of a Keras model is rounded; None: it is not.
 
     Raises:
         InputError: the engine cannot load it; one line of its reason.
@@ -166,6 +181,10 @@ def open_network(
             "mixed": mixed,
         }
         how["signature"] = signature or ""
+        if rounding is not None:
+            samples = Path(folder) / "samples.npz"
+            np.savez(samples, *rounding.samples)
+            how["rounding"] = {"bits": rounding.bits, "samples": str(samples)}
         try:
             if (apart and not custom_objects) or dialect in _ALWAYS_APART:
                 place = _APART.get(dialect, "process.networks")
@@ -190,6 +209,7 @@ def load_here(
     seed: int | None = None,
     signature: str = "",
     mixed: bool = True,
+    rounding: Mapping[str, Any] | None = None,
 ) -> Any:
     """Loads a model into this process; see `open_network`, which takes these arguments too.
 
@@ -200,7 +220,11 @@ def load_here(
     try:
         if seed is not None:
             engine.set_seed(seed)
-        return engine.load(path, loss, trust, dict(custom_objects or {}), **more)
+        network = engine.load(path, loss, trust, dict(custom_objects or {}), **more)
+        if rounding is not None:
+            integers = import_module("modelcut.engines.keras.integers")
+            integers.simulate_on(network, rounding["bits"], Path(rounding["samples"]))
+        return network
     except ModelcutError:
         raise
     except MemoryError:

@@ -129,7 +129,8 @@ def plain_file(model: Model) -> Iterator[tuple[Path, str]]:
     if whole and not model.origin.rewritten and not file_format.packed:
         yield model.origin.path, file_format.engine_suffix
         return
-    if (unpacked := file_format.unpacked(model)) is not None:
+    unpacked = None if model.origin.rewritten else file_format.unpacked(model)
+    if unpacked is not None:
         yield unpacked, of_model(model).engine_suffix
         return
     with scratch_file(model, WriteOptions(compression="none")) as (file, inner):

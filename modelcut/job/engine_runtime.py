@@ -27,6 +27,7 @@ from modelcut.formats import base, registry
 from modelcut.job import limits, targets
 from modelcut.job.check import check_trainable
 from modelcut.job.loss import error_in, loss_of
+from modelcut.job.request import Say
 from modelcut.job.targets import Wanted
 from modelcut.metrics import task as tasks
 from modelcut.metrics.accumulators import Values
@@ -56,6 +57,7 @@ class EngineRuntime:
         custom_objects: Mapping[str, Any] | None = None,
         custom_module: str = "",
         team: Team | None = None,
+        say: Say = lambda _: None,
     ) -> None:
         """Starts nothing yet.
 
@@ -71,6 +73,7 @@ class EngineRuntime:
             custom_objects: the user's own layers and functions, by name.
             custom_module: the module that they are from, for another process.
             team: the processes that train together; None: this process alone.
+            say: takes a line about progress: the first network waits for its engine.
         """
         self.original = original
         self._train = train
@@ -86,6 +89,7 @@ class EngineRuntime:
         self._stores: dict[Any, RowStore] = {}
         self._targets: tuple[Target, ...] = ()
         self._notes: dict[str, None] = {}
+        self._say: Say | None = say
 
     def open(self, model: Model) -> Running:
         check_trainable(model, trust=self._trust, custom=engines.names_of(self._custom))
@@ -95,6 +99,9 @@ class EngineRuntime:
                 f"{where}: the model is subclassed; modelcut cannot train it",
                 "build it with keras.Model(inputs, outputs), or leave out the steps that train",
             )
+        say, self._say = self._say, None
+        if say:
+            say(f"starting {engines.name_of(model.origin.dialect)}")
         options = base.WriteOptions(compression="none")
         with (
             registry.scratch_file(model, options) as (path, writer),
@@ -113,6 +120,8 @@ class EngineRuntime:
                 hint="a step that trains needs the network to run",
                 apart=False,
             )
+        if say:
+            say("running the network")
         places = [
             Place(layer.path, tuple((t.name, partial(_values, t)) for t in layer.tensors))
             for layer in model.layers

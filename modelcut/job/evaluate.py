@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelcut.formats import registry
 from modelcut.job.check import check_runnable, own_objects
@@ -19,6 +19,7 @@ from modelcut.report.schema import Evaluation
 if TYPE_CHECKING:
     from modelcut import engines
     from modelcut.job import inference
+    from modelcut.job.simulated import Simulation
 
 
 def open_evaluator(
@@ -98,6 +99,7 @@ def network_of(
     beside: bool,
     apart: bool = True,
     say: Say = lambda _: None,
+    rounding: engines.Rounding | None = None,
 ) -> engines.Network:
     """The network of a model's file.
 
@@ -109,6 +111,7 @@ def network_of(
         beside: a SavedModel is measured as well: that may have the signature.
         apart: whether it may run in a process of its own.
         say: takes a line about progress.
+        rounding: how it computes in integers; None: it does not.
 
     Raises:
         ModelcutError: it cannot be run, or must not be.
@@ -137,6 +140,7 @@ def network_of(
             hint=_without_running(model),
             apart=apart,
             bounds=limits.bounds(model),
+            rounding=rounding,
         )
     limits.bound(network, model, apart=apart)
     return network
@@ -157,6 +161,7 @@ def evaluate(
     trust: Trust,
     names: tuple[str, str] = ("the original", "the result"),
     say: Say = lambda _: None,
+    simulation: Simulation | None = None,
 ) -> Evaluation:
     """Runs one or two networks over a CSV.
 
@@ -168,17 +173,45 @@ def evaluate(
         trust: which code of the file may run.
         names: what the two are called in warnings.
         say: takes a line about progress.
+        simulation: a model that is run in integers as well; None: none is.
 
     Returns:
         The report's `evaluation`: the only model stands as `after`.
     """
-    test = str(evaluator.table.path)
+    test, networks = str(evaluator.table.path), []
+    if other is not None:
+        beside = registry.of_model(original).signatures
+        networks = [
+            network_of(recipe, *other, trust, beside=beside, apart=evaluator.apart, say=say)
+        ]
+    named = names if other is not None else ("the model",)
+    rounding = None
+    if simulation is not None:
+        from modelcut.job.simulated import in_integers
+
+        rounding = simulation.rounding(recipe.head.data, evaluator.network.inputs)
+        inside = in_integers(simulation.model)
+        networks.append(
+            network_of(
+                recipe,
+                inside.origin.path,
+                inside,
+                trust,
+                beside=False,
+                apart=evaluator.apart,
+                say=say,
+                rounding=rounding,
+            )
+        )
+        named = (*named, f"{named[-1]} in integers")
+    measured, pairs = evaluator.run(*networks, names=named, say=say)
+    simulated = None
+    if rounding is not None:
+        simulated = _simulated(measured.pop(), pairs.pop(), networks[-1], rounding)
     if other is None:
-        (alone,), _ = evaluator.run(say=say)
-        return Evaluation(test, None, alone.to_dict(), confidence=CONFIDENCE)
-    signatures = registry.of_model(original).signatures
-    network = network_of(recipe, *other, trust, beside=signatures, apart=evaluator.apart, say=say)
-    (before, after), (pair,) = evaluator.run(network, names=names, say=say)
+        alone = measured[0].to_dict()
+        return Evaluation(test, None, alone, confidence=CONFIDENCE, simulated=simulated)
+    (before, after), (pair,) = measured, pairs
     return Evaluation(
         test,
         before.to_dict(),
@@ -187,4 +220,25 @@ def evaluate(
         pair.agreement,
         pair.latency,
         CONFIDENCE,
+        simulated,
     )
+
+
+def _simulated(
+    measured: inference.Measurement,
+    pair: inference.Pair,
+    network: engines.Network,
+    rounding: engines.Rounding,
+) -> dict[str, Any]:
+    """What a network in simulated integers did; its speed says nothing."""
+    found = measured.to_dict()
+    for name in ("rows_per_second", "latency", "host", "cleaning"):
+        del found[name]
+    return {
+        **found,
+        "activation_bits": rounding.bits,
+        "samples": len(rounding.samples[0]),
+        "inside": list(getattr(network, "inside", ())),
+        "change": pair.change,
+        "agreement": pair.agreement,
+    }

@@ -110,7 +110,7 @@ def look(
                 _check_output(job, model)
             if recipe:
                 runtime = start.runtime_for(
-                    model, recipe, train, validate, trust or Trust(), calibrate=calibrate
+                    model, recipe, train, validate, trust or Trust(), calibrate=calibrate, say=say
                 )
             folded = fold(model, recipe, say, runtime) if recipe else Folded((model,))
             meters: dict[Identity, Meter] = {}

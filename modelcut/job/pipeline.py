@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from modelcut.job.checkpoint import Checkpoint
     from modelcut.job.inference import Evaluator
     from modelcut.job.session import Session, States
+    from modelcut.job.simulated import Simulation
 
 
 def run(
@@ -75,7 +76,7 @@ def run(
         if job.test is not None and session is None:
             check_test(job.recipe, job.test, model)
         runtime = start.runtime_for(
-            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate
+            model, job.recipe, job.train, job.validate, job.trust, team, job.calibrate, say
         )
         if job.test is not None and runtime is None:
             warm(model, job.trust)
@@ -189,9 +190,25 @@ def _measured(
             checked.model,
             job.trust,
             say=say,
+            simulation=_simulation(checked, folded),
         )
         report = replace(report, evaluation=evaluation)
     return report
+
+
+def _simulation(checked: Checked, folded: Folded) -> Simulation | None:
+    """The result in simulated integers, where a step has trained it for these.
+
+    A `.tflite` computes in its own types.
+    """
+    job = checked.job
+    bits = [step.activation_bits for step in job.recipe.steps if step.activation_bits]
+    samples = job.calibrate or job.train
+    if not bits or samples is None or checked.writer.converted:
+        return None
+    from modelcut.job.simulated import Simulation
+
+    return Simulation(folded.models[-1], bits[-1], samples)
 
 
 def _judged(checked: Checked, passage: Passage, report: Report, notes: Sequence[str]) -> Report:

@@ -57,8 +57,7 @@ def assess(
         if each is not None:
             check_source(each)
     with Digest(path) as digest, registry.open_model(path) as model:
-        runtime = start.open_runtime(model, recipe, train, data, trust)
-        say("starting the network")
+        runtime = start.open_runtime(model, recipe, train, data, trust, say=say)
         bench = Bench(model, runtime)
         profiles: list[dict[str, Any]] = []
         for index, step in enumerate(recipe.steps):

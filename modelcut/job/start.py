@@ -12,7 +12,7 @@ from modelcut.errors import UsageError
 from modelcut.job import provenance
 from modelcut.job.check import check_trainable, own_objects
 from modelcut.job.digest import Digest, blake3
-from modelcut.job.request import Job, Trust
+from modelcut.job.request import Job, Say, Trust
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
 
@@ -85,6 +85,7 @@ def runtime_for(
     trust: Trust,
     team: Team | None = None,
     calibrate: Path | None = None,
+    say: Say = lambda _: None,
 ) -> EngineRuntime | None:
     """Where the recipe has steps that train or search: what they do it with."""
     wanted = {"train", "validation", "calibration"}
@@ -92,7 +93,7 @@ def runtime_for(
         wanted & step.needs for step in recipe.steps
     ):
         return None
-    return open_runtime(model, recipe, train, validate, trust, team, calibrate)
+    return open_runtime(model, recipe, train, validate, trust, team, calibrate, say)
 
 
 def open_runtime(
@@ -103,6 +104,7 @@ def open_runtime(
     trust: Trust,
     team: Team | None = None,
     calibrate: Path | None = None,
+    say: Say = lambda _: None,
 ) -> EngineRuntime:
     """A runtime for a model; nothing is started yet.
 
@@ -134,4 +136,5 @@ def open_runtime(
         custom_objects=custom,
         custom_module=trust.custom_objects,
         team=team,
+        say=say,
     )

@@ -367,6 +367,10 @@ class Evaluation(Part):
         agreement: how far the two models decide alike.
         latency: the latencies of the two, measured in turn.
         confidence: level of the metrics' intervals.
+        simulated: the compressed model, or the only one, in simulated integers, where that was
+            asked for: as `after`, with `activation_bits`, `samples` (of calibration), `inside`
+            (layers inside of which activations are not rounded), and the `change` and `agreement`
+            beside the original, or beside the only model in floats.
     """
 
     test: str
@@ -376,6 +380,7 @@ class Evaluation(Part):
     agreement: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     latency: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
     confidence: float | None = field(default=None, metadata=_PRESENT)
+    simulated: Mapping[str, Any] | None = field(default=None, metadata=_PRESENT)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def summary(report: Report) -> Table:
             shown = f"{printable(output, 32)}: {name}" if output else name
             add(shown, a, b, lambda value: f"{value:.4f}", drop)
         notes += _certainty(report, output)
+    notes += _simulated(report, add)
     early, late = ((side.get("latency") or {}).get("median_ms") for side in sides(report))
     ratio = report.evaluation.latency if report.evaluation else None
     change = latency_change(ratio)
@@ -65,6 +66,32 @@ def summary(report: Report) -> Table:
         return Table("Summary", ("", "value"), alone, note=note)
     heads = ("reference", "model") if report.against is not None else ("before", "after")
     return Table("Summary", ("", *heads, "change"), rows, note=note)
+
+
+def _simulated(report: Report, add: Callable[..., None]) -> list[str]:
+    """Adds what simulated integers gave, and says how they were simulated."""
+    found = report.evaluation.simulated if report.evaluation else None
+    if not found:
+        return []
+    bits = found["activation_bits"]
+    outputs = metrics_of(report)
+    inside = found["metrics"].get("outputs") or {"": found["metrics"]}
+    for output, part in inside.items():
+        old, new = outputs.get(output, ({}, {}))
+        before = old or new  # of an only model, beside itself in floats
+        for key in ("accuracy", "rmse"):
+            a, b = before.get(key), part.get(key)
+            drop = f"{b - a:+.4f}" if is_number(a) and is_number(b) else ""
+            name = f"{METRICS[key]}, integers simulated"
+            name = f"{printable(output, 32)}: {name}" if output else name
+            add(name, a, b, lambda value: f"{value:.4f}", drop)
+    note = f"integers simulated: activations in {bits} bits, kernels in 8 or as quantized, ranges "
+    note += f"of {found['samples']} samples"
+    if found["inside"]:
+        names = ", ".join(printable(name, 32) for name in found["inside"][:4])
+        more = len(found["inside"]) - 4
+        note += f"; not simulated inside of {names}" + (f" and {more} more" if more > 0 else "")
+    return [note]
 
 
 def latency_change(ratio: Mapping[str, Any] | None) -> str:

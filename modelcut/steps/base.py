@@ -197,6 +197,11 @@ class Step(Strict, ABC):
         return frozenset()
 
     @property
+    def activation_bits(self) -> int:
+        """Bits of the activations that its result is made for; 0: they are floats."""
+        return 0
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         """Kinds of encodings that this step adds to its targets."""
         return ()

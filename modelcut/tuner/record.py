@@ -108,8 +108,10 @@ def samples_of(trials: Sequence[Trial]) -> int:
 
 def original_accuracy(trial: Trial) -> float | None:
     """The original's accuracy on the validation samples; None where none was measured."""
-    accuracy, drop = map(trial.result.measured.get, ("accuracy", "accuracy_drop"))
-    return None if accuracy is None or drop is None else float(accuracy + drop)
+    measured = trial.result.measured
+    if "accuracy" not in measured or "accuracy_drop" not in measured:
+        return None
+    return float(measured["accuracy"] + measured["accuracy_drop"])
 
 
 def warnings_of(

@@ -215,10 +215,16 @@ def _interrupted(
             if not request.keep_best or getattr(error, "number", SIGINT) != SIGINT:
                 raise
             return True
-        thread = threading.Thread(target=opened.pop_all().close)
+        thread = threading.Thread(target=_closed, args=(opened.pop_all(),))
         thread.start()
         ending.callback(thread.join)
     return False
+
+
+def _closed(opened: contextlib.ExitStack) -> None:
+    """Ends worker processes; one that does not end in time is killed by Dask, and not told of."""
+    with contextlib.suppress(Exception):
+        opened.close()
 
 
 def _made(

@@ -10,6 +10,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -178,6 +179,7 @@ def _client(
     import dask
     from distributed import Client, LocalCluster
 
+    # Clients are closed by name, not by `with`, which only the thread that opened them may end.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     opened.enter_context(
         dask.config.set(
@@ -195,7 +197,7 @@ def _client(
     )
     if scheduler:
         say(f"joining {scheduler}")
-        client = opened.enter_context(Client(scheduler, timeout="20s"))
+        client = opened.enter_context(closing(Client(scheduler, timeout="20s")))
         found = len(client.scheduler_info(n_workers=-1)["workers"])
         if not found:
             client.wait_for_workers(1, timeout=60)
@@ -211,7 +213,7 @@ def _client(
             memory_limit=0,
         )
     )
-    return opened.enter_context(Client(cluster)), f"{workers} local workers"
+    return opened.enter_context(closing(Client(cluster))), f"{workers} local workers"
 
 
 def _shared(workers: int) -> dict[str, str]:

@@ -150,6 +150,9 @@ def rows_of(case: str, cache: Path, most: float) -> dict[str, list[str]]:
         where = ["-o", str(cache / f"out{suffix}"), "--force", "-q"]
         return [*CLI, command, str(model), *options, *where]
 
+    def unpack() -> list[str]:
+        return cut("unpack", cache / "out.mcut", [])
+
     def script(code: str) -> list[str]:
         return [sys.executable, "-c", code, str(vgg16(cache)), str(cache / "other.h5")]
 
@@ -173,6 +176,9 @@ def rows_of(case: str, cache: Path, most: float) -> dict[str, list[str]]:
         return {
             "2.1 GB in eight tensors": cut("prune", eight, PRUNE),
             "2.1 GB in two tensors": cut("prune", two, PRUNE),
+            "…, quantize": cut("quantize", two, ["--bits", "8"]),
+            "…, pack": cut("pack", two, [], ".mcut"),
+            "…, unpack": unpack(),
         }
     if case == "small":
         return {"modelcut": cut("prune", dense(cache / "small.h5", [(500, 500)]), PRUNE)}
@@ -196,11 +202,8 @@ def rows_of(case: str, cache: Path, most: float) -> dict[str, list[str]]:
             f"prune {megabytes} MB": cut("prune", model, PRUNE),
             f"quantize {megabytes} MB": cut("quantize", model, ["--bits", "8"]),
             f"pack {megabytes} MB": cut("pack", model, [], ".mcut"),
-            f"unpack {megabytes} MB": [
-                *CLI, "unpack", str(cache / "out.mcut"), "-o", str(cache / "out.h5"), "--force",
-                "-q",
-            ],
-        }  # fmt: skip
+            f"unpack {megabytes} MB": unpack(),
+        }
     return found
 
 

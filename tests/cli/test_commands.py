@@ -298,6 +298,17 @@ def test_options_come_from_the_environment(tmp_path, modelcut, monkeypatch):
     assert "max_bytes: 1000" in said.out
 
 
+@pytest.mark.parametrize("by", ["an option", "the environment"])
+def test_an_option_of_another_method_is_refused(by, modelcut, tmp_path, monkeypatch):
+    given = ["--round-to", "8"] if by == "an option" else []
+    if not given:
+        monkeypatch.setenv("MODELCUT_ROUND_TO", "8")
+    path = MODELS / "keras3_sequential.h5"
+    said = modelcut("prune", path, "--sparsity", "0.5", *given, "-o", tmp_path / "o.h5")
+    assert said.code == 2
+    assert "--round-to: unknown key 'round_to'" in said.err
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -36,8 +36,8 @@ def test_a_trial_whose_worker_is_killed_is_done_by_another(tmp_path):
         "--json",
     ]
     done = tmp_path / "best.mcut.search" / "trials.jsonl"
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=out)
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=err)
         killed = 0
         while process.poll() is None:
             time.sleep(0.2)
@@ -45,7 +45,9 @@ def test_a_trial_whose_worker_is_killed_is_done_by_another(tmp_path):
             if records and not killed:
                 killed = -int(json.loads(records[-1])["worker"])
                 os.kill(killed, signal.SIGKILL)
-    assert process.returncode == 0
+    said = (tmp_path / "err").read_text()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
     assert killed
     found = json.loads((tmp_path / "best.search.json").read_text())
     assert [trial["error"] for trial in found["trials"]] == [""] * 8
@@ -77,3 +79,34 @@ def test_a_setting_of_the_user_stays(monkeypatch):
     found = workers._shared(4)
     assert (found["OMP_NUM_THREADS"], found["TF_NUM_INTEROP_THREADS"]) == ("7", "2")
     assert workers._shared(99)["TF_NUM_INTEROP_THREADS"] == "1"
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_there(modelcut, tmp_path):
+    """A scheduler and two workers, started by Dask's own commands."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    dask = (sys.executable, "-m", "dask")
+    place = f"--scheduler-file={tmp_path / 'place.json'}"
+    # The scheduler's folder is another one than that of the search.
+    others = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with contextlib.ExitStack() as opened:
+        for command in (
+            [*dask, "scheduler", place, "--port=0", "--host=127.0.0.1", "--no-dashboard"],
+            [*dask, "worker", place, "--nworkers=2", "--nthreads=1", "--no-dashboard"],
+        ):
+            process = opened.enter_context(subprocess.Popen(command, **others))
+            opened.callback(process.terminate)
+        end = time.monotonic() + 60
+        while not (tmp_path / "place.json").is_file() and time.monotonic() < end:
+            time.sleep(0.1)
+        address = json.loads((tmp_path / "place.json").read_text())["address"]
+        said = modelcut(
+            *("search", DEMO / "digits.h5", "-r", tmp_path / "space.yaml", "--scale", "1/16"),
+            *("--validate", DEMO / "digits_test.csv", "--max-accuracy-drop", "0.02"),
+            *("-o", tmp_path / "best.mcut", "--trials", "4", "--scheduler", address),
+        )
+    assert said.code == 0, said
+    found = json.loads((tmp_path / "best.search.json").read_text())
+    assert [trial["error"] for trial in found["trials"]] == [""] * 4
+    assert all(trial["worker"] for trial in found["trials"])
+    assert not list(tmp_path.glob("*.search"))

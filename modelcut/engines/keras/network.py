@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,10 @@ class KerasNetwork:
         model: the Keras model that runs.
         loaded: the model as Keras loaded it; mostly the same object.
         replaced: policies of mixed precision that the file asks for, and that were left out.
+        inside: where activations are rounded, names of the layers inside of which they are not.
     """
+
+    inside: tuple[str, ...] = ()
 
     def __init__(
         self, model: Any, engine: str, loss: Any, keras: Any, replaced: Collection[str] = ()
@@ -46,11 +49,23 @@ class KerasNetwork:
         batch = model.inputs[0].shape[0]
         self.fixed_batch = None if batch is None else int(batch)
         self._largest = 0
+        self._instead: Callable[..., list[Any]] | None = None
         self._call = tf.function(self._forward, reduce_retracing=True)
 
+    def take(self, instead: Callable[..., list[Any]]) -> None:
+        """Has `forward` be done by something else, which calls the model."""
+        self._instead = instead
+        self._call = self._tf.function(self._forward, reduce_retracing=True)
+
+    def forward(self, tensors: Sequence[Any], *, training: bool) -> list[Any]:
+        """The outputs for some inputs, in TensorFlow's tensors."""
+        if self._instead is not None:
+            return self._instead(tensors, training=training)
+        given = list(tensors)
+        return leaves(self.model(given if len(given) > 1 else given[0], training=training))
+
     def _forward(self, tensors: list[Any]) -> list[Any]:
-        result = self.model(tensors if len(tensors) > 1 else tensors[0], training=False)
-        return leaves(result)
+        return self.forward(tensors, training=False)
 
     def predict(self, inputs: Mapping[str, np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
         """See `Network`."""

@@ -15,7 +15,7 @@ from modelcut.engines import Network, quiet
 from modelcut.engines.keras import losses
 from modelcut.engines.keras import variables as keras_variables
 from modelcut.engines.keras.losses import Goal
-from modelcut.engines.keras.network import KerasNetwork, leaves
+from modelcut.engines.keras.network import KerasNetwork
 from modelcut.engines.keras.resumed import Batch, Memo
 from modelcut.engines.keras.team import Team
 from modelcut.engines.keras.tf_errors import translated, value_of
@@ -162,8 +162,7 @@ class KerasRunning:
 
     def forward(self, inputs: Sequence[Any], *, training: bool) -> list[Any]:
         """The outputs, each flat: (rows, units)."""
-        result = self.model(list(inputs) if len(inputs) > 1 else inputs[0], training=training)
-        outputs = leaves(result)
+        outputs = self.network.forward(inputs, training=training)
         return [losses.flat(o, goal.units) for o, goal in zip(outputs, self.goals, strict=True)]
 
     def tensors(self, rows: Rows) -> list[Any]:

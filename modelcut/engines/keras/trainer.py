@@ -14,7 +14,7 @@ import numpy as np
 
 from modelcut.data.rows import Rows
 from modelcut.engines import quiet
-from modelcut.engines.keras import losses
+from modelcut.engines.keras import integers, losses
 from modelcut.engines.keras.latent import Following, Latent, Masked, Shared, latent
 from modelcut.engines.keras.losses import Goal
 from modelcut.engines.keras.network import stateful_layers
@@ -101,6 +101,17 @@ class KerasTrainer:
             for (name, constraint), one in zip(plan.constraints.items(), self._latents, strict=True)
             if constraint.movement
         }
+        self._integers: integers.Integers | None = None
+        if (activations := plan.activations) is not None:
+            tensors, size = running.tensors(activations.rows), plan.batch
+            self._integers = integers.simulate(
+                running.network,
+                activations.bits,
+                (
+                    [t[at : at + size] for t in tensors]
+                    for at in range(0, len(activations.rows), size)
+                ),
+            )
         self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Statistics that training moves, such as those of a batch normalization.
         self._moving = {
@@ -169,6 +180,7 @@ class KerasTrainer:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._targets)
             outputs = self._running.forward(inputs, training=True)
+            seen = self._integers.seen() if self._integers else []
             total = self._total(inputs, labels, outputs)
             if self._running.model.losses:
                 total += tf.add_n([tf.cast(x, tf.float32) for x in self._running.model.losses])
@@ -179,7 +191,12 @@ class KerasTrainer:
         if labels:
             right = losses.hits(self._goals[0], labels[0], outputs[0])
         found = [tf.convert_to_tensor(part) for part in found]
-        *found, total, right = self._team.total([*found, total, right])
+        # Of the ranges, the mean over the replicas.
+        seen = [ends / self._team.replicas for ends in seen]
+        summed = self._team.total([*found, total, right, *seen])
+        found, (total, right, *seen) = summed[: len(found)], summed[len(found) :]
+        if self._integers:
+            self._integers.follow(seen)
         self._count.assign_add(1)
         parts = zip(found, self._targets, self._latents, self._slots, self._names, strict=True)
         for gradient, target, one, slots, name in parts:
@@ -222,8 +239,11 @@ class KerasTrainer:
         return total
 
     def _assign(self) -> None:
-        for target, one in zip(self._targets, self._latents, strict=True):
-            target.assign(one.value())
+        for target, one, name in zip(self._targets, self._latents, self._names, strict=True):
+            constraint, value = self._plan.constraints[name], one.value()
+            if constraint.on_levels:
+                value = integers.kernel_on_levels(value, constraint.axis)
+            target.assign(value)
 
     def _assign_all(self) -> None:
         def replica() -> Any:
@@ -347,7 +367,10 @@ class KerasTrainer:
     def _state(self) -> list[Any]:
         """Variables that the outputs depend on; the prices decide the nearest centroid."""
         own = [v for one in self._latents for v in _variables_of(one)]
-        return [*own, *self._moved.values(), *self._moving.values()]
+        return [*own, *self._moved.values(), *self._moving.values(), *self._ranges()]
+
+    def _ranges(self) -> list[Any]:
+        return [self._integers.low, self._integers.high] if self._integers else []
 
     def save(self) -> None:
         self._kept = [variable.numpy() for variable in self._state()]
@@ -367,6 +390,7 @@ class KerasTrainer:
             if name in self._moved:
                 parts.append(self._moved[name])
             found.update({f"{name}:{number}": part for number, part in enumerate(parts)})
+        found.update({f"range:{number}": part for number, part in enumerate(self._ranges())})
         found.update({f"{name}:moving": variable for name, variable in self._moving.items()})
         known = {id(v) for v in self._running.variables.values()}
         noise = [v for v in self._running.model.variables if id(v) not in known]
@@ -390,6 +414,9 @@ class KerasTrainer:
         for name, variable in whole.items():
             variable.assign(state[name])
         self._kept = [state[name] for name in kept] or None
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return self._integers.ranges() if self._integers else {}
 
     def result(self) -> dict[str, tuple[np.ndarray, Encoding | None]]:
         self.settle()

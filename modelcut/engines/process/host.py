@@ -189,6 +189,7 @@ class NetworkApart:
 
     Attributes:
         seconds: duration of the last call of `predict`, without the transfer.
+        inside: as of `KerasNetwork`.
     """
 
     loss: Any = None
@@ -213,6 +214,7 @@ class NetworkApart:
         weakref.finalize(self, host.drop, self._number).atexit = False
         self.engine = str(about["engine"])
         self.fixed_batch: int | None = about["fixed_batch"]
+        self.inside: tuple[str, ...] = tuple(about.get("inside", ()))
         self.inputs = tuple(
             InputSpec(e["name"], _shape(e["shape"]), e["dtype"]) for e in about["inputs"]
         )

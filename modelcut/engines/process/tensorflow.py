@@ -32,6 +32,7 @@ class _Runner:
         return {
             "engine": network.engine,
             "fixed_batch": network.fixed_batch,
+            "inside": list(getattr(network, "inside", ())),
             "inputs": [
                 {"name": spec.name, "shape": spec.shape, "dtype": spec.dtype}
                 for spec in network.inputs

@@ -20,6 +20,7 @@ from modelcut.model.model import Model, Tensor
 from modelcut.runtime import Constraint, Rows, Running, Runtime, Trainer, TrainingPlan, pinned
 from modelcut.steps import outlets
 from modelcut.steps.base import TARGET_KINDS, Context, Need, Outcome, Step
+from modelcut.steps.finetune._activations import Activations
 from modelcut.steps.finetune._augment import Augment
 from modelcut.steps.finetune._gradual import Gradual, SparsityTarget, largest
 from modelcut.steps.finetune._loop import Loop, Schedule, facts
@@ -145,6 +146,12 @@ class StraightThrough(Step):
     regularize: Regularize | None = Field(
         default=None, description="Regularization of kernels: {l1: …, l2: …, group_lasso: …}."
     )
+    activations: Activations | None = Field(
+        default=None,
+        description="Quantization-aware training: {bits: 8} rounds what goes between layers as an "
+        "int8 .tflite does, with ranges that follow the training samples, and kernels that no step "
+        "has quantized to 8 bits, while the network is trained and judged.",
+    )
     augment: Augment | None = Field(
         default=None, description="Augmentation of images: {shift: 2, flip: true, image: [28, 28]}."
     )
@@ -175,6 +182,10 @@ class StraightThrough(Step):
         return super().needs | {"train", "loop"}
 
     @property
+    def activation_bits(self) -> int:
+        return self.activations.bits if self.activations else 0
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         return ("sparse",) if self.prune else ()
 
@@ -187,7 +198,6 @@ class StraightThrough(Step):
                 f"{where}: on_interrupt: keep does not go with several workers",
                 "one of them may stop before the others; --checkpoint keeps what was done",
             )
-        context.say("starting the engine")
         running = runtime.open(model)
         tensors: dict[str, Tensor] = {}
         for tensor in chosen:
@@ -253,6 +263,9 @@ class StraightThrough(Step):
             decay=kernel,
             entropy_weight=self.entropy_weight,
             movement=movement,
+            on_levels=self.activations is not None
+            and tensor.kind in TARGET_KINDS
+            and isinstance(encoding.unmasked, Dense),
         )
 
     def _train(
@@ -282,6 +295,11 @@ class StraightThrough(Step):
             distill=self.distill.weight if self.distill else 0.0,
             temperature=self.distill.temperature if self.distill else 1.0,
             coupled=context.coupled,
+            activations=self.activations.plan(
+                runtime, running, batch, replace(context, set_aside=self.validation)
+            )
+            if self.activations
+            else None,
         )
         trainer = running.trainer(plan)
         masks, masked = self._masks(constraints, targets, trainer)
@@ -314,6 +332,9 @@ class StraightThrough(Step):
         )
         course = loop.run()
         more = {"engine": running.engine, "batch_size": batch, **facts(course)}
+        if self.activations:
+            ranges = {name: list(ends) for name, ends in trainer.ranges().items()}
+            more["activations"] = {"bits": self.activations.bits, "ranges": ranges}
         return trainer.result(), more
 
     def _count(self, runtime: Runtime, running: Running) -> tuple[int, bool, np.ndarray | None]:

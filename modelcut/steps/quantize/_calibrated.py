@@ -75,6 +75,7 @@ class Calibrated(Corrected, TensorStep):
         values: np.ndarray,
         encoding: Encoding,
         nearest: tuple[np.ndarray, Encoding],
+        wanted: np.ndarray | None = None,
     ) -> np.ndarray:
         """A tensor's values rounded so that its layer's outputs change least.
 
@@ -84,9 +85,11 @@ class Calibrated(Corrected, TensorStep):
             values: the values as they are.
             encoding: what they satisfy: what is pruned stays zero.
             nearest: the values rounded by themselves, and the encoding that permits them.
+            wanted: what `wanted` gave; None: it is asked.
         """
         plain, after = nearest
-        wanted = self._wanted(view, sums, values, encoding)
+        if wanted is None:
+            wanted = self.wanted(view, sums, values, encoding)
         first = view.split(plain).astype(np.float64)
         mask = view.split(values) != 0 if encoding.masked else None
         to = _rounder(view, after, mask, values.dtype, zero=self.zero_is_level)
@@ -94,7 +97,7 @@ class Calibrated(Corrected, TensorStep):
         better = sums.error(found - wanted) < sums.error(first - wanted)
         return view.join(np.where(better[:, None], found, first)).astype(values.dtype)
 
-    def _wanted(
+    def wanted(
         self, view: Operand, sums: Sums, values: np.ndarray, encoding: Encoding
     ) -> np.ndarray:
         """The weights that the rounded ones stand for, (groups, inputs, outputs)."""
@@ -191,9 +194,11 @@ class _Work:
         if isinstance(edit, str):
             self.skipped[tensor.name] = edit
             return
-        aim = values
-        if sums is not None and not isinstance(view, str) and step.rounding == "gptq":
-            aim = view.join(step._wanted(view, sums, values, encoding)).astype(values.dtype)
+        aim, wanted = values, None
+        if sums is not None and not isinstance(view, str):
+            wanted = step.wanted(view, sums, values, encoding)
+            if step.rounding == "gptq":
+                aim = view.join(wanted).astype(values.dtype)
         rewrite = edit(aim, encoding)
         kinds = step.kinds_after(tensor)
         if rewrite.left_alone:
@@ -202,8 +207,9 @@ class _Work:
         after = rewrite.encoding
         plain = after.project(aim) if rewrite.block is None else rewrite.block(aim, slice(None))
         found = plain
-        if sums is not None and not isinstance(view, str):
-            found = self._rounded(tensor.name, view, sums, (values, encoding), (plain, after), step)
+        if sums is not None and wanted is not None and not isinstance(view, str):
+            before, nearest = (values, encoding), (plain, after)
+            found = self._rounded(tensor.name, view, sums, before, nearest, wanted, step)
         self.edited[tensor.name] = tensor.then(context.index, _pin(found, after), kinds)
         self._running.write({tensor.name: found})
 
@@ -214,17 +220,17 @@ class _Work:
         sums: Sums,
         before: tuple[np.ndarray, Encoding],
         nearest: tuple[np.ndarray, Encoding],
+        weights: np.ndarray,
         step: Calibrated,
     ) -> np.ndarray:
         """The values by the step's rounding, and the relative errors of the layer's outputs."""
         values, encoding = before
-        plain, after = nearest
-        weights = step._wanted(view, sums, values, encoding)
+        plain = nearest[0]
         signal = float(sums.error(weights).sum())
         worst = float(sums.error(view.split(plain) - weights).sum())
         found, error = plain, worst
         if step.rounding == "gptq":
-            found = step.rounded(view, sums, values, encoding, (plain, after))
+            found = step.rounded(view, sums, values, encoding, nearest, weights)
             error = float(sums.error(view.split(found) - weights).sum())
         if signal > 0:
             self._errors[name] = (error / signal) ** 0.5

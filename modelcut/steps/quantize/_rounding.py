@@ -63,9 +63,9 @@ def gptq(weights: np.ndarray, gram: np.ndarray, damp: float, to: Round) -> Round
     order = np.argsort(-diagonal.sum(axis=0), kind="stable")
     # Row j of the upper Cholesky factor of the inverse is the first row of the inverse Hessian of
     # the inputs from j on: what an update of the later inputs needs, for all j at once.
-    inverse = np.linalg.inv(hessian[:, order[:, None], order])
-    inverse = (inverse + inverse.transpose(0, 2, 1)) / 2
-    upper = np.linalg.cholesky(inverse).transpose(0, 2, 1)
+    # With the inputs in reverse it is the inverse of the Hessian's own lower factor.
+    back = order[::-1]
+    upper = _inverse(np.linalg.cholesky(hessian[:, back[:, None], back]))[:, ::-1, ::-1]
     work = weights[:, order].astype(np.float64)
     found = np.empty(work.shape)
     for start in range(0, inputs, _BLOCK):
@@ -88,6 +88,20 @@ def gptq(weights: np.ndarray, gram: np.ndarray, damp: float, to: Round) -> Round
     return Rounded(np.where(better[:, None], first, values), np.where(better, other, error))
 
 
+def _inverse(lower: np.ndarray) -> np.ndarray:
+    """Inverses of lower triangular matrices, in a fraction of the work of `numpy.linalg.inv`."""
+    size = lower.shape[-1]
+    if size <= _BLOCK:
+        return np.tril(np.linalg.inv(lower))
+    half = size // 2
+    found = np.zeros_like(lower)
+    first, last = _inverse(lower[:, :half, :half]), _inverse(lower[:, half:, half:])
+    found[:, :half, :half], found[:, half:, half:] = first, last
+    np.matmul(last, np.matmul(lower[:, half:, :half], first), out=found[:, half:, :half])
+    np.negative(found[:, half:, :half], out=found[:, half:, :half])
+    return found
+
+
 def _error(change: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     found: np.ndarray = np.sum(change * np.matmul(hessian, change), axis=1)
     return found
@@ -103,22 +117,23 @@ def descend(weights: np.ndarray, values: np.ndarray, hessian: np.ndarray, to: Ro
         to: rounds the weights of one input.
     """
     found = values.copy()
-    slope = np.matmul(hessian, weights - found)
+    # Outputs first: a row changes where a weight does, and most weights stay.
+    slope = np.ascontiguousarray(np.matmul(hessian, weights - found).transpose(0, 2, 1))
     inputs = weights.shape[1]
     for _ in range(_SWEEPS):
         moved = False
         for j in range(inputs):
             curve = hessian[:, j, j, None]
-            better = to(found[:, j] + slope[:, j] / curve, j)
+            better = to(found[:, j] + slope[:, :, j] / curve, j)
             change = better - found[:, j]
             # By the loss, not by the nearness alone: what is rounded may be float32.
-            gain = change * (2 * slope[:, j] - curve * change)
-            change = np.where(gain > 1e-9 * np.abs(curve * change * change), change, 0)
-            if not change.any():
+            gain = change * (2 * slope[:, :, j] - curve * change)
+            moves = np.nonzero(gain > 1e-9 * np.abs(curve * change * change))
+            if not moves[0].size:
                 continue
             moved = True
-            found[:, j] += change
-            slope -= hessian[:, j, :, None] * change[:, None]
+            found[:, j][moves] += change[moves]
+            slope[moves] -= hessian[moves[0], j] * change[moves][:, None]
         if not moved:
             break
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -303,6 +304,27 @@ def test_an_interrupt_may_keep_the_best(request_for, runner):
     record = record_of(request)
     assert record["interrupted"]
     assert len(record["trials"]) >= 12
+
+
+def test_workers_end_while_the_best_model_is_made(request_for, runner, monkeypatch):
+    runner(Computed())
+    made, ended = threading.Event(), []
+
+    @contextmanager
+    def opened(*_, **__):
+        yield Here(Computed())
+        ended.append(made.wait(20))
+        raise OSError("a worker process is gone already")
+
+    def make(*args):
+        made.set()
+        return args
+
+    monkeypatch.setattr(searches, "open_workers", opened)
+    monkeypatch.setattr(searches, "_made", make)
+    known = First(({"steps.0.sparsity": 0.05, "steps.1.bits": 2},))
+    searches.search(request_for(trials=1, first=known))
+    assert ended == [True], "it was waited for, and the model did not wait for it"
 
 
 def test_what_cannot_be_searched(request_for, runner):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "compare",
@@ -92,7 +92,6 @@ def run(
     from pathlib import Path
 
     from modelcut.errors import UsageError, WorkerDone
-    from modelcut.job import inspect as job_inspect
     from modelcut.job import limits, pipeline
     from modelcut.job.request import Job
     from modelcut.report.schema import Worker
@@ -104,6 +103,8 @@ def run(
         wanted = ("train", "validate", "calibrate", "trust", "test", "sha256")
         known = {name: options[name] for name in wanted if name in options}
         job = _dry(Path(model), made, output, options)
+        from modelcut.job import inspect as job_inspect
+
         with (
             limits.at_most(most),
             job_inspect.look(Path(model), made, say, job=job, **known) as (_, report),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from modelcut.job.request import Say
 from modelcut.model.model import Model
 from modelcut.recipe.recipe import Recipe
-from modelcut.runtime import Keeper, Runtime
 from modelcut.steps import effect
 from modelcut.steps.base import Context, Outcome, Step
 from modelcut.steps.strength import Budgeted
+
+if TYPE_CHECKING:  # who runs no network has no need of it
+    from modelcut.runtime import Keeper, Runtime
 
 
 class Keepers(Protocol):

@@ -14,7 +14,6 @@ from modelcut.graph.architecture import Architecture
 from modelcut.graph.keras import classes, integers, quantized
 from modelcut.graph.keras.integers import Layout
 from modelcut.graph.node import Path
-from modelcut.model import edit
 from modelcut.model.encoding import Dense, Encoding, Fixed
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.encodings.keras_int import KerasInt
@@ -194,6 +193,8 @@ def thawed(model: Model, wanted: Callable[[Layer], bool] = lambda _: True) -> Mo
         if made is not None:
             changes[layer.path] = integers.thawed(layer.config)
         layers.append(layer if made is None else made)
+    from modelcut.model import edit  # with the groups of channels, which few files need
+
     return edit.in_architecture(model, layers, model.architecture.with_configs(changes))
 
 

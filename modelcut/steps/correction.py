@@ -22,11 +22,11 @@ from modelcut.model.encoding import Encoding
 from modelcut.model.model import Layer, Model, Tensor
 from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import Context, Need, Outcome, Step
-from modelcut.steps.operands import Operand, operand
 from modelcut.steps.samples import Samples
 
 if TYPE_CHECKING:
     from modelcut.runtime import Running
+    from modelcut.steps.operands import Operand
 
 How: TypeAlias = Literal["bias", "batchnorm", "both"]
 
@@ -220,6 +220,8 @@ def _bias_of(layer: Layer) -> _Bias | None:
     biases = [tensor for tensor in layer.tensors if tensor.kind == "bias"]
     if len(biases) != 1 or any(tensor.kind == "recurrent" for tensor in layer.tensors):
         return None
+    from modelcut.steps.operands import operand  # pruning alone has no need of it
+
     kernels = [tensor for tensor in layer.tensors if tensor.kind == "kernel"]
     found = operand(layer, kernels[-1]) if kernels else ""
     if isinstance(found, str):

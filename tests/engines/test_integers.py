@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,11 +16,10 @@ from modelcut import steps
 from modelcut.data import DataOptions
 from modelcut.engines.keras import integers
 from modelcut.engines.keras.network import KerasNetwork
-from modelcut.engines.keras.trainer import KerasTrainer
+from modelcut.engines.litert.network import LiteRTNetwork
 from modelcut.errors import InputError, UsageError
 from modelcut.formats import registry
-from modelcut.job.checkpoint import Checkpoint
-from modelcut.job.engine_runtime import EngineRuntime
+from modelcut.job import simulated
 from modelcut.steps.base import Context
 
 RNG = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_values_are_rounded_once_where_litert_rounds_them(library):
         "number:0",
         "output 1",
     }
-    assert list(found.inside) == ["loose"]
+    assert list(found.inside) == ["loose"]  # a normalization that is not folded is two operators
     assert found.ranges()["first:0"] == (float(IMAGES.min()), float(IMAGES.max()))
     rounded = network.predict(rows)
     assert set(np.unique(rounded[0] * 256 % 1)) == {0}
@@ -141,12 +141,6 @@ def work(tmp_path_factory):
     return folder
 
 
-def finetune(work, model, *, keeper=None, **fields):
-    runtime = EngineRuntime(model, work / "rows.csv", DataOptions(header=False), seed=2)
-    step = steps.find("finetune", "straight_through")(batch_size=20, learning_rate=0.003, **fields)
-    return step.apply(model, Context(seed=2, runtime=runtime, keeper=keeper))
-
-
 def measured(work, path, **more):
     report = modelcut.evaluate(path, work / "rows.csv", data={"header": False}, **more)
     return report.evaluation
@@ -182,33 +176,18 @@ def test_training_wins_back_what_few_bits_lose(work, tmp_path):
     json.dumps(report.to_dict())
 
 
-class Killed(BaseException):
-    """As SIGKILL, it lets nothing be written."""
-
-
-def test_a_killed_training_goes_on_to_the_same_ranges(work, tmp_path, monkeypatch):
-    start = registry.open_model(work / "model.keras")
+def test_kernels_on_a_grid_stay_on_it_and_the_others_get_8_bits(work):
+    model = registry.open_model(work / "model.keras")
     grid = steps.find("quantize", "linear")(bits=4, include=["last"])
-    start = grid.apply(start, Context()).model
-    fields = {"epochs": 2, "activations": {"bits": 8}}
-    whole = finetune(work, start, **fields)
-    assert next(t for t in whole.model.tensors if t.name == "last/kernel").pull()[1].label == "int4"
-    run, left = KerasTrainer.run, [2]
-
-    def mortal(self, rows, rates):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        return run(self, rows, rates)
-
-    def keeper():
-        return Checkpoint(tmp_path / "kept", {}, resume=True, every=0).keeper(0)
-
-    monkeypatch.setattr(KerasTrainer, "run", mortal)
-    with pytest.raises(Killed):
-        finetune(work, start, keeper=keeper(), **fields)
-    left[0] = -1
-    assert finetune(work, start, keeper=keeper(), **fields).facts == whole.facts
+    model = grid.apply(model, Context()).model
+    found = {t.name: t.pull() for t in simulated.in_integers(model).tensors}
+    before = {t.name: t.pull() for t in model.tensors}
+    assert found["last/kernel"][1].label == "int4"
+    np.testing.assert_array_equal(found["last/kernel"][0], before["last/kernel"][0])
+    kernel = before["conv/kernel"][0]
+    wanted = integers.kernel_on_levels(tf.constant(kernel), -1).numpy()
+    np.testing.assert_allclose(found["conv/kernel"][0], wanted, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(found["norm/gamma"][0], before["norm/gamma"][0])
 
 
 def test_what_cannot_be_simulated_is_refused(work):
@@ -219,3 +198,36 @@ def test_what_cannot_be_simulated_is_refused(work):
         modelcut.evaluate(model, rows, activations=3, calibrate=rows)
     with pytest.raises(UsageError, match="is for --activations"):
         modelcut.evaluate(model, rows, calibrate=rows)
+
+
+@pytest.mark.slow
+def test_the_simulation_errs_as_much_as_an_export(tmp_path, command_line):
+    demo = Path(modelcut.__file__).parent / "demo"
+    model, rows = demo / "digits.h5", demo / "digits_train.csv"
+    out = tmp_path / "digits.tflite"
+    said = command_line(
+        "export", model, "-o", out, "--type", "int8", "--samples", 256,
+        "--calibrate", rows, "--scale", "1/16", "--no-report",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    table = np.loadtxt(demo / "digits_test.csv", delimiter=",", skiprows=1)[:, :-1]
+    images = (table / 16).astype("float32")
+    read = registry.open_model(model)
+    loaded = keras.models.load_model(model, compile=False)
+    images = images.reshape(-1, *loaded.inputs[0].shape[1:])
+    lite = LiteRTNetwork(out)
+    theirs = lite.predict({lite.inputs[0].name: images})[0]
+    name = KerasNetwork(loaded, "", None, keras).inputs[0].name
+    plain = KerasNetwork(loaded, "", None, keras).predict({name: images})[0]
+    found = simulated.Simulation(read, 8, rows)
+    options = DataOptions(scale=1 / 16)
+    network = KerasNetwork(loaded, "", None, keras)
+    rounding = found.rounding(options, network.inputs)
+    for tensor in simulated.in_integers(read).tensors:
+        if tensor.kind == "kernel":
+            layer, _, role = tensor.name.rpartition("/")
+            getattr(loaded.get_layer(layer), role).assign(tensor.pull()[0])
+    integers.simulate(network, 8, [[tf.constant(part) for part in rounding.samples]])
+    mine = network.predict({name: images})[0]
+    ratio = np.square(mine - plain).mean() / np.square(theirs - plain).mean()
+    assert 1 / 3 < ratio < 3

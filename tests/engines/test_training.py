@@ -19,7 +19,7 @@ BEFORE = (
     ("quantize", "binary", {"bases": 2, "include": ["signs"]}),
 )
 WAYS = {
-    "fixed": {},
+    "fixed": {"activations": {"bits": 8}},
     "movement": {"prune": {"sparsity": 0.7, "criterion": "movement", "exclude": ["shared"]}},
     "dynamic, rising": {"mask": "dynamic", "prune": {"sparsity": 0.7, "end": 0.5}},
     "dynamic, bits": {"mask": "dynamic", "entropy_weight": 0.3},
@@ -85,10 +85,11 @@ def test_a_killed_training_goes_on_to_the_same_bits(work, start, tmp_path, monke
     for name in ("zeros/kernel", "both/kernel"):
         stayed = (after[name][0] == 0) == (before[name][0] == 0)
         assert stayed.all() == (way == "fixed")
-    # What is kept is what was judged.
+    # What is kept is what was judged; in integers, nearly.
     found = runtime.judge(runtime.open(whole.model), part="validation")
     best = whole.facts["validation"][whole.facts["best_epoch"] - 1]
-    assert found["log_loss"] == pytest.approx(best["log_loss"], rel=1e-5)
+    rel = 0.1 if "activations" in WAYS[way] else 1e-5
+    assert found["log_loss"] == pytest.approx(best["log_loss"], rel=rel)
 
     def keeper():
         return Checkpoint(tmp_path / "kept", {}, resume=True, every=0).keeper(0)

@@ -159,10 +159,15 @@ def _compared(folder):
     return trials, found["chosen"], found["front"], *made
 
 
+SHORT = SPACE + "  - {finetune: straight_through, steps: {choose: [5, 10, 20]}}\n"
+
+
 @pytest.mark.slow
 def test_killed_twice_it_ends_as_if_it_had_not_been(tmp_path):
-    call = [sys.executable, "-m", "modelcut", "search", MODEL, "--train", TRAIN, "--test", TEST,
-            *SCALE, *LIMIT, "--trials", "8", "-q", "-o", "best.mcut"]  # fmt: skip
+    space = tmp_path / "space.yaml"
+    space.write_text(SHORT)
+    call = [sys.executable, "-m", "modelcut", "search", MODEL, "-r", space, "--train", TRAIN,
+            "--test", TEST, *SCALE, *LIMIT, "--trials", "8", "-q", "-o", "best.mcut"]  # fmt: skip
     results = []
     for name, kills in (("whole", ()), ("killed", (2, 5))):
         folder = tmp_path / name

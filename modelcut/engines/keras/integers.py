@@ -31,8 +31,8 @@ WEIGHT_BITS = 8
 """Of kernels that no step has quantized."""
 _BATCH = 64
 """Calibration samples that are run at once."""
-_DECAY = 0.99
-"""Of the moving averages of ranges, a training step."""
+_DECAY = 0.9
+"""Of the moving averages of ranges, a training step: a short training must not outrun them."""
 
 _SUMS = frozenset(
     "dense einsumdense conv1d conv2d conv3d depthwiseconv1d depthwiseconv2d conv1dtranspose "
@@ -99,13 +99,21 @@ class Integers:
             not what is computed inside.
     """
 
-    def __init__(self, model: Any, bits: int) -> None:
-        """Watches the layers; nothing is rounded before `calibrate`."""
+    def __init__(self, model: Any, bits: int, *, outputs: bool = True) -> None:
+        """Watches the layers; nothing is rounded before `calibrate`.
+
+        Args:
+            model: the Keras model.
+            bits: bits of each value.
+            outputs: whether probabilities that the network gives are rounded: not for a loss, which
+                looks at the logarithm of those near 0.
+        """
         import tensorflow as tf
 
         self._tf = tf
         self._model = model
         self.bits = bits
+        self._outputs = outputs
         self.low: Any = None
         self.high: Any = None
         self.inside: dict[str, None] = {}
@@ -149,10 +157,9 @@ class Integers:
         try:
             given = list(tensors)
             found = self._model(given if len(given) > 1 else given[0], training=training)
-            # A loss looks at probabilities as they are: the logarithm of a level of 0 is of no use.
             return [
                 part
-                if training and isinstance(now.state(part), tuple)
+                if not self._outputs and isinstance(now.state(part), tuple)
                 else self._rounded(now, part, f"output {number}")
                 for number, part in enumerate(leaves(found))
             ]
@@ -234,7 +241,7 @@ class Integers:
             now.calls[name] += 1
             if not self._fuses(now, kind, activation, arguments):
                 arguments, more = self._read(now, (arguments, more), key)
-                if kind == "batchnormalization":
+                if kind == "batchnormalization":  # a product and a sum, with constants of 8 bits
                     self.inside[name] = None
             found = call(*arguments, **more)
             state: State = self._range_of(activation)
@@ -288,13 +295,20 @@ class Integers:
         return tf.nest.map_structure(one, arguments)
 
 
-def simulate(network: KerasNetwork, bits: int, batches: Iterable[Sequence[Any]]) -> Integers:
+def simulate(
+    network: KerasNetwork,
+    bits: int,
+    batches: Iterable[Sequence[Any]],
+    *,
+    outputs: bool = True,
+) -> Integers:
     """Has a network round what goes between its layers, from now on.
 
     Args:
         network: the network.
         bits: bits of each value.
         batches: of calibration samples, each the network's inputs as tensors.
+        outputs: whether probabilities that the network gives are rounded too.
 
     Raises:
         InputError: it has no layers to look into, or what one gives is not finite.
@@ -304,7 +318,7 @@ def simulate(network: KerasNetwork, bits: int, batches: Iterable[Sequence[Any]])
             "the model is subclassed: what is between its layers cannot be rounded",
             "build it with keras.Model(inputs, outputs)",
         )
-    found = Integers(network.model, bits)
+    found = Integers(network.model, bits, outputs=outputs)
     found.calibrate(batches)
     network.take(found.run)
     return found

@@ -111,6 +111,7 @@ class KerasTrainer:
                     [t[at : at + size] for t in tensors]
                     for at in range(0, len(activations.rows), size)
                 ),
+                outputs=False,
             )
         self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Statistics that training moves, such as those of a batch normalization.

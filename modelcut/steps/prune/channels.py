@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelcut.model import cost, edit
 from modelcut.model.model import Model
 from modelcut.steps.base import Context, Outcome
 from modelcut.steps.prune._channel_fields import ChannelFields
@@ -53,6 +52,8 @@ class Channels(ChannelFields):
         return Outcome(result, facts, skipped, told_more)
 
     def _facts(self, model: Model, result: Model, course: Any) -> dict[str, Any]:
+        from modelcut.model import cost  # the help of `prune` needs this module, and not that one
+
         layers: dict[str, Any] = {}
         found = course.first.found
         for group, left in zip(found.groups, course.counts, strict=True):
@@ -71,6 +72,8 @@ class Channels(ChannelFields):
         }
 
     def _warnings(self, result: Model, course: Any) -> tuple[str, ...]:
+        from modelcut.model import edit
+
         before = course.first.found.mixed
         after = edit.dependencies(result).mixed if before else {}
         over = [

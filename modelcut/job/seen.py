@@ -17,8 +17,8 @@ _FEW = 50
 def warnings_of(search: Mapping[str, Any] | None, evaluation: Evaluation | None) -> list[str]:
     """A warning where the original is better on the validation samples than it can be on others.
 
-    It remembers what it was trained with; what a compressed network has forgotten then counts as
-    lost.
+    It remembers what it was trained with. What a candidate has forgotten that was trained counts as
+    lost; one that was not trained remembers more of them than it can tell of others.
 
     Args:
         search: how the recipe was chosen, as in the report; None: it was not.
@@ -40,7 +40,7 @@ def warnings_of(search: Mapping[str, Any] | None, evaluation: Evaluation | None)
             return []
         where += f" and on {tested:.2%} of the test samples"
     return [
-        f"{where}, as where it was trained with the former: drops are counted too high then, and "
-        "the search is too careful; --validate FILE of samples that it has not seen, or "
-        "--min-accuracy in place of --max-accuracy-drop"
+        f"{where}, as where it was trained with the former: a drop on them is not that on others "
+        "(higher where steps train, lower where none does); --validate FILE of samples that it "
+        "has not seen"
     ]

@@ -324,6 +324,14 @@ class Gates(Limits):
             if getattr(self, limit.name) is None:
                 yield replace(limit, if_data=True)
 
+    def asked_with_data(self) -> Gates:
+        """The same limits, where those that need test data are asked only if there is some."""
+        needing = {limit.name for limit in self.each() if limit.needs_data}
+        found = self.model_dump(exclude_none=True)
+        inside = found.pop("if_data", {})
+        inside |= {name: found.pop(name) for name in sorted(needing & found.keys())}
+        return Gates.model_validate({**found, **({"if_data": inside} if inside else {})})
+
 
 def uncertain(verdicts: Iterable[Mapping[str, Any]]) -> list[str]:
     """Of which gates the interval of the value holds the limit: passed, but not for certain."""

@@ -117,6 +117,10 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
             journal.remove()
             raise InfeasibleError(*none_meets(request, trials, places["search"]))
         recipe = parse(Document("best.recipe.yaml", chosen.recipe))
+        if request.test is None:
+            # Nothing measures them; they held on the validation samples.
+            gates = recipe.head.gates.asked_with_data()
+            recipe = replace(recipe, head=recipe.head.model_copy(update={"gates": gates}))
         say("making the best model")
         facts = {
             "trials": len(trials),
@@ -232,11 +236,6 @@ def _made(
 ) -> Report:
     """Runs the chosen recipe on all training data, as `modelcut run` does, and tests it."""
     job = setting.job(recipe, request.output, request.test)
-    gates = recipe.head.gates
-    if request.test is None and gates.needing_data():
-        # Nothing measures them; they held on the validation samples.
-        kept = gates.model_copy(update=dict.fromkeys(gates.needing_data()))
-        recipe = replace(recipe, head=recipe.head.model_copy(update={"gates": kept}))
     job = replace(
         job,
         model=request.model,

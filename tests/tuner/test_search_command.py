@@ -136,6 +136,10 @@ def test_arrays_are_split_and_the_recipe_gives_the_same_bytes(modelcut, tmp_path
     said = modelcut("search", MODEL, "-r", space, *options, "-o", tmp_path / "best.mcut",
                     "--trials", 2)  # fmt: skip
     assert said.code == 0, said
+    report = json.loads((tmp_path / "best.report.json").read_text())
+    assert [(gate["name"], gate["checked"]) for gate in report["gates"]] == [
+        ("max_accuracy_drop", False)
+    ]
     found = json.loads((tmp_path / "best.search.json").read_text())
     assert found["validation"]["samples"] == pytest.approx(len(x) / 5, abs=5)
     again = modelcut("run", MODEL, "-r", tmp_path / "best.recipe.yaml", "--train", train, "-o",

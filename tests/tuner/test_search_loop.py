@@ -103,7 +103,7 @@ def test_the_smallest_within_the_limit(request_for, runner):
     assert facts["front"] == record["front"]
     kept = [trial for trial in record["trials"] if not trial["error"]]
     assert [trial["number"] for trial in facts["tried"]] == [trial["number"] for trial in kept]
-    assert recipe.head.gates == GATES
+    assert recipe.head.gates == GATES.asked_with_data(), "there is no test data"
     text = searches.places_of(request.output)["recipe"].read_text()
     assert recipe.to_yaml() in text
     assert not request.folder.exists()

@@ -160,14 +160,10 @@ def lines(rows: int) -> list[str]:
 
 def measured(case: Case, folder: Path) -> Iterator[str]:
     """The rows of one network."""
-    from modelcut.data import DataOptions
-    from modelcut.formats import registry
-    from modelcut.job import evaluate
-    from modelcut.job.request import Trust
-    from modelcut.recipe.recipe import Head, Recipe
+    import modelcut
 
     scale = f"1/{case.most}"
-    head = Head(data=DataOptions(label="label", scale=scale))
+    data = {"label": "label", "scale": scale}
     for kind in TYPES:
         out = folder / f"{case.name}-{kind}.tflite"
         flags = ["--calibrate", case.calibrate, "--samples", SAMPLES, "--scale", scale]
@@ -177,11 +173,11 @@ def measured(case: Case, folder: Path) -> Iterator[str]:
         if kind != "int4":
             given = (kind, case.calibrate, SAMPLES, case.most, case.label)
             bare = run("-c", BARE, case.model, folder / "bare.tflite", *given)
-        pair = [(path, registry.open_model(path)) for path in (case.model, out)]
-        got = evaluate.evaluate(Recipe((), head), case.test, pair, Trust())
+        report = modelcut.evaluate(out, case.test, against=case.model, data=data)
+        got = report.evaluation
         if kind == TYPES[0]:
-            yield _row(f"**{case.name}**, Keras `.h5`", case.model, got["before"], None, None, None)
-        yield _row(kind, out, got["after"], got["agreement"], ours, bare)
+            yield _row(f"**{case.name}**, Keras `.h5`", case.model, got.before, None, None, None)
+        yield _row(kind, out, got.after, got.agreement, ours, bare)
 
 
 def _row(name, path, measured, agreement, ours, bare) -> str:

@@ -70,7 +70,7 @@ ROWS = {
         "Deep Compression 40× (1.64 → 1.58 %)", 80, 1.58,
     ),
     "300-100-smaller": Row(
-        "lenet-300-100", "mnist", "lenet-300-100",
+        "lenet-300-100", "mnist", "lenet-300-100-smaller",
         "Bayesian compression, about 59×", 110, 1.8,
     ),
     "5": Row(

@@ -14,7 +14,7 @@ from modelcut.safety import check_path
 
 MAX_COLUMNS = 100_000
 MAX_LINE_BYTES = 8 << 20
-_BOMB_BYTES = 1 << 30
+_BOMB_BYTES = 4 << 30  # rows stream, and progress is told; Zstandard has no end otherwise
 _BOMB_RATIO = 200
 _NUMBER = re.compile(r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$", re.ASCII)
 _NONFINITE = re.compile(r"^\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
@@ -76,7 +76,10 @@ class _Inflated(io.RawIOBase):
             raise InputError(f"{self._name}: damaged {self._kind} data: {error}") from None
         self._read += len(data)
         if self._read > self._limit:
-            raise InputError(f"{self._name}: expands to more than {self._limit:,} bytes")
+            raise InputError(
+                f"{self._name}: expands to more than {self._limit:,} bytes",
+                "unpack it, if it is a table",
+            )
         buffer[: len(data)] = data
         return len(data)
 

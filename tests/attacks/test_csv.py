@@ -14,8 +14,9 @@ from test_hdf5 import model
 
 from modelcut.data import DataOptions, InputSpec
 from modelcut.data import blocks as room
+from modelcut.data import source
 from modelcut.data.csv import Csv
-from modelcut.errors import ModelcutError
+from modelcut.errors import InputError, ModelcutError
 
 HEADER = "a,b,c,d,label"
 
@@ -87,6 +88,20 @@ def test_a_gzip_bomb(tmp_path, classifier, modelcut, in_one_line):
         for _ in range(512):
             file.write(bytes(1 << 20))
     in_one_line(modelcut("eval", classifier, "--test", path), 2)
+
+
+@pytest.mark.parametrize("size", [4 << 20, 4 << 30])
+def test_rows_that_expand_stream_up_to_a_limit(tmp_path, monkeypatch, size):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"0,0,0,0\n" * (1 << 20)))
+    monkeypatch.setattr(source, "_BOMB_BYTES", size)
+    monkeypatch.setattr(source, "_BOMB_RATIO", 1)
+    with source.open_bytes(path) as file:
+        if size < 8 << 20:
+            with pytest.raises(InputError, match="expands to more than 4,194,304 bytes"):
+                file.readall()
+        else:
+            assert len(file.readall()) == 8 << 20
 
 
 ACCEPTED = {

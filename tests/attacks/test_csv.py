@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from test_hdf5 import model
 
-from modelcut.data import DataOptions, InputSpec
+from modelcut.data import DataOptions, InputSpec, source
 from modelcut.data import blocks as room
-from modelcut.data import source
 from modelcut.data.csv import Csv
 from modelcut.errors import InputError, ModelcutError
 

@@ -165,7 +165,7 @@ def exported():
 def here(monkeypatch, exported):
     """Engines work in this process, and so start TensorFlow once for all cases."""
     from modelcut.engines.litert import converter
-    from modelcut.engines.process import child
+    from modelcut.engines.process import child, exporting
     from modelcut.engines.saved_model import exporter
 
     def export(request):
@@ -182,7 +182,7 @@ def here(monkeypatch, exported):
         return facts
 
     work = {"saved_model.exporter": export, "litert.converter": converter.convert}
-    for module in (exporter, converter):
+    for module in (exporting, converter):
         monkeypatch.setattr(module, "wind", lambda seconds: None)
     monkeypatch.setattr(child, "ask", lambda module, request, **_: work[module](dict(request)))
 

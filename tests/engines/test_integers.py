@@ -115,11 +115,11 @@ def work(tmp_path_factory):
     model = keras.Sequential(
         [
             keras.Input((64,)),
-            layers.Reshape((8, 8, 1)),
+            layers.Reshape((8, 8, 1), name="shape"),
             layers.Conv2D(6, 3, use_bias=False, name="conv"),
             layers.BatchNormalization(name="norm"),
             layers.ReLU(name="relu"),
-            layers.Dropout(0.1),
+            layers.Dropout(0.1, name="noise"),
             layers.Flatten(),
             layers.Dense(3, activation="softmax", name="last"),
         ]
@@ -167,7 +167,7 @@ def test_training_wins_back_what_few_bits_lose(work, tmp_path):
     assert found["metrics"]["accuracy"] > before.simulated["metrics"]["accuracy"] + 0.04
     assert "4 bits (simulated)" in found["engine"]
     ranges = report.steps[0].facts["activations"]["ranges"]
-    assert list(ranges) == ["reshape:0", "dropout:0", "last:0 activation"]
+    assert list(ranges) == ["shape:0", "noise:0", "last:0 activation"]
     # No layer is new in the file, and its kernels are floats.
     again = registry.open_model(out)
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]

@@ -128,7 +128,7 @@ class Target:
             new.update({key: part.outputs for key in ("units", "output_dim") if key in new})
         else:
             _resize(new, part)
-        return old, new if last else _linear(new)
+        return old, new if last else _linear(new, biased=part.kind != "embedding")
 
     def _depthwise(self, part: Part, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         new = _linear(dict(config))
@@ -394,13 +394,13 @@ def _resize(config: dict[str, Any], part: Part) -> None:
         config[key] = new if isinstance(config[key], list) or rank > 1 else new[0]
 
 
-def _linear(config: dict[str, Any]) -> dict[str, Any]:
-    """Without a bias and an activation, for all but the last of a chain."""
+def _linear(config: dict[str, Any], *, biased: bool = True) -> dict[str, Any]:
+    """Without an activation and a bias, if the class has one: all but the last of a chain."""
     if "activation" in config:
         config["activation"] = "linear"
     config.update({key: None for key in _WITHOUT if key in config})
     keys = [key for key in ("use_bias", "bias") if key in config]
-    if not keys:  # the default, which is True, was left out
+    if biased and not keys:  # the default, which is True, was left out
         keys = ["bias" if {"output_dim", "nb_filter"} & config.keys() else "use_bias"]
     config.update(dict.fromkeys(keys, False))
     return config

@@ -131,3 +131,16 @@ def test_a_layer_of_the_authors_own_class_by_a_known_name_stays(tmp_path):
         outcome = find("factorize", "svd")(energy=0.5).apply(changed, Context())
     assert not outcome.facts["layers"]
     assert any("author's own" in why for why in outcome.skipped.values())
+
+
+def test_an_embedding_gets_no_field_that_it_lacks(tmp_path):
+    config = {"name": "e", "input_dim": 40, "output_dim": 24, "batch_input_shape": [None, 5]}
+    entry = {"class_name": "Embedding", "config": config}
+    kernel = np.random.default_rng(0).normal(size=(40, 24)).astype("float32")
+    model = {"class_name": "Sequential", "config": {"name": "s", "layers": [entry]}}
+    legacy(tmp_path / "e.h5", {"e": {"e/embeddings:0": kernel}}, model, "2.4.0")
+    _, layers = written(tmp_path / "e.h5", tmp_path / "o.h5", "factorize", "svd", rank=3)
+    (name,) = layers.keys() - {"e"}
+    made = layers[name][0]
+    assert made.class_name == "Embedding"
+    assert {**made.config, "name": "e", "output_dim": 24} == config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,29 @@ def _is_ours(path: Path) -> bool:
         return b'"modelcut-sensitivity/' in file.read(200)
 
 
+def _numbers(text: str) -> list[float]:
+    """The settings.
+
+    Raises:
+        UsageError: it is no list of numbers.
+    """
+    from modelcut.recipe.yaml_text import loads
+
+    found = loads(text, "--settings").data
+    if (
+        isinstance(found, list)
+        and found
+        and all(type(one) in (int, float) and isfinite(one) for one in found)
+    ):
+        return found
+    raise UsageError("--settings: is no list of numbers", "such as --settings '[0.5, 0.9]'")
+
+
 def _step(cls: type[Budgeted], values: dict[str, Any]) -> Budgeted:
     """The step whose settings are tried; how much may be lost does not matter to a profile."""
     fields = {name: values[name] for name in ("include", "exclude") if values.get(name)}
     budget: dict[str, Any] = {"max_accuracy_drop": 1}
     if values.get("settings"):
-        from modelcut.recipe.yaml_text import loads
-
-        budget["candidates"] = loads(values["settings"], "--settings").data
+        budget["candidates"] = _numbers(values["settings"])
     step: Budgeted = flags.build(cls, {**fields, "budget": budget})
     return step

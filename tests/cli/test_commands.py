@@ -57,6 +57,9 @@ def test_a_step_is_a_recipe_of_one_step(tmp_path, modelcut):
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
+PROFILE = ("sensitivity", CNN, "--validate", "v.csv", "--method", "magnitude")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -74,6 +77,9 @@ def test_a_step_is_a_recipe_of_one_step(tmp_path, modelcut):
         (("prune", "gone.h5", "--sparsity", ".5", "-o", "o.h5"), "no such file"),
         (("prune", CNN, "--sparsity", ".5", "--include", "nowhere", "-o", "o.h5"), "no layer"),
         (("recipe", "show", "nothing"), "known:"),
+        ((*PROFILE, "--settings", "[.nan]"), "--settings: is no list of numbers"),
+        ((*PROFILE, "--settings", "[[]]"), "--settings: is no list of numbers"),
+        ((*PROFILE, "--settings", "0.5"), "--settings: is no list of numbers"),
         (("nonsense",), "nonsense"),
         (("prune", CNN, CNN, "--sparsity", ".5"), ""),
     ],

@@ -111,7 +111,8 @@ def test_how_a_process_ended_is_said(number, kind, words):
     assert host.ended
 
 
-def test_a_process_that_takes_too_much_memory_is_ended():
+def test_a_process_that_takes_too_much_memory_is_ended(monkeypatch):
+    monkeypatch.setattr("modelcut.engines.process.host._LOOK_MS", 0)  # before it has answered
     host = interpreter()
     with pytest.raises(ResourceError, match=r"LiteRT was stopped: it took .* may take 1e-09 GB"):
         host.ask({}, limit=9, doing="load", bounds=Bounds(memory=1))

@@ -155,6 +155,10 @@ class Outputs:
             UsageError: the place is an input, is taken, or has no folder.
         """
         _check_name(place)
+        if place.is_symlink() and not place.exists():
+            raise UsageError(
+                f"{place}: is a link to what does not exist", "remove it, or name another file"
+            )
         if place.exists() and not (place.is_file() or place.is_dir()):
             # Not even by force: whoever may write in /dev would lose the device.
             raise UsageError(f"{place}: is not a regular file", "name a file on disk")

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from modelcut.errors import RecipeError
-from modelcut.recipe.yaml_text import Document, loads
+from modelcut.recipe.yaml_text import MAX_DEPTH, Document, loads
+from modelcut.safety import printable
 
 
 def with_settings(document: Document, settings: Sequence[str]) -> Document:
@@ -26,6 +27,9 @@ def with_settings(document: Document, settings: Sequence[str]) -> Document:
         path, equals, text = setting.partition("=")
         if not (path and equals):
             raise RecipeError(f"--set {setting}: no value", "write --set steps.0.sparsity=0.8")
+        if path.count(".") >= MAX_DEPTH:
+            what = printable(path, 40)
+            raise RecipeError(f"--set {what}: nested deeper than {MAX_DEPTH} levels")
         value = loads(text, f"--set {path}").data if text else None
         _put(data, path.split("."), value, f"--set {path}")
     return replace(document, data=data)

@@ -21,6 +21,8 @@ WENT_WRONG = {
     "checkpoint: deep",
     "layer: unrolled 20,000 times",
     "journal: deep",
+    "recipe: --set a long path",
+    "output: a dangling link",
     "side: a pipe as depfile",
     "side: stdout as output",
     "side: two places",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import textwrap
 
 import pytest
@@ -91,9 +92,10 @@ def test_what_it_has_started_ends_with_it(watched, tmp_path):
             with open(f"/proc/{inner}/stat") as file:
                 state = file.read().rpartition(")")[2].split()[0]
         except OSError:
-            break
+            state = "Z"  # gone for good
         if state == "Z":
             break
+        time.sleep(0.05)
     assert state == "Z"
 
 

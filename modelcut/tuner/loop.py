@@ -13,10 +13,11 @@ from modelcut.errors import InputError, RecipeError
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.ladder import Ladder, trials_for
+from modelcut.tuner.pace import PROBES, Pace
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
 from modelcut.tuner.sampler import Asked, Sampler
-from modelcut.tuner.trial import Result, fractions
+from modelcut.tuner.trial import Result, fractions, shortened
 from modelcut.tuner.workers import Task, Workers
 
 _RIVALS = 3
@@ -62,6 +63,8 @@ class Loop:
             at_once=workers.count,
         )
         self._rung_of: dict[int, int] = {}
+        self._pace = Pace(request.seconds, open_=bool(first.ladder))
+        self._ahead: dict[int, list[float]] = {}
         self._stages: dict[int, list[tuple[float, ...]]] = {}
         for trial in sorted(trials, key=lambda each: each.number):
             self._restore(trial)
@@ -86,6 +89,8 @@ class Loop:
             self._rungs.setdefault(fraction, []).append(tuple(cost))
         if trial.rung is not None:
             self._ladder.tell(trial.rung, holds=self._holds(trial.result))
+            if not trial.result.error:
+                self._pace.factor = trial.factor
 
     def _more(self) -> bool:
         if len(self._trials) + len(self._asked) >= self._request.trials:
@@ -93,8 +98,7 @@ class Loop:
         return not self._late()
 
     def _late(self) -> bool:
-        limit = self._request.seconds
-        return limit is not None and time.monotonic() - self._began >= limit
+        return self._pace.late(time.monotonic() - self._began)
 
     def _ask(self) -> Asked:
         """The next point: a known one, one of the ladder, or what the sampler chooses."""
@@ -123,7 +127,9 @@ class Loop:
         self._progress(asked.number)
         # What is on the ladder decides where to go on from: a shorter training would not tell.
         whole = asked.number in self._rung_of
-        self._workers.submit(Task(asked.number, recipe, 1.0 if whole else fractions(recipe)[0]))
+        stages = [*self._pace.probes(recipe), 1.0] if whole else [*fractions(recipe)]
+        self._ahead[asked.number] = stages[1:]
+        self._workers.submit(Task(asked.number, recipe, stages[0]))
 
     def _recipe(self, asked: Asked) -> dict[str, Any] | None:
         """The recipe of a point; None where its values do not go together."""
@@ -135,22 +141,32 @@ class Loop:
             return None
         gates = self._request.goal.gates
         head = made.head.model_copy(update={"gates": gates})
-        return replace(made, head=head).to_dict()
+        return shortened(replace(made, head=head).to_dict(), self._pace.factor or 1.0)
 
     def _end(self, task: Task, result: Result) -> None:
         number = task.number
         self._spent[number] = self._spent.get(number, 0.0) + result.seconds
-        if not result.error and task.fraction < 1 and not self._hopeless(task, result):
-            stages = fractions(task.recipe)
-            following = stages[stages.index(task.fraction) + 1]
-            self._workers.submit(replace(task, fraction=following))
+        ahead = self._ahead[number]
+        if not result.error and ahead and not self._ends_here(task, result):
+            recipe = self._recipes[number]
+            self._workers.submit(Task(number, recipe, ahead.pop(0)))
             self._progress(number)
             return
+        del self._ahead[number]
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
         self._keep(asked, recipe, replace(result, seconds=self._spent.pop(number)))
 
-    def _hopeless(self, task: Task, result: Result) -> bool:
+    def _ends_here(self, task: Task, result: Result) -> bool:
         """Whether a trial is given up after a fraction of its training."""
+        if task.number not in self._rung_of:
+            return self._hopeless(task, result)
+        self._pace.learn(task.recipe, task.fraction, result.seconds)
+        if task.fraction == PROBES[-1]:
+            self._recipes[task.number] = shortened(task.recipe, self._pace.factor or 1.0)
+        return False
+
+    def _hopeless(self, task: Task, result: Result) -> bool:
+        """Whether nothing can come of a trial, by a fraction of its training."""
         best, sure = choose(self._trials, self._request.goal)
         if best is not None and self._late():
             return True
@@ -181,12 +197,15 @@ class Loop:
         if rung is not None:
             self._ladder.tell(rung, holds=self._holds(result))
         stages = tuple(self._stages.pop(asked.number, ()))
-        trial = Trial(asked.number, recipe, result, pruned, rung, asked.point, stages)
+        factor = self._pace.factor or 1.0
+        trial = Trial(asked.number, recipe, result, pruned, rung, asked.point, stages, factor)
         self._sampler.tell(asked, result)
         self._journal.add(trial)
         self._trials.append(trial)
         if not result.error:
             self._results[_key(recipe)] = result
+            if not pruned:
+                self._pace.took(result.seconds)
         if len(self._trials) >= _FAILURES and all(one.result.error for one in self._trials):
             self._journal.remove()
             raise InputError(

@@ -25,6 +25,7 @@ class Trial:
         rung: which point of the ladder it is (see `ladder.Ladder`); None: none.
         point: the open values by parameter, as the sampler knows them.
         stages: of shorter trainings before, the fraction of the epochs and the costs.
+        factor: what the lengths of its trainings were multiplied by (see `pace.Pace`).
     """
 
     number: int
@@ -34,6 +35,7 @@ class Trial:
     rung: int | None = None
     point: Mapping[str, int | float] = field(default_factory=dict)
     stages: tuple[tuple[int | float, ...], ...] = ()
+    factor: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -44,6 +46,7 @@ class Trial:
             "rung": self.rung,
             "point": dict(self.point),
             "stages": [list(stage) for stage in self.stages],
+            "factor": self.factor,
             **self.result.to_dict(),
         }
 
@@ -59,7 +62,7 @@ class Trial:
         return _form().validate_python({**own, "result": rest})
 
 
-_OWN = ("number", "recipe", "pruned", "rung", "point", "stages")
+_OWN = ("number", "recipe", "pruned", "rung", "point", "stages", "factor")
 
 
 @functools.cache

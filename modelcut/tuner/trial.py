@@ -185,11 +185,16 @@ def length_of(step: Mapping[str, Any]) -> tuple[float, float]:
     return float(step.get("epochs") or _EPOCHS), 0
 
 
+def batches_of(recipe: Mapping[str, Any]) -> float:
+    """The batches of all trainings of a recipe whose lengths are in batches."""
+    return sum(length_of(step)[1] for step in recipe["steps"])
+
+
 def fractions(recipe: Mapping[str, Any]) -> tuple[float, ...]:
     """Which fractions of a recipe's training are tried, the whole at last."""
     lengths = [length_of(step) for step in recipe["steps"]]
     epochs = sum(length for length, _ in lengths)
-    batches = sum(length for _, length in lengths)
+    batches = batches_of(recipe)
     return (
         *(part for part in FRACTIONS if part * epochs >= 1 or part * batches >= _STEPS),
         1.0,

@@ -104,14 +104,18 @@ def lenet() -> Any:
 NETWORKS = {"depthwise": (depthwise, 8, 3e-3), "lenet-5": (lenet, 4, 1e-3), "resnet-20": None}
 
 
-def trained(name: str, seed: int, data: dict[str, np.ndarray]) -> Path:
-    """The network's file, trained with Adam and a cosine decay where it is not there yet."""
-    path = CACHE / f"{name}-{seed}.keras"
+def trained(name: str, seed: int, data: dict[str, np.ndarray], rows: int | None = None) -> Path:
+    """The network's file, trained with Adam and a cosine decay where it is not there yet.
+
+    With `rows`, on so many of the training images.
+    """
+    path = CACHE / f"{name}-{seed}{'' if rows is None else f'-{rows}'}.keras"
     if path.exists():
         return path
     import keras
 
-    x, y = data["train_x"].reshape(-1, 28, 28, 1).astype("float32") / 255, data["train_y"]
+    x, y = data["train_x"][:rows], data["train_y"][:rows]
+    x = x.reshape(-1, 28, 28, 1).astype("float32") / 255
     if (training := NETWORKS[name]) is None:
         import resnet20
 

@@ -1,11 +1,12 @@
 """int8 `.tflite` files beside TensorFlow's own converter, with the same calibration samples.
 
-    python tests/benchmarks/int8.py [--networks demo depthwise resnet-20 lenet-5] [--samples 500]
-        [--test 10000] [--out FILE.md]
+    python tests/benchmarks/int8.py [--networks demo depthwise resnet-20 lenet-5] [--seeds 0 1 2]
+        [--samples 500] [--test 10000] [--out FILE.md]
 
-The demo's network comes with modelcut; the others are those of `few_bits.py` (Fashion-MNIST), kept
-in `.cache/few_bits`. Ours is the real command line: `export --type int8`, and `run` with
-`recipes/microcontroller.yaml`, whose inputs and outputs stay floats here. The bare script loads the
+The demo's network comes with modelcut; the others are those of `few_bits.py` (Fashion-MNIST), one
+of each seed, kept in `.cache/few_bits`. The seed chooses the calibration samples, too. Ours is the
+real command line: `export --type int8`, and `run` with `recipes/microcontroller.yaml`, whose inputs
+and outputs stay floats here. The bare script loads the
 network and calls the converter. What LiteRT's interpreter gives for the test samples is compared
 with the labels. Calibration samples are of the training set; no setting is chosen by the test set.
 """
@@ -13,6 +14,7 @@ with the labels. Calibration samples are of the training set; no setting is chos
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -26,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks"), str(ROOT)]
 
 from litert import BARE, run  # noqa: E402
+from seeds import Row, medians, shown  # noqa: E402
 
 DEMO = ROOT / "modelcut" / "demo"
 RECIPE = ROOT / "recipes" / "microcontroller.yaml"
@@ -56,9 +59,9 @@ def table(pixels: np.ndarray, labels: np.ndarray, path: Path) -> Path:
     return path
 
 
-def case(name: str, samples: int, tests: int, folder: Path) -> Case:
+def case(name: str, seed: int, samples: int, tests: int, folder: Path) -> Case:
     """One of the networks."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     if name == "demo":
         train, test = (
             np.loadtxt(DEMO / f"digits_{part}.csv", delimiter=",", skiprows=1)
@@ -72,7 +75,7 @@ def case(name: str, samples: int, tests: int, folder: Path) -> Case:
     from materials import images
 
     data = images("fashion")
-    model = few_bits.trained(name, 0, data)
+    model = few_bits.trained(name, seed, data)
     chosen = rng.choice(len(data["train_x"]), samples, replace=False)
     path = table(data["train_x"][chosen], data["train_y"][chosen], folder / "fashion.csv")
     x = data["test_x"][:tests].reshape(-1, 28, 28, 1).astype("float32") / 255
@@ -109,22 +112,19 @@ def made(one: Case, samples: int, folder: Path) -> Iterator[tuple[str, Path, flo
     yield "microcontroller.yaml", out, seconds
 
 
-def rows(name: str, one: Case, samples: int, folder: Path) -> Iterator[str]:
+def rows(name: str, one: Case, samples: int, folder: Path) -> Iterator[Row]:
     """The table's rows of one network."""
-    right: dict[str, np.ndarray] = {}
-    first = np.zeros(0)
+    first, plain = np.zeros(0), 0.0
     for what, path, seconds in made(one, samples, folder):
         found = outputs(path, one.x)
-        right[what] = found.argmax(axis=1) == one.y
-        first = first if first.size else found
-        plain = right["float32"]
-        lost = 100 * (plain.mean() - right[what].mean())
-        # Of the difference of two fractions on the same samples.
-        error = 100 * math.sqrt((plain != right[what]).sum()) / len(one.y)
+        accuracy = 100 * float((found.argmax(axis=1) == one.y).mean())
+        if not first.size:
+            first, plain = found, accuracy
+            yield Row(name, what, accuracy, seconds=seconds)
+            continue
         noise = float(np.square(found - first).sum())
-        ratio = f"{10 * math.log10(np.square(first).sum() / noise):.1f}" if noise else "–"
-        cells = [name, what, f"{100 * right[what].mean():.2f}", f"{lost:+.2f} ± {error:.2f}"]
-        yield "| " + " | ".join([*cells, ratio, f"{seconds:.1f}"]) + " |"
+        ratio = 10 * math.log10(np.square(first).sum() / noise) if noise else None
+        yield Row(name, what, accuracy, plain - accuracy, seconds, ratio)
 
 
 def main() -> None:
@@ -132,20 +132,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     networks = ["demo", "depthwise", "resnet-20", "lenet-5"]
     parser.add_argument("--networks", nargs="+", default=networks)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines = ["| network | | % | points lost | outputs, dB | CPU s |", "|---|---|--:|--:|--:|--:|"]
-    print("\n".join(lines), flush=True)
-    for name in options.networks:
+    found = []
+    for name, seed in itertools.product(options.networks, options.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            one = case(name, options.samples, options.test, Path(folder))
-            for line in rows(name, one, options.samples, Path(folder)):
-                lines.append(line)
-                print(line, flush=True)
+            one = case(name, seed, options.samples, options.test, Path(folder))
+            found += shown((seed, row) for row in rows(name, one, options.samples, Path(folder)))
         if options.out:
-            options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            options.out.write_text(medians(found), encoding="utf-8")
+    print(medians(found))
 
 
 if __name__ == "__main__":

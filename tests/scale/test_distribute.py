@@ -1,5 +1,6 @@
 """One training in one process, on two devices, and in two processes on loopback."""
 
+import json
 import re
 import socket
 import time
@@ -144,6 +145,29 @@ def test_two_devices_give_what_one_gives(work, alone):
     [(code, said)] = end([process])
     assert code == 0, said
     check_same(weights(work / "devices.keras"), alone)
+
+
+@pytest.mark.slow  # two processes train
+def test_ranges_of_activations_on_two_devices(work):
+    """They are of the whole batch, not of a device's part of it."""
+    recipe = work / "rounded.yaml"
+    finetune = "{steps: 6, batch_size: 31, validation: 0, activations: {bits: 8}}"
+    recipe.write_text(f"version: 1\ndata: {{label: label}}\nsteps:\n  - finetune: {finetune}\n")
+    found = []
+    for count in (1, 2):
+        words = arguments(work, f"rounded-{count}.keras")
+        words[words.index("-r") + 1] = str(recipe)
+        process = begin(
+            [*words, "--distribute", "mirrored" if count > 1 else "none"], devices=count
+        )
+        found.append(process)
+    for code, said in end(found):
+        assert code == 0, said
+    reports = [json.loads((work / f"rounded-{n}.report.json").read_text()) for n in (1, 2)]
+    alone, both = (r["steps"][0]["facts"]["activations"]["ranges"] for r in reports)
+    assert alone.keys() == both.keys()
+    for name, ends in alone.items():
+        np.testing.assert_allclose(both[name], ends, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -389,6 +390,36 @@ def test_no_longer_training_is_begun_when_the_time_is_over(request_for, runner, 
     # Three calls for the first, which is a whole one; the second is given up after its first.
     assert [fraction for _, fraction in computed.calls] == [1 / 9, 1 / 3, 1.0, 1 / 9]
     assert [t["pruned"] for t in record_of(request)["trials"]] == [False, True]
+
+
+class Slow(Computed):
+    """Takes 10 s, and 0.1 s for each batch."""
+
+    def run(self, recipe, number, fraction=1.0, worker=""):
+        found = super().run(recipe, number, fraction, worker)
+        batches = sum(step.get("steps", 0) for step in recipe["steps"])
+        return replace(found, seconds=10 + 0.1 * batches * fraction)
+
+
+def test_trainings_are_shortened_where_time_is_short(request_for, runner):
+    text = TEXT + "  - {finetune: straight_through, steps: {choose: [900, 2700]}}\n"
+    ladder = tuple({**point, "steps.2.steps": 1} for point in LADDER)
+    fields = {"train": DEMO / "digits_train.csv", "seconds": 600, "first": First((), ladder)}
+    computed = runner(Slow(stop_after=5))
+    request = request_for(text, trials=6, **fields)
+    with pytest.raises(Stopped):
+        searches.search(request)
+    assert computed.calls[:3] == [(0, 1 / 27), (0, 1 / 9), (0, 1.0)]
+    assert {fraction for _, fraction in computed.calls[3:]} == {1.0}, "only the first is probed"
+    again = runner(Slow())
+    searches.search(request)
+    assert 1 / 27 not in {fraction for _, fraction in again.calls}, "what was learned is kept"
+    trials = record_of(request)["trials"]
+    (factor,) = {trial["factor"] for trial in trials}
+    assert factor == pytest.approx(1 / 3, rel=0.01)
+    lengths = {trial["recipe"]["steps"][2]["steps"] for trial in trials}
+    assert lengths <= {round(each * factor) for each in (900, 2700)}
+    assert trials[0]["recipe"]["steps"][2]["steps"] == pytest.approx(900, rel=0.01)
 
 
 def test_shorter_trainings():

@@ -173,8 +173,14 @@ class Integers:
         return [self._tf.stack(ends) for ends in zip(*parts, strict=True)] if parts else []
 
     def follow(self, seen: Sequence[Any]) -> None:
-        """Moves the ranges towards what `seen` gave."""
-        for ends, variable in zip(seen, (self.low, self.high), strict=False):
+        """Moves the ranges towards what `seen` gave to each replica, shape (replicas, tensors)."""
+        if not seen:
+            return
+        least, most = seen
+        for variable, ends in (
+            (self.low, self._tf.reduce_min(least, axis=0)),
+            (self.high, self._tf.reduce_max(most, axis=0)),
+        ):
             variable.assign_add((1 - _DECAY) * (ends - variable))
 
     def ranges(self) -> dict[str, tuple[float, float]]:

@@ -63,6 +63,13 @@ class Team:
         """Tensors summed over all replicas; called by each of them."""
         return parts
 
+    def apart(self, part: Any) -> Any:
+        """A tensor in a row of its own, with a row of zeros for each other replica.
+
+        `total` makes of it the tensors of all replicas, shape (replicas, …).
+        """
+        return part[None]
+
     def agreed(self, numbers: Sequence[float]) -> list[float]:
         """The chief's numbers, in every process."""
         return list(numbers)
@@ -127,6 +134,11 @@ class _Several(Team):
     def total(self, parts: list[Any]) -> list[Any]:
         context = self._tf.distribute.get_replica_context()
         return context.all_reduce(self._tf.distribute.ReduceOp.SUM, parts)
+
+    def apart(self, part: Any) -> Any:
+        tf = self._tf
+        rows = tf.one_hot(self.place(), self.replicas, dtype=part.dtype)
+        return tf.tensordot(rows, part, axes=0)
 
     def agreed(self, numbers: Sequence[float]) -> list[float]:
         found = self.from_chief([np.asarray(numbers, np.float64)])

@@ -192,8 +192,7 @@ class KerasTrainer:
         if labels:
             right = losses.hits(self._goals[0], labels[0], outputs[0])
         found = [tf.convert_to_tensor(part) for part in found]
-        # Of the ranges, the mean over the replicas.
-        seen = [ends / self._team.replicas for ends in seen]
+        seen = [self._team.apart(ends) for ends in seen]
         summed = self._team.total([*found, total, right, *seen])
         found, (total, right, *seen) = summed[: len(found)], summed[len(found) :]
         if self._integers:

@@ -1,0 +1,58 @@
+"""How long trainings are, where the time of a search is limited."""
+
+import pytest
+
+from modelcut.tuner.pace import PROBES, Pace
+
+RECIPE = {
+    "steps": [
+        {"finetune": "straight_through", "steps": 1800},
+        {"prune": "magnitude"},
+        {"finetune": "straight_through", "steps": 900},
+    ]
+}
+
+
+def learned(seconds, start, each):
+    """The pace where a run takes `start` seconds, and each batch `each`."""
+    pace = Pace(seconds, open_=True)
+    for fraction in pace.probes(RECIPE):
+        pace.learn(RECIPE, fraction, start + each * fraction * 2700)
+    return pace
+
+
+def test_six_trials_fit_into_the_time():
+    pace = learned(600, 10, 0.1)
+    assert 10 + pace.factor * 270 == pytest.approx(100, rel=0.01)
+    assert pace.probes(RECIPE) == ()
+
+
+@pytest.mark.parametrize(("seconds", "factor"), [(6000, 1.0), (30, PROBES[0])])
+def test_no_training_is_longer_than_asked_or_very_short(seconds, factor):
+    assert learned(seconds, 10, 0.1).factor == pytest.approx(factor, rel=0.01)
+
+
+def test_nothing_is_shortened_that_need_not_be():
+    assert Pace(None, open_=True).factor == 1
+    assert Pace(600, open_=False).factor == 1
+    assert Pace(600, open_=False).probes(RECIPE) == ()
+    trainless = {"steps": [{"prune": "magnitude"}]}
+    assert Pace(600, open_=True).probes(trainless) == ()
+
+
+def test_a_first_probe_that_was_slow_does_no_harm():
+    pace = Pace(60, open_=True)
+    pace.learn(RECIPE, PROBES[0], 30.0)
+    pace.learn(RECIPE, PROBES[1], 20.0)
+    assert 0 < pace.factor <= 1
+
+
+def test_no_trial_is_begun_of_which_less_than_half_is_left():
+    pace = Pace(100, open_=False)
+    assert not pace.late(99)
+    assert pace.late(100)
+    for seconds in (10, 30, 32):
+        pace.took(seconds)
+    assert not pace.late(84)
+    assert pace.late(86)
+    assert not Pace(None, open_=True).late(1e9)

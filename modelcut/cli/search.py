@@ -87,7 +87,8 @@ def register(app: typer.Typer, name: str) -> None:
         ),
         flags.option(
             "time",
-            "Time after which no further candidate is begun, such as 90s, 30m or 2h.",
+            "Time for trying candidates, such as 90s, 30m or 2h; the default space trains them "
+            "shorter, so that several fit in. The last run comes after it.",
             metavar="TIME",
             panel=_SEARCH,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from modelcut.errors.strict import Strict
@@ -33,7 +33,13 @@ def _mark(value: Any) -> Any:
     return mark
 
 
-Factor = Annotated[float, BeforeValidator(_fraction)]
+def _nonzero(value: float) -> float:
+    if value == 0:
+        raise ValueError("0 makes all samples alike; a factor such as 1/255, or none")
+    return value
+
+
+Factor = Annotated[float, BeforeValidator(_fraction), AfterValidator(_nonzero)]
 
 
 def _words(value: Any) -> Any:

@@ -20,6 +20,8 @@ from modelcut.tuner.record import Trial
 
 _ABOUT = "search.json"
 _TRIALS = "trials.jsonl"
+STATES = "states"
+"""Folder of the states of finished trainings."""
 SCHEMA = "modelcut-search-journal/2"
 
 
@@ -60,7 +62,14 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.folder.exists() and not self._resumes():
+            self.remove()
         self._held.close()
+
+    def _resumes(self) -> bool:
+        """Whether anything is kept that took time: a trial, or the state of a training."""
+        kept = (self.folder / _TRIALS, *self.folder.joinpath(STATES).glob("*.npz"))
+        return any(os.path.lexists(path) for path in kept)
 
     def trials(self) -> list[Trial]:
         """The trials that are done, in the order in which they ended.

@@ -13,7 +13,7 @@ from modelcut.errors import InputError, RecipeError
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.ladder import Ladder, trials_for
-from modelcut.tuner.pace import PROBES, Pace
+from modelcut.tuner.pace import Pace
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
 from modelcut.tuner.sampler import Asked, Sampler
@@ -160,8 +160,7 @@ class Loop:
         """Whether a trial is given up after a fraction of its training."""
         if task.number not in self._rung_of:
             return self._hopeless(task, result)
-        self._pace.learn(task.recipe, task.fraction, result.seconds)
-        if task.fraction == PROBES[-1]:
+        if self._pace.learn(task.recipe, task.fraction, result.seconds):
             self._recipes[task.number] = shortened(task.recipe, self._pace.factor or 1.0)
         return False
 

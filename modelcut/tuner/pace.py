@@ -8,11 +8,11 @@ from typing import Any
 
 from modelcut.tuner.trial import batches_of
 
-PROBES = (1 / 27, 1 / 9)
-"""Fractions of the first training that are run to learn how long a batch takes."""
+PROBES = (1, 60, 180)
+"""Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
-_LEAST = 1 / 27
+_LEAST = 1 / 30
 
 
 class Pace:
@@ -32,26 +32,40 @@ class Pace:
         """
         self._seconds = seconds
         self.factor = None if seconds is not None and open_ else 1.0
-        self._probed: dict[float, float] = {}
+        self._probed: dict[int, float] = {}
         self._whole: list[float] = []
 
     def probes(self, recipe: Mapping[str, Any]) -> tuple[float, ...]:
         """Which fractions of a recipe's training are run before its whole."""
-        return () if self.factor is not None or not batches_of(recipe) else PROBES
-
-    def learn(self, recipe: Mapping[str, Any], fraction: float, seconds: float) -> None:
-        """Takes up how long a probe took; after the last one the factor is known."""
-        self._probed[fraction] = seconds
-        if self.factor is not None or fraction != PROBES[-1]:
-            return
         batches = batches_of(recipe)
-        short = self._probed.get(PROBES[0], 0.0)
-        # The first probe has more to start than the second, which makes this too low, if anything.
-        rate = max(1e-9, (seconds - short) / ((PROBES[1] - PROBES[0]) * batches))
-        around = max(0.0, seconds - rate * PROBES[1] * batches)
-        assert self._seconds is not None
-        left = self._seconds / _TRIALS - around
-        self.factor = float(f"{min(1.0, max(_LEAST, left / (rate * batches))):.3g}")
+        if self.factor is not None or batches < 3 * PROBES[-1]:
+            return ()
+        return tuple(count / batches for count in PROBES)
+
+    def learn(self, recipe: Mapping[str, Any], fraction: float, seconds: float) -> bool:
+        """Takes up how long a probe took.
+
+        Args:
+            recipe: its recipe.
+            fraction: of the training that was run.
+            seconds: of the whole run.
+
+        Returns:
+            Whether it was the last one: the factor is known.
+        """
+        batches = batches_of(recipe)
+        done = round(fraction * batches)
+        self._probed[done] = seconds
+        if done != PROBES[-1]:
+            return False
+        if self.factor is None:
+            assert self._seconds is not None
+            few, many = PROBES[-2:]
+            rate = max(1e-6, (seconds - self._probed.get(few, 0.0)) / (many - few))
+            around = max(0.0, seconds - rate * many)
+            left = self._seconds / _TRIALS - around
+            self.factor = float(f"{min(1.0, max(_LEAST, left / (rate * batches))):.3g}")
+        return True
 
     def took(self, seconds: float) -> None:
         """Takes up how long a whole trial took."""

@@ -27,7 +27,7 @@ from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
 from modelcut.tuner import samples
-from modelcut.tuner.journal import Journal
+from modelcut.tuner.journal import STATES, Journal
 from modelcut.tuner.loop import Loop, Say
 from modelcut.tuner.record import (
     Trial,
@@ -164,7 +164,7 @@ def _setting(
         validation and validation.absolute(),
         calibrate and calibrate.absolute(),
         trust,
-        folder.absolute() / "states",
+        folder.absolute() / STATES,
         options=request.options,
     )
 

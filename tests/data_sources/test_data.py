@@ -6,6 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from modelcut.data import DataOptions, InputSpec
 from modelcut.data import blocks as room
@@ -96,6 +97,12 @@ def test_the_label_is_where_it_is_said_to_be(tmp_path):
         np.testing.assert_allclose(inputs["x"], np.delete(values, column, axis=1), atol=1e-6)
     with pytest.raises(UsageError, match="no column"):
         read(path, label="zzz")
+
+
+@pytest.mark.parametrize("scale", [0, "0/1", -0.0])
+def test_a_factor_of_zero_is_refused(scale):
+    with pytest.raises(ValidationError, match="makes all samples alike"):
+        DataOptions(scale=scale)
 
 
 def test_images_are_shaped_and_scaled(tmp_path):

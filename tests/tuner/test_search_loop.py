@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from modelcut.errors import InfeasibleError, InputError, RecipeError, Stopped, UsageError
+from modelcut.errors import (
+    InfeasibleError,
+    InputError,
+    RecipeError,
+    ResourceError,
+    Stopped,
+    UsageError,
+)
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
@@ -392,6 +399,17 @@ def test_no_longer_training_is_begun_when_the_time_is_over(request_for, runner, 
     assert [t["pruned"] for t in record_of(request)["trials"]] == [False, True]
 
 
+def test_a_search_that_never_began_leaves_nothing(request_for, monkeypatch):
+    def nowhere(*_, **__):
+        raise ResourceError("tcp://nowhere:8786: no Dask cluster")
+
+    monkeypatch.setattr(searches, "open_workers", nowhere)
+    request = request_for()
+    with pytest.raises(ResourceError):
+        searches.search(request)
+    assert not request.folder.exists()
+
+
 class Slow(Computed):
     """Takes 10 s, and 0.1 s for each batch."""
 
@@ -405,15 +423,15 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     text = TEXT + "  - {finetune: straight_through, steps: {choose: [900, 2700]}}\n"
     ladder = tuple({**point, "steps.2.steps": 1} for point in LADDER)
     fields = {"train": DEMO / "digits_train.csv", "seconds": 600, "first": First((), ladder)}
-    computed = runner(Slow(stop_after=5))
+    computed = runner(Slow(stop_after=6))
     request = request_for(text, trials=6, **fields)
     with pytest.raises(Stopped):
         searches.search(request)
-    assert computed.calls[:3] == [(0, 1 / 27), (0, 1 / 9), (0, 1.0)]
-    assert {fraction for _, fraction in computed.calls[3:]} == {1.0}, "only the first is probed"
+    assert computed.calls[:4] == [(0, 1 / 2700), (0, 60 / 2700), (0, 180 / 2700), (0, 1.0)]
+    assert {fraction for _, fraction in computed.calls[4:]} == {1.0}, "only the first is probed"
     again = runner(Slow())
     searches.search(request)
-    assert 1 / 27 not in {fraction for _, fraction in again.calls}, "what was learned is kept"
+    assert 1 / 2700 not in {fraction for _, fraction in again.calls}, "what was learned is kept"
     trials = record_of(request)["trials"]
     (factor,) = {trial["factor"] for trial in trials}
     assert factor == pytest.approx(1 / 3, rel=0.01)

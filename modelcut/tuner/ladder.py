@@ -69,6 +69,13 @@ class Ladder:
         self._open.add(rung)
         return rung, self._points[rung]
 
+    @property
+    def beyond(self) -> Mapping[str, Any] | None:
+        """A point a little bolder than the first that failed; None where nothing failed so far."""
+        if not 0 <= self._fails < len(self._points):
+            return None
+        return self._points[min(self._fails + 1, len(self._points) - 1)]
+
     def tell(self, rung: int, *, holds: bool) -> None:
         """What became of a rung; one that was tried by an earlier search counts, too."""
         if rung in self._open:

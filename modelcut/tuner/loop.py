@@ -13,6 +13,7 @@ from modelcut.errors import InputError, RecipeError
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.ladder import Ladder, trials_for
+from modelcut.tuner.near import near
 from modelcut.tuner.pace import Pace
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
@@ -24,6 +25,10 @@ _RIVALS = 3
 """A trial is given up when so many others of the same length of training are better in all."""
 _LARGER = 1.05
 """A trial is given up whose file is so many times the best one's: training makes none smaller."""
+_NEAR = 20
+"""So many trials are done before a sampler chooses; there is little to learn from before."""
+_TURNS = 20
+"""Points that are drawn until one is new."""
 _FAILURES = 5
 """The search ends when so many trials fail, and none succeeded before."""
 
@@ -101,18 +106,33 @@ class Loop:
         return self._pace.late(time.monotonic() - self._began)
 
     def _ask(self) -> Asked:
-        """The next point: a known one, one of the ladder, or what the sampler chooses."""
+        """The next point: a known one, one of the ladder, one near the best, or the sampler's."""
         begun = len(self._trials) + len(self._asked)
         known = self._request.first.known
         if begun < len(known):
             return self._sampler.ask(known[begun])
         found = self._ladder.next()
         if found is None:
-            return self._sampler.ask()
+            return self._sampler.ask(self._near(begun))
         rung, point = found
         asked = self._sampler.ask(point)
         self._rung_of[asked.number] = rung
         return asked
+
+    def _near(self, begun: int) -> dict[str, Any] | None:
+        """A point near the best one, until the sampler has seen enough of them."""
+        best, sure = choose(self._trials, self._request.goal)
+        beyond = self._ladder.beyond
+        if best is None or not sure or beyond is None or begun >= _NEAR:
+            return None
+        tried = [trial.point for trial in self._trials]
+        tried += [asked.point for asked in self._asked.values()]
+        for turn in range(_TURNS):
+            seed = [self._request.seed, begun, turn]
+            point = near(best.point, beyond, self._request.space.parameters, seed)
+            if point not in tried:
+                return point
+        return None
 
     def _begin(self) -> None:
         asked = self._ask()

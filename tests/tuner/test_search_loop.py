@@ -410,6 +410,19 @@ def test_a_search_that_never_began_leaves_nothing(request_for, monkeypatch):
     assert not request.folder.exists()
 
 
+def test_points_after_the_ladder_are_near_the_best(request_for, runner):
+    runner(Computed())
+    request = request_for(first=First((), LADDER), trials=20)
+    searches.search(request)
+    trials = record_of(request)["trials"]
+    assert [t["rung"] is None for t in trials] == [False] * 4 + [True] * 16
+    points = [t["point"] for t in trials]
+    assert all(point not in points[:number] for number, point in enumerate(points))
+    chosen = trials[record_of(request)["chosen"]]
+    assert chosen["rung"] is None, "better than the ladder"
+    assert sum(t["values"][0] < 1.1 * chosen["values"][0] for t in trials) > 5
+
+
 class Slow(Computed):
     """Takes 10 s, and 0.1 s for each batch."""
 

@@ -1,0 +1,68 @@
+"""Points between the best one so far and a bolder one: what a short search tries next.
+
+A sampler has little to learn from after the few trials of the ladder, and would draw at random.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from modelcut.recipe.space import Choice, Parameter
+
+_MOVED = 0.6
+"""Probability that a number moves towards the bolder point."""
+_BEYOND = 1.25
+"""How far it moves at most: a little further than that point."""
+_NOISE = 0.07
+"""Standard deviation of what is added to a number, as a fraction of its range."""
+_TAKEN = 0.35
+"""Probability that a choice is that of the bolder point."""
+_STEP = 0.1
+"""Probability that a choice is one further or one back."""
+
+
+def near(
+    best: Mapping[str, Any],
+    bolder: Mapping[str, Any],
+    parameters: Mapping[str, Parameter],
+    seed: object,
+) -> dict[str, Any]:
+    """A point near the best one, mostly on the side of a bolder one.
+
+    Each value by itself stays, goes some part of the way to the bolder point, or is varied a
+    little, so that layers which bear more are told from those which do not.
+
+    Args:
+        best: the best point so far, by parameter.
+        bolder: a point that is too bold.
+        parameters: of the space.
+        seed: decides it, by its text.
+    """
+    draw = random.Random(str(seed))
+    return {
+        name: _moved(value, bolder.get(name, value), parameters[name], draw)
+        for name, value in best.items()
+        if name in parameters
+    }
+
+
+def _moved(value: Any, bold: Any, parameter: Parameter, draw: random.Random) -> Any:
+    moves, far, noise = draw.random() < _MOVED, draw.random(), draw.gauss(0.0, _NOISE)
+    if isinstance(parameter, Choice):
+        if far < _TAKEN:
+            return bold
+        if far > 1 - _STEP:
+            other = int(value) + (1 if noise > 0 else -1)
+            return min(max(other, 0), len(parameter.values) - 1)
+        return value
+    way, back = (math.log, math.exp) if parameter.log else (float, float)
+    low, high, here, there = (way(x) for x in (parameter.low, parameter.high, value, bold))
+    if here == there:
+        at = here + (noise * (high - low) if moves else 0.0)
+    else:
+        at = here + (far * _BEYOND * (there - here) if moves else 0.0)
+    found = min(max(back(at), parameter.low), parameter.high)
+    return round(found) if parameter.whole else float(f"{found:.4g}")

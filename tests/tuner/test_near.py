@@ -1,0 +1,56 @@
+"""Points near the best one of a search."""
+
+import pytest
+
+from modelcut.recipe.space import Choice, Range
+from modelcut.tuner.ladder import Ladder
+from modelcut.tuner.near import near
+
+PARAMETERS = {
+    "sparsity": Range(0.3, 0.99),
+    "rate": Range(1e-4, 1e-2, log=True),
+    "count": Range(2, 9),
+    "values": Choice((32, 16, 8, 4)),
+    "maybe": Choice((0, 1)),
+}
+BEST = {"sparsity": 0.9, "rate": 1e-3, "count": 4, "values": 1, "maybe": 1}
+BOLDER = {"sparsity": 0.96, "rate": 1e-3, "count": 6, "values": 2, "maybe": 1}
+
+
+def test_points_are_near_the_best_and_mostly_bolder():
+    points = [near(BEST, BOLDER, PARAMETERS, seed) for seed in range(200)]
+    for point in points:
+        assert point.keys() == BEST.keys()
+        assert 0.9 <= point["sparsity"] <= 0.99
+        assert 4 <= point["count"] <= 7
+        assert isinstance(point["count"], int)
+        assert 1e-4 <= point["rate"] <= 1e-2
+        assert point["values"] in range(4)
+    for name, value in BEST.items():
+        stayed = sum(point[name] == value for point in points)
+        assert stayed > 20, name
+        assert stayed < 200, name
+    assert len({tuple(point.values()) for point in points}) > 150
+    assert points == [near(BEST, BOLDER, PARAMETERS, seed) for seed in range(200)]
+
+
+def test_what_a_step_that_is_left_out_would_have_is_not_asked_for():
+    assert "count" not in near({"sparsity": 0.9}, BOLDER, PARAMETERS, 0)
+    assert near({"gone": 1}, BOLDER, PARAMETERS, 0) == {}
+
+
+@pytest.mark.parametrize("bold", [True, False])
+def test_the_point_beyond_the_first_that_failed(bold):
+    points = [{"x": rung} for rung in range(15)]
+    ladder = Ladder(points, 4, bold=bold)
+    order = points if bold else points[::-1]
+    assert ladder.beyond is None
+    ladder.tell(7, holds=True)
+    assert ladder.beyond is None
+    ladder.tell(11, holds=False)
+    assert ladder.beyond == order[12]
+    ladder.tell(9, holds=False)
+    assert ladder.beyond == order[10]
+    edge = Ladder(points, 4, bold=bold)
+    edge.tell(14, holds=False)
+    assert edge.beyond == order[14]

@@ -104,20 +104,26 @@ class Sums:
             weights: (groups, inputs, outputs).
             damp: see `damped`.
         """
-        found = weights.astype(np.float64)
-        for block, gram, cross in zip(self.blocks, self.gram, self.cross, strict=False):
-            moved = np.matmul(cross - gram, found[:, block])
-            found[:, block] += np.linalg.solve(damped(gram, damp), moved)
+        found = np.empty(weights.shape, np.result_type(weights, np.float32))
+        for block, gram, cross in zip(self.blocks, self.gram, self.cross, strict=True):
+            part = weights[:, block].astype(np.float64)
+            moved = np.matmul(cross - gram, part)
+            found[:, block] = part + np.linalg.solve(damped(gram, damp), moved)
         return found
 
-    def error(self, change: np.ndarray) -> np.ndarray:
-        """Squared output error of a change of the weights, (groups, outputs)."""
-        parts = [
-            np.sum(change[:, block] * np.matmul(gram, change[:, block]), axis=1)
-            for block, gram in zip(self.blocks, self.gram, strict=True)
-        ]
-        found: np.ndarray = np.maximum(sum(parts), 0)
-        return found
+    def error(self, values: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+        """Squared output error of weights beside others, or beside zeros, (groups, outputs)."""
+        found = np.zeros((values.shape[0], values.shape[2]))
+        for block, gram in zip(self.blocks, self.gram, strict=True):
+            change = values[:, block].astype(np.float64)
+            found += squared(change if other is None else change - other[:, block], gram)
+        return np.maximum(found, 0)
+
+
+def squared(change: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """Squared output error of a change of weights (groups, inputs, outputs), (groups, outputs)."""
+    found: np.ndarray = np.sum(change * np.matmul(gram, change), axis=1)
+    return found
 
 
 def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from modelcut.model.model import Layer, Model, Tensor
 from modelcut.model.rewrite import Edit, Rewrite
 from modelcut.steps.base import NOT_FINITE, Context, Need, Outcome, TensorStep
 from modelcut.steps.correction import Corrected, Matcher, pinned_all
-from modelcut.steps.hessian import Sums
+from modelcut.steps.hessian import Sums, squared
 from modelcut.steps.operands import Operand, operand
 from modelcut.steps.quantize import _rounding
 from modelcut.steps.quantize._effects import summed
@@ -33,6 +33,21 @@ class Survey:
 
     more: Any = None
     importance: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A tensor's permitted values.
+
+    Attributes:
+        values: of the tensor's shape and dtype.
+        error, nearest: squared errors of the layer's outputs, with these values and with those that
+            were rounded by themselves.
+    """
+
+    values: np.ndarray
+    error: float
+    nearest: float
 
 
 class Calibrated(Corrected, TensorStep):
@@ -76,8 +91,8 @@ class Calibrated(Corrected, TensorStep):
         encoding: Encoding,
         nearest: tuple[np.ndarray, Encoding],
         wanted: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """A tensor's values rounded so that its layer's outputs change least.
+    ) -> Rounded:
+        """A tensor's values rounded so that its layer's outputs change least, block by block.
 
         Args:
             view: how its layer multiplies by it.
@@ -90,18 +105,32 @@ class Calibrated(Corrected, TensorStep):
         plain, after = nearest
         if wanted is None:
             wanted = self.wanted(view, sums, values, encoding)
-        first = view.split(plain).astype(np.float64)
+        first = view.split(plain)
         mask = view.split(values) != 0 if encoding.masked else None
         to = _rounder(view, after, mask, values.dtype, zero=self.zero_is_level)
-        found = _by_output(sums, wanted, self.damp, to)
-        better = sums.error(found - wanted) < sums.error(first - wanted)
-        return view.join(np.where(better[:, None], found, first)).astype(values.dtype)
+        found = np.empty(view.sizes, np.result_type(values, np.float32))
+        mine, other = np.zeros((2, view.sizes[0], view.sizes[2]))
+        for block, gram in zip(sums.blocks, sums.gram, strict=True):
+            aim = wanted[:, block].astype(np.float64)
+
+            def here(row: np.ndarray, number: int, start: int = block.start) -> np.ndarray:
+                return to(row, start + number)
+
+            part = _rounding.gptq(aim, gram, self.damp, here).values
+            mine += squared(part - aim, gram)
+            other += squared(first[:, block] - aim, gram)
+            found[:, block] = part
+        better = mine < other
+        if not better.all():
+            found = np.where(better[:, None], found, first)
+        error = float(np.where(better, mine, other).sum())
+        return Rounded(view.join(found).astype(values.dtype, copy=False), error, float(other.sum()))
 
     def wanted(
         self, view: Operand, sums: Sums, values: np.ndarray, encoding: Encoding
     ) -> np.ndarray:
         """The weights that the rounded ones stand for, (groups, inputs, outputs)."""
-        weights = view.split(values).astype(np.float64)
+        weights = view.split(values)
         if not sums.compares:
             return weights
         found = sums.wanted(weights, self.damp)
@@ -198,7 +227,8 @@ class _Work:
         if sums is not None and not isinstance(view, str):
             wanted = step.wanted(view, sums, values, encoding)
             if step.rounding == "gptq":
-                aim = view.join(wanted).astype(values.dtype)
+                aim = view.join(wanted).astype(values.dtype, copy=False)
+            sums.cross.clear()  # told what is wanted
         rewrite = edit(aim, encoding)
         kinds = step.kinds_after(tensor)
         if rewrite.left_alone:
@@ -227,33 +257,21 @@ class _Work:
         values, encoding = before
         plain = nearest[0]
         signal = float(sums.error(weights).sum())
-        worst = float(sums.error(view.split(plain) - weights).sum())
-        found, error = plain, worst
         if step.rounding == "gptq":
             found = step.rounded(view, sums, values, encoding, nearest, weights)
-            error = float(sums.error(view.split(found) - weights).sum())
+        else:
+            error = float(sums.error(view.split(plain), weights).sum())
+            found = Rounded(plain, error, error)
         if signal > 0:
-            self._errors[name] = (error / signal) ** 0.5
-            self._nearest[name] = (worst / signal) ** 0.5
-        return found
+            self._errors[name] = (max(found.error, 0.0) / signal) ** 0.5
+            self._nearest[name] = (max(found.nearest, 0.0) / signal) ** 0.5
+        return found.values
 
 
 def importance(view: Operand, sums: Sums) -> np.ndarray:
     """Mean square of the input that each weight multiplies, in the kernel's shape."""
     mean = sums.diagonal / max(1, sums.count)
     return view.join(np.broadcast_to(mean[:, :, None], view.sizes))
-
-
-def _by_output(sums: Sums, weights: np.ndarray, damp: float, to: _rounding.Round) -> np.ndarray:
-    found = np.empty(weights.shape)
-    for block, gram in zip(sums.blocks, sums.gram, strict=True):
-        start = block.start
-
-        def here(row: np.ndarray, number: int, start: int = start) -> np.ndarray:
-            return to(row, start + number)
-
-        found[:, block] = _rounding.gptq(weights[:, block], gram, damp, here).values
-    return found
 
 
 def _rounder(

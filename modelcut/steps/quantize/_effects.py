@@ -58,11 +58,11 @@ class Effects:
         self._context.say(f"{self._samples.title}: effect of {tensor.name}")
         values, _ = tensor.pull()
         sums = summed(self._samples, self._running, layer, view)
-        weights = view.split(values).astype(np.float64)
+        weights = view.split(values)
         errors, probe = [], values
         for width in widths:
             found = at(view, sums, width)
-            errors.append(float(sums.error(view.split(found) - weights).sum()))
+            errors.append(float(sums.error(view.split(found), weights).sum()))
             probe = found if width == _PROBE else probe
         reached = errors[list(widths).index(_PROBE)]
         if not reached > 0:

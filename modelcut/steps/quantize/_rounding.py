@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from modelcut.steps.hessian import damped
+from modelcut.steps.hessian import damped, squared
 
 Round: TypeAlias = "Callable[[np.ndarray, int], np.ndarray]"
 """From values of one input's weights, (groups, outputs), and its number, to permitted ones."""
@@ -83,7 +83,7 @@ def gptq(weights: np.ndarray, gram: np.ndarray, damp: float, to: Round) -> Round
     first = nearest(weights, to)
     if inputs * inputs * groups * work.shape[2] <= _CHEAP:
         values, first = (descend(weights, start, hessian, to) for start in (values, first))
-    error, other = (_error(each - weights, hessian) for each in (values, first))
+    error, other = (squared(each - weights, hessian) for each in (values, first))
     better = other < error  # GPTQ is greedy: of few weights the nearest may be a better start
     return Rounded(np.where(better[:, None], first, values), np.where(better, other, error))
 
@@ -99,11 +99,6 @@ def _inverse(lower: np.ndarray) -> np.ndarray:
     found[:, :half, :half], found[:, half:, half:] = first, last
     np.matmul(last, np.matmul(lower[:, half:, :half], first), out=found[:, half:, :half])
     np.negative(found[:, half:, :half], out=found[:, half:, :half])
-    return found
-
-
-def _error(change: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.sum(change * np.matmul(hessian, change), axis=1)
     return found
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from modelcut.steps.operands import Operand, Read
 
 WIDEST = 4608
-"""Inputs of a Hessian that is made as one; wider layers get one for each block of inputs, so that
-none takes more than 170 MB."""
+"""Inputs of a Hessian that is made as one; wider layers get one for each block of half as many, so
+that all of them together take less memory and time than one would."""
 _PLACES = 1 << 16
 """Rows of inputs of a layer that are looked at, at least; eight for each input where that is
 more."""
@@ -46,7 +46,7 @@ class Sums:
 
     def __post_init__(self) -> None:
         groups, inputs, _ = self.operand.sizes
-        many = -(-inputs // WIDEST)
+        many = 1 if inputs <= WIDEST else -(-inputs // (WIDEST // 2))
         ends = [inputs * (number + 1) // many for number in range(many)]
         self.blocks = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         shapes = [(groups, b.stop - b.start, b.stop - b.start) for b in self.blocks]

@@ -47,18 +47,18 @@ def medians(rows: Iterable[tuple[int, Row]]) -> str:
     before = ""
     for (network, what), group in groups.items():
         lost = [row.lost for row in group if row.lost is not None]
-        cells = [
-            "" if network == before else network,
-            what,
+        numbers = [
             f"{statistics.median(row.accuracy for row in group):.2f}",
             f"{statistics.median(lost):+.2f}" if lost else "",
             ", ".join(f"{one:+.2f}" for one in lost),
             _median([row.decibels for row in group], 1),
             _median([row.seconds for row in group], 0),
         ]
+        cells = ["" if network == before else network, what]
+        cells += [number.replace("-", "\N{MINUS SIGN}") for number in numbers]
         before = network
-        lines.append("| " + " | ".join(cells).replace("-", "−") + " |")
-    return "\n".join(lines).replace(" |  |", " | |") + "\n"
+        lines.append("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|")
+    return "\n".join(lines) + "\n"
 
 
 def _median(values: Iterable[float | None], digits: int) -> str:

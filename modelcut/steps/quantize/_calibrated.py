@@ -80,6 +80,11 @@ class Calibrated(Corrected, TensorStep):
         return self.rounding != "nearest"
 
     @property
+    def weighs(self) -> bool:
+        """Whether what it makes of a tensor depends on the importance of each weight."""
+        return False
+
+    @property
     def needs(self) -> frozenset[Need]:
         return super().needs | {"calibration"} if self.looks else super().needs
 
@@ -218,7 +223,8 @@ class _Work:
             sums = summed(self._samples, self._running, layer, view, self._before_it)
             if len(sums.blocks) > 1:
                 self._blocks[tensor.name] = len(sums.blocks)
-            self._survey.importance[tensor.name] = importance(view, sums)
+            if step.weighs:
+                self._survey.importance[tensor.name] = importance(view, sums)
         edit = step.edit(tensor, self._survey, context)
         if isinstance(edit, str):
             self.skipped[tensor.name] = edit
@@ -230,6 +236,7 @@ class _Work:
                 aim = view.join(wanted).astype(values.dtype, copy=False)
             sums.cross.clear()  # told what is wanted
         rewrite = edit(aim, encoding)
+        self._survey.importance.clear()  # as large as the kernel
         kinds = step.kinds_after(tensor)
         if rewrite.left_alone:
             self.edited[tensor.name] = tensor.then(context.index, edit, kinds)

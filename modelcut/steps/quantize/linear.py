@@ -151,6 +151,10 @@ class Linear(Budgeted, Calibrated):
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "affine") if "sparse" in tensor.kinds else ("affine",)
 
+    @property
+    def weighs(self) -> bool:
+        return self.range == "output"
+
     def _bits_of(self, tensor: Tensor, dealt: dict[str, int]) -> int:
         if not self.dealt_out:
             assert isinstance(self.bits, int)

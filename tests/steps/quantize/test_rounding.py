@@ -173,7 +173,7 @@ def test_wide_layers_are_done_in_blocks_of_inputs(monkeypatch):
     monkeypatch.setattr(hessian, "WIDEST", 20)
     model = toy_network()
     facts = applied(model, "linear", bits=3, rounding="gptq").facts
-    assert facts["hessian_blocks"] == {"inner/hidden/kernel": 4}
+    assert facts["hessian_blocks"] == {"inner/hidden/kernel": 7}
     name = "inner/hidden/kernel"
     assert facts["output_error"][name] < facts["output_error_nearest"][name]
 

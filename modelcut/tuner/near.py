@@ -52,14 +52,18 @@ def near(
 def _moved(value: Any, bold: Any, parameter: Parameter, draw: random.Random) -> Any:
     moves, far, noise = draw.random() < _MOVED, draw.random(), draw.gauss(0.0, _NOISE)
     if isinstance(parameter, Choice):
-        if far < _TAKEN:
+        numbers = range(len(parameter.values))
+        here = value if value in numbers else numbers[0]
+        if far < _TAKEN and bold in numbers:
             return bold
-        if far > 1 - _STEP:
-            other = int(value) + (1 if noise > 0 else -1)
-            return min(max(other, 0), len(parameter.values) - 1)
-        return value
+        other = here + (1 if noise > 0 else -1)
+        return other if far > 1 - _STEP and other in numbers else here
     way, back = (math.log, math.exp) if parameter.log else (float, float)
-    low, high, here, there = (way(x) for x in (parameter.low, parameter.high, value, bold))
+    low, high, here, there = (
+        # What an interrupted search has left may be anything.
+        way(min(max(parameter.low, x), parameter.high))
+        for x in (parameter.low, parameter.high, value, bold)
+    )
     if here == there:
         at = here + (noise * (high - low) if moves else 0.0)
     else:

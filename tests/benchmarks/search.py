@@ -126,7 +126,9 @@ def report_of(output: Path) -> dict[str, Any]:
     report = json.loads(output.with_suffix(".report.json").read_text(encoding="utf-8"))
     evaluation = report["evaluation"]
     before, after = (evaluation[part]["metrics"]["accuracy"] for part in ("before", "after"))
-    found = {"bytes": output.stat().st_size, "before": before, "after": after}
+    failed = output.with_name(f"{output.stem}.failed{output.suffix}")  # a gate did not hold
+    size = (output if output.exists() else failed).stat().st_size
+    found = {"bytes": size, "before": before, "after": after}
     latency = evaluation["after"].get("latency")
     if latency:
         found["latency_ms"] = latency["median_ms"]
@@ -162,7 +164,8 @@ def searched(
 ) -> dict[str, Any]:
     """One search."""
     record = output.with_suffix(".search.json")
-    record.unlink(missing_ok=True)
+    for old in (record, output):
+        old.unlink(missing_ok=True)
     bound = ("--time", asked.time) if asked.time else ()
     validate = validate or net.validate
     data = ("--train", net.train, *(("--validate", validate) if validate else ()))

@@ -39,6 +39,17 @@ def test_what_a_step_that_is_left_out_would_have_is_not_asked_for():
     assert near({"gone": 1}, BOLDER, PARAMETERS, 0) == {}
 
 
+def test_a_point_that_is_not_of_the_space_is_brought_into_it():
+    odd = {"sparsity": float("nan"), "rate": -1.0, "count": 1e9, "values": 7, "maybe": 0.5}
+    for seed in range(50):
+        point = near(odd, odd, PARAMETERS, seed)
+        assert 0.3 <= point["sparsity"] <= 0.99
+        assert 1e-4 <= point["rate"] <= 1e-2
+        assert 2 <= point["count"] <= 9
+        assert point["values"] in range(4)
+        assert point["maybe"] in range(2)
+
+
 @pytest.mark.parametrize("bold", [True, False])
 def test_the_point_beyond_the_first_that_failed(bold):
     points = [{"x": rung} for rung in range(15)]

@@ -36,7 +36,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundedTensor:
     """A tensor's permitted values.
 
     Attributes:
@@ -96,7 +96,7 @@ class Calibrated(Corrected, TensorStep):
         encoding: Encoding,
         nearest: tuple[np.ndarray, Encoding],
         wanted: np.ndarray | None = None,
-    ) -> Rounded:
+    ) -> RoundedTensor:
         """A tensor's values rounded so that its layer's outputs change least, block by block.
 
         Args:
@@ -129,7 +129,9 @@ class Calibrated(Corrected, TensorStep):
         if not better.all():
             found = np.where(better[:, None], found, first)
         error = float(np.where(better, mine, other).sum())
-        return Rounded(view.join(found).astype(values.dtype, copy=False), error, float(other.sum()))
+        return RoundedTensor(
+            view.join(found).astype(values.dtype, copy=False), error, float(other.sum())
+        )
 
     def wanted(
         self, view: Operand, sums: Sums, values: np.ndarray, encoding: Encoding
@@ -268,7 +270,7 @@ class _Work:
             found = step.rounded(view, sums, values, encoding, nearest, weights)
         else:
             error = float(sums.error(view.split(plain), weights).sum())
-            found = Rounded(plain, error, error)
+            found = RoundedTensor(plain, error, error)
         if signal > 0:
             self._errors[name] = (max(found.error, 0.0) / signal) ** 0.5
             self._nearest[name] = (max(found.nearest, 0.0) / signal) ** 0.5

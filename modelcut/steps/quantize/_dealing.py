@@ -18,7 +18,7 @@ from modelcut.steps.base import Context
 from modelcut.steps.hessian import Sums
 from modelcut.steps.operands import Operand, operand
 from modelcut.steps.quantize import _widths
-from modelcut.steps.quantize._calibrated import Rounded, importance
+from modelcut.steps.quantize._calibrated import RoundedTensor, importance
 from modelcut.steps.quantize._cells import Cells, wide
 from modelcut.steps.quantize._effects import Effects
 from modelcut.steps.samples import Samples
@@ -67,7 +67,7 @@ class Gridded(Protocol):
         values: np.ndarray,
         encoding: Encoding,
         nearest: tuple[np.ndarray, Encoding],
-    ) -> Rounded:
+    ) -> RoundedTensor:
         """The values rounded so that the layer's outputs change least."""
 
 

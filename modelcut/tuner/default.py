@@ -16,6 +16,8 @@ _CONV = "class:*Conv*?"
 _DEPTHWISE = "class:*Depthwise*?"
 _FASTER = ("latency_ms", "macs")
 _RUNGS = 16
+_FEW = 0.25
+"""Of the weights, what the first and the last layer may have to be treated by themselves."""
 _LARGE = 200_000
 """Networks of more parameters are trained longer before they are judged."""
 
@@ -33,8 +35,9 @@ class Facts:
         convolutions: whether there are convolutions beside other layers with kernels.
         depthwise: whether there are depthwise convolutions.
         channels: whether channels can be removed.
-        first: name of the first layer with a kernel; "" where there is one layer only.
-        last: name of the last layer with a kernel, which is the most sensitive one as a rule.
+        first, last: names of the first and the last layer with a kernel, which are the most
+            sensitive ones as a rule; "" where there is one layer only, or where most of the
+            weights are in it.
         parameters: number of parameters.
     """
 
@@ -55,6 +58,11 @@ class Facts:
         """Looks at a model; nothing is run."""
         layers = [layer for layer in model.layers if _has_kernel(layer)]
         conv = [layer for layer in layers if "Conv" in layer.class_name]
+        weights = [sum(tensor.size for tensor in layer.tensors) for layer in layers]
+        few = [
+            layer.name if size <= _FEW * sum(weights) else ""
+            for layer, size in zip(layers, weights, strict=True)
+        ]
         architecture = model.architecture
         removable = architecture is not None and _removable(model)
         return cls(
@@ -66,8 +74,8 @@ class Facts:
             convolutions=0 < len(conv) < len(layers),
             depthwise=any("Depthwise" in layer.class_name for layer in layers),
             channels=removable,
-            first=layers[0].name if len(layers) > 1 else "",
-            last=layers[-1].name if layers else "",
+            first=few[0] if few else "",
+            last=few[-1] if few else "",
             parameters=sum(tensor.size for tensor in model.tensors),
         )
 

@@ -71,8 +71,8 @@ class Ladder:
 
     @property
     def beyond(self) -> Mapping[str, Any] | None:
-        """A point a little bolder than the first that failed; None where nothing failed so far."""
-        if not 0 <= self._fails < len(self._points):
+        """A point a little bolder than the first that failed, the boldest where none did."""
+        if not self._points:
             return None
         return self._points[min(self._fails + 1, len(self._points) - 1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,25 @@ def test_the_gate_is_one_for_the_network(last, gate):
     arrays = {"hidden": (np.ones((4, 3), "f4"), None), "out": (np.ones((3, 2), "f4"), None)}
     text = recipe_for(toy_model(arrays, config), "size")
     assert recipes.parse(loads(text, "new.yaml")).head.gates.max_accuracy_drop == gate
+
+
+def test_a_first_layer_with_most_of_the_weights_is_pruned_like_the_others():
+    def facts_of(*widths):
+        kernels = {
+            f"d{number}": (np.ones(shape, np.float32), None)
+            for number, shape in enumerate(itertools.pairwise(widths))
+        }
+        made = toy_model(kernels)
+        return Facts.of(made, train=True, samples=True, suffix=".mcut", objective="bytes")
+
+    wide, even = facts_of(784, 300, 100, 10), facts_of(10, 30, 100, 10)
+    assert (wide.first, wide.last) == ("", "d2")
+    assert (even.first, even.last) == ("d0", "d2")
+    patterns = []
+    for facts in (wide, even):
+        _, first = space_of(facts)
+        steps = space_of(facts)[0].at(first.ladder[7]).to_dict()["steps"]
+        patterns.append(
+            list(next(step for step in steps if "finetune" in step)["prune"]["overrides"])
+        )
+    assert patterns == [["path:d2"], ["path:d0", "path:d2"]]

@@ -55,13 +55,14 @@ def test_the_point_beyond_the_first_that_failed(bold):
     points = [{"x": rung} for rung in range(15)]
     ladder = Ladder(points, 4, bold=bold)
     order = points if bold else points[::-1]
-    assert ladder.beyond is None
+    assert ladder.beyond == order[14]
     ladder.tell(7, holds=True)
-    assert ladder.beyond is None
+    assert ladder.beyond == order[14]
     ladder.tell(11, holds=False)
     assert ladder.beyond == order[12]
     ladder.tell(9, holds=False)
     assert ladder.beyond == order[10]
+    assert Ladder([], 4, bold=bold).beyond is None
     edge = Ladder(points, 4, bold=bold)
     edge.tell(14, holds=False)
     assert edge.beyond == order[14]

@@ -103,7 +103,8 @@ class Loop:
         return not self._late()
 
     def _late(self) -> bool:
-        return self._pace.late(time.monotonic() - self._began)
+        best, _ = choose(self._trials, self._request.goal)
+        return self._pace.late(time.monotonic() - self._began, found=best is not None)
 
     def _ask(self) -> Asked:
         """The next point: a known one, one of the ladder, one near the best, or the sampler's."""
@@ -173,6 +174,9 @@ class Loop:
             self._progress(number)
             return
         del self._ahead[number]
+        if not result.error and result.fraction == 1:
+            probed = number in self._rung_of  # what its probes took, none takes again
+            self._pace.took(result.seconds if probed else self._spent[number])
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
         self._keep(asked, recipe, replace(result, seconds=self._spent.pop(number)))
 
@@ -223,8 +227,6 @@ class Loop:
         self._trials.append(trial)
         if not result.error:
             self._results[_key(recipe)] = result
-            if not pruned:
-                self._pace.took(result.seconds)
         if len(self._trials) >= _FAILURES and all(one.result.error for one in self._trials):
             self._journal.remove()
             raise InputError(

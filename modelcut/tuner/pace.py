@@ -71,13 +71,14 @@ class Pace:
         """Takes up how long a whole trial took."""
         self._whole.append(seconds)
 
-    def late(self, elapsed: float) -> bool:
+    def late(self, elapsed: float, *, found: bool) -> bool:
         """Whether no further trial should be begun: less than half of one is left.
 
         Args:
             elapsed: seconds since the search began.
+            found: whether any trial meets the limits; if none does, one more is worth the time.
         """
         if self._seconds is None:
             return False
-        usual = median(self._whole) if self._whole else 0.0
-        return elapsed >= self._seconds or bool(self._whole and elapsed + usual / 2 > self._seconds)
+        usual = median(self._whole) if self._whole and found else 0.0
+        return elapsed >= self._seconds or elapsed + usual / 2 > self._seconds

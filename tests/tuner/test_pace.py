@@ -50,10 +50,12 @@ def test_a_probe_that_was_slow_does_no_harm():
 
 def test_no_trial_is_begun_of_which_less_than_half_is_left():
     pace = Pace(100, open_=False)
-    assert not pace.late(99)
-    assert pace.late(100)
+    assert not pace.late(99, found=True)
+    assert pace.late(100, found=True)
     for seconds in (10, 30, 32):
         pace.took(seconds)
-    assert not pace.late(84)
-    assert pace.late(86)
-    assert not Pace(None, open_=True).late(1e9)
+    assert not pace.late(84, found=True)
+    assert pace.late(86, found=True)
+    assert not pace.late(86, found=False), "one that meets the limits is worth the time"
+    assert pace.late(100, found=False)
+    assert not Pace(None, open_=True).late(1e9, found=True)

@@ -129,6 +129,7 @@ def test_products_of_attentions(class_name, config, weights, inputs, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
 def test_what_keras_writes(library, tmp_path):
     keras = pytest.importorskip(library)

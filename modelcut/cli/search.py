@@ -87,8 +87,8 @@ def register(app: typer.Typer, name: str) -> None:
         ),
         flags.option(
             "time",
-            "Time for trying candidates, such as 90s, 30m or 2h; the default space trains them "
-            "shorter, so that several fit in. The last run comes after it.",
+            "Time for trying candidates, such as 90s, 30m or 2h. Trainings of the default space "
+            "are shortened where several would not fit in; the final training is not counted.",
             metavar="TIME",
             panel=_SEARCH,
         ),

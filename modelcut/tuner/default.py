@@ -36,8 +36,7 @@ class Facts:
         depthwise: whether there are depthwise convolutions.
         channels: whether channels can be removed.
         first, last: names of the first and the last layer with a kernel, which are the most
-            sensitive ones as a rule; "" where there is one layer only, or where most of the
-            weights are in it.
+            sensitive ones as a rule; "" where more than a quarter of the weights are in it.
         parameters: number of parameters.
     """
 

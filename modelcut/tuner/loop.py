@@ -121,7 +121,12 @@ class Loop:
         return asked
 
     def _near(self, begun: int) -> dict[str, Any] | None:
-        """A point near the best one, until the sampler has seen enough of them."""
+        """A point near the best one, until the sampler has seen enough of them.
+
+        Of several objectives there is no best one: a front is the sampler's from the start.
+        """
+        if len(self._request.goal.objectives) > 1:
+            return None
         best, sure = choose(self._trials, self._request.goal)
         beyond = self._ladder.beyond
         if best is None or not sure or beyond is None or begun >= _NEAR:

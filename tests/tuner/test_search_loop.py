@@ -423,6 +423,23 @@ def test_points_after_the_ladder_are_near_the_best(request_for, runner):
     assert sum(t["values"][0] < 1.1 * chosen["values"][0] for t in trials) > 5
 
 
+class Two(Computed):
+    """Tells the drop as a second objective."""
+
+    def run(self, *arguments):
+        found = super().run(*arguments)
+        return replace(found, values=(*found.values, found.measured["accuracy_drop"]))
+
+
+def test_a_front_is_left_to_the_sampler(request_for, runner, monkeypatch):
+    runner(Two())
+    monkeypatch.setattr(loop, "near", lambda *_: pytest.fail("there is no best one"))
+    goal = goal_of(["bytes", "accuracy_drop"], (), GATES, 0.9)
+    request = request_for(first=First((), LADDER), trials=8, goal=goal)
+    searches.search(request)
+    assert len(record_of(request)["trials"]) == 8
+
+
 class Slow(Computed):
     """Takes 10 s, and 0.1 s for each batch."""
 

@@ -211,6 +211,9 @@ class Running(Protocol):
     def predict(self, rows: Rows) -> list[np.ndarray]:
         """What each output gives, in inference mode."""
 
+    def teach(self, rows: Rows) -> Sequence[np.ndarray]:
+        """What a student of this network, with the loss of its task, learns; see `Rows.taught`."""
+
     def loss(self, rows: Rows) -> float:
         """Mean loss over the rows, in inference mode; the model's own penalties are left out."""
 
@@ -316,6 +319,10 @@ class Runtime(Protocol):
                 tensor cannot be found again among the engine's variables; named.
         """
 
+    @property
+    def teacher(self) -> Running:
+        """A running copy of the original, the same each time; nobody changes it."""
+
     def rows(
         self,
         running: Running,
@@ -324,6 +331,7 @@ class Runtime(Protocol):
         part: Part = "all",
         share: float = 0.1,
         shuffle: int = -1,
+        teacher: Running | None = None,
     ) -> Iterator[Rows]:
         """The training rows in batches.
 
@@ -335,6 +343,8 @@ class Runtime(Protocol):
                 it, without labels, else those that are not set aside.
             share: fraction of the samples that is set aside.
             shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
+            teacher: a network whose outputs come with the rows as `Rows.taught`, where all of it
+                fits into memory: it is run once, however often the rows are asked for.
 
         Raises:
             InputError: rows or labels do not fit the network.

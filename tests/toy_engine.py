@@ -44,6 +44,6 @@ class WatchedLab(ToyRuntime):
         self.opened.append(ToyNetwork(model))
         return self.opened[-1]
 
-    def rows(self, running, size, *, part="all", share=0.1, shuffle=-1):
+    def rows(self, running, size, *, part="all", share=0.1, shuffle=-1, teacher=None):
         for at in range(0, len(self.inputs), size):
             yield Rows((self.inputs[at : at + size],), (self.labels[at : at + size],))

@@ -88,7 +88,8 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option(
             "time",
             "Time for trying candidates, such as 90s, 30m or 2h. Trainings of the default space "
-            "are shortened where several would not fit in; the final training is not counted.",
+            "are shortened or lengthened, so that six or more fit in; the final training is not "
+            "counted.",
             metavar="TIME",
             panel=_SEARCH,
         ),

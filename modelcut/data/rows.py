@@ -43,17 +43,23 @@ class Rows:
         labels: an array for each output, decoded as `metrics.labels_for` does: int64 (rows,) for
             classes, int64 (rows, units) for several labels, float64 (rows, units) for numbers.
             None where the CSV has no labels.
+        taught: what a teacher gives for each output, float32 (rows, units), logits of decisions;
+            None where it was not computed beforehand.
     """
 
     inputs: tuple[np.ndarray, ...]
     labels: tuple[np.ndarray, ...] | None
+    taught: tuple[np.ndarray, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
 
     def __getitem__(self, index: slice | np.ndarray) -> Rows:
-        labels = None if self.labels is None else tuple(part[index] for part in self.labels)
-        return Rows(tuple(part[index] for part in self.inputs), labels)
+        labels, taught = (
+            None if parts is None else tuple(part[index] for part in parts)
+            for parts in (self.labels, self.taught)
+        )
+        return Rows(tuple(part[index] for part in self.inputs), labels, taught)
 
     def put(self, index: slice | np.ndarray, rows: Rows) -> None:
         """Overwrites some rows."""
@@ -64,7 +70,8 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(part.nbytes for part in (*self.inputs, *(self.labels or ())))
+        parts = (*self.inputs, *(self.labels or ()), *(self.taught or ()))
+        return sum(part.nbytes for part in parts)
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

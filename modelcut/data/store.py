@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,10 @@ from modelcut.data.rows import (
     _mixed,
     joined,
 )
+
+Teach = Callable[[Rows], Sequence[np.ndarray]]
+_TAUGHT = 128
+"""Rows that a teacher is run on at a time."""
 
 
 class RowStore:
@@ -50,6 +55,8 @@ class RowStore:
         self._kept: Rows | None = None
         self._spill: Spill | None = None
         self._read = False
+        self._teacher: Teach | None = None
+        self._outputs: tuple[np.ndarray, ...] | None = None
         width = table.width
         self._chunk = int(np.clip(_CHUNK_VALUES // max(1, width), 1, 4096))
 
@@ -64,13 +71,24 @@ class RowStore:
         return self._spill is not None
 
     def batches(
-        self, size: int, *, part: Part = "all", share: float = 0.0, shuffle: int = -1
+        self,
+        size: int,
+        *,
+        part: Part = "all",
+        share: float = 0.0,
+        shuffle: int = -1,
+        teach: Teach | None = None,
     ) -> Iterator[Rows]:
-        """Rows in batches of `size` (the last may be smaller); see `runtime.Runtime.rows`."""
+        """Rows in batches of `size` (the last may be smaller); see `runtime.Runtime.rows`.
+
+        `teach` gives `Rows.taught` of a batch. It is asked once for each of the rows, and only
+        where these and what it gives fit into memory.
+        """
         self._fill()
         found = False
         kept = self._kept
         if kept is not None:
+            kept = replace(kept, taught=self._taught(kept, teach) if teach else None)
             index = self._order(len(kept), part, share, shuffle)
             for start in range(0, len(index), size):
                 found = True
@@ -109,6 +127,19 @@ class RowStore:
         self._kept = joined(parts) if parts else None
         self._spill = spill
         self._read = True
+
+    def _taught(self, kept: Rows, teach: Teach) -> tuple[np.ndarray, ...] | None:
+        """What a teacher gives for all rows, in batches that are the same whatever is trained."""
+        if self._teacher != teach:
+            self._teacher, self._outputs = teach, None
+            starts = range(0, len(kept), _TAUGHT)
+            first = teach(kept[:_TAUGHT])
+            whole = sum(part.nbytes for part in first) * len(starts)
+            if kept.nbytes + whole <= self._memory:
+                rest = [teach(kept[start : start + _TAUGHT]) for start in starts[1:]]
+                columns = zip(first, *rest, strict=True)
+                self._outputs = tuple(np.concatenate(column) for column in columns)
+        return self._outputs
 
     def _chunks(self) -> Iterator[Rows]:
         return self._parsed() if self._spill is None else iter(self._spill)

@@ -90,6 +90,7 @@ class EngineRuntime:
         self._targets: tuple[Target, ...] = ()
         self._notes: dict[str, None] = {}
         self._say: Say | None = say
+        self._teacher: Running | None = None
 
     def open(self, model: Model) -> Running:
         check_trainable(model, trust=self._trust, custom=engines.names_of(self._custom))
@@ -250,6 +251,12 @@ class EngineRuntime:
             goals.append(Goal(task.kind, task.units, kind, task.logits is False))
         return goals
 
+    @property
+    def teacher(self) -> Running:
+        if self._teacher is None:
+            self._teacher = self.open(self.original)
+        return self._teacher
+
     def rows(
         self,
         running: Running,
@@ -258,6 +265,7 @@ class EngineRuntime:
         part: Part = "all",
         share: float = 0.1,
         shuffle: int = -1,
+        teacher: Running | None = None,
     ) -> Iterator[Rows]:
         assert isinstance(running, KerasRunning)
         store = self._store(running, self._source(part))
@@ -265,7 +273,8 @@ class EngineRuntime:
             part = "train" if share and self._calibrate is None else "all"
         if self._validate is not None:
             part = "all"  # no rows of --train are set aside, and all of --validate are used
-        return store.batches(size, part=part, share=share, shuffle=shuffle)
+        teach = teacher.teach if teacher and self._team.replicas == 1 else None
+        return store.batches(size, part=part, share=share, shuffle=shuffle, teach=teach)
 
     def _source(self, part: Part) -> Path:
         """The CSV that has the rows of a part."""

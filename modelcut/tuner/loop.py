@@ -18,7 +18,7 @@ from modelcut.tuner.pace import Pace
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
 from modelcut.tuner.sampler import Asked, Sampler
-from modelcut.tuner.trial import Result, fractions, shortened
+from modelcut.tuner.trial import Result, fractions, scaled
 from modelcut.tuner.workers import Task, Workers
 
 _RIVALS = 3
@@ -167,7 +167,7 @@ class Loop:
             return None
         gates = self._request.goal.gates
         head = made.head.model_copy(update={"gates": gates})
-        return shortened(replace(made, head=head).to_dict(), self._pace.factor or 1.0)
+        return scaled(replace(made, head=head).to_dict(), self._pace.factor or 1.0)
 
     def _end(self, task: Task, result: Result) -> None:
         number = task.number
@@ -190,7 +190,7 @@ class Loop:
         if task.number not in self._rung_of:
             return self._hopeless(task, result)
         if self._pace.learn(task.recipe, task.fraction, result.seconds):
-            self._recipes[task.number] = shortened(task.recipe, self._pace.factor or 1.0)
+            self._recipes[task.number] = scaled(task.recipe, self._pace.factor or 1.0)
         return False
 
     def _hopeless(self, task: Task, result: Result) -> bool:

@@ -1,4 +1,4 @@
-"""How long trainings are where the time of a search is limited: several must fit into it."""
+"""How long trainings are where the time of a search is limited: several of them fill it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
-_LEAST = 1 / 30
+_LEAST, _MOST = 1 / 30, 2.0
 
 
 class Pace:
-    """Shortens all trainings by one factor, so that `_TRIALS` of them fit into the time.
+    """Changes the lengths of all trainings by one factor, so that `_TRIALS` take all of the time.
+
+    Where there is time for more, longer trainings are worth more than further trials.
 
     Attributes:
         factor: what the lengths of trainings are multiplied by; None as long as it is not known.
@@ -64,7 +66,7 @@ class Pace:
             rate = max(1e-6, (seconds - self._probed.get(few, 0.0)) / (many - few))
             around = max(0.0, seconds - rate * many)
             left = self._seconds / _TRIALS - around
-            self.factor = float(f"{min(1.0, max(_LEAST, left / (rate * batches))):.3g}")
+            self.factor = float(f"{min(_MOST, max(_LEAST, left / (rate * batches))):.3g}")
         return True
 
     def took(self, seconds: float) -> None:

@@ -141,7 +141,7 @@ class Runner:
         setting = self._setting
         output = setting.folder / f"trial-{number}-{fraction:.2f}{worker}{setting.suffix}"
         try:
-            made = parse(Document(f"trial {number}", shortened(recipe, fraction)))
+            made = parse(Document(f"trial {number}", scaled(recipe, fraction)))
             job = setting.job(made, output, setting.validation)
             report = pipeline.run(job, session=self._session)
         except ModelcutError as error:
@@ -164,14 +164,14 @@ class Runner:
         )
 
 
-def shortened(recipe: Mapping[str, Any], fraction: float) -> dict[str, Any]:
-    """A recipe that trains a fraction of its epochs or batches, at least one in each step."""
+def scaled(recipe: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """A recipe that trains so many times its epochs or batches, at least one in each step."""
     steps = []
     for step in recipe["steps"]:
         found = dict(step)
         for field_, length in zip(("epochs", "steps"), length_of(found), strict=True):
-            if fraction < 1 and length:
-                found[field_] = max(1, round(fraction * length))
+            if factor != 1 and length:
+                found[field_] = max(1, round(factor * length))
         steps.append(found)
     return {**recipe, "steps": steps}
 

@@ -13,6 +13,8 @@ Cases:
     budget    ten seeds on the demo: does the promised limit hold on the test data?
     unseen    the same where the candidates are measured on half of the test data, which the
               network was not trained with, and the limit is judged on the other half
+    enough    the same with as many as tell the limit: LeNet-300-100 on Fashion-MNIST, and 10,000 of
+              the 20,000 images that it was not trained with
     untrained the same as budget where no step trains: all of the training data measures
     workers   trials of one worker and of two in the same time, on the demo
     parts     what part of a trial's time each of its steps takes, on the demo
@@ -20,8 +22,8 @@ Cases:
 The limit is half a point of accuracy (`--drop`). Networks: demo; lenet-5 and depthwise (Fashion-
 MNIST, trained by `lenet.py` and `few_bits.py` on 50,000 images; the other 10,000 validate); speech
 (inaSpeechSegmenter's CNN for speech and music, with the sounds of `tests/sounds.py`, half of which
-are test data). `--keep` writes the raw figures with their conditions to search.json beside this
-file.
+are test data). `--seed` is that of the search. `--keep` writes the raw figures with their
+conditions to search.json beside this file.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def network(name: str) -> Network:
     import lenet
 
     flags = ("--label", "label", "--scale", "1/255")
-    row = lenet.ROWS["5-fashion"]
+    row = lenet.ROWS["300-100-fashion" if name == "dense" else "5-fashion"]
     (train, validate), (_, test) = lenet.tables(row.data, choose=True), lenet.tables(row.data)
     if name == "depthwise":
         import few_bits
@@ -157,7 +159,7 @@ def searched(
     output: Path,
     asked: argparse.Namespace,
     *more: object,
-    seed: int = 0,
+    seed: int | None = None,
     drop: float | None = None,
     validate: Path | None = None,
     training: bool = True,
@@ -173,7 +175,8 @@ def searched(
         data = ("--validate", net.train)
     seconds = modelcut(
         *("search", net.model, *data, "--test", net.test, *net.flags),
-        *("--max-accuracy-drop", asked.drop if drop is None else drop, "--seed", seed),
+        *("--max-accuracy-drop", asked.drop if drop is None else drop),
+        *("--seed", asked.seed if seed is None else seed),
         *("-o", output, "--trials", asked.trials, *bound, "--restart", *more),
     )
     told = json.loads(record.read_text(encoding="utf-8"))
@@ -202,13 +205,16 @@ def searched(
 
 def smallest(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """The smallest `.mcut` that is found."""
-    return searched(network(name), CACHE / f"{name}-searched.mcut", asked)
+    return searched(network(name), CACHE / f"{_seeded(name, asked)}-searched.mcut", asked)
+
+
+def _seeded(name: str, asked: argparse.Namespace) -> str:
+    return f"{name}-seed-{asked.seed}" if asked.seed else name
 
 
 def int8(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """The export to int8 without any step."""
-    del asked
-    net, output = network(name), CACHE / f"{name}-int8.tflite"
+    net, output = network(name), CACHE / f"{_seeded(name, asked)}-int8.tflite"
     recipe = CACHE / "int8.yaml"
     recipe.write_text("steps: []\nexport: {type: int8}\n", encoding="utf-8")
     modelcut("run", net.model, "-r", recipe, *net.flags, "--calibrate", net.train, "--test",
@@ -218,11 +224,11 @@ def int8(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def fastest(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """The fastest `.tflite` that is found, timed in turn with the one of int8 alone."""
-    net, output = network(name), CACHE / f"{name}-fastest.tflite"
+    net, output = network(name), CACHE / f"{_seeded(name, asked)}-fastest.tflite"
     found = searched(net, output, asked, "--minimize", "latency_ms")
     if found["chosen"] is not None:
         int8(name, asked)
-        found["in_turn_ms"] = in_turn(output, CACHE / f"{name}-int8.tflite")
+        found["in_turn_ms"] = in_turn(output, CACHE / f"{_seeded(name, asked)}-int8.tflite")
     return found
 
 
@@ -260,7 +266,8 @@ def of_lenet(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     # The limit is on the drop: as much as today's recipe lost.
     drop = max(0.0, round(kept["error"] - kept["dense"], 2)) / 100
     drop = max(drop, row.error / 100 if row.lost else (row.error - kept["dense"]) / 100)
-    found = searched(net, CACHE / f"lenet-{name}.mcut", asked, drop=round(drop, 5))
+    output = CACHE / f"lenet-{_seeded(name, asked)}.mcut"
+    found = searched(net, output, asked, drop=round(drop, 5))
     if found["chosen"] is not None:
         parameters = kept["bytes"] * kept["ratio"]
         found["ratio"] = round(parameters / found["bytes"], 1)
@@ -271,9 +278,10 @@ def budget(
     name: str, asked: argparse.Namespace, kind: str = "budget", **data: Any
 ) -> dict[str, Any]:
     """One seed: what was promised, and what the test data says."""
-    net = network("demo")
-    if kind == "unseen":
-        validation, test = halves(net.test, int(name))
+    net = network("dense" if kind == "enough" else "demo")
+    if kind in ("unseen", "enough"):
+        aside = [net.test] if net.validate is None else [net.validate, net.test]
+        validation, test = halves(aside, int(name))
         net, data = replace(net, test=test), {"validate": validation}
     found = searched(net, CACHE / f"{kind}-{name}.mcut", asked, seed=int(name), **data)
     if found["chosen"] is not None:
@@ -281,11 +289,12 @@ def budget(
     return {**found, "limit": asked.drop}
 
 
-def halves(path: Path, seed: int) -> list[Path]:
-    """The rows of a CSV in two of them."""
-    head, *rows = path.read_text(encoding="utf-8").splitlines()
+def halves(files: list[Path], seed: int) -> list[Path]:
+    """The rows of some CSV files in two others."""
+    tables = [path.read_text(encoding="utf-8").splitlines() for path in files]
+    (head, *_), rows = tables[0], [row for table in tables for row in table[1:]]
     order = np.random.default_rng(seed).permutation(len(rows))
-    paths = [CACHE / f"{path.stem}-{seed}-{part}.csv" for part in range(2)]
+    paths = [CACHE / f"{files[-1].stem}-{seed}-{part}.csv" for part in range(2)]
     for part, one in enumerate(paths):
         lines = [head, *(rows[at] for at in sorted(order[part::2]))]
         one.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -295,6 +304,11 @@ def halves(path: Path, seed: int) -> list[Path]:
 def unseen(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One seed, measured on samples that the network was not trained with."""
     return budget(name, asked, "unseen")
+
+
+def enough(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """One seed, measured on so many of them that they tell the limit."""
+    return budget(name, asked, "enough")
 
 
 def untrained(name: str, asked: argparse.Namespace) -> dict[str, Any]:
@@ -347,6 +361,7 @@ CASES = {
     "lenet": (of_lenet, ["5-fashion"]),
     "budget": (budget, [str(seed) for seed in range(10)]),
     "unseen": (unseen, [str(seed) for seed in range(10)]),
+    "enough": (enough, [str(seed) for seed in range(10)]),
     "untrained": (untrained, [str(seed) for seed in range(10)]),
     "workers": (workers, ["1", "2"]),
     "parts": (parts, ["demo"]),
@@ -364,8 +379,10 @@ def table(found: dict[str, Any]) -> str:
         "| network | best recipe by hand | bytes | lost | search | bytes | lost | trials | s |",
         "|---|---|--:|--:|---|--:|--:|--:|--:|",
     ]
-    for name in CASES["smallest"][1]:
-        hand, own = found.get("by-hand", {}).get(name), found.get("smallest", {}).get(name)
+    names = dict.fromkeys([*CASES["smallest"][1], *found.get("smallest", {})])
+    for name in sorted(names):
+        hand = found.get("by-hand", {}).get(name.partition("-seed-")[0])
+        own = found.get("smallest", {}).get(name)
         left = ["not measured", "", ""]
         if hand:
             left = [f"`{hand['best']}`", f"{hand['bytes']:,}", _points(hand["lost"])]
@@ -395,7 +412,7 @@ def table(found: dict[str, Any]) -> str:
             f"| {name} | {own['by_hand']}× | {ratio} | {_points(own['limit'])} | {lost} | "
             f"{own['trials']} | {own['seconds']:.0f} |"
         )
-    for case in ("budget", "unseen", "untrained"):
+    for case in ("budget", "unseen", "enough", "untrained"):
         lines += _promises(case, found.get(case, {}))
     if pair := found.get("workers"):
         lines += ["", "| workers | trials | s of the search | s of the trials | a minute |"]
@@ -444,6 +461,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--time", default="", metavar="T", help="such as 30m")
     parser.add_argument("--drop", type=float, default=0.005)
+    parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--keep", action="store_true", help=f"the result in {KEPT.name}")
     parser.add_argument("--recipes", nargs="+", help="of by-hand: only these")
     parser.add_argument("--table", action="store_true", help="print what was kept")
@@ -464,7 +482,7 @@ def main() -> None:
         print(asked.case, name, json.dumps(found), flush=True)
         if asked.keep:
             all_ = kept()
-            all_.setdefault(asked.case, {})[name] = found
+            all_.setdefault(asked.case, {})[_seeded(name, asked)] = found
             KEPT.write_text(json.dumps(all_, indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,12 +27,12 @@ def test_six_trials_fit_into_the_time():
     assert pace.probes(RECIPE) == ()
 
 
-@pytest.mark.parametrize(("seconds", "factor"), [(6000, 1.0), (30, 1 / 30)])
-def test_no_training_is_longer_than_asked_or_very_short(seconds, factor):
+@pytest.mark.parametrize(("seconds", "factor"), [(6000, 2.0), (30, 1 / 30)])
+def test_no_training_is_very_long_or_very_short(seconds, factor):
     assert learned(seconds, 10, 0.1).factor == pytest.approx(factor, rel=0.01)
 
 
-def test_nothing_is_shortened_that_need_not_be():
+def test_nothing_is_changed_that_need_not_be():
     assert Pace(None, open_=True).factor == 1
     assert Pace(600, open_=False).factor == 1
     assert Pace(600, open_=False).probes(RECIPE) == ()
@@ -45,7 +45,7 @@ def test_a_probe_that_was_slow_does_no_harm():
     seconds = iter([30.0, 25.0, 20.0])
     told = [pace.learn(RECIPE, each, next(seconds)) for each in pace.probes(RECIPE)]
     assert told == [False, False, True]
-    assert 0 < pace.factor <= 1
+    assert 0 < pace.factor <= 2
 
 
 def test_no_trial_is_begun_of_which_less_than_half_is_left():

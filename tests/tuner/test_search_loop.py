@@ -27,7 +27,7 @@ from modelcut.tuner.goal import Goal, Objective
 from modelcut.tuner.ladder import First
 from modelcut.tuner.record import Trial, front_of
 from modelcut.tuner.request import Request, goal_of
-from modelcut.tuner.trial import Result, fractions, shortened
+from modelcut.tuner.trial import Result, fractions, scaled
 from modelcut.tuner.workers import Here
 
 DEMO = Path(__file__).parents[2] / "modelcut" / "demo"
@@ -473,12 +473,12 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
 def test_shorter_trainings():
     recipe = {"steps": [{"prune": "magnitude"}, {"finetune": "straight_through", "epochs": 12}]}
     assert fractions(recipe) == (1 / 9, 1 / 3, 1.0)
-    assert shortened(recipe, 1 / 3)["steps"][1]["epochs"] == 4
-    assert shortened(recipe, 1)["steps"] == recipe["steps"]
+    assert scaled(recipe, 1 / 3)["steps"][1]["epochs"] == 4
+    assert scaled(recipe, 1)["steps"] == recipe["steps"]
     assert fractions({"steps": [{"prune": "magnitude"}]}) == (1.0,)
     batches = {"steps": [{"finetune": "straight_through", "steps": 3600}]}
     assert fractions(batches) == (1 / 3, 1.0)
-    assert shortened(batches, 1 / 3)["steps"][0]["steps"] == 1200
+    assert scaled(batches, 1 / 3)["steps"][0]["steps"] == 1200
     few = {"steps": [{"finetune": "straight_through", "steps": 1800}]}
     assert fractions(few) == (1.0,)
 

@@ -79,17 +79,28 @@ def loss(goal: Goal, labels: Any, output: Any) -> Any:
     return tf.reduce_mean(tf.square(error), axis=1)
 
 
+def shown(goal: Goal, output: Any) -> Any:
+    """What `likeness` compares: logits where the goal is a decision, else the output itself."""
+    return logits(goal, output) if goal.loss == "cross_entropy" else output
+
+
 def likeness(goal: Goal, output: Any, teacher: Any, temperature: float) -> Any:
     """Distance of each row from what the teacher gives (Hinton et al. 2015, section 2), (rows,).
 
     Of decisions, the cross entropy at a temperature, times its square so that gradients keep
     their size, less the teacher's own entropy; of numbers, the squared error.
+
+    Args:
+        goal: what the output is trained for.
+        output: flat output of the student.
+        teacher: `shown` of the teacher's.
+        temperature: temperature of the softmax of both.
     """
     import tensorflow as tf
 
     if goal.loss != "cross_entropy":
         return tf.reduce_mean(tf.square(output - teacher), axis=1)
-    mine, theirs = logits(goal, output) / temperature, logits(goal, teacher) / temperature
+    mine, theirs = logits(goal, output) / temperature, teacher / temperature
     if goal.task == "multilabel" or goal.units == 1:
         soft = tf.sigmoid(theirs)
         cross = tf.nn.sigmoid_cross_entropy_with_logits(labels=soft, logits=mine)

@@ -92,6 +92,15 @@ class KerasRunning:
         with quiet():
             return self.network.predict(dict(zip(names, rows.inputs, strict=True)))
 
+    def teach(self, rows: Rows) -> list[np.ndarray]:
+        call = self._function(("teach",), partial(self.shown, self.goals))
+        return [np.asarray(part) for part in self._run(call, self.tensors(rows))]
+
+    def shown(self, goals: Sequence[Goal], inputs: Sequence[Any]) -> list[Any]:
+        """What a student of this network is held against, in TensorFlow's tensors."""
+        outputs = self.forward(inputs, training=False)
+        return [losses.shown(*part) for part in zip(goals, outputs, strict=True)]
+
     def loss(self, rows: Rows) -> float:
         call = self._function(("loss",), self._loss)
         return float(self._run(call, self.tensors(rows), self.labels(rows)))

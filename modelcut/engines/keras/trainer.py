@@ -136,14 +136,17 @@ class KerasTrainer:
         hint = f"{running.batches}: --batch-size {fixed}" if fixed else ""
         with translated(hint), self._team.translated(), quiet():
             speed = self._tf.convert_to_tensor(rates.astype(np.float32))
-            loss, right = self._block(running.tensors(rows), labels, speed)
+            taught = [self._tf.convert_to_tensor(part) for part in rows.taught or ()]
+            loss, right = self._block(running.tensors(rows), labels, taught, speed)
             for one in self._latents:
                 if isinstance(one, (Following, Masked)):
                     one.recount()
         count = len(rates) * min(self._plan.batch, len(rows))
         return Passed(float(loss) / len(rates), float(right), count)
 
-    def _steps(self, inputs: list[Any], labels: list[Any], rates: Any) -> tuple[Any, Any]:
+    def _steps(
+        self, inputs: list[Any], labels: list[Any], taught: list[Any], rates: Any
+    ) -> tuple[Any, Any]:
         tf = self._tf
         size = self._plan.batch
 
@@ -155,9 +158,8 @@ class KerasTrainer:
             first, last = self._share()
             part = slice(index * size + first, index * size + last)
             weight = tf.cast((last - first) / size, tf.float32)
-            return self._step(
-                [x[part] for x in inputs], [y[part] for y in labels], rates[index], weight
-            )
+            cut = [[each[part] for each in group] for group in (inputs, labels, taught)]
+            return self._step(cut[0], cut[1], cut[2], rates[index], weight)
 
         start = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
         steps = tf.shape(rates)[0]
@@ -173,7 +175,7 @@ class KerasTrainer:
         return place * self._plan.batch // replicas, (place + 1) * self._plan.batch // replicas
 
     def _step(
-        self, inputs: list[Any], labels: list[Any], rate: Any, weight: Any
+        self, inputs: list[Any], labels: list[Any], taught: list[Any], rate: Any, weight: Any
     ) -> tuple[Any, Any]:
         """One step on a part of the batch that counts `weight`."""
         tf = self._tf
@@ -182,7 +184,7 @@ class KerasTrainer:
             tape.watch(self._targets)
             outputs = self._running.forward(inputs, training=True)
             seen = self._integers.seen() if self._integers else []
-            total = self._total(inputs, labels, outputs)
+            total = self._total(inputs, labels, taught, outputs)
             if self._running.model.losses:
                 total += tf.add_n([tf.cast(x, tf.float32) for x in self._running.model.losses])
             if self._team.replicas > 1:
@@ -216,7 +218,9 @@ class KerasTrainer:
             one.settle()
         return total, right
 
-    def _total(self, inputs: list[Any], labels: list[Any], outputs: list[Any]) -> Any:
+    def _total(
+        self, inputs: list[Any], labels: list[Any], taught: list[Any], outputs: list[Any]
+    ) -> Any:
         """The mean loss of a batch: by the labels, and by the teacher."""
         tf = self._tf
         plan = self._plan
@@ -229,12 +233,11 @@ class KerasTrainer:
                 if self._weights is not None and number == 0:
                     each *= tf.gather(self._weights, truth)
                 total += (1 - plan.distill) * tf.reduce_mean(each)
-        if plan.teacher is not None and plan.distill > 0:
+        if plan.distill > 0:
             teacher: Any = plan.teacher
-            for goal, output, shown in zip(
-                self._goals, outputs, teacher.forward(inputs, training=False), strict=True
-            ):
-                each = losses.likeness(goal, output, tf.stop_gradient(shown), plan.temperature)
+            shown = taught or map(tf.stop_gradient, teacher.shown(self._goals, inputs))
+            for goal, output, theirs in zip(self._goals, outputs, shown, strict=True):
+                each = losses.likeness(goal, output, theirs, plan.temperature)
                 total += plan.distill * tf.reduce_mean(each)
         return total
 

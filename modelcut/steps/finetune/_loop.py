@@ -110,6 +110,7 @@ class Loop:
         validation: fraction of the samples that is set aside for validation; 0: none.
         patience: number of epochs without improvement after which training stops; None: never.
         vary: augments the samples of an epoch at random; None: no augmentation.
+        teacher: the network that is distilled, where its outputs are kept; None: they are not.
         masks: the masks after a fraction of the steps, from the weights' scores; None: constant.
         masked: names of the tensors that `masks` is about.
         judge: metrics of the running copy, and how good they are; larger is better.
@@ -126,6 +127,7 @@ class Loop:
     validation: float
     patience: int | None
     vary: Callable[[Rows, int], Rows] | None
+    teacher: Running | None
     masks: Callable[[Mapping[str, np.ndarray], float], Mapping[str, np.ndarray]] | None
     masked: list[str]
     judge: Callable[[], tuple[dict[str, float], tuple[float, ...]]] | None
@@ -275,7 +277,12 @@ class Loop:
         most = max(1, _BLOCK_BYTES // max(1, sample.nbytes * schedule.batch))
         size = schedule.batch * min(most, 64)
         for rows in self.runtime.rows(
-            self.running, size, part="train", share=self.validation, shuffle=epoch
+            self.running,
+            size,
+            part="train",
+            share=self.validation,
+            shuffle=epoch,
+            teacher=self.teacher,
         ):
             whole = len(rows) // schedule.batch * schedule.batch
             if whole:

@@ -282,7 +282,7 @@ class StraightThrough(Step):
         batch = min(self.batch_size, rows)
         each = max(1, rows // batch)
         total = self.steps if self.steps is not None else each * (self.epochs or 5)
-        teacher = runtime.open(runtime.original) if self.distill else None
+        teacher = runtime.teacher if self.distill else None
         plan = TrainingPlan(
             constraints,
             optimizer=self.optimizer,
@@ -322,6 +322,7 @@ class StraightThrough(Step):
             self.validation,
             self.patience,
             self._vary(context),
+            teacher if self._sees_again(total * batch, rows) else None,
             masks,
             masked,
             (lambda: self._judge(runtime, running, teacher, labelled)) if judged else None,
@@ -336,6 +337,10 @@ class StraightThrough(Step):
             ranges = {name: list(ends) for name, ends in trainer.ranges().items()}
             more["activations"] = {"bits": self.activations.bits, "ranges": ranges}
         return trainer.result(), more
+
+    def _sees_again(self, seen: int, rows: int) -> bool:
+        """Whether what a teacher gives for a sample is worth keeping."""
+        return self.augment is None and self.loss == "auto" and seen > rows
 
     def _count(self, runtime: Runtime, running: Running) -> tuple[int, bool, np.ndarray | None]:
         """Training rows, whether they have labels, and how many there are of each class."""

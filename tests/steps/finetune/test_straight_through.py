@@ -154,6 +154,32 @@ def test_a_teacher_needs_no_labels(toy):
     assert min(distances) < distances[0]
 
 
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"epochs": 2}, True),
+        ({"steps": 100}, True),
+        ({"epochs": 1}, False),
+        ({"steps": 3}, False),
+        ({"epochs": 2, "augment": {"shift": 1, "image": [4, 5]}}, False),
+        ({"epochs": 2, "loss": "mse"}, False),
+        ({"epochs": 2, "distill": None}, False),
+    ],
+)
+def test_what_a_teacher_gives_is_kept_where_samples_come_again(toy, fields, kept):
+    runtime, asked = toy_runtime(toy, rows=100), []
+    plain = runtime.rows
+
+    def rows(running, size, *, teacher=None, **more):
+        asked.append(teacher)
+        return plain(running, size, **more)
+
+    runtime.rows = rows
+    given = {"distill": {"weight": 0.5}, "batch_size": 16, "validation": 0, **fields}
+    finetune(**given).apply(toy, Context(runtime=runtime))
+    assert any(teacher is not None for teacher in asked) == kept
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_it(toy):
     runtime = toy_runtime(toy, rows=200)
     # Far too fast: no epoch after the first few is any better.

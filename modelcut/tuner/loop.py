@@ -179,11 +179,13 @@ class Loop:
             self._progress(number)
             return
         del self._ahead[number]
-        if not result.error and result.fraction == 1:
-            probed = number in self._rung_of  # what its probes took, none takes again
-            self._pace.took(result.seconds if probed else self._spent[number])
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
-        self._keep(asked, recipe, replace(result, seconds=self._spent.pop(number)))
+        probed, spent = number in self._rung_of, self._spent.pop(number)
+        self._keep(asked, recipe, replace(result, seconds=spent))
+        if not result.error and result.fraction == 1:
+            # What the probes of the first one took, none takes again.
+            took = result.seconds if probed else spent
+            self._pace.took(took, time.monotonic() - self._began)
 
     def _ends_here(self, task: Task, result: Result) -> bool:
         """Whether a trial is given up after a fraction of its training."""

@@ -35,6 +35,8 @@ class Pace:
         self._seconds = seconds
         self.factor = None if seconds is not None and open_ else 1.0
         self._probed: dict[int, float] = {}
+        self._around = 0.0
+        self._rough = False
         self._whole: list[float] = []
 
     def probes(self, recipe: Mapping[str, Any]) -> tuple[float, ...]:
@@ -64,14 +66,24 @@ class Pace:
             assert self._seconds is not None
             few, many = PROBES[-2:]
             rate = max(1e-6, (seconds - self._probed.get(few, 0.0)) / (many - few))
-            around = max(0.0, seconds - rate * many)
-            left = self._seconds / _TRIALS - around
-            self.factor = float(f"{min(_MOST, max(_LEAST, left / (rate * batches))):.3g}")
+            self._around = max(0.0, seconds - rate * many)
+            left = self._seconds / _TRIALS - self._around
+            self.factor = _bounded(left / (rate * batches))
+            self._rough = True
         return True
 
-    def took(self, seconds: float) -> None:
-        """Takes up how long a whole trial took."""
+    def took(self, seconds: float, elapsed: float) -> None:
+        """Takes up how long a whole trial took; the first corrects what the probes had told.
+
+        Args:
+            seconds: of the trial.
+            elapsed: seconds since the search began.
+        """
         self._whole.append(seconds)
+        if self._rough and self._seconds is not None and self.factor is not None:
+            self._rough = False
+            left = (self._seconds - elapsed) / (_TRIALS - 1) - self._around
+            self.factor = _bounded(self.factor * left / max(1e-6, seconds - self._around))
 
     def late(self, elapsed: float, *, found: bool) -> bool:
         """Whether no further trial should be begun: less than half of one is left.
@@ -84,3 +96,7 @@ class Pace:
             return False
         usual = median(self._whole) if self._whole and found else 0.0
         return elapsed >= self._seconds or elapsed + usual / 2 > self._seconds
+
+
+def _bounded(factor: float) -> float:
+    return float(f"{min(_MOST, max(_LEAST, factor)):.3g}")

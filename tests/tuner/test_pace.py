@@ -48,12 +48,27 @@ def test_a_probe_that_was_slow_does_no_harm():
     assert 0 < pace.factor <= 2
 
 
+@pytest.mark.parametrize(
+    ("took", "elapsed", "left"),
+    # What is left is for five more trials, of which 10 s are no training.
+    [(100, 120, (600 - 120) / 5), (40, 60, (600 - 60) / 5), (300, 320, (600 - 320) / 5)],
+)
+def test_the_first_whole_trial_corrects_the_factor_once(took, elapsed, left):
+    pace = learned(600, 10, 0.1)
+    before = pace.factor
+    pace.took(took, elapsed)
+    assert pace.factor == pytest.approx(before * (left - 10) / (took - 10), rel=0.01)
+    found = pace.factor
+    pace.took(500, 550)
+    assert pace.factor == found
+
+
 def test_no_trial_is_begun_of_which_less_than_half_is_left():
     pace = Pace(100, open_=False)
     assert not pace.late(99, found=True)
     assert pace.late(100, found=True)
     for seconds in (10, 30, 32):
-        pace.took(seconds)
+        pace.took(seconds, 0)
     assert not pace.late(84, found=True)
     assert pace.late(86, found=True)
     assert not pace.late(86, found=False), "one that meets the limits is worth the time"

@@ -153,9 +153,14 @@ class Loop:
         self._progress(asked.number)
         # What is on the ladder decides where to go on from: a shorter training would not tell.
         whole = asked.number in self._rung_of
-        stages = [*self._pace.probes(recipe), 1.0] if whole else [*fractions(recipe)]
+        stages = [*(self._pace.probes(recipe) if whole else self._parts(recipe)), 1.0]
         self._ahead[asked.number] = stages[1:]
         self._workers.submit(Task(asked.number, recipe, stages[0]))
+
+    def _parts(self, recipe: Mapping[str, Any]) -> tuple[float, ...]:
+        """Fractions of a training that may end a trial; the least of them tells its size."""
+        parts = fractions(recipe)
+        return parts[:1] if self._request.goal.by_size else parts
 
     def _recipe(self, asked: Asked) -> dict[str, Any] | None:
         """The recipe of a point; None where its values do not go together."""

@@ -12,7 +12,7 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
-_LEAST, _MOST = 1 / 30, 2.0
+_LEAST, _MOST = 1 / 30, 10.0
 
 
 class Pace:

@@ -191,14 +191,11 @@ def batches_of(recipe: Mapping[str, Any]) -> float:
 
 
 def fractions(recipe: Mapping[str, Any]) -> tuple[float, ...]:
-    """Which fractions of a recipe's training are tried, the whole at last."""
+    """Which fractions of a recipe's training are tried before the whole."""
     lengths = [length_of(step) for step in recipe["steps"]]
     epochs = sum(length for length, _ in lengths)
     batches = batches_of(recipe)
-    return (
-        *(part for part in FRACTIONS if part * epochs >= 1 or part * batches >= _STEPS),
-        1.0,
-    )
+    return tuple(part for part in FRACTIONS if part * epochs >= 1 or part * batches >= _STEPS)
 
 
 def measured(report: Report) -> dict[str, Any]:

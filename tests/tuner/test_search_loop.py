@@ -358,10 +358,16 @@ def test_what_cannot_be_searched(request_for, runner):
         goal_of(["size"], (), GATES, 0.9)
 
 
-def test_hopeless_trainings_are_given_up_early(request_for, runner):
+@pytest.mark.parametrize(
+    ("objective", "parts"),
+    # A ninth tells the size as well as a third does.
+    [("bytes", {1 / 9}), ("log_loss_increase", {1 / 9, 1 / 3})],
+)
+def test_hopeless_trainings_are_given_up_early(request_for, runner, objective, parts):
     text = TEXT + "  - {finetune: straight_through, epochs: 9}\n"
     computed = runner(Computed())
-    request = request_for(text, train=DEMO / "digits_train.csv", trials=25)
+    goal = goal_of((objective,), (), GATES, 0.9)
+    request = request_for(text, train=DEMO / "digits_train.csv", trials=25, goal=goal)
     searches.search(request)
     trials = record_of(request)["trials"]
     pruned = [t for t in trials if t["pruned"]]
@@ -369,7 +375,7 @@ def test_hopeless_trainings_are_given_up_early(request_for, runner):
     assert all(t["fraction"] < 1 for t in pruned)
     chosen = trials[record_of(request)["chosen"]]
     assert not chosen["pruned"]
-    assert {fraction for _, fraction in computed.calls} == {1 / 9, 1 / 3, 1.0}
+    assert {fraction for _, fraction in computed.calls} == {*parts, 1.0}
     # Each call takes half a second; a trial counts all of its own.
     assert sum(t["seconds"] for t in trials) == len(computed.calls) / 2
 
@@ -391,11 +397,11 @@ def test_no_longer_training_is_begun_when_the_time_is_over(request_for, runner, 
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(len(computed.calls)))
     points = [{"steps.0.sparsity": sparsity, "steps.1.bits": 2} for sparsity in (0.2, 0.5)]
     request = request_for(
-        text, train=DEMO / "digits_train.csv", trials=9, seconds=4, first=First(points)
+        text, train=DEMO / "digits_train.csv", trials=9, seconds=3, first=First(points)
     )
     searches.search(request)
-    # Three calls for the first, which is a whole one; the second is given up after its first.
-    assert [fraction for _, fraction in computed.calls] == [1 / 9, 1 / 3, 1.0, 1 / 9]
+    # Two calls for the first, which is a whole one; the second is given up after its first.
+    assert [fraction for _, fraction in computed.calls] == [1 / 9, 1.0, 1 / 9]
     assert [t["pruned"] for t in record_of(request)["trials"]] == [False, True]
 
 
@@ -473,15 +479,15 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
 
 def test_shorter_trainings():
     recipe = {"steps": [{"prune": "magnitude"}, {"finetune": "straight_through", "epochs": 12}]}
-    assert fractions(recipe) == (1 / 9, 1 / 3, 1.0)
+    assert fractions(recipe) == (1 / 9, 1 / 3)
     assert scaled(recipe, 1 / 3)["steps"][1]["epochs"] == 4
     assert scaled(recipe, 1)["steps"] == recipe["steps"]
-    assert fractions({"steps": [{"prune": "magnitude"}]}) == (1.0,)
+    assert fractions({"steps": [{"prune": "magnitude"}]}) == ()
     batches = {"steps": [{"finetune": "straight_through", "steps": 3600}]}
-    assert fractions(batches) == (1 / 3, 1.0)
+    assert fractions(batches) == (1 / 3,)
     assert scaled(batches, 1 / 3)["steps"][0]["steps"] == 1200
     few = {"steps": [{"finetune": "straight_through", "steps": 1800}]}
-    assert fractions(few) == (1.0,)
+    assert fractions(few) == ()
 
 
 def test_the_front_of_two_objectives():

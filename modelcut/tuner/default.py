@@ -15,9 +15,11 @@ from modelcut.tuner.ladder import First
 _CONV = "class:*Conv*?"
 _DEPTHWISE = "class:*Depthwise*?"
 _FASTER = ("latency_ms", "macs")
-_RUNGS = 16
+_RUNGS = 20
 _FEW = 0.25
 """Of the weights, what the first and the last layer may have to be treated by themselves."""
+_HOLD = 0.6
+"""Fraction of a training that prunes during which the learning rate stays at its peak."""
 _LARGE = 200_000
 """Networks of more parameters are trained longer before they are judged."""
 
@@ -101,13 +103,13 @@ class _Open:
 
     Attributes:
         at: how bold, 0 to 1; None: the values are open.
-        kept: 1 down to a few hundredths, the fraction of weights that is kept there.
+        kept: 0.7 down to a few thousandths, the fraction of weights that is kept there.
     """
 
     def __init__(self, at: float | None = None) -> None:
         self.at = at
         bold = at or 0.0
-        self.kept = 0.7 * 0.02**bold
+        self.kept = 0.7 * 0.005**bold
 
     def choose(self, values: list[Any], at: float) -> Any:
         """One of several values; the one nearest to this fraction of the list."""
@@ -223,7 +225,7 @@ def _coded(facts: Facts, opened: _Open) -> dict[str, Any]:
     bold = opened.at or 0.0
     cluster: dict[str, Any] = {
         "quantize": "cluster",
-        "values": opened.choose([32, 24, 16, 12, 8, 6, 5, 4], 0.1 + 0.7 * bold),
+        "values": opened.choose([32, 24, 16, 12, 8, 6, 5, 4], 0.1 + 0.95 * bold),
         "entropy_weight": opened.choose([0.0, 0.005, 0.01, 0.02, 0.05], 0.7),
     }
     if facts.train:
@@ -264,17 +266,17 @@ def _finetune(facts: Facts, opened: _Open, *, sparse: bool) -> dict[str, Any]:
     # Convolutions use each weight many times, the first and the last layer have few.
     overrides = {}
     if facts.convolutions:
-        overrides[_CONV] = opened.among(0.2, 0.95, 1 - opened.kept**0.6)
+        overrides[_CONV] = opened.among(0.2, 0.97, 1 - opened.kept**0.6)
     if facts.depthwise:
         overrides[_DEPTHWISE] = opened.among(0.0, 0.8, 1 - opened.kept**0.25)
     if facts.first.isidentifier():
         overrides[f"path:{facts.first}"] = opened.among(0.1, 0.9, 1 - opened.kept**0.2)
     if facts.last.isidentifier():
-        overrides[f"path:{facts.last}"] = opened.among(0.2, 0.95, 1 - opened.kept**0.45)
-    prune: dict[str, Any] = {"sparsity": opened.among(0.3, 0.99, 1 - opened.kept), "end": 0.5}
+        overrides[f"path:{facts.last}"] = opened.among(0.2, 0.97, 1 - opened.kept**0.45)
+    prune: dict[str, Any] = {"sparsity": opened.among(0.3, 0.998, 1 - opened.kept), "end": 0.5}
     if overrides:
         prune["overrides"] = overrides
-    return {**step, "mask": "dynamic", "prune": prune}
+    return {**step, "hold": _HOLD, "mask": "dynamic", "prune": prune}
 
 
 def _sensitive(facts: Facts) -> list[str]:

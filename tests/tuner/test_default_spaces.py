@@ -34,7 +34,7 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
     space, first = space_of(facts)
     space.check()
     assert space.parameters
-    assert len(first.ladder) == 15
+    assert len(first.ladder) == 19
     recipes_ = [space.at(point).to_dict()["steps"] for point in first.ladder]
     assert any("finetune" in step for step in recipes_[0]) == train
     assert recipes_[0] != recipes_[-1]

@@ -210,6 +210,8 @@ class Loop:
 
     def _epochs(self) -> None:
         course, at = self._course, self._at
+        if self.teacher is not None:
+            self._teach()
         while course.steps < self.schedule.steps:
             self._epoch()
             at.epoch += 1
@@ -229,6 +231,14 @@ class Loop:
             if self.patience is not None and at.waited >= self.patience:
                 course.ended = f"no improvement for {at.waited} epochs"
                 return
+
+    def _teach(self) -> None:
+        """Has the teacher's outputs computed here, where an interrupt ends it at once."""
+        self.say("running the teacher over the training samples")
+        rows = self.runtime.rows(
+            self.running, 1, part="train", share=self.validation, teacher=self.teacher
+        )
+        next(iter(rows))
 
     def _agreed(
         self, metrics: dict[str, float], score: tuple[float, ...]

@@ -94,8 +94,8 @@ class Loop:
             self._rungs.setdefault(fraction, []).append(tuple(cost))
         if trial.rung is not None:
             self._ladder.tell(trial.rung, holds=self._holds(trial.result))
-            if not trial.result.error:
-                self._pace.factor = trial.factor
+            if self._request.seconds is not None and trial.factor != 1:
+                self._pace.factor = trial.factor  # what its first run has learned
 
     def _more(self) -> bool:
         if len(self._trials) + len(self._asked) >= self._request.trials:

@@ -477,6 +477,23 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     assert trials[0]["recipe"]["steps"][2]["steps"] == pytest.approx(900, rel=0.01)
 
 
+def test_a_search_that_is_resumed_with_less_time_learns_how_long_its_trainings_take(
+    request_for, runner
+):
+    text = TEXT + "  - {finetune: straight_through, steps: {choose: [900, 2700]}}\n"
+    ladder = tuple({**point, "steps.2.steps": 1} for point in LADDER)
+    fields = {"train": DEMO / "digits_train.csv", "first": First((), ladder), "trials": 6}
+    runner(Slow(stop_after=1))
+    with pytest.raises(Stopped):
+        searches.search(request_for(text, **fields))
+    runner(Slow())
+    request = request_for(text, seconds=600, **fields)
+    searches.search(request)
+    factors = [trial["factor"] for trial in record_of(request)["trials"]]
+    assert factors[0] == 1
+    assert max(factors[1:]) < 0.5
+
+
 def test_shorter_trainings():
     recipe = {"steps": [{"prune": "magnitude"}, {"finetune": "straight_through", "epochs": 12}]}
     assert fractions(recipe) == (1 / 9, 1 / 3)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,24 +106,25 @@ def _convert(
 
     options, data = job.recipe.head.export, job.recipe.head.data
     signatures = registry.of_model(scratch).signatures
-    request = _request(job, scratch, target) | {
-        "signature": data.signature if signatures else None,
-        "twin": str(twin) if twin else None,
-        "rows": str(_rows_beside(twin)) if twin and options.refines else None,
-        "type": options.type,
-        "sparse": options.sparse,
-        "io": options.io,
-        "samples": options.samples,
-        "calibrate": str(job.calibrate) if job.calibrate else None,
-        "data": data.model_dump(mode="json", exclude_unset=True),
-        "metadata": METADATA,
-        "provenance": json.dumps(history(), sort_keys=True),
-    }
+    conversion = litert_network.Conversion(
+        **_request(job, scratch, target),
+        signature=data.signature if signatures else None,
+        twin=str(twin) if twin else None,
+        rows=str(_rows_beside(twin)) if twin and options.refines else None,
+        type=options.type,
+        sparse=options.sparse,
+        io=options.io,
+        samples=options.samples,
+        calibrate=str(job.calibrate) if job.calibrate else None,
+        data=data.model_dump(mode="json", exclude_unset=True),
+        metadata=METADATA,
+        provenance=json.dumps(history(), sort_keys=True),
+    )
     if not options.sparse:
-        return litert_network.convert(request)
+        return litert_network.convert(conversion)
     with tempfile.TemporaryDirectory(prefix="modelcut-") as folder:
         dense = Path(folder) / "dense.tflite"
-        facts = litert_network.convert({**request, "twin": str(dense)})
+        facts = litert_network.convert(replace(conversion, twin=str(dense)))
         facts["sparse"] = {
             "bytes": target.stat().st_size,
             "dense_bytes": dense.stat().st_size,

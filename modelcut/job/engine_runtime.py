@@ -167,23 +167,16 @@ class EngineRuntime:
         ):
             target = Path(folder) / "model.tflite"
             litert.convert(
-                {
-                    "source": str(path),
-                    "shown": str(model.origin.path),
-                    "dialect": model.origin.dialect,
-                    "suffix": writer.engine_suffix,
-                    "trust": self._trust,
-                    "custom_objects": self._custom_module,
-                    "target": str(target),
-                    "signature": None,
-                    "twin": None,
-                    "type": "float32",
-                    "io": "float32",
-                    "sparse": False,
-                    "calibrate": None,
-                    "metadata": METADATA,
-                    "provenance": "{}",
-                }
+                litert.Conversion(
+                    source=str(path),
+                    shown=str(model.origin.path),
+                    dialect=model.origin.dialect,
+                    suffix=writer.engine_suffix,
+                    target=str(target),
+                    metadata=METADATA,
+                    trust=self._trust,
+                    custom_objects=self._custom_module,
+                )
             )
             yield litert.LiteRTNetwork(target)
 

@@ -11,6 +11,7 @@ that the tests need neither this script nor TensorFlow.
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +56,23 @@ def rows():
 
 
 def convert(kind):
-    from modelcut.engines.litert import converter
+    from modelcut.engines.litert import converter, network
 
     calibrated = kind in ("int8", "int16x8")
-    request = {"source": str(HERE / "tiny.h5"), "shown": "tiny.h5", "dialect": "keras3"}
-    request |= {"suffix": ".h5", "trust": False, "custom_objects": "", "twin": None, "data": {}}
-    request |= {"target": str(HERE / f"{kind}.tflite"), "type": kind, "sparse": False}
-    request |= {"io": "int8" if kind == "int8" else "float32", "samples": 32}
-    request |= {"calibrate": str(HERE / "rows.csv") if calibrated else None, "signature": ""}
-    request |= {"seconds": {"stage": 600, "row": 60}}
-    converter.convert({**request, "metadata": "modelcut", "provenance": "{}"})
+    conversion = network.Conversion(
+        source=str(HERE / "tiny.h5"),
+        shown="tiny.h5",
+        dialect="keras3",
+        suffix=".h5",
+        target=str(HERE / f"{kind}.tflite"),
+        metadata="modelcut",
+        signature="",
+        type=kind,
+        io="int8" if kind == "int8" else "float32",
+        samples=32,
+        calibrate=str(HERE / "rows.csv") if calibrated else None,
+    )
+    converter.convert({**asdict(conversion), "seconds": {"stage": 600, "row": 60}})
 
 
 def endless():

@@ -9,7 +9,10 @@ import pytest
 
 from modelcut.engines.keras.network import in_float32
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5"),
+]
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_a_state_is_refused_in_words(module, rows, tmp_path, modelcut):
     train = ["finetune", path, "-o", tmp_path / "o.h5", "--train", rows, "--epochs", "1"]
     said = modelcut(*train, "--batch-size", "8")
     assert said.code == 2
-    assert "stateful and takes batches of 4 rows, not 8 (--batch-size 4)" in said.err
+    assert "stateful and takes batches of 4 samples, not 8 (--batch-size 4)" in said.err
     assert modelcut(*train, "--batch-size", "4", "-q").code == 0
 
 

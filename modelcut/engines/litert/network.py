@@ -11,6 +11,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,53 @@ _ARENA_SECONDS = 300
 _RUNS = 30
 
 
-def convert(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes a `.tflite`; `request` is what `converter` takes.
+@dataclass(frozen=True)
+class Conversion:
+    """What `converter` is asked for.
+
+    Attributes:
+        source: scratch file that holds the model.
+        shown: the file that messages name.
+        dialect: the Keras that the model is of.
+        suffix: suffix by which the engine knows the source's format.
+        target: the `.tflite` to make.
+        metadata: name under which `provenance` is stored in it.
+        trust: whether code in the file may run.
+        custom_objects: module with the user's own layers and functions.
+        signature: of a SavedModel, the one to convert; None: the only one.
+        twin: where to write one that is not quantized; None: nowhere.
+        rows: where to write calibration rows for `refine`; None: nowhere.
+        type: float32, float16, dynamic, int8 or int16x8.
+        io: type of inputs and outputs.
+        sparse: whether zeros are left out.
+        samples: number of calibration samples.
+        calibrate: source of these; None: none.
+        data: how that is parsed, as JSON data of `DataOptions`.
+        provenance: of the model, as JSON text.
+    """
+
+    source: str
+    shown: str
+    dialect: str
+    suffix: str
+    target: str
+    metadata: str
+    trust: bool = False
+    custom_objects: str = ""
+    signature: str | None = None
+    twin: str | None = None
+    rows: str | None = None
+    type: str = "float32"
+    io: str = "float32"
+    sparse: bool = False
+    samples: int = 0
+    calibrate: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    provenance: str = "{}"
+
+
+def convert(conversion: Conversion) -> dict[str, Any]:
+    """Makes a `.tflite`.
 
     Raises:
         InputError: the converter cannot; one line of its reason. Or it came to no end.
@@ -40,8 +86,8 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     return child.ask(
         "litert.converter",
-        {**request, "seconds": {"stage": STAGE_SECONDS, "row": ROW_SECONDS}},
-        what=f"LiteRT's converter {{}} on it as {request['type']}",
+        {**asdict(conversion), "seconds": {"stage": STAGE_SECONDS, "row": ROW_SECONDS}},
+        what=f"LiteRT's converter {{}} on it as {conversion.type}",
         hint="try another --type; float32 and dynamic take the most layers",
     )
 

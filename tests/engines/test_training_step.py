@@ -164,7 +164,7 @@ def test_two_steps(bench, runtime, optimizer, loss, penalty):
     assert np.abs(found - start).max() > 0.01
 
 
-@pytest.mark.parametrize("engine", ["keras", pytest.param("litert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["keras", "litert"])
 def test_a_timer_tells_the_seconds_of_one_sample(runtime, engine):
     with runtime.timer(runtime.original, engine) as run:
         assert 0 < min(run() for _ in range(3)) < 1

@@ -76,6 +76,11 @@ class Ladder:
             return None
         return self._points[min(self._fails + 1, len(self._points) - 1)]
 
+    def forget(self, rung: int) -> None:
+        """Takes a rung for one that was never tried."""
+        self._open.discard(rung)
+        self._left += 1
+
     def tell(self, rung: int, *, holds: bool) -> None:
         """What became of a rung; one that was tried by an earlier search counts, too."""
         if rung in self._open:

@@ -56,6 +56,7 @@ class Loop:
         self._began = time.monotonic()
         self._asked: dict[int, Asked] = {}
         self._recipes: dict[int, dict[str, Any]] = {}
+        self._factors: dict[int, float] = {}
         self._results: dict[str, Result] = {}
         self._rungs: dict[float, list[tuple[float, ...]]] = {}
         self._spent: dict[int, float] = {}
@@ -150,6 +151,7 @@ class Loop:
             self._keep(asked, recipe, replace(known, seconds=0.0))
             return
         self._asked[asked.number], self._recipes[asked.number] = asked, recipe
+        self._factors[asked.number] = self._pace.factor or 1.0
         self._progress(asked.number)
         # What is on the ladder decides where to go on from: a shorter training would not tell.
         whole = asked.number in self._rung_of
@@ -186,18 +188,22 @@ class Loop:
         del self._ahead[number]
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
         probed, spent = number in self._rung_of, self._spent.pop(number)
-        self._keep(asked, recipe, replace(result, seconds=spent))
+        factor = self._factors.pop(number)
         if not result.error and result.fraction == 1:
             # What the probes of the first one took, none takes again.
             took = result.seconds if probed else spent
             self._pace.took(took, time.monotonic() - self._began)
+            if probed and self._might_hold(result, factor):
+                self._ladder.forget(self._rung_of.pop(number))
+        self._keep(asked, recipe, replace(result, seconds=spent), factor)
 
     def _ends_here(self, task: Task, result: Result) -> bool:
         """Whether a trial is given up after a fraction of its training."""
         if task.number not in self._rung_of:
             return self._hopeless(task, result)
         if self._pace.learn(task.recipe, task.fraction, result.seconds):
-            self._recipes[task.number] = scaled(task.recipe, self._pace.factor or 1.0)
+            self._factors[task.number] = self._pace.factor or 1.0
+            self._recipes[task.number] = scaled(task.recipe, self._factors[task.number])
         return False
 
     def _hopeless(self, task: Task, result: Result) -> bool:
@@ -216,13 +222,20 @@ class Loop:
             beaten |= result.values[0] > _LARGER * least
         return beaten
 
+    def _might_hold(self, result: Result, factor: float) -> bool:
+        """Whether what failed was trained much shorter than the same point would be now."""
+        bold = self._request.goal.bold
+        return bold and not self._holds(result) and self._pace.longer(factor)
+
     @staticmethod
     def _holds(result: Result) -> bool:
         """Whether a bolder point may be tried after this one."""
         return result.sure and result.fraction == 1
 
-    def _keep(self, asked: Asked, recipe: dict[str, Any], result: Result) -> None:
-        """Takes up what a trial gave.
+    def _keep(
+        self, asked: Asked, recipe: dict[str, Any], result: Result, factor: float = 1.0
+    ) -> None:
+        """Takes up what a trial gave, whose trainings were `factor` times their length.
 
         Raises:
             InputError: the first trials all failed.
@@ -232,7 +245,6 @@ class Loop:
         if rung is not None:
             self._ladder.tell(rung, holds=self._holds(result))
         stages = tuple(self._stages.pop(asked.number, ()))
-        factor = self._pace.factor or 1.0
         trial = Trial(asked.number, recipe, result, pruned, rung, asked.point, stages, factor)
         self._sampler.tell(asked, result)
         self._journal.add(trial)

@@ -12,6 +12,7 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
+_MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 10.0
 
 
@@ -84,6 +85,10 @@ class Pace:
             self._rough = False
             left = (self._seconds - elapsed) / (_TRIALS - 1) - self._around
             self.factor = _bounded(self.factor * left / max(1e-6, seconds - self._around))
+
+    def longer(self, factor: float) -> bool:
+        """Whether trainings are much longer by now than those of this factor."""
+        return self.factor is not None and self.factor > _MUCH * factor
 
     def late(self, elapsed: float, *, found: bool) -> bool:
         """Whether no further trial should be begun: less than half of one is left.

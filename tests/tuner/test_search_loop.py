@@ -477,6 +477,30 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     assert trials[0]["recipe"]["steps"][2]["steps"] == pytest.approx(900, rel=0.01)
 
 
+def test_a_recipe_that_failed_with_a_short_training_is_tried_again(request_for, runner):
+    class Learns(Slow):
+        """Loses nothing after 1,000 batches, and takes less time than its probes say."""
+
+        def run(self, recipe, number, fraction=1.0, worker=""):
+            found = super().run(recipe, number, fraction, worker)
+            batches = sum(step.get("steps", 0) for step in recipe["steps"])
+            good = batches >= 1000
+            seconds = found.seconds / (3 if fraction == 1 else 1)
+            return replace(found, excess=float(not good), doubt=float(not good), seconds=seconds)
+
+    text = TEXT + "  - {finetune: straight_through, steps: {choose: [900, 2700]}}\n"
+    ladder = tuple({**point, "steps.2.steps": 1} for point in LADDER)
+    runner(Learns())
+    fields = {"train": DEMO / "digits_train.csv", "seconds": 600, "first": First((), ladder)}
+    request = request_for(text, trials=8, **fields)
+    searches.search(request)
+    first, second, *_ = record_of(request)["trials"]
+    assert first["point"] == second["point"]
+    assert (first["rung"], first["excess"], second["excess"]) == (None, 1, 0)
+    assert second["rung"] is not None
+    assert second["factor"] > 1.2 * first["factor"]
+
+
 def test_a_search_that_is_resumed_with_less_time_learns_how_long_its_trainings_take(
     request_for, runner
 ):

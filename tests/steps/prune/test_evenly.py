@@ -100,7 +100,7 @@ def test_rounds_do_not_score_on_the_samples_that_judge_them(method, toy):
     runtime, seen = ToyRuntime(toy, taught.inputs, taught.labels), []
     plain = runtime.rows
 
-    def rows(running, size, *, part="all", share=0.1, shuffle=-1):
+    def rows(running, size, *, part="all", share=0.1, shuffle=-1, teacher=None):
         seen.append((part, share))
         return plain(running, size, part=part, share=share, shuffle=shuffle)
 

@@ -344,7 +344,8 @@ class Runtime(Protocol):
             share: fraction of the samples that is set aside.
             shuffle: seed of the order (such as the epoch's number), or -1 for the CSV's order.
             teacher: a network whose outputs come with the rows as `Rows.taught`, where all of it
-                fits into memory: it is run once, however often the rows are asked for.
+                fits into memory and samples may be in any batch: it is run once, however often the
+                rows are asked for.
 
         Raises:
             InputError: rows or labels do not fit the network.

@@ -131,14 +131,19 @@ class RowStore:
     def _taught(self, kept: Rows, teach: Teach) -> tuple[np.ndarray, ...] | None:
         """What a teacher gives for all rows, in batches that are the same whatever is trained."""
         if self._teacher != teach:
-            self._teacher, self._outputs = teach, None
-            starts = range(0, len(kept), _TAUGHT)
-            first = teach(kept[:_TAUGHT])
-            whole = sum(part.nbytes for part in first) * len(starts)
-            if kept.nbytes + whole <= self._memory:
-                rest = [teach(kept[start : start + _TAUGHT]) for start in starts[1:]]
-                columns = zip(first, *rest, strict=True)
-                self._outputs = tuple(np.concatenate(column) for column in columns)
+            first, outputs = teach(kept[:_TAUGHT]), None
+            sizes = [len(kept) * part.nbytes // len(part) for part in first]
+            if kept.nbytes + sum(sizes) <= self._memory:
+                outputs = tuple(
+                    np.empty((len(kept), *part.shape[1:]), part.dtype) for part in first
+                )
+                for start in range(0, len(kept), _TAUGHT):
+                    rows = slice(start, start + _TAUGHT)
+                    parts = teach(kept[rows]) if start else first
+                    for whole, part in zip(outputs, parts, strict=True):
+                        whole[rows] = part
+            # Not before: what was interrupted is done again.
+            self._teacher, self._outputs = teach, outputs
         return self._outputs
 
     def _chunks(self) -> Iterator[Rows]:

@@ -266,7 +266,8 @@ class EngineRuntime:
             part = "train" if share and self._calibrate is None else "all"
         if self._validate is not None:
             part = "all"  # no rows of --train are set aside, and all of --validate are used
-        teach = teacher.teach if teacher and self._team.replicas == 1 else None
+        alone = self._team.replicas == 1 and running.independent
+        teach = teacher.teach if teacher and alone else None
         return store.batches(size, part=part, share=share, shuffle=shuffle, teach=teach)
 
     def _source(self, part: Part) -> Path:

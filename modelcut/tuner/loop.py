@@ -148,7 +148,7 @@ class Loop:
             return
         known = self._results.get(_key(recipe))
         if known is not None and known.fraction == 1:
-            self._keep(asked, recipe, replace(known, seconds=0.0))
+            self._keep(asked, recipe, replace(known, seconds=0.0), self._pace.factor or 1.0)
             return
         self._asked[asked.number], self._recipes[asked.number] = asked, recipe
         self._factors[asked.number] = self._pace.factor or 1.0

@@ -73,7 +73,7 @@ def _size(facts: Facts) -> list[str]:
         "steps:",
         "  - finetune: straight_through",
         "    epochs: 10",
-        "    hold: 0.6           # the learning rate decays when the last weights are pruned",
+        "    hold: 0.6           # fraction of the training before the learning rate decays",
         "    mask: dynamic       # pruned weights may come back while the sparsity grows",
         "    distill: {weight: 0.5, temperature: 3}   # the original is the teacher",
         f"    prune: {{sparsity: {sparsity}, end: 0.5}}",

@@ -50,6 +50,22 @@ def test_a_teacher_is_asked_once_for_each_sample(store):
     assert next(samples.batches(64)).taught is None, "nobody asked"
 
 
+def test_what_was_interrupted_is_done_again(store):
+    samples, teacher = store(), Teacher()
+
+    def interrupted(rows):
+        if teacher.seen:
+            raise KeyboardInterrupt
+        return teacher.teach(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        next(samples.batches(64, teach=interrupted))
+    teacher.seen = []
+    with pytest.raises(KeyboardInterrupt):
+        next(samples.batches(64, teach=interrupted))
+    assert teacher.seen == [128]
+
+
 def test_another_teacher_is_asked_anew(store):
     samples, one, other = store(), Teacher(), Teacher(2)
     for teacher in (one, other):

@@ -62,6 +62,8 @@ def test_a_state_is_refused_in_words(module, rows, tmp_path, modelcut):
     assert said.code == 2
     assert "stateful and takes batches of 4 samples, not 8 (--batch-size 4)" in said.err
     assert modelcut(*train, "--batch-size", "4", "-q").code == 0
+    taught = [*train[:-1], "3", "--distill", "{weight: 0.5}", "--force"]
+    assert modelcut(*taught, "--batch-size", "4", "-q").code == 0
 
 
 def test_only_mixed_policies_are_replaced():

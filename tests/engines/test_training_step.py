@@ -46,6 +46,25 @@ def bench(runtime):
     return running, teacher, part, start
 
 
+def test_a_network_of_a_fixed_batch_size_is_no_teacher_beforehand(tmp_path):
+    import keras
+
+    memory = keras.layers.LSTM(2, stateful=True, name="memory")
+    layers = [keras.Input(batch_shape=(8, 4, 1)), memory, keras.layers.Dense(3, name="last")]
+    keras.Sequential(layers).save(tmp_path / "model.keras")
+    rows = np.column_stack([np.random.default_rng(0).normal(size=(24, 4)), np.arange(24) % 3])
+    np.savetxt(tmp_path / "rows.csv", rows, fmt="%g", delimiter=",")
+    model = registry.open_model(tmp_path / "model.keras")
+    runtime = EngineRuntime(model, tmp_path / "rows.csv", DataOptions(header=False))
+    running = runtime.open(model)
+    parts = list(runtime.rows(running, 8, teacher=runtime.teacher))
+    assert [part.taught for part in parts] == [None, None, None]
+    plan = TrainingPlan(
+        {KERNEL: Constraint(Dense())}, batch=8, teacher=runtime.teacher, distill=1.0
+    )
+    assert np.isfinite(running.trainer(plan).run(parts[0], np.full(1, RATE)).loss)
+
+
 def softmax(scores):
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)

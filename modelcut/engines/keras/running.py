@@ -15,7 +15,7 @@ from modelcut.engines import Network, quiet
 from modelcut.engines.keras import losses
 from modelcut.engines.keras import variables as keras_variables
 from modelcut.engines.keras.losses import Goal
-from modelcut.engines.keras.network import KerasNetwork
+from modelcut.engines.keras.network import KerasNetwork, stateful_layers
 from modelcut.engines.keras.resumed import Batch, Memo
 from modelcut.engines.keras.team import Team
 from modelcut.engines.keras.tf_errors import translated, value_of
@@ -77,6 +77,11 @@ class KerasRunning:
         self._memo: Memo | None = Memo()
         fixed = network.fixed_batch
         self.batches = f"the network takes batches of {fixed} rows" if fixed else ""
+
+    @property
+    def independent(self) -> bool:
+        """Whether what it gives for a sample does not depend on the batch that the sample is in."""
+        return self.network.fixed_batch is None and not stateful_layers(self.network)
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: np.array(self.variables[name]) for name in names}

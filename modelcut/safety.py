@@ -134,6 +134,12 @@ def printable(text: str, limit: int = 120) -> str:
     return _COMMANDS.sub(lambda found: found[0][:-1] + _escaped(found[0][-1]), shown)
 
 
+def colourless(text: str) -> str:
+    """A library's message without the colours that it has for a terminal."""
+    return _COLOUR.sub("", text)
+
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _COMMANDS = re.compile(r"^ *:(?=:)|#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
 
 

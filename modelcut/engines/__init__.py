@@ -28,7 +28,7 @@ import numpy as np
 
 from modelcut.data import InputSpec
 from modelcut.errors import InputError, ModelcutError, ResourceError, UsageError
-from modelcut.safety import printable
+from modelcut.safety import colourless, printable
 
 _ENGINES = {"keras3": "keras.keras3", "saved_model": "saved_model.signature"}
 """Dialect -> module that loads it into its own process; the others are those of tf_keras."""
@@ -316,7 +316,7 @@ def quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     """What of a long message matters to someone who did not write the engine."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in colourless(str(error)).splitlines() if line.strip()]
     text = " ".join(lines[:2]) or type(error).__name__
     return printable(text, 240)
 

@@ -176,7 +176,7 @@ def searched(
     seconds = modelcut(
         *("search", net.model, *data, "--test", net.test, *net.flags),
         *("--max-accuracy-drop", asked.drop if drop is None else drop),
-        *("--seed", asked.seed if seed is None else seed),
+        *("--seed", asked.seed if seed is None else seed, "--confidence", asked.confidence),
         *("-o", output, "--trials", asked.trials, *bound, "--restart", *more),
     )
     told = json.loads(record.read_text(encoding="utf-8"))
@@ -462,6 +462,7 @@ def main() -> None:
     parser.add_argument("--time", default="", metavar="T", help="such as 30m")
     parser.add_argument("--drop", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--confidence", type=float, default=0.9, help="that the limit holds")
     parser.add_argument("--keep", action="store_true", help=f"the result in {KEPT.name}")
     parser.add_argument("--recipes", nargs="+", help="of by-hand: only these")
     parser.add_argument("--table", action="store_true", help="print what was kept")
@@ -477,7 +478,8 @@ def main() -> None:
         found["conditions"] = {
             "day": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
             "load": round(os.getloadavg()[0], 1),
-            "asked": f"--trials {asked.trials} --time {asked.time or 'none'}",
+            "asked": f"--trials {asked.trials} --time {asked.time or 'none'} "
+            f"--confidence {asked.confidence}",
         }
         print(asked.case, name, json.dumps(found), flush=True)
         if asked.keep:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modelcut.errors import InputError, ResourceError
-from modelcut.safety import printable
+from modelcut.safety import colourless, printable
 
 
 def value_of(variable: Any) -> Any:
@@ -18,7 +18,7 @@ def value_of(variable: Any) -> Any:
 
 def reason(error: BaseException) -> str:
     """What of an error's text is for a user: neither the lines of our code nor the arguments."""
-    text = str(error)
+    text = colourless(str(error))
     if found := list(_RAISED.finditer(text)):
         text = text[found[-1].end() :]
     text = _CALLING.sub("", text.partition("Arguments received by")[0])

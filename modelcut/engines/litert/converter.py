@@ -20,7 +20,7 @@ from modelcut.engines.keras.network import stateful_layers
 from modelcut.engines.process import child
 from modelcut.engines.process.serve import wind
 from modelcut.errors import InputError, ModelcutError
-from modelcut.safety import printable
+from modelcut.safety import colourless, printable
 
 Item = TypeVar("Item")
 _KEPT = 256
@@ -265,7 +265,7 @@ def _finished(content: bytes, network: Any, request: dict[str, Any]) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in colourless(str(error)).splitlines() if line.strip()]
     told = [line for line in lines if "error:" in line or "ops:" in line or "Op" in line]
     return printable(" ".join((told or lines)[:2]) or type(error).__name__, 240)
 

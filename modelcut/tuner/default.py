@@ -15,11 +15,13 @@ from modelcut.tuner.ladder import First
 _CONV = "class:*Conv*?"
 _DEPTHWISE = "class:*Depthwise*?"
 _FASTER = ("latency_ms", "macs")
-_RUNGS = 20
+_RUNGS = 24
 _FEW = 0.25
 """Of the weights, what the first and the last layer may have to be treated by themselves."""
 _HOLD = 0.6
 """Fraction of a training that prunes during which the learning rate stays at its peak."""
+_CODED = [*(f"role:{kind}?" for kind in sorted(TARGET_KINDS)), "role:bias?"]
+"""What is pruned and clustered: in a small file, biases take a part."""
 _LARGE = 200_000
 """Networks of more parameters are trained longer before they are judged."""
 
@@ -103,13 +105,13 @@ class _Open:
 
     Attributes:
         at: how bold, 0 to 1; None: the values are open.
-        kept: 0.7 down to a few thousandths, the fraction of weights that is kept there.
+        kept: 0.7 down to two thousandths, the fraction of weights that is kept there.
     """
 
     def __init__(self, at: float | None = None) -> None:
         self.at = at
         bold = at or 0.0
-        self.kept = 0.7 * 0.005**bold
+        self.kept = 0.7 * 0.002**bold
 
     def choose(self, values: list[Any], at: float) -> Any:
         """One of several values; the one nearest to this fraction of the list."""
@@ -168,14 +170,8 @@ def _for_file(facts: Facts, opened: _Open) -> list[Any]:
         "mask": "dynamic",
         "distill": {"weight": 0.7, "temperature": 4},
     }
-    biases = {
-        "quantize": "cluster",
-        "include": ["role:bias"],
-        "values": 8,
-        "entropy_weight": 0.02,
-    }
-    steps += [_finetune(facts, opened, sparse=True), _coded(facts, opened)]
-    steps += [*opened.maybe(biases, taken=True), again]
+    coded = {**_coded(facts, opened), "include": _CODED}
+    steps += [_finetune(facts, opened, sparse=True), coded, again]
     if facts.channels:
         steps.append({"prune": "dead"})  # what is left of units that nothing reads any more
     return steps
@@ -264,18 +260,22 @@ def _finetune(facts: Facts, opened: _Open, *, sparse: bool) -> dict[str, Any]:
     if not sparse:
         return step
     # Convolutions use each weight many times, the first and the last layer have few.
-    overrides = {}
+    overrides: dict[str, Any] = {}
     if facts.convolutions:
-        overrides[_CONV] = opened.among(0.2, 0.97, 1 - opened.kept**0.6)
+        overrides[_CONV] = opened.among(0.2, 0.97, 1 - opened.kept**0.55)
     if facts.depthwise:
         overrides[_DEPTHWISE] = opened.among(0.0, 0.8, 1 - opened.kept**0.25)
     if facts.first.isidentifier():
-        overrides[f"path:{facts.first}"] = opened.among(0.1, 0.9, 1 - opened.kept**0.2)
+        overrides[f"path:{facts.first}"] = opened.among(0.1, 0.9, 1 - opened.kept**0.15)
     if facts.last.isidentifier():
         overrides[f"path:{facts.last}"] = opened.among(0.2, 0.97, 1 - opened.kept**0.45)
-    prune: dict[str, Any] = {"sparsity": opened.among(0.3, 0.998, 1 - opened.kept), "end": 0.5}
-    if overrides:
-        prune["overrides"] = overrides
+    overrides["role:bias?"] = opened.among(0.2, 0.97, 1 - opened.kept**0.45)
+    prune: dict[str, Any] = {
+        "sparsity": opened.among(0.3, 0.999, 1 - opened.kept),
+        "end": 0.5,
+        "include": _CODED,
+        "overrides": overrides,
+    }
     return {**step, "hold": _HOLD, "mask": "dynamic", "prune": prune}
 
 

@@ -26,7 +26,7 @@ class First:
 
     known: tuple[Mapping[str, Any], ...] = ()
     ladder: tuple[Mapping[str, Any], ...] = ()
-    trials: int = 4
+    trials: int = 5
 
 
 class Ladder:
@@ -69,12 +69,35 @@ class Ladder:
         self._open.add(rung)
         return rung, self._points[rung]
 
-    @property
-    def beyond(self) -> Mapping[str, Any] | None:
-        """A point a little bolder than the first that failed, the boldest where none did."""
+    def beyond(self, best: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """A point a little bolder than the first that failed, and than the best one so far.
+
+        A training may hold what failed in another one by chance.
+
+        Args:
+            best: the best point, on the ladder or near it.
+        """
         if not self._points:
             return None
-        return self._points[min(self._fails + 1, len(self._points) - 1)]
+        least = max(self._fails, self._nearest(best) + 1)
+        return self._points[min(least + 1, len(self._points) - 1)]
+
+    def _nearest(self, point: Mapping[str, Any]) -> int:
+        """The rung that a point is nearest to, by all values that change along the ladder."""
+        spread = {}
+        for name in self._points[0]:
+            values = [rung.get(name, 0.0) for rung in self._points]
+            spread[name] = max(values) - min(values)
+
+        def distance(rung: int) -> float:
+            at = self._points[rung]
+            return sum(
+                abs(point.get(name, at[name]) - at[name]) / wide
+                for name, wide in spread.items()
+                if wide and name in at
+            )
+
+        return min(range(len(self._points)), key=distance)
 
     def forget(self, rung: int) -> None:
         """Takes a rung for one that was never tried."""

@@ -129,8 +129,8 @@ class Loop:
         if len(self._request.goal.objectives) > 1:
             return None
         best, sure = choose(self._trials, self._request.goal)
-        beyond = self._ladder.beyond
-        if best is None or not sure or beyond is None or begun >= _NEAR:
+        beyond = self._ladder.beyond(best.point) if best is not None and sure else None
+        if best is None or beyond is None or begun >= _NEAR:
             return None
         tried = [trial.point for trial in self._trials]
         tried += [asked.point for asked in self._asked.values()]

@@ -10,16 +10,16 @@ from modelcut.tuner.trial import batches_of
 
 PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
-_TRIALS = 6
+_TRIALS = 8
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
 _MUCH = 1.2
-_LEAST, _MOST = 1 / 30, 10.0
+_LEAST, _MOST = 1 / 30, 1.0
 
 
 class Pace:
-    """Changes the lengths of all trainings by one factor, so that `_TRIALS` take all of the time.
+    """Shortens all trainings by one factor, so that `_TRIALS` of them take all of the time.
 
-    Where there is time for more, longer trainings are worth more than further trials.
+    Where there is time for more, further trials are worth more than longer trainings.
 
     Attributes:
         factor: what the lengths of trainings are multiplied by; None as long as it is not known.

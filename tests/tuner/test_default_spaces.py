@@ -34,7 +34,7 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
     space, first = space_of(facts)
     space.check()
     assert space.parameters
-    assert len(first.ladder) == 19
+    assert len(first.ladder) == 23
     recipes_ = [space.at(point).to_dict()["steps"] for point in first.ladder]
     assert any("finetune" in step for step in recipes_[0]) == train
     assert recipes_[0] != recipes_[-1]
@@ -104,4 +104,4 @@ def test_a_first_layer_with_most_of_the_weights_is_pruned_like_the_others():
         patterns.append(
             list(next(step for step in steps if "finetune" in step)["prune"]["overrides"])
         )
-    assert patterns == [["path:d2"], ["path:d0", "path:d2"]]
+    assert patterns == [["path:d2", "role:bias?"], ["path:d0", "path:d2", "role:bias?"]]

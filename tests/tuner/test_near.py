@@ -55,14 +55,20 @@ def test_the_point_beyond_the_first_that_failed(bold):
     points = [{"x": rung} for rung in range(15)]
     ladder = Ladder(points, 4, bold=bold)
     order = points if bold else points[::-1]
-    assert ladder.beyond == order[14]
+    least = order[0]
+    assert ladder.beyond(least) == order[14]
     ladder.tell(7, holds=True)
-    assert ladder.beyond == order[14]
+    assert ladder.beyond(least) == order[14]
     ladder.tell(11, holds=False)
-    assert ladder.beyond == order[12]
+    assert ladder.beyond(least) == order[12]
     ladder.tell(9, holds=False)
-    assert ladder.beyond == order[10]
-    assert Ladder([], 4, bold=bold).beyond is None
+    assert ladder.beyond(least) == order[10]
+    assert ladder.beyond(order[8]) == order[10]
+    further = {"x": order[10]["x"] + 0.4}
+    assert ladder.beyond(further) == order[12], "it held what had failed"
+    assert ladder.beyond(order[14]) == order[14]
+    assert ladder.beyond({}) == order[10], "a point of another space"
+    assert Ladder([], 4, bold=bold).beyond(least) is None
     edge = Ladder(points, 4, bold=bold)
     edge.tell(14, holds=False)
-    assert edge.beyond == order[14]
+    assert edge.beyond(least) == order[14]

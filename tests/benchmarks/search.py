@@ -374,44 +374,42 @@ def kept() -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """What was kept, as Markdown."""
+    """What was kept, as Markdown; of several seeds the median, and from where to where."""
     lines = [
-        "| network | best recipe by hand | bytes | lost | search | bytes | lost | trials | s |",
-        "|---|---|--:|--:|---|--:|--:|--:|--:|",
+        "| network | best by hand | bytes | lost | search | bytes | lost | seeds | trials | s |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
-    names = dict.fromkeys([*CASES["smallest"][1], *found.get("smallest", {})])
-    for name in sorted(names):
-        hand = found.get("by-hand", {}).get(name.partition("-seed-")[0])
-        own = found.get("smallest", {}).get(name)
+    for name, seeds in _by_name(found.get("smallest", {})).items():
+        hand = found.get("by-hand", {}).get(name)
         left = ["not measured", "", ""]
         if hand:
             left = [f"`{hand['best']}`", f"{hand['bytes']:,}", _points(hand["lost"])]
-        right = ["not measured", "", "", "", ""]
-        if own and own["chosen"] is None:
-            right = ["none", "", "", str(own["trials"]), f"{own['seconds']:.0f}"]
-        elif own:
-            smaller = "" if not hand else f"{hand['bytes'] / own['bytes']:.2f}× smaller"
-            right = [smaller, f"{own['bytes']:,}", _points(own["lost"]), str(own["trials"]),
-                     f"{own['seconds']:.0f}"]  # fmt: skip
-        lines.append(f"| {' | '.join([name, *left, *right])} |")
-    lines += ["", "| network | int8 alone, ms | found, ms | faster | lost | trials | s |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
-    for name, own in found.get("fastest", {}).items():
-        if own["chosen"] is not None:
-            mine, other = own["in_turn_ms"]
-            lines.append(
-                f"| {name} | {other:.4f} | {mine:.4f} | {other / mine:.2f}× | "
-                f"{_points(own['lost'])} | {own['trials']} | {own['seconds']:.0f} |"
-            )
-    lines += ["", "| row | by hand | found | limit on the drop | lost | trials | s |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
-    for name, own in found.get("lenet", {}).items():
-        ratio = "none" if own["chosen"] is None else f"{own['ratio']}×"
-        lost = "" if own["chosen"] is None else _points(own["lost"])
-        lines.append(
-            f"| {name} | {own['by_hand']}× | {ratio} | {_points(own['limit'])} | {lost} | "
-            f"{own['trials']} | {own['seconds']:.0f} |"
-        )
+        own = [each for each in seeds if each["chosen"] is not None]
+        right = ["none", "", ""]
+        if own:
+            usual = _median(own, "bytes")
+            smaller = "" if not hand else f"{hand['bytes'] / usual:.2f}× smaller"
+            right = [smaller, _spread(own, "bytes", "{:,.0f}"), _lost(own)]
+        lines.append(f"| {' | '.join([name, *left, *right, *_effort(seeds)])} |")
+    lines += ["", "| network | int8 alone, ms | found, ms | faster | lost | seeds | trials | s |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for name, seeds in _by_name(found.get("fastest", {})).items():
+        own = [each for each in seeds if each["chosen"] is not None]
+        if own:
+            pairs = [each["in_turn_ms"] for each in own]
+            mine, other = (float(np.median([pair[at] for pair in pairs])) for at in (0, 1))
+            ratios = [{"ratio": pair[1] / pair[0]} for pair in pairs]
+            shown = [f"{other:.4f}", f"{mine:.4f}", _spread(ratios, "ratio", "{:.2f}×"), _lost(own)]
+            lines.append(f"| {' | '.join([name, *shown, *_effort(seeds)])} |")
+    lines += ["", "| row | by hand | found | limit on the drop | lost | seeds | trials | s |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for name, seeds in _by_name(found.get("lenet", {})).items():
+        own = [each for each in seeds if each["chosen"] is not None]
+        shown = ["none", _points(seeds[0]["limit"]), ""]
+        if own:
+            shown = [_spread(own, "ratio", "{:.1f}×"), shown[1], _lost(own)]
+        shown = [f"{seeds[0]['by_hand']}×", *shown, *_effort(seeds)]
+        lines.append(f"| {' | '.join([name, *shown])} |")
     for case in ("budget", "unseen", "enough", "untrained"):
         lines += _promises(case, found.get(case, {}))
     if pair := found.get("workers"):
@@ -423,6 +421,35 @@ def table(found: dict[str, Any]) -> str:
             for name, own in pair.items()
         ]
     return "\n".join(lines)
+
+
+def _by_name(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The results of all seeds, by what they are of."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in sorted(results):
+        found.setdefault(name.partition("-seed-")[0], []).append(results[name])
+    return found
+
+
+def _median(results: list[dict[str, Any]], name: str) -> float:
+    return float(np.median([each[name] for each in results]))
+
+
+def _spread(results: list[dict[str, Any]], name: str, form: str) -> str:
+    """The median of the seeds, and the least and the most."""
+    values = sorted(each[name] for each in results)
+    shown = form.format(_median(results, name))
+    ends = f" ({form.format(values[0])} to {form.format(values[-1])})"
+    return shown + (ends if len(values) > 1 else "")
+
+
+def _lost(results: list[dict[str, Any]]) -> str:
+    points = [{"lost": 100 * each["lost"]} for each in results]
+    return _spread(points, "lost", "{:.2f}")
+
+
+def _effort(seeds: list[dict[str, Any]]) -> list[str]:
+    return [str(len(seeds)), _spread(seeds, "trials", "{:.0f}"), f"{_median(seeds, 'seconds'):.0f}"]
 
 
 def _promises(case: str, seeds: dict[str, Any]) -> list[str]:

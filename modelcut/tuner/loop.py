@@ -69,6 +69,7 @@ class Loop:
             at_once=workers.count,
         )
         self._rung_of: dict[int, int] = {}
+        self._beside: set[int] = set()
         self._pace = Pace(request.seconds, open_=bool(first.ladder))
         self._ahead: dict[int, list[float]] = {}
         self._stages: dict[int, list[tuple[float, ...]]] = {}
@@ -115,7 +116,11 @@ class Loop:
             return self._sampler.ask(known[begun])
         found = self._ladder.next()
         if found is None:
-            return self._sampler.ask(self._near(begun))
+            beside = self._near(begun)
+            asked = self._sampler.ask(beside)
+            if beside is not None:
+                self._beside.add(asked.number)
+            return asked
         rung, point = found
         asked = self._sampler.ask(point)
         self._rung_of[asked.number] = rung
@@ -153,15 +158,18 @@ class Loop:
         self._asked[asked.number], self._recipes[asked.number] = asked, recipe
         self._factors[asked.number] = self._pace.factor or 1.0
         self._progress(asked.number)
-        # What is on the ladder decides where to go on from: a shorter training would not tell.
-        whole = asked.number in self._rung_of
-        stages = [*(self._pace.probes(recipe) if whole else self._parts(recipe)), 1.0]
+        stages = [*self._parts(asked.number, recipe), 1.0]
         self._ahead[asked.number] = stages[1:]
         self._workers.submit(Task(asked.number, recipe, stages[0]))
 
-    def _parts(self, recipe: Mapping[str, Any]) -> tuple[float, ...]:
-        """Fractions of a training that may end a trial; the least of them tells its size."""
+    def _parts(self, number: int, recipe: Mapping[str, Any]) -> tuple[float, ...]:
+        """Fractions of a training that are run before the whole of it."""
+        if number in self._rung_of:
+            # It decides where to go on from: a shorter training would not tell.
+            return self._pace.probes(recipe)
         parts = fractions(recipe)
+        if number in self._beside and self._request.goal.by_size:
+            return ()  # hardly one of them is larger than the best, as the least would tell
         return parts[:1] if self._request.goal.by_size else parts
 
     def _recipe(self, asked: Asked) -> dict[str, Any] | None:

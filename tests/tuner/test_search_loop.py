@@ -429,6 +429,21 @@ def test_points_after_the_ladder_are_near_the_best(request_for, runner):
     assert sum(t["values"][0] < 1.1 * chosen["values"][0] for t in trials) > 5
 
 
+def test_what_is_near_the_best_is_trained_at_once(request_for, runner):
+    computed = runner(Computed())
+    request = request_for(
+        TRAINED, train=DEMO / "digits_train.csv", first=First((), LADDER), trials=24
+    )
+    searches.search(request)
+    trials = record_of(request)["trials"]
+    beside = [t["number"] for t in trials[:20] if t["rung"] is None and not t["error"]]
+    assert len(beside) > 10
+    fractions_ = {n: [part for number, part in computed.calls if number == n] for n in beside}
+    assert all(parts in ([1.0], []) for parts in fractions_.values())
+    later = [part for number, part in computed.calls if number >= 20]
+    assert 1 / 9 in later, "the sampler's may be larger"
+
+
 class Two(Computed):
     """Tells the drop as a second objective."""
 

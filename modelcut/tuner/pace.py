@@ -10,7 +10,7 @@ from modelcut.tuner.trial import batches_of
 
 PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
-_TRIALS = 8
+_TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
 _MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 1.0

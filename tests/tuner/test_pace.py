@@ -21,8 +21,8 @@ def learned(seconds, start, each):
     return pace
 
 
-def test_eight_trials_fit_into_the_time():
-    pace = learned(800, 10, 0.1)
+def test_six_trials_fit_into_the_time():
+    pace = learned(600, 10, 0.1)
     assert 10 + pace.factor * 270 == pytest.approx(100, rel=0.01)
     assert pace.probes(RECIPE) == ()
 
@@ -50,11 +50,11 @@ def test_a_probe_that_was_slow_does_no_harm():
 
 @pytest.mark.parametrize(
     ("took", "elapsed", "left"),
-    # What is left is for seven more trials, of which 10 s are no training.
-    [(100, 120, (800 - 120) / 7), (60, 80, (800 - 80) / 7), (300, 320, (800 - 320) / 7)],
+    # What is left is for five more trials, of which 10 s are no training.
+    [(100, 120, (600 - 120) / 5), (60, 80, (600 - 80) / 5), (300, 320, (600 - 320) / 5)],
 )
 def test_the_first_whole_trial_corrects_the_factor_once(took, elapsed, left):
-    pace = learned(800, 10, 0.1)
+    pace = learned(600, 10, 0.1)
     before = pace.factor
     pace.took(took, elapsed)
     assert pace.factor == pytest.approx(before * (left - 10) / (took - 10), rel=0.01)

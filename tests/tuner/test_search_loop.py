@@ -473,7 +473,7 @@ class Slow(Computed):
 def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     text = TEXT + "  - {finetune: straight_through, steps: {choose: [900, 2700]}}\n"
     ladder = tuple({**point, "steps.2.steps": 1} for point in LADDER)
-    fields = {"train": DEMO / "digits_train.csv", "seconds": 800, "first": First((), ladder)}
+    fields = {"train": DEMO / "digits_train.csv", "seconds": 600, "first": First((), ladder)}
     computed = runner(Slow(stop_after=6))
     request = request_for(text, trials=6, **fields)
     with pytest.raises(Stopped):
@@ -486,7 +486,7 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     trials = record_of(request)["trials"]
     first, (factor,) = trials[0]["factor"], {trial["factor"] for trial in trials[1:]}
     assert first == pytest.approx(1 / 3, rel=0.01)
-    assert factor == pytest.approx((800 / 7 - 10) / 270, rel=0.01), "as of the first"
+    assert factor == pytest.approx(110 / 270, rel=0.01), "as of the first"
     lengths = {trial["recipe"]["steps"][2]["steps"] for trial in trials[1:]}
     assert lengths <= {round(each * factor) for each in (900, 2700)}
     assert trials[0]["recipe"]["steps"][2]["steps"] == pytest.approx(900, rel=0.01)

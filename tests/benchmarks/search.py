@@ -182,6 +182,7 @@ def searched(
     told = json.loads(record.read_text(encoding="utf-8"))
     trials = told["trials"]
     found: dict[str, Any] = {
+        "version": told["modelcut"],
         "trials": len(trials),
         "given_up": sum(trial["pruned"] for trial in trials),
         "failed": sum(bool(trial["error"]) for trial in trials),

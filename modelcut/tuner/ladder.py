@@ -72,32 +72,25 @@ class Ladder:
     def beyond(self, best: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """A point a little bolder than the first that failed, and than the best one so far.
 
-        A training may hold what failed in another one by chance.
+        Values of the best one may be bolder than those of a rung that failed, for layers differ and
+        a training may hold what failed in another one by chance.
 
         Args:
             best: the best point, on the ladder or near it.
         """
         if not self._points:
             return None
-        least = max(self._fails, self._nearest(best) + 1)
-        return self._points[min(least + 1, len(self._points) - 1)]
+        last = len(self._points) - 1
+        found = {}
+        for name, value in self._points[0].items():
+            here = self._nearest(name, best.get(name, value))
+            found[name] = self._points[min(max(self._fails + 1, here + 2), last)][name]
+        return found
 
-    def _nearest(self, point: Mapping[str, Any]) -> int:
-        """The rung that a point is nearest to, by all values that change along the ladder."""
-        spread = {}
-        for name in self._points[0]:
-            values = [rung.get(name, 0.0) for rung in self._points]
-            spread[name] = max(values) - min(values)
-
-        def distance(rung: int) -> float:
-            at = self._points[rung]
-            return sum(
-                abs(point.get(name, at[name]) - at[name]) / wide
-                for name, wide in spread.items()
-                if wide and name in at
-            )
-
-        return min(range(len(self._points)), key=distance)
+    def _nearest(self, name: str, value: float) -> int:
+        """The rung whose value is nearest."""
+        rungs = range(len(self._points))
+        return min(rungs, key=lambda rung: abs(self._points[rung][name] - value))
 
     def forget(self, rung: int) -> None:
         """Takes a rung for one that was never tried."""

@@ -35,6 +35,7 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
     space.check()
     assert space.parameters
     assert len(first.ladder) == 23
+    assert len({tuple(point) for point in first.ladder}) == 1, "all rungs have the same values"
     recipes_ = [space.at(point).to_dict()["steps"] for point in first.ladder]
     assert any("finetune" in step for step in recipes_[0]) == train
     assert recipes_[0] != recipes_[-1]

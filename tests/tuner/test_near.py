@@ -64,11 +64,16 @@ def test_the_point_beyond_the_first_that_failed(bold):
     ladder.tell(9, holds=False)
     assert ladder.beyond(least) == order[10]
     assert ladder.beyond(order[8]) == order[10]
-    further = {"x": order[10]["x"] + 0.4}
-    assert ladder.beyond(further) == order[12], "it held what had failed"
+    assert ladder.beyond({"x": order[10]["x"] + 0.4}) == order[12], "it held what had failed"
     assert ladder.beyond(order[14]) == order[14]
     assert ladder.beyond({}) == order[10], "a point of another space"
     assert Ladder([], 4, bold=bold).beyond(least) is None
     edge = Ladder(points, 4, bold=bold)
     edge.tell(14, holds=False)
     assert edge.beyond(least) == order[14]
+
+
+def test_each_value_goes_on_from_where_it_is():
+    ladder = Ladder([{"x": rung, "y": 2 * rung, "z": 5} for rung in range(15)], 4, bold=True)
+    ladder.tell(6, holds=False)
+    assert ladder.beyond({"x": 5, "y": 16, "z": 5}) == {"x": 7, "y": 20, "z": 5}

@@ -358,7 +358,8 @@ def value_warnings(passage: Passage) -> Iterator[str]:
     """What a user should know about the values of the weights."""
     for tensor in passage.models[-1].tensors:
         summary = passage.summary(tensor, len(passage.models))
-        if tensor.edits and not summary.nonzeros and passage.summary(tensor, 0).nonzeros:
+        emptied = tensor.edits and not summary.nonzeros and passage.summary(tensor, 0).nonzeros
+        if emptied and tensor.kind != "bias":  # a layer without a bias works
             yield (
                 f"{tensor.name}: nothing is left of it, so the layer passes nothing on: use scope: "
                 "layer, a setting of its own (overrides), or exclude it"

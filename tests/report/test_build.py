@@ -124,6 +124,15 @@ def test_a_tensor_of_which_nothing_is_left_is_warned_of(toy):
     assert found[0].startswith("one/kernel: ")
 
 
+def test_a_layer_without_a_bias_works(toy):
+    step = steps.find("prune", "magnitude")(sparsity=1.0, scope="layer", include=["role:bias"])
+    passage = passage_of(toy, step)
+    bias = next(tensor for tensor in passage.models[-1].tensors if tensor.name == "one/bias")
+    assert passage.summary(bias, 0).nonzeros
+    assert not passage.summary(bias, len(passage.models)).nonzeros
+    assert list(build.value_warnings(passage)) == []
+
+
 def test_weights_are_compared_with_weights_compressed_alike(pruned):
     sizes = build.sizes(pruned, build.ledger(pruned), (4000, 1000))
     before = sizes.before.totals

@@ -92,6 +92,8 @@ class Loop:
         self._sampler.tell(asked, trial.result)
         if not trial.result.error:
             self._results[_key(trial.recipe)] = trial.result
+            if trial.result.fraction == 1 and trial.result.seconds:
+                self._pace.took(trial.result.seconds, 0.0)
         for fraction, *cost in trial.stages:
             self._rungs.setdefault(fraction, []).append(tuple(cost))
         if trial.rung is not None:

@@ -470,6 +470,16 @@ class Slow(Computed):
         return replace(found, seconds=10 + 0.1 * batches * fraction)
 
 
+def test_how_long_trials_take_is_known_after_an_interrupt(request_for, runner):
+    runner(Slow(stop_after=6))
+    with pytest.raises(Stopped):
+        searches.search(request_for(trials=9))
+    runner(Slow())
+    request = request_for(trials=9, seconds=4)
+    searches.search(request)
+    assert len(record_of(request)["trials"]) == 6, "less than half of another one fits"
+
+
 def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     text = TEXT + "  - {finetune: straight_through, steps: {choose: [900, 2700]}}\n"
     ladder = tuple({**point, "steps.2.steps": 1} for point in LADDER)

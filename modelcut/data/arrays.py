@@ -39,32 +39,35 @@ class Arrays(Table):
     Attributes:
         specs: the model's inputs.
         arrays: the array of each input, by the input's name.
-        truth: labels, (samples, columns); None without labels.
-        own: names of the label columns.
+        truth: arrays of labels, each (samples, columns); none without labels.
+        own: names of their columns; twice where two outputs have one label.
     """
 
     path: Path
     options: DataOptions
     specs: dict[str, InputSpec]
     arrays: dict[str, np.ndarray]
-    truth: np.ndarray | None
+    truth: list[np.ndarray]
     own: list[str]
     cleaning: Cleaning = field(default_factory=Cleaning)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
-        return [*self.own, *(name for name, part in self._parts() for _ in range(part))]
+        return [
+            *dict.fromkeys(self.own),
+            *(name for name, part in self._parts() for _ in range(part)),
+        ]
 
     @property
     def labels(self) -> list[int]:
         if self.reconstructs:
             return [column for part in self.features.values() for column in part]
-        return list(range(len(self.own))) if self.truth is not None else []
+        return [self.names.index(name) for name in self.own]
 
     @property
     def features(self) -> dict[str, list[int]]:
-        found, start = {}, len(self.own)
+        found, start = {}, len(set(self.own))
         for name, width in self._parts():
             found[name] = list(range(start, start + width))
             start += width
@@ -85,21 +88,21 @@ class Arrays(Table):
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
             block = {name: values[part] for name, values in self.arrays.items()}
-            labels = None if self.truth is None else self.truth[part]
+            labels = [values[part] for values in self.truth]
             kept = self._kept(block, labels, start)
             if not kept.all():
                 block = {name: values[kept] for name, values in block.items()}
-                labels = None if labels is None else labels[kept]
+                labels = [values[kept] for values in labels]
             for at in range(0, int(kept.sum()), size):
                 yield self._batch(
                     {name: values[at : at + size] for name, values in block.items()},
-                    None if labels is None else labels[at : at + size],
+                    [values[at : at + size] for values in labels],
                 )
         if not self.cleaning.rows_used:
             raise InputError(f"{self.path}: no usable samples are left")
 
     def _kept(
-        self, block: dict[str, np.ndarray], labels: np.ndarray | None, start: int
+        self, block: dict[str, np.ndarray], labels: list[np.ndarray], start: int
     ) -> np.ndarray:
         """Which samples of a block are finite.
 
@@ -118,8 +121,10 @@ class Arrays(Table):
                     "--clean drop leaves bad samples out",
                 )
             good &= fine
-        if labels is not None and labels.dtype.kind == "f":
-            fine = np.isfinite(labels).all(axis=1)
+        for values in labels:
+            if values.dtype.kind != "f":
+                continue
+            fine = np.isfinite(values).all(axis=1)
             if self.options.clean == "fail" and not fine.all():
                 row = start + int(np.flatnonzero(~fine)[0])
                 raise InputError(f"{self.path}: sample {row} has no finite label")
@@ -129,7 +134,7 @@ class Arrays(Table):
         self.cleaning.dropped_nonfinite += int(rows - good.sum())
         return good
 
-    def _batch(self, block: dict[str, np.ndarray], labels: np.ndarray | None) -> Batch:
+    def _batch(self, block: dict[str, np.ndarray], labels: list[np.ndarray]) -> Batch:
         inputs = {}
         for name, values in block.items():
             spec = self.specs[name]
@@ -144,9 +149,11 @@ class Arrays(Table):
         if self.reconstructs:
             parts = [part.reshape(len(part), -1) for part in inputs.values()]
             return Batch(inputs, np.concatenate(parts, axis=1).astype(np.float64))
-        if labels is None or labels.dtype.kind in "OUS":
-            return Batch(inputs, None if labels is None else labels.astype(object))
-        return Batch(inputs, labels.astype(np.float64))
+        if not labels:
+            return Batch(inputs, None)
+        text = any(values.dtype.kind == "U" for values in labels)
+        columns = [values.astype(object if text else np.float64) for values in labels]
+        return Batch(inputs, np.concatenate(columns, axis=1))
 
 
 def open_table(
@@ -155,8 +162,9 @@ def open_table(
     """Opens a file of arrays, and joins them to a model's inputs.
 
     In an `.npz`, an array belongs to the input of its name; a model of one input also takes x, X,
-    x_test, features, data or arr_0. Labels are the array that `label` names, else y, labels, target
-    or arr_1. An `.npy` holds the samples of the only input, without labels.
+    x_test, features, data or arr_0. Labels are the arrays that `label` names (one, several, or
+    those of each output), else y, labels, target or arr_1. An `.npy` holds the samples of the only
+    input, without labels.
 
     Raises:
         InputError: not such a file, or arrays that do not fit the model.
@@ -171,20 +179,26 @@ def open_table(
     found = load(path)
     if path.suffix.lower() == ".npy" and len(inputs) != 1:
         raise InputError(f"{path}: is one array, the model has {len(inputs)} inputs", "use .npz")
-    label = _label_name(path, options, found, labelled=labelled)
-    arrays = {spec.name: _input(path, options, spec, inputs, found, label) for spec in inputs}
-    lengths = {len(values) for values in arrays.values()}
-    truth = None
-    if label is not None and labelled:
-        truth = _truth(path, found[label], label)
-        lengths.add(len(truth))
+    labels = _label_names(path, options, found, labelled=labelled)
+    arrays = {spec.name: _input(path, options, spec, inputs, found, labels) for spec in inputs}
+    truth = [_truth(path, found[name], name) for name in labels] if labelled else []
+    lengths = {len(values) for values in (*arrays.values(), *truth)}
     if lengths == {0}:
         raise InputError(f"{path}: holds no samples")
     if len(lengths) != 1:
         counts = ", ".join(f"{name}: {len(values)}" for name, values in found.items())
         raise InputError(f"{path}: arrays of different lengths ({printable(counts, 120)})")
-    own = [] if truth is None else _columns(str(label), truth.shape[1])
-    return Arrays(path, options, {spec.name: spec for spec in inputs}, arrays, truth, own)
+    columns = [_columns(name, values.shape[1]) for name, values in zip(labels, truth, strict=False)]
+    if isinstance(options.label, dict) and truth:
+        # From here on its columns, of which an array may have several.
+        parts = iter(columns)
+        wanted = {
+            output: [column for _ in _listed(names) for column in next(parts)]
+            for output, names in options.label.items()
+        }
+        options = options.model_copy(update={"label": wanted})
+    specs = {spec.name: spec for spec in inputs}
+    return Arrays(path, options, specs, arrays, truth, [name for part in columns for name in part])
 
 
 def _truth(path: Path, labels: np.ndarray, name: str) -> np.ndarray:
@@ -268,19 +282,27 @@ def _check_archive(path: Path) -> None:
                 )
 
 
-def _label_name(
+def _label_names(
     path: Path, options: DataOptions, found: dict[str, np.ndarray], *, labelled: bool
-) -> str | None:
+) -> list[str]:
+    """The arrays of labels, in the order in which `label` names them."""
     wanted = options.label
-    if wanted is None or wanted == "input":
-        return next((name for name in _LABELS if name in found), None) if wanted is None else None
-    if not isinstance(wanted, str):
-        raise UsageError(f"--label {wanted}: {path} has arrays: name one of them")
-    if wanted not in found:
-        if not labelled:
-            return None
-        raise UsageError(f"{path}: has no array {wanted!r}", _known(found))
-    return wanted
+    if wanted == "input":
+        return []
+    if wanted is None:
+        return [name for name in _LABELS if name in found][:1]
+    parts = wanted.values() if isinstance(wanted, dict) else [wanted]
+    names = [name for part in parts for name in _listed(part)]
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError(f"--label {name}: {path} has arrays: name one of them", _known(found))
+        if name not in found and labelled:
+            raise UsageError(f"{path}: has no array {name!r}", _known(found))
+    return [name for name in names if name in found]
+
+
+def _listed(names: Any) -> list[Any]:
+    return names if isinstance(names, list) else [names]
 
 
 def _input(
@@ -289,7 +311,7 @@ def _input(
     spec: InputSpec,
     inputs: Sequence[InputSpec],
     found: dict[str, np.ndarray],
-    label: str | None,
+    labels: Sequence[str],
 ) -> np.ndarray:
     """The array of one input.
 
@@ -301,8 +323,8 @@ def _input(
     if wanted is not None and not (isinstance(wanted, str) and wanted in found):
         raise UsageError(f"{path}: has no array {wanted!r}", _known(found))
     names = [wanted] if wanted else [spec.name, *(_INPUTS if len(inputs) == 1 else ())]
-    name = next((each for each in names if each in found and each != label), None)
-    rest = [each for each in found if each != label]
+    name = next((each for each in names if each in found and each not in labels), None)
+    rest = [each for each in found if each not in labels]
     if name is None and len(inputs) == 1 and len(rest) == 1:
         name = rest[0]
     if name is None:

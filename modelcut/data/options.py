@@ -118,9 +118,9 @@ class DataOptions(Strict):
 
     label: Label = Field(
         default=None,
-        description="Label column (name, or index from 0), a list of columns, or {output: column}; "
-        "default: the column named label, target, class or y, otherwise the last; input: the "
-        "inputs themselves, for an autoencoder.",
+        description="Label column (name, or index from 0) or array of an .npz, a list of them, or "
+        "{output: column}; default: the column named label, target, class or y, otherwise the "
+        "last; input: the inputs themselves, for an autoencoder.",
     )
     classes: Classes | None = Field(
         default=None,

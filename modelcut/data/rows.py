@@ -30,7 +30,7 @@ def with_labels(labels: T | None, source: object) -> T:
         UsageError: there are none.
     """
     if labels is None:
-        raise UsageError(f"{source}: has no labels", "name the label column with --label")
+        raise UsageError(f"{source}: has no labels", "--label names the column or array of labels")
     return labels
 
 

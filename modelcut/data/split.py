@@ -85,7 +85,8 @@ def aside(
 
     Args:
         labels: the class of each sample.
-        fraction: fraction of each class that is set aside.
+        fraction: fraction of each class that is set aside; of classes of which it would be none,
+            the fraction of all of them together.
         seed: seed of the choice.
         path: of the samples, for messages.
         least: so many of each class are in both parts at least.
@@ -97,20 +98,27 @@ def aside(
     found = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64)
     if len(numbers) > _MOST_CLASSES:
         found, numbers = np.zeros(len(found), np.int64), {(): 0}
-    counts = np.bincount(found, minlength=len(numbers))
-    rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(found), bool)
-    for label in sorted(numbers, key=str):
-        count = int(counts[numbers[label]])
-        if count < 2 * least:
+    names = sorted(numbers, key=str)
+    groups = [np.flatnonzero(found == numbers[name]) for name in names]
+    for name, group in zip(names, groups, strict=True):
+        if len(group) < 2 * least:
             raise InputError(
-                f"{path}: class {label} has {count} sample, too few to set some aside",
+                f"{path}: class {name} has {len(group)} sample, too few to set some aside",
                 "give more samples, or others with --validate",
             )
+    if not least:
+        # Labels so rare that none would be set aside, such as most numbers, are one group.
+        rare = [not round(len(group) * fraction) for group in groups]
+        pool = [group for group, few in zip(groups, rare, strict=True) if few]
+        groups = [group for group, few in zip(groups, rare, strict=True) if not few]
+        groups += [np.sort(np.concatenate(pool))] if pool else []
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(found), bool)
+    for group in groups:
         # Of each class the first to be written are no better than the others: a random order.
-        order = rng.permutation(count)
-        part = order[: min(max(round(count * fraction), least), count - least)]
-        chosen[np.flatnonzero(found == numbers[label])[part]] = True
+        order = rng.permutation(len(group))
+        count = min(max(round(len(group) * fraction), least), len(group) - least)
+        chosen[group[order[:count]]] = True
     for size, what in ((int((~chosen).sum()), "training"), (int(chosen.sum()), "validation")):
         if not size:
             raise InputError(
@@ -184,8 +192,8 @@ def _parquet(table: Parquet, fraction: float, seed: int, made: tuple[Path, Path]
 def _arrays(table: Arrays, fraction: float, seed: int, made: tuple[Path, Path]) -> None:
     count = len(next(iter(table.arrays.values())))
     labels: Iterable[Hashable] = [()] * count
-    if table.truth is not None and not table.reconstructs:
-        labels = map(tuple, table.truth.tolist())
+    if table.truth and not table.reconstructs:
+        labels = zip(*(map(tuple, values.tolist()) for values in table.truth), strict=True)
     chosen = aside(labels, fraction, seed, table.path)
     found = load(table.path)
     for path, kept in zip(made, (~chosen, chosen), strict=True):

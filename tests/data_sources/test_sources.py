@@ -94,6 +94,46 @@ def test_arrays_by_the_names_of_the_inputs(tmp_path):
     np.testing.assert_array_equal(all_of(open_table(path, swapped, two))[0]["left"], X[:, 2:])
 
 
+def test_labels_of_several_outputs(tmp_path):
+    path = tmp_path / "s.npz"
+    box = np.arange(40.0).reshape(10, 4)
+    side = np.array(["left", "right"] * 5)
+    np.savez(path, x=X, box=box, side=side, other=Y)
+    mapped = DataOptions(label={"a": "side", "b": "box", "c": "side", "d": ["other", "box"]})
+    table = open_table(path, mapped, ONE)
+    _, labels = all_of(table)
+    assert labels.shape == (10, 11)
+    assert [table.names[at] for at in table.labels] == [
+        *("side", "box_0", "box_1", "box_2", "box_3", "side"),
+        *("other", "box_0", "box_1", "box_2", "box_3"),
+    ]
+    assert labels[:, 0].tolist() == labels[:, 5].tolist() == side.tolist()
+    np.testing.assert_array_equal(labels[:, 1:5].astype(float), box)
+    np.testing.assert_array_equal(labels[:, 6].astype(float), Y)
+    assert {output: len(names) for output, names in table.options.label.items()} == {
+        "a": 1,
+        "b": 4,
+        "c": 1,
+        "d": 5,
+    }
+    assert table.names[table.features["x_in"][0]] == "x_in", "behind the labels"
+    listed = open_table(path, DataOptions(label=["other", "box"]), ONE)
+    np.testing.assert_array_equal(all_of(listed)[1], np.column_stack([Y, box]))
+    with pytest.raises(UsageError, match="has no array 'size'"):
+        open_table(path, DataOptions(label={"a": "side", "b": "size"}), ONE)
+
+
+def test_a_label_of_one_output_is_not_finite(tmp_path):
+    path = tmp_path / "s.npz"
+    bad = np.where(np.arange(10) == 3, np.nan, 1.0)
+    np.savez(path, x=X, kind=Y, size=bad)
+    options = DataOptions(label={"a": "kind", "b": "size"})
+    with pytest.raises(InputError, match="sample 3 has no finite label"):
+        all_of(open_table(path, options, ONE))
+    _, labels = all_of(open_table(path, options.model_copy(update={"clean": "drop"}), ONE))
+    np.testing.assert_array_equal(labels[:, 0], np.delete(Y, 3))
+
+
 def test_one_array(tmp_path):
     path = tmp_path / "s.npy"
     np.save(path, X)

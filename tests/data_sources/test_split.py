@@ -94,6 +94,30 @@ def test_each_class_is_split_alike(tmp_path, make, inputs, fields):
     assert samples(again[1], options, inputs) != validation
 
 
+@pytest.mark.parametrize("often", [0, 30])
+def test_labels_that_are_numbers(tmp_path, often):
+    """Each is there once, or some of them often: the others are one group."""
+    path = tmp_path / "s.npz"
+    y = np.where(np.arange(COUNT) < often, 0.0, np.arange(COUNT) / 7)
+    np.savez(path, x=X, y=y)
+    made = split(open_table(path, DataOptions(), ONE), 0.2, 0, tmp_path)
+    train, validation = (samples(one, DataOptions(), ONE) for one in made)
+    assert len(validation) == 12
+    assert sum(label == 0.0 for _, label in validation) == often / 5
+    assert sorted(train + validation) == sorted(samples(path, DataOptions(), ONE))
+
+
+def test_labels_of_two_outputs(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez(path, x=X, kind=Y, size=X[:, :2])
+    options = DataOptions(label={"a": "kind", "b": "size"})
+    made = split(open_table(path, options, ONE), 0.2, 0, tmp_path)
+    train, validation = (samples(one, options, ONE) for one in made)
+    assert (len(train), len(validation)) == (48, 12)
+    with np.load(made[1]) as found:
+        assert len(found["size"]) == 12
+
+
 def test_arrays_that_hold_no_samples_stay(tmp_path):
     table = open_table(as_npz(tmp_path), DataOptions(), ONE)
     for path in split(table, 0.2, 0, tmp_path):

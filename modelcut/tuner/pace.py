@@ -14,6 +14,8 @@ _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
 _MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 1.0
+_CORRECTED = 4.0
+"""The first trial makes the others so many times longer at most: a part may have been kept."""
 
 
 class Pace:
@@ -70,7 +72,8 @@ class Pace:
             self._around = max(0.0, seconds - rate * many)
             left = self._seconds / _TRIALS - self._around
             self.factor = _bounded(left / (rate * batches))
-            self._rough = True
+            # As long as a probe: its training is kept, and how long it takes is known.
+            self._rough = round(self.factor * batches) not in self._probed
         return True
 
     def took(self, seconds: float, elapsed: float) -> None:
@@ -84,7 +87,8 @@ class Pace:
         if self._rough and self._seconds is not None and self.factor is not None:
             self._rough = False
             left = (self._seconds - elapsed) / (_TRIALS - 1) - self._around
-            self.factor = _bounded(self.factor * left / max(1e-6, seconds - self._around))
+            correction = left / max(1e-6, seconds - self._around)
+            self.factor = _bounded(self.factor * min(_CORRECTED, correction))
 
     def longer(self, factor: float) -> bool:
         """Whether trainings are much longer by now than those of this factor."""

@@ -63,6 +63,24 @@ def test_the_first_whole_trial_corrects_the_factor_once(took, elapsed, left):
     assert pace.factor == found
 
 
+def test_a_trial_as_long_as_a_probe_corrects_nothing():
+    """What the probe has trained is kept, so that the trial takes no time."""
+    recipe = {"steps": [{"finetune": "straight_through", "steps": 5400}]}
+    pace = Pace(480, open_=True)
+    for fraction in pace.probes(recipe):
+        pace.learn(recipe, fraction, 20 + 0.4 * fraction * 5400)
+    assert pace.factor == pytest.approx(1 / 30, rel=0.01)
+    pace.took(3, 190)
+    assert pace.factor == pytest.approx(1 / 30, rel=0.01)
+
+
+def test_trainings_are_made_four_times_as_long_at_most():
+    pace = learned(600, 10, 1.0)
+    before = pace.factor
+    pace.took(5, 20)
+    assert pace.factor == pytest.approx(4 * before, rel=0.01)
+
+
 def test_no_trial_is_begun_of_which_less_than_half_is_left():
     pace = Pace(100, open_=False)
     assert not pace.late(99, found=True)

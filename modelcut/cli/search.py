@@ -88,7 +88,7 @@ def register(app: typer.Typer, name: str) -> None:
         flags.option(
             "time",
             "Time for trying candidates, such as 90s, 30m or 2h. Trainings of the default space "
-            "are shortened, so that at least about six fit in; the final training is not "
+            "are shortened, so that about six or more fit in; the final training is not "
             "counted.",
             metavar="TIME",
             panel=_SEARCH,

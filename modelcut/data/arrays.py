@@ -39,8 +39,8 @@ class Arrays(Table):
     Attributes:
         specs: the model's inputs.
         arrays: the array of each input, by the input's name.
-        truth: arrays of labels, each (samples, columns); none without labels.
-        own: names of their columns; twice where two outputs have one label.
+        truth: arrays of labels, each (samples, columns); empty without labels.
+        own: names of their columns, in this order; repeated where two outputs share a label.
     """
 
     path: Path
@@ -63,7 +63,8 @@ class Arrays(Table):
     def labels(self) -> list[int]:
         if self.reconstructs:
             return [column for part in self.features.values() for column in part]
-        return [self.names.index(name) for name in self.own]
+        at = {name: number for number, name in enumerate(dict.fromkeys(self.own))}
+        return [at[name] for name in self.own]
 
     @property
     def features(self) -> dict[str, list[int]]:

@@ -84,6 +84,7 @@ def plan(network: Described, table: Table, options: DataOptions, wanted: Wanted)
     scales = _by_output(outputs, wanted.from_logits, "--from-logits")
     classes = _by_output(outputs, options.classes, "--classes")
     losses = tasks.losses(network.loss, [known(spec) for spec in outputs])
+    every, labels = table.names, table.labels
     # One list for several outputs is for those that decide by what the file says.
     for_all = len(outputs) > 1 and isinstance(options.classes, list)
     made = []
@@ -108,7 +109,7 @@ def plan(network: Described, table: Table, options: DataOptions, wanted: Wanted)
             names = None
         if names is not None and places:
             check_classes(names, decided.kind, units, spec.name)
-        columns = tuple(table.names[table.labels[place]] for place in places)
+        columns = tuple(every[labels[place]] for place in places)
         made.append(Target(spec.name, decided, places, columns, tuple(names) if names else None))
         if table.labels and not places:
             notes.append(f"the output {_shown(spec)} has no label and is not measured")
@@ -135,7 +136,7 @@ def _mirrored(network: Described, table: Table, wanted: Wanted) -> Targets:
             "an autoencoder has one output for each input",
         )
     losses = tasks.losses(network.loss, [known(spec) for spec in network.outputs])
-    made, start = [], 0
+    made, start, every = [], 0, table.names
     for given, spec, loss in zip(network.inputs, network.outputs, losses, strict=True):
         columns = table.features[given.name]
         units, sizes = len(columns), [n for n in spec.shape if n is not None]
@@ -148,7 +149,7 @@ def _mirrored(network: Described, table: Table, wanted: Wanted) -> Targets:
                 "--label names the label columns",
             )
         decided = tasks.decide(units, spec.activation, loss, units, kind="regression")
-        names = tuple(table.names[column] for column in columns)
+        names = tuple(every[column] for column in columns)
         made.append(Target(spec.name, decided, tuple(range(start, start + units)), names))
         start += units
     return Targets(tuple(made))
@@ -216,7 +217,8 @@ def _dealt(
         return found, []
     if len(outputs) == 1:
         return {outputs[0].name: tuple(range(count))}, []
-    columns = [table.names[number] for number in table.labels]
+    every = table.names
+    columns = [every[number] for number in table.labels]
     found = {}
     for spec in outputs:
         mine = [i for i, column in enumerate(columns) if column in known(spec)]

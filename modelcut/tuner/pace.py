@@ -15,7 +15,7 @@ _TRIALS = 6
 _MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 1.0
 _CORRECTED = 4.0
-"""The first trial makes the others so many times longer at most: a part may have been kept."""
+"""Most by which the first trial lengthens the others: part of its training may have been kept."""
 
 
 class Pace:

@@ -9,14 +9,32 @@ from typing import Any
 from modelcut.data.split import split, split_paths
 from modelcut.data.table import Table
 from modelcut.formats import registry
-from modelcut.job.data_check import declared_table
-from modelcut.job.evaluate import check_test, open_evaluator
+from modelcut.job.data_check import check_data, declared_table
+from modelcut.job.evaluate import open_evaluator
 from modelcut.job.targets import Wanted
 from modelcut.metrics.scores import check_limits
+from modelcut.model.model import Model
 from modelcut.recipe.space import Space
 from modelcut.tuner.request import Request
 
 Say = Callable[[str], None]
+
+
+def check(request: Request, model: Model) -> None:
+    """Holds all samples against the model as far as its architecture tells.
+
+    What does not fit is found before the first trial, not after the last one.
+
+    Raises:
+        ModelcutError: samples do not fit the model.
+    """
+    head = request.space.at({}).head
+    wanted = Wanted(head.task, head.from_logits)
+    trained = request.validation is None or _trains(request.space)
+    sources = (request.test, request.validation, request.train, request.calibrate)
+    for path, labelled in zip(sources, (True, True, trained, False), strict=True):
+        if path is not None:
+            check_data(model, path, head.data, wanted, labelled=labelled)
 
 
 def of(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:
@@ -45,7 +63,6 @@ def _table(request: Request) -> Table:
     recipe = request.space.at({})
     head = recipe.head
     with registry.open_model(request.model) as model:
-        check_test(recipe, request.train, model)
         wanted = Wanted(head.task, head.from_logits)
         found = declared_table(model, request.train, head.data, wanted)
         # An engine may know an output by another name.

@@ -60,6 +60,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     check(request)
     with reading(request.model), registry.open_model(request.model) as model:
         check_runnable(model, request.trust)
+        samples.check(request, model)
     places = places_of(request.output)
     with (
         Digest(request.model) as digest,

@@ -90,6 +90,19 @@ def test_what_is_refused_before_any_work(modelcut, tmp_path, options, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--test", "--validate", "--train", "--calibrate"])
+def test_samples_that_do_not_fit_are_refused_before_any_work(modelcut, tmp_path, option):
+    other = tmp_path / "other.csv"
+    other.write_text("a,label\n1,0\n")
+    given = {"--train": TRAIN, "--validate": TRAIN, "--test": TEST, option: other}
+    options = [word for pair in given.items() for word in pair]
+    said = modelcut("search", MODEL, *options, *SCALE, *LIMIT, "-o", tmp_path / "best.mcut")
+    assert said.code == 2, said
+    assert f"{other}: has 1 feature columns" in said.err
+    assert len(said.err.splitlines()) == 1  # no trial was begun
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_what_an_interrupted_search_left_is_discarded(modelcut, tmp_path):
     folder = tmp_path / "best.mcut.search"
     (folder / "states").mkdir(parents=True)

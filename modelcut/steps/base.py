@@ -36,6 +36,9 @@ T = TypeVar("T")
 TARGET_KINDS = frozenset({"kernel", "recurrent", "attention"})
 """Kinds of tensors that steps aim at unless `include` names roles."""
 
+STORED_KINDS = TARGET_KINDS | {"embedding"}
+"""The same of steps that store values in fewer bits: what is looked up bears it as well."""
+
 
 NOT_FINITE = "holds NaN or infinite values"
 """Why a step skips a tensor whose statistics mean nothing."""

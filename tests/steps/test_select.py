@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from modelcut.steps import select
+from modelcut.formats import registry
+from modelcut.steps import find, select
+from modelcut.steps.base import Context
 
+MODELS = Path(__file__).parents[1] / "data" / "models"
 TENSORS = tuple(SimpleNamespace(role=role, kind=role) for role in ("kernel", "bias"))
 
 
@@ -53,3 +57,27 @@ def test_many_patterns_are_compiled_once():
     began = time.process_time()
     assert not any(select.matches(pattern, one) for one in layers for pattern in patterns)
     assert time.process_time() - began < 5  # 20 s where each is compiled anew
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "fields", "taken"),
+    [
+        ("quantize", "linear", {"bits": 8}, True),
+        ("quantize", "linear", {"bits": 8, "exclude": ["role:embedding"]}, False),
+        ("quantize", "cluster", {"values": 4}, True),
+        ("quantize", "float16", {}, True),
+        ("quantize", "bfloat16", {}, True),
+        ("quantize", "binary", {}, False),
+        ("quantize", "ternary", {}, False),
+        ("prune", "magnitude", {"sparsity": 0.5}, False),
+        ("prune", "magnitude", {"sparsity": 0.5, "include": ["role:embedding"]}, True),
+    ],
+)
+def test_embeddings_are_stored_in_fewer_bits_and_left_alone_by_others(
+    family, method, fields, taken
+):
+    with registry.open_model(MODELS / "keras3_text.keras") as model:
+        made = find(family, method)(**fields).apply(model, Context()).model
+        (found,) = [tensor for tensor in made.tensors if tensor.kind == "embedding"]
+        (before,) = [tensor for tensor in model.tensors if tensor.kind == "embedding"]
+    assert (found is not before) == taken

@@ -9,7 +9,7 @@ import numpy as np
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.model import Tensor
 from modelcut.model.rewrite import ByRows, Edit, Rewrite
-from modelcut.steps.base import CODED, Context, TensorStep
+from modelcut.steps.base import CODED, STORED_KINDS, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
 
@@ -19,6 +19,7 @@ class Bfloat16(TensorStep):
     HDF5 has no bfloat16, and Keras 2 reads none, so the dtype in the file does not change.
     """
 
+    aims: ClassVar[frozenset[str]] = STORED_KINDS
     refuses: ClassVar[dict[str, str]] = CODED
     absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
 

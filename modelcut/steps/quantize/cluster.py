@@ -12,7 +12,7 @@ from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.codebook import Codebook
 from modelcut.model.model import Tensor
 from modelcut.model.rewrite import ByRows, Edit, Rewrite, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context, random_generator
+from modelcut.steps.base import CODED, NOT_FINITE, STORED_KINDS, Context, random_generator
 from modelcut.steps.quantize import _kmeans
 from modelcut.steps.quantize._calibrated import Calibrated
 from modelcut.steps.quantize._cells import short
@@ -30,6 +30,7 @@ class Cluster(Budgeted, Calibrated):
     coding of the indices in `.mcut`.
     """
 
+    aims: ClassVar[frozenset[str]] = STORED_KINDS
     strength: ClassVar[Strength] = Strength(
         "bits", (8, 7, 6, 5, 4, 3, 2, 1), instead=("values",), needed=False
     )

@@ -11,7 +11,7 @@ from modelcut.errors import RecipeError
 from modelcut.model.encoding import Dense, Encoding
 from modelcut.model.model import Tensor
 from modelcut.model.rewrite import ByRows, Edit, Rewrite
-from modelcut.steps.base import CODED, Context, TensorStep
+from modelcut.steps.base import CODED, STORED_KINDS, Context, TensorStep
 from modelcut.steps.quantize import NOTHING_TO_SEARCH
 
 _LARGEST = 65504.0
@@ -20,6 +20,7 @@ _LARGEST = 65504.0
 class Float16(TensorStep):
     """Store weights as 16-bit floats; values beyond ±65504 are an error, not infinity."""
 
+    aims: ClassVar[frozenset[str]] = STORED_KINDS
     refuses: ClassVar[dict[str, str]] = CODED
     absent: ClassVar[dict[str, str]] = NOTHING_TO_SEARCH
 

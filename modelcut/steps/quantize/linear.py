@@ -13,7 +13,7 @@ from modelcut.model.encoding import Encoding
 from modelcut.model.encodings.affine import Affine
 from modelcut.model.model import Model, Tensor
 from modelcut.model.rewrite import ByRows, Edit, Rewrite, leave
-from modelcut.steps.base import CODED, NOT_FINITE, Context
+from modelcut.steps.base import CODED, NOT_FINITE, STORED_KINDS, Context
 from modelcut.steps.quantize import TOO_LARGE, _dealing
 from modelcut.steps.quantize._calibrated import Calibrated, Survey
 from modelcut.steps.quantize._cells import Cells, fits
@@ -24,6 +24,7 @@ from modelcut.steps.strength import Budgeted, Strength
 class Linear(Budgeted, Calibrated):
     """Uniform quantization of weights; zero is exactly representable."""
 
+    aims: ClassVar[frozenset[str]] = STORED_KINDS
     strength: ClassVar[Strength] = Strength(
         "bits", (8, 7, 6, 5, 4, 3, 2), instead=("average_bits", "parameter_bytes"), needed=False
     )

@@ -14,14 +14,17 @@ from modelcut.tuner.ladder import First
 
 _CONV = "class:*Conv*?"
 _DEPTHWISE = "class:*Depthwise*?"
+_SEPARABLE = "role:depthwise_kernel?"
+"""The one of the two kernels of a separable convolution that has few weights."""
 _FASTER = ("latency_ms", "macs")
 _RUNGS = 24
 _FEW = 0.25
 """Of the weights, what the first and the last layer may have to be treated by themselves."""
 _HOLD = 0.6
 """Fraction of a training that prunes during which the learning rate stays at its peak."""
-_CODED = [*(f"role:{kind}?" for kind in sorted(TARGET_KINDS)), "role:bias?"]
-"""What is pruned and clustered: in a small file, biases take a part."""
+_EMBEDDING = "role:embedding?"
+_BYTES = {"quantize": "linear", "bits": 8, "per": "channel", "range": "mse"}
+"""Costs hardly any accuracy, and no time."""
 _LARGE = 200_000
 """Networks of more parameters are trained longer before they are judged."""
 
@@ -37,11 +40,12 @@ class Facts:
         objective: name of the first objective.
         fixed: the graph cannot be changed, such as that of a SavedModel or a `.tflite`.
         convolutions: whether there are convolutions beside other layers with kernels.
-        depthwise: whether there are depthwise convolutions.
+        depthwise, separable: whether there are depthwise and separable convolutions.
         channels: whether channels can be removed.
         first, last: names of the first and the last layer with a kernel, which are the most
             sensitive ones as a rule; "" where more than a quarter of the weights are in it.
         parameters: number of parameters.
+        embeddings: whether there are embeddings, which pruning skips unless they are named.
     """
 
     train: bool
@@ -51,10 +55,23 @@ class Facts:
     fixed: bool
     convolutions: bool
     depthwise: bool
+    separable: bool
     channels: bool
     first: str
     last: str
     parameters: int
+    embeddings: bool = False
+
+    @property
+    def coded(self) -> list[str]:
+        """What is pruned and clustered: in a small file, biases take a part."""
+        return [*self.weights, "role:bias?"]
+
+    @property
+    def weights(self) -> list[str]:
+        """What steps that prune aim at by default, and the embeddings."""
+        embeddings = [_EMBEDDING] if self.embeddings else []
+        return [*embeddings, *(f"role:{kind}?" for kind in sorted(TARGET_KINDS))]
 
     @classmethod
     def of(cls, model: Model, *, train: bool, samples: bool, suffix: str, objective: str) -> Facts:
@@ -76,10 +93,14 @@ class Facts:
             fixed=architecture is None,
             convolutions=0 < len(conv) < len(layers),
             depthwise=any("Depthwise" in layer.class_name for layer in layers),
+            separable=any("SeparableConv" in layer.class_name for layer in layers),
             channels=removable,
             first=few[0] if few else "",
             last=few[-1] if few else "",
             parameters=sum(tensor.size for tensor in model.tensors),
+            embeddings=any(
+                tensor.kind == "embedding" and tensor.dtype.kind == "f" for tensor in model.tensors
+            ),
         )
 
 
@@ -97,6 +118,7 @@ def space_of(facts: Facts) -> tuple[Space, First]:
     return space, First(
         tuple(point for point in known if point is not None),
         tuple(point for point in rungs if point is not None),
+        untrained=() if known or facts.objective in _FASTER else ((_BYTES,),),
     )
 
 
@@ -145,8 +167,7 @@ def _known(facts: Facts) -> list[dict[str, Any]]:
     if facts.train or facts.objective in _FASTER:
         return []
     looks = {"rounding": "gptq", "correct": "both"} if facts.samples else {}
-    ranges = "output" if facts.samples else "mse"
-    linear = {"quantize": "linear", "bits": 8, "per": "channel", "range": ranges, **looks}
+    linear = {**_BYTES, "range": "output" if facts.samples else "mse", **looks}
     return [{"steps": [linear]}, {"steps": [{**linear, "bits": 4}]}]
 
 
@@ -170,7 +191,7 @@ def _for_file(facts: Facts, opened: _Open) -> list[Any]:
         "mask": "dynamic",
         "distill": {"weight": 0.7, "temperature": 4},
     }
-    coded = {**_coded(facts, opened), "include": _CODED}
+    coded = {**_coded(facts, opened), "include": facts.coded}
     steps += [_finetune(facts, opened, sparse=True), coded, again]
     if facts.channels:
         steps.append({"prune": "dead"})  # what is left of units that nothing reads any more
@@ -211,6 +232,8 @@ def _magnitude(facts: Facts, opened: _Open) -> dict[str, Any]:
         "sparsity": opened.among(0.1, 0.9, 0.1 + 0.7 * bold),
         "scope": "layer",
     }
+    if facts.embeddings:
+        step["include"] = facts.weights
     own = opened.among(0.1, 0.7, 0.1 + 0.4 * bold)
     if overrides := {name: {"sparsity": own} for name in _sensitive(facts)}:
         step["overrides"] = overrides
@@ -265,15 +288,19 @@ def _finetune(facts: Facts, opened: _Open, *, sparse: bool) -> dict[str, Any]:
         overrides[_CONV] = opened.among(0.2, 0.97, 1 - opened.kept**0.55)
     if facts.depthwise:
         overrides[_DEPTHWISE] = opened.among(0.0, 0.8, 1 - opened.kept**0.25)
+    if facts.separable:
+        overrides[_SEPARABLE] = opened.among(0.0, 0.8, 1 - opened.kept**0.25)
     if facts.first.isidentifier():
         overrides[f"path:{facts.first}"] = opened.among(0.1, 0.9, 1 - opened.kept**0.15)
     if facts.last.isidentifier():
         overrides[f"path:{facts.last}"] = opened.among(0.2, 0.97, 1 - opened.kept**0.45)
+    if facts.embeddings:
+        overrides[_EMBEDDING] = opened.among(0.1, 0.97, 1 - opened.kept**0.45)
     overrides["role:bias?"] = opened.among(0.2, 0.97, 1 - opened.kept**0.45)
     prune: dict[str, Any] = {
         "sparsity": opened.among(0.3, 0.999, 1 - opened.kept),
         "end": 0.5,
-        "include": _CODED,
+        "include": facts.coded,
         "overrides": overrides,
     }
     return {**step, "hold": _HOLD, "mask": "dynamic", "prune": prune}

@@ -16,17 +16,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class First:
-    """Points that are tried before a sampler is asked, as values by parameter.
+    """What is tried before a sampler is asked; points are values by parameter.
 
     Attributes:
-        known: tried in this order.
+        known: points that train nothing, tried in this order.
         ladder: from careful to bold; bisected.
         trials: of the ladder, at most.
+        untrained: steps of recipes that are outside the space and train nothing; tried before all
+            else, so that something is found also where the time is too short for a training.
     """
 
     known: tuple[Mapping[str, Any], ...] = ()
     ladder: tuple[Mapping[str, Any], ...] = ()
     trials: int = 5
+    untrained: tuple[Sequence[Mapping[str, Any]], ...] = ()
 
 
 class Ladder:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from modelcut.errors import InputError, RecipeError
+from modelcut.recipe.recipe import Recipe, parse
+from modelcut.recipe.yaml_text import Document
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.ladder import Ladder, trials_for
@@ -88,11 +90,11 @@ class Loop:
         """Takes up a trial of an interrupted search, as if it had been done now."""
         asked = self._sampler.ask(trial.point, trial.number)
         with contextlib.suppress(RecipeError):
-            self._request.space.fill(asked.value)
+            self._made(asked)
         self._sampler.tell(asked, trial.result)
         if not trial.result.error:
             self._results[_key(trial.recipe)] = trial.result
-            if trial.result.fraction == 1 and trial.result.seconds:
+            if trial.result.fraction == 1 and trial.result.seconds and self._trains(trial.number):
                 self._pace.took(trial.result.seconds, 0.0)
         for fraction, *cost in trial.stages:
             self._rungs.setdefault(fraction, []).append(tuple(cost))
@@ -113,7 +115,9 @@ class Loop:
     def _ask(self) -> Asked:
         """The next point: a known one, one of the ladder, one near the best, or the sampler's."""
         begun = len(self._trials) + len(self._asked)
-        known = self._request.first.known
+        first = self._request.first
+        nothing: Mapping[str, Any] = {}
+        known = [*(nothing for _ in first.untrained), *first.known]
         if begun < len(known):
             return self._sampler.ask(known[begun])
         found = self._ladder.next()
@@ -137,7 +141,7 @@ class Loop:
             return None
         best, sure = choose(self._trials, self._request.goal)
         beyond = self._ladder.beyond(best.point) if best is not None and sure else None
-        if best is None or beyond is None or begun >= _NEAR:
+        if best is None or not best.point or beyond is None or begun >= _NEAR:
             return None
         tried = [trial.point for trial in self._trials]
         tried += [asked.point for asked in self._asked.values()]
@@ -176,15 +180,31 @@ class Loop:
 
     def _recipe(self, asked: Asked) -> dict[str, Any] | None:
         """The recipe of a point; None where its values do not go together."""
-        space = self._request.space
         try:
-            made = space.fill(asked.value)
+            made = self._made(asked)
         except RecipeError as error:
             self._keep(asked, {"steps": []}, Result(error=str(error)))
             return None
         gates = self._request.goal.gates
         head = made.head.model_copy(update={"gates": gates})
         return scaled(replace(made, head=head).to_dict(), self._pace.factor or 1.0)
+
+    def _made(self, asked: Asked) -> Recipe:
+        """The recipe of a point, or the one outside the space that has its number.
+
+        Raises:
+            RecipeError: the values do not go together.
+        """
+        space, untrained = self._request.space, self._request.first.untrained
+        if asked.number < len(untrained):
+            made = parse(Document("untrained", {"steps": list(untrained[asked.number])}))
+            return replace(space.at({}), steps=made.steps)
+        return space.fill(asked.value)
+
+    def _trains(self, number: int) -> bool:
+        """Whether the trial of this number is none of those that come first and train nothing."""
+        first = self._request.first
+        return number >= len(first.untrained) + len(first.known)
 
     def _end(self, task: Task, result: Result) -> None:
         number = task.number
@@ -199,7 +219,7 @@ class Loop:
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
         probed, spent = number in self._rung_of, self._spent.pop(number)
         factor = self._factors.pop(number)
-        if not result.error and result.fraction == 1:
+        if not result.error and result.fraction == 1 and self._trains(number):
             # What the probes of the first one took, none takes again.
             took = result.seconds if probed else spent
             self._pace.took(took, time.monotonic() - self._began)

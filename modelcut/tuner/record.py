@@ -156,6 +156,8 @@ def none_meets(request: Request, trials: Sequence[Trial], record: Path) -> tuple
         why = trials[-1].result.error if trials else "no trial was made"
         return f"{request.model}: every trial failed: {why}", f"{record} has all of them"
     nearest = min(measured, key=lambda trial: trial.result.excess)
+    timed = request.seconds is not None and len(trials) < request.trials
+    option = "--time" if timed else "--trials"
     failed = ", ".join(
         f"{gate['name']} {gate['value']:.4g} (limit {gate['limit']:g})"
         for gate in nearest.result.gates
@@ -163,5 +165,5 @@ def none_meets(request: Request, trials: Sequence[Trial], record: Path) -> tuple
     )
     return (
         f"{request.model}: none of {len(trials)} trials meets the limits; the nearest: {failed}",
-        f"{record} has all of them; allow more, or try more with --trials",
+        f"{record} has all of them; allow more, or try more with {option}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from modelcut.graph.keras.channel_values import activation
@@ -69,14 +70,31 @@ def _decides(model: Model) -> bool:
 def _size(facts: Facts) -> list[str]:
     """Prune while fine-tuning, cluster, fine-tune again (Han et al. 2016)."""
     sparsity = 0.6 if facts.parameters < _SMALL else 0.85
-    found = [
+    included = [f"include: {json.dumps(facts.weights)}"] if facts.embeddings else []
+    overrides = [
+        f'"{pattern}": {round(sparsity * 0.6, 2)}    # {why}'
+        for pattern, why, there in (
+            ("class:*Conv*?", "convolutions use each weight many times", facts.convolutions),
+            ("role:embedding?", "of an embedding, a row is all that a token has", facts.embeddings),
+        )
+        if there
+    ]
+    prune = [f"    prune: {{sparsity: {sparsity}, end: 0.5}}"]
+    if overrides:
+        fields = [f"sparsity: {sparsity}", "end: 0.5", *included, "overrides:"]
+        prune = [
+            "    prune:",
+            *(f"      {line}" for line in fields),
+            *(f"        {line}" for line in overrides),
+        ]
+    return [
         "steps:",
         "  - finetune: straight_through",
         "    epochs: 10",
         "    hold: 0.6           # fraction of the training before the learning rate decays",
         "    mask: dynamic       # pruned weights may come back while the sparsity grows",
         "    distill: {weight: 0.5, temperature: 3}   # the original is the teacher",
-        f"    prune: {{sparsity: {sparsity}, end: 0.5}}",
+        *prune,
         "",
         "  - quantize: cluster   # weights share a few values; their indices are entropy-coded",
         "    values: 16",
@@ -87,17 +105,6 @@ def _size(facts: Facts) -> list[str]:
         "    learning_rate: 3.e-4",
         "    distill: {weight: 0.5, temperature: 3}",
     ]
-    if facts.convolutions:
-        line = f"    prune: {{sparsity: {sparsity}, end: 0.5}}"
-        at = found.index(line)
-        found[at : at + 1] = [
-            "    prune:",
-            f"      sparsity: {sparsity}",
-            "      end: 0.5",
-            "      overrides:        # convolutions use each weight many times",
-            f'        "class:*Conv*?": {round(sparsity * 0.6, 2)}',
-        ]
-    return found
 
 
 def _speed(facts: Facts) -> list[str]:

@@ -16,6 +16,7 @@ from modelcut.tuner.default import Facts, space_of
 from modelcut.tuner.starter import recipe_for
 
 DEMO = Path(__file__).parents[2] / "modelcut" / "demo" / "digits.h5"
+MODELS = Path(__file__).parents[1] / "data" / "models"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,9 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
         assert known[0]["steps"] == []
     elif objective == "bytes" and not train:
         assert [steps["steps"][0]["bits"] for steps in known] == [8, 4]
+    # Where steps train, eight bits without a training are there for the case that none is enough.
+    untrained = [step["bits"] for steps in first.untrained for step in steps]
+    assert untrained == ([8] if train and suffix != ".tflite" and objective == "bytes" else [])
 
 
 def test_the_ladder_gets_bolder(demo):
@@ -106,3 +110,32 @@ def test_a_first_layer_with_most_of_the_weights_is_pruned_like_the_others():
             list(next(step for step in steps if "finetune" in step)["prune"]["overrides"])
         )
     assert patterns == [["path:d2", "role:bias?"], ["path:d0", "path:d2", "role:bias?"]]
+
+
+@pytest.mark.parametrize("name", ["keras3_text.keras", "tf_keras_text.h5"])
+@pytest.mark.parametrize("train", [True, False])
+def test_embeddings_are_pruned_and_clustered(name, train):
+    with registry.open_model(MODELS / name) as model:
+        facts = Facts.of(model, train=train, samples=False, suffix=".mcut", objective="bytes")
+        made = recipe_for(model, "size")
+    assert facts.embeddings
+    space, first = space_of(facts)
+    steps = space.at(first.ladder[11]).to_dict()["steps"]
+    pruning = steps[0]["prune"] if train else steps[0]
+    assert "role:embedding?" in pruning["include"]
+    assert "role:embedding?" in made
+    if train:
+        assert 0.5 < pruning["overrides"]["role:embedding?"] < pruning["sparsity"]
+        assert "role:embedding?" in steps[1]["include"]
+
+
+@pytest.mark.parametrize("name", ["keras3_cnn.keras", "tf_keras_cnn.h5"])
+def test_the_small_kernels_of_separable_convolutions_are_pruned_less(name):
+    with registry.open_model(MODELS / name) as model:
+        facts = Facts.of(model, train=True, samples=False, suffix=".mcut", objective="bytes")
+        roles = [t.role for layer in model.layers for t in layer.tensors]
+    assert "depthwise_kernel" in roles
+    space, first = space_of(facts)
+    overrides = space.at(first.ladder[11]).to_dict()["steps"][0]["prune"]["overrides"]
+    assert overrides["role:depthwise_kernel?"] < overrides["class:*Conv*?"]
+    assert list(overrides).index("role:depthwise_kernel?") > list(overrides).index("class:*Conv*?")

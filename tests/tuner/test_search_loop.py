@@ -21,7 +21,7 @@ from modelcut.errors import (
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
-from modelcut.tuner import journal, loop
+from modelcut.tuner import journal, loop, sampler
 from modelcut.tuner import search as searches
 from modelcut.tuner.goal import Goal, Objective
 from modelcut.tuner.ladder import First
@@ -135,6 +135,40 @@ def test_known_points_and_a_ladder_come_first(request_for, runner):
     assert first[:5] == [[0.05, 4], [0.45, 8], [0.65, 8], [0.55, 8], [0.6, 8]]
     assert [t["rung"] for t in trials[:6]] == [None, 7, 11, 9, 10, None]
     assert len(computed.calls) == 8
+
+
+UNTRAINED = ({"prune": "magnitude", "sparsity": 0.1}, {"quantize": "linear", "bits": 8})
+
+
+@pytest.mark.parametrize("optuna", [True, False])
+def test_a_recipe_outside_the_space_comes_before_all(request_for, runner, monkeypatch, optuna):
+    if not optuna:
+        monkeypatch.setattr(sampler, "find_spec", lambda _: None)
+    runner(Computed())
+    bold = tuple({"steps.0.sparsity": 0.8 + rung / 100, "steps.1.bits": 0} for rung in range(3))
+    request = request_for(first=First((), bold, untrained=(UNTRAINED,)), trials=4)
+    searches.search(request)
+    record = record_of(request)
+    recipes = [{**trial["recipe"]["steps"][0], **trial["recipe"]["steps"][1]} for trial in
+               record["trials"]]  # fmt: skip
+    assert (recipes[0]["sparsity"], recipes[0]["bits"]) == (0.1, 8)
+    assert [trial["rung"] for trial in record["trials"][:3]] == [None, 1, 0]
+    assert record["trials"][0]["point"] == {}
+    assert record["trials"][3]["point"] != {}
+    assert record["chosen"] is not None
+
+
+def test_it_is_none_of_the_points_of_the_sampler_after_an_interrupt(request_for, runner):
+    request = request_for(first=First((), LADDER, untrained=(UNTRAINED,)), trials=8)
+    runner(Computed())
+    searches.search(request)
+    whole = record_of(request)["trials"]
+    runner(Computed(stop_after=3))
+    with pytest.raises(Stopped):
+        searches.search(replace(request, force=True))
+    runner(Computed())
+    searches.search(replace(request, force=True))
+    assert [one["point"] for one in record_of(request)["trials"]] == [one["point"] for one in whole]
 
 
 def test_a_ladder_is_climbed_on_after_an_interrupt(request_for, runner):

@@ -114,11 +114,13 @@ def space_of(facts: Facts) -> tuple[Space, First]:
     space = Space.of(Document("the default space", _data(facts, _Open())))
     known = [space.locate(data) for data in _known(facts)]
     rungs = [space.locate(_data(facts, _Open((rung + 0.5) / _RUNGS))) for rung in range(_RUNGS - 1)]
+    lengths = [name for name in space.parameters if name.endswith(".steps")]
     # Every one of them is a point of the space, as a test holds it to.
     return space, First(
         tuple(point for point in known if point is not None),
         tuple(point for point in rungs if point is not None),
         untrained=() if known or facts.objective in _FASTER else ((_BYTES,),),
+        last=lengths[-1] if len(lengths) > 1 else "",
     )
 
 
@@ -185,7 +187,7 @@ def _for_file(facts: Facts, opened: _Open) -> list[Any]:
         return [*steps, _finetune(facts, opened, sparse=False)]
     again = {
         "finetune": "straight_through",
-        "steps": opened.choose([200, 600, 1800], 0.9 if facts.parameters > _LARGE else 0.5),
+        "steps": opened.choose([200, 600, 1800, 5400], 0.6 if facts.parameters > _LARGE else 0.3),
         "learning_rate": opened.among(1e-4, 2e-3, 7e-4, log=True),
         "validation": 0,
         "mask": "dynamic",

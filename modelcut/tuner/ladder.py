@@ -24,12 +24,15 @@ class First:
         trials: of the ladder, at most.
         untrained: steps of recipes that are outside the space and train nothing; tried before all
             else, so that something is found also where the time is too short for a training.
+        last: name of the parameter that is the length of the last of several trainings, a choice
+            whose values ascend; "": there is none.
     """
 
     known: tuple[Mapping[str, Any], ...] = ()
     ladder: tuple[Mapping[str, Any], ...] = ()
     trials: int = 5
     untrained: tuple[Sequence[Mapping[str, Any]], ...] = ()
+    last: str = ""
 
 
 class Ladder:

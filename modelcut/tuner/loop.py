@@ -15,7 +15,7 @@ from modelcut.recipe.yaml_text import Document
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.ladder import Ladder, trials_for
-from modelcut.tuner.near import near
+from modelcut.tuner.near import longer, near
 from modelcut.tuner.pace import Pace
 from modelcut.tuner.record import Trial, choose
 from modelcut.tuner.request import Request
@@ -27,6 +27,9 @@ _RIVALS = 3
 """A trial is given up when so many others of the same length of training are better in all."""
 _LARGER = 1.05
 """A trial is given up whose file is so many times the best one's: training makes none smaller."""
+_SMALLER, _LITTLE = 0.95, 0.5
+"""A trial is trained longer that is so much smaller than the best one, and misses the limits by no
+more than this part of them."""
 _NEAR = 20
 """So many trials are done before a sampler chooses; there is little to learn from before."""
 _TURNS = 20
@@ -139,18 +142,42 @@ class Loop:
         """
         if len(self._request.goal.objectives) > 1:
             return None
-        best, sure = choose(self._trials, self._request.goal)
-        beyond = self._ladder.beyond(best.point) if best is not None and sure else None
-        if best is None or not best.point or beyond is None or begun >= _NEAR:
+        if begun >= _NEAR:
             return None
+        best, sure = choose(self._trials, self._request.goal)
+        best = best if sure else None
         tried = [trial.point for trial in self._trials]
         tried += [asked.point for asked in self._asked.values()]
+        parameters = self._request.space.parameters
+        again = longer(self._missed(best), tried, self._request.first.last, parameters)
+        if again is not None:
+            return again
+        beyond = self._ladder.beyond(best.point) if best is not None and best.point else None
+        if best is None or beyond is None:
+            return None
         for turn in range(_TURNS):
             seed = [self._request.seed, begun, turn]
-            point = near(best.point, beyond, self._request.space.parameters, seed)
+            point = near(best.point, beyond, parameters, seed)
             if point not in tried:
                 return point
         return None
+
+    def _missed(self, best: Trial | None) -> list[Mapping[str, Any]]:
+        """Points whose files are smaller than the best one, and which missed the limits by little.
+
+        What missed them by the least comes first.
+        """
+        if not self._request.goal.by_size:
+            return []
+        least = best.result.values[0] if best is not None else float("inf")
+        found = [
+            trial
+            for trial in self._trials
+            if 0 < trial.result.doubt <= _LITTLE
+            and not trial.pruned
+            and trial.result.values[0] < _SMALLER * least
+        ]
+        return [trial.point for trial in sorted(found, key=lambda trial: trial.result.doubt)]
 
     def _begin(self) -> None:
         asked = self._ask()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from modelcut.recipe.space import Choice, Parameter
@@ -22,6 +22,34 @@ _TAKEN = 0.35
 """Probability that a choice is that of the bolder point."""
 _STEP = 0.1
 """Probability that a choice is one further or one back."""
+
+
+def longer(
+    missed: Iterable[Mapping[str, Any]],
+    tried: Collection[Mapping[str, Any]],
+    name: str,
+    parameters: Mapping[str, Parameter],
+) -> dict[str, Any] | None:
+    """A point that missed the limits by little, with a longer last training, if there is one.
+
+    The trainings before it are not done again, and a longer one helps as a rule.
+
+    Args:
+        missed: points that missed the limits by little, the most promising first.
+        tried: all points that were tried.
+        name: the length of the last training; "": there is none.
+        parameters: of the space.
+    """
+    parameter = parameters.get(name)
+    if not isinstance(parameter, Choice):
+        return None
+    for point in missed:
+        at = point.get(name, len(parameter.values))
+        if at in range(len(parameter.values) - 1):
+            found = {**point, name: at + 1}
+            if found not in tried:
+                return found
+    return None
 
 
 def near(

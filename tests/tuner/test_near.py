@@ -4,7 +4,7 @@ import pytest
 
 from modelcut.recipe.space import Choice, Range
 from modelcut.tuner.ladder import Ladder
-from modelcut.tuner.near import near
+from modelcut.tuner.near import longer, near
 
 PARAMETERS = {
     "sparsity": Range(0.3, 0.99),
@@ -77,3 +77,15 @@ def test_each_value_goes_on_from_where_it_is():
     ladder = Ladder([{"x": rung, "y": 2 * rung, "z": 5} for rung in range(15)], 4, bold=True)
     ladder.tell(6, holds=False)
     assert ladder.beyond({"x": 5, "y": 16, "z": 5}) == {"x": 7, "y": 20, "z": 5}
+
+
+def test_what_missed_the_limits_by_little_is_trained_longer_once():
+    parameters = {"steps.2.steps": Choice((200, 600, 1800)), "x": Range(0.0, 1.0)}
+    short, long = {"steps.2.steps": 1, "x": 0.5}, {"steps.2.steps": 2, "x": 0.7}
+    name = "steps.2.steps"
+    wanted = {"steps.2.steps": 2, "x": 0.5}
+    assert longer([long, short], [], name, parameters) == wanted
+    assert longer([long, short], [wanted], name, parameters) is None
+    assert longer([{"x": 0.5}, {name: "1"}], [], name, parameters) is None
+    assert longer([short], [], "", parameters) is None
+    assert longer([short], [], "x", parameters) is None

@@ -478,6 +478,48 @@ def test_what_is_near_the_best_is_trained_at_once(request_for, runner):
     assert 1 / 9 in later, "the sampler's may be larger"
 
 
+TRAINED_TWICE = """
+steps:
+  - prune: magnitude
+    sparsity: {range: [0.0, 0.9]}
+  - quantize: linear
+    bits: {choose: [2, 4, 8]}
+  - finetune: straight_through
+    steps: {choose: [60, 200, 600]}
+"""
+
+
+class Longer(Computed):
+    """The last training gets back a hundredth for each three times the batches."""
+
+    def run(self, recipe, number, fraction=1.0, worker=""):
+        found = super().run(recipe, number, fraction, worker)
+        drop = (
+            found.measured["accuracy_drop"]
+            - {60: 0, 200: 0.01, 600: 0.02}[recipe["steps"][2]["steps"]]
+        )
+        excess = max(0.0, drop - 0.02) / 0.02
+        measured = {**found.measured, "accuracy_drop": drop}
+        return replace(found, excess=excess, doubt=excess, measured=measured)
+
+
+def test_what_misses_the_limit_by_little_is_trained_longer(request_for, runner):
+    runner(Longer())
+    ladder = tuple(
+        {"steps.0.sparsity": sparsity, "steps.1.bits": 1, "steps.2.steps": 0}
+        for sparsity in (0.1, 0.3, 0.5, 0.62, 0.88)
+    )
+    first = First((), ladder, last="steps.2.steps")
+    request = request_for(TRAINED_TWICE, train=DEMO / "digits_train.csv", trials=6, first=first)
+    searches.search(request)
+    record = record_of(request)
+    lengths = [trial["recipe"]["steps"][2]["steps"] for trial in record["trials"]]
+    assert [trial["rung"] for trial in record["trials"][:3]] == [2, 3, None]
+    assert lengths[:3] == [60, 60, 200]  # 0.62 had lost 0.024
+    assert record["trials"][2]["point"] == {**ladder[3], "steps.2.steps": 1}
+    assert record["trials"][record["chosen"]]["values"][0] <= 1520
+
+
 class Two(Computed):
     """Tells the drop as a second objective."""
 

@@ -119,7 +119,7 @@ def space_of(facts: Facts) -> tuple[Space, First]:
     return space, First(
         tuple(point for point in known if point is not None),
         tuple(point for point in rungs if point is not None),
-        untrained=() if known or facts.objective in _FASTER else ((_BYTES,),),
+        untrained=() if known or facts.objective in _FASTER else (_BYTES,),
         last=lengths[-1] if len(lengths) > 1 else "",
     )
 

@@ -22,8 +22,8 @@ class First:
         known: points that train nothing, tried in this order.
         ladder: from careful to bold; bisected.
         trials: of the ladder, at most.
-        untrained: steps of recipes that are outside the space and train nothing; tried before all
-            else, so that something is found also where the time is too short for a training.
+        untrained: steps of a recipe that is outside the space and trains nothing; tried at the end
+            where no other trial met the limits, such as when the time was too short to train.
         last: name of the parameter that is the length of the last of several trainings, a choice
             whose values ascend; "": there is none.
     """
@@ -31,7 +31,7 @@ class First:
     known: tuple[Mapping[str, Any], ...] = ()
     ladder: tuple[Mapping[str, Any], ...] = ()
     trials: int = 5
-    untrained: tuple[Sequence[Mapping[str, Any]], ...] = ()
+    untrained: tuple[Mapping[str, Any], ...] = ()
     last: str = ""
 
 

@@ -73,6 +73,7 @@ class Loop:
             bold=request.goal.bold,
             at_once=workers.count,
         )
+        self._untrained = False
         self._rung_of: dict[int, int] = {}
         self._beside: set[int] = set()
         self._pace = Pace(request.seconds, open_=bool(first.ladder))
@@ -85,7 +86,7 @@ class Loop:
         while True:
             while len(self._asked) < self._workers.count and self._more():
                 self._begin()
-            if not self._asked:
+            if not (self._asked or self._begin_untrained()):
                 return
             self._end(*self._workers.next())
 
@@ -93,11 +94,12 @@ class Loop:
         """Takes up a trial of an interrupted search, as if it had been done now."""
         asked = self._sampler.ask(trial.point, trial.number)
         with contextlib.suppress(RecipeError):
-            self._made(asked)
+            if trial.point:
+                self._request.space.fill(asked.value)
         self._sampler.tell(asked, trial.result)
         if not trial.result.error:
             self._results[_key(trial.recipe)] = trial.result
-            if trial.result.fraction == 1 and trial.result.seconds and self._trains(trial.number):
+            if trial.result.fraction == 1 and trial.result.seconds:
                 self._pace.took(trial.result.seconds, 0.0)
         for fraction, *cost in trial.stages:
             self._rungs.setdefault(fraction, []).append(tuple(cost))
@@ -118,9 +120,7 @@ class Loop:
     def _ask(self) -> Asked:
         """The next point: a known one, one of the ladder, one near the best, or the sampler's."""
         begun = len(self._trials) + len(self._asked)
-        first = self._request.first
-        nothing: Mapping[str, Any] = {}
-        known = [*(nothing for _ in first.untrained), *first.known]
+        known = self._request.first.known
         if begun < len(known):
             return self._sampler.ask(known[begun])
         found = self._ladder.next()
@@ -188,10 +188,12 @@ class Loop:
         if known is not None and known.fraction == 1:
             self._keep(asked, recipe, replace(known, seconds=0.0), self._pace.factor or 1.0)
             return
+        self._submit(asked, recipe, [*self._parts(asked.number, recipe), 1.0])
+
+    def _submit(self, asked: Asked, recipe: dict[str, Any], stages: list[float]) -> None:
         self._asked[asked.number], self._recipes[asked.number] = asked, recipe
         self._factors[asked.number] = self._pace.factor or 1.0
         self._progress(asked.number)
-        stages = [*self._parts(asked.number, recipe), 1.0]
         self._ahead[asked.number] = stages[1:]
         self._workers.submit(Task(asked.number, recipe, stages[0]))
 
@@ -208,30 +210,27 @@ class Loop:
     def _recipe(self, asked: Asked) -> dict[str, Any] | None:
         """The recipe of a point; None where its values do not go together."""
         try:
-            made = self._made(asked)
+            made = self._request.space.fill(asked.value)
         except RecipeError as error:
             self._keep(asked, {"steps": []}, Result(error=str(error)))
             return None
-        gates = self._request.goal.gates
-        head = made.head.model_copy(update={"gates": gates})
-        return scaled(replace(made, head=head).to_dict(), self._pace.factor or 1.0)
+        return scaled(self._gated(made).to_dict(), self._pace.factor or 1.0)
 
-    def _made(self, asked: Asked) -> Recipe:
-        """The recipe of a point, or the one outside the space that has its number.
+    def _gated(self, made: Recipe) -> Recipe:
+        """A recipe with the limits of the search."""
+        head = made.head.model_copy(update={"gates": self._request.goal.gates})
+        return replace(made, head=head)
 
-        Raises:
-            RecipeError: the values do not go together.
-        """
-        space, untrained = self._request.space, self._request.first.untrained
-        if asked.number < len(untrained):
-            made = parse(Document("untrained", {"steps": list(untrained[asked.number])}))
-            return replace(space.at({}), steps=made.steps)
-        return space.fill(asked.value)
-
-    def _trains(self, number: int) -> bool:
-        """Whether the trial of this number is none of those that come first and train nothing."""
-        first = self._request.first
-        return number >= len(first.untrained) + len(first.known)
+    def _begin_untrained(self) -> bool:
+        """Begins the trial that trains nothing, if no other one met the limits; once."""
+        steps, found = self._request.first.untrained, choose(self._trials, self._request.goal)[0]
+        if not steps or found is not None or self._untrained:
+            return False
+        self._untrained = True
+        made = parse(Document("untrained", {"steps": list(steps)}))
+        recipe = self._gated(replace(self._request.space.at({}), steps=made.steps)).to_dict()
+        self._submit(self._sampler.ask({}), recipe, [1.0])
+        return True
 
     def _end(self, task: Task, result: Result) -> None:
         number = task.number
@@ -246,7 +245,7 @@ class Loop:
         asked, recipe = self._asked.pop(number), self._recipes.pop(number)
         probed, spent = number in self._rung_of, self._spent.pop(number)
         factor = self._factors.pop(number)
-        if not result.error and result.fraction == 1 and self._trains(number):
+        if not result.error and result.fraction == 1:
             # What the probes of the first one took, none takes again.
             took = result.seconds if probed else spent
             self._pace.took(took, time.monotonic() - self._began)

@@ -10,9 +10,8 @@ from modelcut.tuner.trial import batches_of
 
 PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
-_TRIALS, _FEWEST = 6, 2
-"""Trials that a worker should be able to do in the time: the ladder's, and some more. Fewer where
-more than half of it would go to what is around their trainings."""
+_TRIALS = 6
+"""Trials that a worker should be able to do in the time: the ladder's, and some more."""
 _MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 1.0
 _CORRECTED = 4.0
@@ -20,7 +19,7 @@ _CORRECTED = 4.0
 
 
 class Pace:
-    """Shortens all trainings by one factor, so that some trials of them take all of the time.
+    """Shortens all trainings by one factor, so that `_TRIALS` of them take all of the time.
 
     Where there is time for more, further trials are worth more than longer trainings.
 
@@ -71,7 +70,7 @@ class Pace:
             few, many = PROBES[-2:]
             rate = max(1e-6, (seconds - self._probed.get(few, 0.0)) / (many - few))
             self._around = max(0.0, seconds - rate * many)
-            left = self._left(self._seconds, _FEWEST, _TRIALS)
+            left = self._seconds / _TRIALS - self._around
             self.factor = _bounded(left / (rate * batches))
             # As long as a probe: its training is kept, and how long it takes is known.
             self._rough = round(self.factor * batches) not in self._probed
@@ -87,14 +86,9 @@ class Pace:
         self._whole.append(seconds)
         if self._rough and self._seconds is not None and self.factor is not None:
             self._rough = False
-            left = self._left(self._seconds - elapsed, _FEWEST - 1, _TRIALS - 1)
+            left = (self._seconds - elapsed) / (_TRIALS - 1) - self._around
             correction = left / max(1e-6, seconds - self._around)
             self.factor = _bounded(self.factor * min(_CORRECTED, correction))
-
-    def _left(self, seconds: float, fewest: float, most: float) -> float:
-        """Seconds that the trainings of a trial may take, of some trials in `seconds`."""
-        worth = seconds / max(1e-6, 2 * self._around)
-        return seconds / min(most, max(fewest, worth)) - self._around
 
     def longer(self, factor: float) -> bool:
         """Whether trainings are much longer by now than those of this factor."""

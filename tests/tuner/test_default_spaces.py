@@ -47,7 +47,7 @@ def test_every_end_of_the_default_space_is_a_recipe(demo, train, suffix, objecti
     elif objective == "bytes" and not train:
         assert [steps["steps"][0]["bits"] for steps in known] == [8, 4]
     # Where steps train, eight bits without a training are there for the case that none is enough.
-    untrained = [step["bits"] for steps in first.untrained for step in steps]
+    untrained = [step["bits"] for step in first.untrained]
     assert untrained == ([8] if train and suffix != ".tflite" and objective == "bytes" else [])
 
 

@@ -27,11 +27,6 @@ def test_six_trials_fit_into_the_time():
     assert pace.probes(RECIPE) == ()
 
 
-@pytest.mark.parametrize(("start", "trials"), [(10, 3), (5, 6), (20, 2)])
-def test_fewer_trials_where_more_than_half_of_the_time_is_around_the_trainings(start, trials):
-    assert start + learned(60, start, 0.01).factor * 27 == pytest.approx(60 / trials, rel=0.01)
-
-
 @pytest.mark.parametrize(("seconds", "factor"), [(60_000, 1.0), (30, 1 / 30)])
 def test_no_training_is_very_long_or_very_short(seconds, factor):
     assert learned(seconds, 10, 0.1).factor == pytest.approx(factor, rel=0.01)

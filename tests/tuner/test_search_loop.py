@@ -141,34 +141,36 @@ UNTRAINED = ({"prune": "magnitude", "sparsity": 0.1}, {"quantize": "linear", "bi
 
 
 @pytest.mark.parametrize("optuna", [True, False])
-def test_a_recipe_outside_the_space_comes_before_all(request_for, runner, monkeypatch, optuna):
+def test_where_nothing_else_holds_a_recipe_that_trains_nothing_is_tried(
+    request_for, runner, monkeypatch, optuna
+):
     if not optuna:
         monkeypatch.setattr(sampler, "find_spec", lambda _: None)
     runner(Computed())
-    bold = tuple({"steps.0.sparsity": 0.8 + rung / 100, "steps.1.bits": 0} for rung in range(3))
-    request = request_for(first=First((), bold, untrained=(UNTRAINED,)), trials=4)
-    searches.search(request)
-    record = record_of(request)
-    recipes = [{**trial["recipe"]["steps"][0], **trial["recipe"]["steps"][1]} for trial in
-               record["trials"]]  # fmt: skip
-    assert (recipes[0]["sparsity"], recipes[0]["bits"]) == (0.1, 8)
-    assert [trial["rung"] for trial in record["trials"][:3]] == [None, 1, 0]
-    assert record["trials"][0]["point"] == {}
-    assert record["trials"][3]["point"] != {}
-    assert record["chosen"] is not None
+    text = TEXT.replace("[0.0, 0.9]", "[0.8, 0.9]").replace("[2, 4, 8]", "[2, 4]")
+    searches.search(request_for(text, first=First(untrained=UNTRAINED), trials=3))
+    record = record_of(request_for())
+    *others, last = record["trials"]
+    assert len(others) == 3
+    assert all(trial["excess"] > 0 and trial["point"] for trial in others)
+    steps = last["recipe"]["steps"]
+    assert (steps[0]["sparsity"], steps[1]["bits"]) == (0.1, 8)
+    assert (last["point"], last["rung"], record["chosen"]) == ({}, None, 3)
 
 
-def test_it_is_none_of_the_points_of_the_sampler_after_an_interrupt(request_for, runner):
-    request = request_for(first=First((), LADDER, untrained=(UNTRAINED,)), trials=8)
+def test_it_is_not_tried_where_another_one_holds(request_for, runner):
     runner(Computed())
-    searches.search(request)
-    whole = record_of(request)["trials"]
-    runner(Computed(stop_after=3))
-    with pytest.raises(Stopped):
-        searches.search(replace(request, force=True))
-    runner(Computed())
-    searches.search(replace(request, force=True))
-    assert [one["point"] for one in record_of(request)["trials"]] == [one["point"] for one in whole]
+    known = {"steps.0.sparsity": 0.05, "steps.1.bits": 1}
+    searches.search(request_for(first=First((known,), untrained=UNTRAINED), trials=2))
+    assert all(trial["point"] for trial in record_of(request_for())["trials"])
+
+
+def test_it_is_tried_once_and_may_fail(request_for, runner):
+    runner(Computed(fail=(0, 1, 2)))
+    request = request_for(first=First(untrained=UNTRAINED), trials=2)
+    with pytest.raises(InfeasibleError, match="every trial failed"):
+        searches.search(request)
+    assert len(record_of(request)["trials"]) == 3
 
 
 def test_a_ladder_is_climbed_on_after_an_interrupt(request_for, runner):

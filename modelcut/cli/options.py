@@ -26,6 +26,7 @@ from modelcut.recipe.recipe import Head, Recipe
 if TYPE_CHECKING:
     from modelcut.job.request import Job
     from modelcut.report.schema import Report
+    from modelcut.steps.base import Step
 
 MODEL, DATA, OUT, GATES = "Model", "Data", "Output", "Gates"
 TRAINING, LITERT, SHOWN = "Training", "LiteRT", "Report"
@@ -114,6 +115,9 @@ TASK = (
 )
 
 DATA_OPTIONS = (*flags.of_models([DataOptions], DATA), *TASK)
+
+
+_EMBEDDING = "role:embedding?"
 
 
 def gates(*without: str) -> list[Parameter]:
@@ -464,9 +468,16 @@ def _with_integers(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     from modelcut import steps
 
     step = steps.find("quantize", "keras_int").model_validate({"bits": int(bits)})
-    longer = replace(recipe, steps=(*recipe.steps, step))
+    longer = replace(recipe, steps=(*map(_without_embeddings, recipe.steps), step))
     longer.check()
     return longer
+
+
+def _without_embeddings(step: Step) -> Step:
+    """A step before `keras_int`, which rounds an embedding row by row: once is enough."""
+    if (step.family, step.method) != ("quantize", "linear") or step.include:
+        return step
+    return step.model_copy(update={"exclude": type(step.exclude)([*step.exclude, _EMBEDDING])})
 
 
 def _check_several(values: Mapping[str, Any], others: Sequence[Recipe]) -> None:

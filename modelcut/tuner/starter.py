@@ -75,7 +75,7 @@ def _size(facts: Facts) -> list[str]:
         f'"{pattern}": {round(sparsity * 0.6, 2)}    # {why}'
         for pattern, why, there in (
             ("class:*Conv*?", "convolutions use each weight many times", facts.convolutions),
-            ("role:embedding?", "of an embedding, a row is all that a token has", facts.embeddings),
+            ("role:embedding?", "each token uses one row only", facts.embeddings),
         )
         if there
     ]

@@ -91,3 +91,18 @@ def test_codes_of_calibrated_weights_are_those_that_are_computed_with(network, t
     outputs = [outputs_of(keras.models.load_model(path)) for path in (plain, small)]
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)
     assert small.stat().st_size < network.stat().st_size
+
+
+def test_an_embedding_is_rounded_once(network, tmp_path, modelcut):
+    recipe, found = tmp_path / "recipe.yaml", []
+    recipe.write_text("steps: [{quantize: keras_int, bits: 4}]\n")
+    for call in (
+        ("run", network, "-r", recipe, "-o", tmp_path / "once.keras"),
+        ("quantize", network, "--bits", 4, "--keras-int", 4, "-o", tmp_path / "after.keras"),
+    ):
+        said = modelcut(*call)
+        assert said.code == 0, said
+        table = keras.models.load_model(call[-1]).get_layer("table")
+        found.append(table.get_weights())
+    for once, after in zip(*found, strict=True):
+        np.testing.assert_array_equal(once, after)

@@ -248,7 +248,9 @@ def _parse(name: str, value: Any, annotation: Any, repeats: bool = False) -> Any
         value = value[0]
     if not isinstance(value, str) or set(_members(annotation)) <= {str, type(None)}:
         return value
-    if get_origin(annotation) is Literal or value == "":
+    if get_origin(annotation) is Literal:
+        return next((one for one in get_args(annotation) if str(one) == value), value)
+    if value == "":
         return value
     if _NUMBER.fullmatch(value):  # the same in YAML, whose reader takes time to start
         return float(value) if "." in value else int(value)

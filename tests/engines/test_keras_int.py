@@ -94,10 +94,9 @@ def test_codes_of_calibrated_weights_are_those_that_are_computed_with(network, t
 
 
 def test_an_embedding_is_rounded_once(network, tmp_path, modelcut):
-    recipe, found = tmp_path / "recipe.yaml", []
-    recipe.write_text("steps: [{quantize: keras_int, bits: 4}]\n")
+    found = []
     for call in (
-        ("run", network, "-r", recipe, "-o", tmp_path / "once.keras"),
+        ("quantize", network, "--method", "keras_int", "--bits", 4, "-o", tmp_path / "once.keras"),
         ("quantize", network, "--bits", 4, "--keras-int", 4, "-o", tmp_path / "after.keras"),
     ):
         said = modelcut(*call)

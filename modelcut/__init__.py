@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
-__version__ = "0.8.2"
+__version__ = "0.8.3"
 
 __all__ = [
     "compare",
@@ -494,8 +494,8 @@ def search(
         trials: number of candidates to try.
         seconds: time after which no further candidate is begun; None: no limit.
         validation_fraction: fraction of `train` that is set aside for validation.
-        confidence: probability with which the limit on the accuracy drop shall hold on other
-            samples, 0.5 to 1.
+        confidence: probability with which the limit on the accuracy drop shall hold on `test`, or
+            without it on all samples like the validation samples, 0.5 to 1.
         workers: number of local processes; more than one needs Dask.
         scheduler: address of a Dask scheduler whose workers try the candidates.
         keep_best: on an interrupt, write the best candidate so far.

@@ -95,8 +95,8 @@ def register(app: typer.Typer, name: str) -> None:
         ),
         flags.option(
             "confidence",
-            "Probability with which the limit on the accuracy drop shall hold on other samples "
-            "than the validation data, 0.5 to 1 (default: 0.9).",
+            "Probability with which the limit on the accuracy drop shall hold on the test data, or "
+            "without it on all samples like the validation data, 0.5 to 1 (default: 0.9).",
             metavar="NUMBER",
             panel=_SEARCH,
         ),

@@ -40,8 +40,14 @@ class Declared:
 
 
 def check_data(
-    model: Model, path: Path, options: DataOptions, wanted: Wanted, *, labelled: bool = True
-) -> None:
+    model: Model,
+    path: Path,
+    options: DataOptions,
+    wanted: Wanted,
+    *,
+    labelled: bool = True,
+    seconds: float = _SECONDS,
+) -> int | None:
     """Holds samples against the inputs and the output that the architecture declares.
 
     Args:
@@ -51,6 +57,11 @@ def check_data(
         options: how they are read.
         wanted: what the user says of the outputs.
         labelled: whether their labels will be read.
+        seconds: how long samples are read.
+
+    Returns:
+        Number of samples; None where there was no time to read all of them, or where an engine has
+        to tell what goes in.
 
     Raises:
         InputError: not a CSV, one that does not fit the model, a bad row or a label that no class
@@ -59,15 +70,17 @@ def check_data(
     """
     found = declared_table(model, path, options, wanted, labelled=labelled)
     if found is None:
-        return
+        return None
     table, targets = found
-    end = time.monotonic() + _SECONDS
+    rows, end = 0, time.monotonic() + seconds
     for batch in table.batches(1024):
+        rows += len(batch)
         if batch.labels is not None:
             for target in targets:
                 target.labels(batch.labels, str(path))
         if time.monotonic() > end:
-            return
+            return None
+    return rows
 
 
 def declared_table(

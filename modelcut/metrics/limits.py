@@ -99,6 +99,11 @@ class Limit:
         """Whether the network must be run on samples to judge it."""
         return self.path.startswith("evaluation.")
 
+    @property
+    def trained(self) -> bool:
+        """Whether a longer training may change its number."""
+        return self.needs_data and "latency" not in self.name
+
     def unchecked(self, report: Any) -> str:
         """Why it is not asked of a report; "" where it is.
 

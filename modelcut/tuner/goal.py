@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -71,13 +71,16 @@ class Goal:
     Attributes:
         objectives: what is minimized and maximized; at least one.
         gates: the limits.
-        confidence: probability with which a limit on accuracy or its drop shall hold on other
-            samples of the same kind; 0.5: it holds on the validation samples.
+        confidence: probability with which a limit on accuracy or its drop shall hold on the test
+            samples; 0.5: it holds on the validation samples.
+        tested: number of test samples; infinite where there are none, so that a limit shall hold
+            for all samples of the same kind.
     """
 
     objectives: tuple[Objective, ...]
     gates: Gates
     confidence: float = 0.9
+    tested: float = inf
 
     def judge(self, report: Report) -> Judged:
         """Holds a report of a trial against the goal."""
@@ -104,7 +107,8 @@ class Goal:
             return self._lowest(verdict, int(evaluation.after["rows"]))
         if not verdict["name"].endswith("accuracy_drop"):
             return verdict
-        z = NormalDist().inv_cdf(self.told(verdict["limit"], int(evaluation.after["rows"])))
+        rows = int(evaluation.after["rows"])
+        z = NormalDist().inv_cdf(self.told(verdict["limit"], rows)) * self._widened(rows)
         value = _highest(verdict["value"], report, z)
         return {**verdict, "value": value, "held": value <= verdict["limit"] + 1e-9}
 
@@ -114,7 +118,8 @@ class Goal:
         Of few samples no more is asked than that all of them are decided rightly.
         """
         limit = min(max(verdict["limit"], 1e-9), 1.0)
-        z = min(NormalDist().inv_cdf(self.confidence), sqrt(rows * (1 - limit) / limit))
+        z = NormalDist().inv_cdf(self.confidence) * self._widened(rows)
+        z = min(z, sqrt(rows * (1 - limit) / limit))
         low = wilson(round(verdict["value"] * rows), rows, z)[0] if z > 0 else verdict["value"]
         return {**verdict, "value": low, "held": low >= verdict["limit"] - 1e-9}
 
@@ -124,8 +129,17 @@ class Goal:
         It is lowered to where two samples that the models decide differently, one to the good and
         one to the bad, are still within the limit: fewer samples can tell no more.
         """
-        most = NormalDist().cdf(limit * (rows + 2) / sqrt(3))
+        most = NormalDist().cdf(limit * (rows + 2) / sqrt(3) / self._widened(rows))
         return max(0.5, min(self.confidence, most))
+
+    def _widened(self, rows: int) -> float:
+        """By what a standard error grows for the test samples are drawn by chance, too.
+
+        A difference of two samples has the sum of their variances, as in the prediction interval of
+        a proportion (Krishnamoorthy and Peng 2011, section 2). Test samples that are fewer than
+        those for validation count as equally many: of few, no choice makes a limit likely to hold.
+        """
+        return sqrt(1 + min(1.0, rows / max(1.0, self.tested)))
 
     @property
     def bold(self) -> bool:

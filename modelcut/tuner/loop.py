@@ -165,10 +165,13 @@ class Loop:
     def _missed(self, best: Trial | None) -> list[Mapping[str, Any]]:
         """Points whose files are smaller than the best one, and which missed the limits by little.
 
-        What missed them by the least comes first.
+        What missed them by the least comes first. What missed one that no training changes, such
+        as on the multiply-accumulates, is left out.
         """
-        if not self._request.goal.by_size:
+        goal = self._request.goal
+        if not goal.by_size:
             return []
+        fixed = {limit.name for limit in goal.gates.each() if not limit.trained}
         least = best.result.values[0] if best is not None else float("inf")
         found = [
             trial
@@ -176,6 +179,7 @@ class Loop:
             if 0 < trial.result.doubt <= _LITTLE
             and not trial.pruned
             and trial.result.values[0] < _SMALLER * least
+            and all(gate["held"] or gate["name"] not in fixed for gate in trial.result.gates)
         ]
         return [trial.point for trial in sorted(found, key=lambda trial: trial.result.doubt)]
 

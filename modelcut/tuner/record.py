@@ -137,9 +137,10 @@ def warnings_of(
                 f"{told:.0%} at most, not {request.goal.confidence:.0%}"
             )
     if not sure:
+        others = "others" if request.test is None else "the test samples"
         found.append(
             f"trial {chosen.number + 1} meets the limits on the validation samples, but not with "
-            f"{request.goal.confidence:.0%} confidence on others: more samples, or a larger limit"
+            f"{request.goal.confidence:.0%} confidence on {others}: more samples, or a larger limit"
         )
     failed = [trial for trial in trials if trial.result.error]
     if failed:

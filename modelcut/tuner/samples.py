@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,18 @@ from modelcut.tuner.request import Request
 Say = Callable[[str], None]
 
 
-def check(request: Request, model: Model) -> None:
+def check(request: Request, model: Model, say: Say) -> float:
     """Holds all samples against the model as far as its architecture tells.
 
     What does not fit is found before the first trial, not after the last one.
+
+    Args:
+        request: names the sources.
+        model: the original.
+        say: takes a line about progress.
+
+    Returns:
+        Number of test samples; infinite where there are none, 1 where an engine has to tell.
 
     Raises:
         ModelcutError: samples do not fit the model.
@@ -31,10 +40,14 @@ def check(request: Request, model: Model) -> None:
     head = request.space.at({}).head
     wanted = Wanted(head.task, head.from_logits)
     trained = request.validation is None or _trains(request.space)
-    sources = (request.test, request.validation, request.train, request.calibrate)
-    for path, labelled in zip(sources, (True, True, trained, False), strict=True):
+    sources = (request.validation, request.train, request.calibrate)
+    for path, labelled in zip(sources, (True, trained, False), strict=True):
         if path is not None:
             check_data(model, path, head.data, wanted, labelled=labelled)
+    if request.test is None:
+        return inf
+    say("reading the test samples")  # all of them: nothing else does before the search is over
+    return check_data(model, request.test, head.data, wanted, seconds=inf) or 1
 
 
 def of(request: Request, folder: Path, say: Say) -> tuple[Path | None, Path]:

@@ -60,7 +60,8 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     check(request)
     with reading(request.model), registry.open_model(request.model) as model:
         check_runnable(model, request.trust)
-        samples.check(request, model)
+        tested = samples.check(request, model, say)
+    request = replace(request, goal=replace(request.goal, tested=tested))
     places = places_of(request.output)
     with (
         Digest(request.model) as digest,
@@ -294,6 +295,7 @@ def _identity(request: Request, digest: Digest) -> dict[str, str]:
             [[each.name, each.minimize] for each in request.goal.objectives],
             request.goal.gates.model_dump(mode="json"),
             request.goal.confidence,
+            request.goal.tested,
         ]
     )
     found["seed"] = str(request.seed)

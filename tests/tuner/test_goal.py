@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,34 @@ def test_a_confidence_of_a_half_takes_what_was_measured():
     assert goal(0.01, 0.5).judge(report(2, 0, 200)).doubt == 0
     failed = goal(0.01, 0.5).judge(report(4, 0, 200))
     assert failed.doubt == failed.excess == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("tested", "lost", "sure"),
+    [
+        (float("inf"), 67, True),  # 0.497 points up; without test samples
+        (float("inf"), 68, False),
+        (1_000_000, 67, True),
+        (10_000, 62, True),  # 0.495
+        (10_000, 63, False),
+        (100, 62, True),  # as if they were 10,000: of few none is sure
+        (100, 63, False),
+    ],
+)
+def test_test_samples_are_drawn_by_chance_too(tested, lost, sure):
+    wanted = replace(goal(0.005), tested=tested)
+    judged = wanted.judge(report(lost, 30, 10_000))
+    assert judged.excess == 0
+    assert (judged.doubt == 0) is sure
+
+
+def test_of_few_samples_a_test_asks_for_no_more():
+    for lost in (1, 2):
+        judged = [
+            replace(goal(0.005), tested=tested).judge(report(lost, 1, 250)).doubt
+            for tested in (float("inf"), 250)
+        ]
+        assert judged[0] == pytest.approx(judged[1])
 
 
 def test_few_samples_are_asked_for_less():

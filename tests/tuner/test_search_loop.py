@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from contextlib import contextmanager
@@ -520,6 +521,35 @@ def test_what_misses_the_limit_by_little_is_trained_longer(request_for, runner):
     assert lengths[:3] == [60, 60, 200]  # 0.62 had lost 0.024
     assert record["trials"][2]["point"] == {**ladder[3], "steps.2.steps": 1}
     assert record["trials"][record["chosen"]]["values"][0] <= 1520
+
+
+class Heavy(Longer):
+    """Has too many multiply-accumulates where little is pruned."""
+
+    def run(self, recipe, number, fraction=1.0, worker=""):
+        found = super().run(recipe, number, fraction, worker)
+        macs = round(1000 * (1 - recipe["steps"][0]["sparsity"]))
+        gate = {"name": "max_macs", "limit": 300, "value": macs, "held": macs <= 300}
+        more = max(0, macs - 300) / 300
+        return replace(found, excess=found.excess + more, doubt=found.doubt + more, gates=(gate,))
+
+
+def test_no_training_makes_up_for_multiply_accumulates(request_for, runner):
+    runner(Heavy())
+    ladder = ({"steps.0.sparsity": 0.62, "steps.1.bits": 1, "steps.2.steps": 0},)
+    goal = goal_of((), (), Gates(max_accuracy_drop=0.02, max_macs=300), 0.9)
+    request = request_for(
+        TRAINED_TWICE,
+        train=DEMO / "digits_train.csv",
+        trials=3,
+        first=First((), ladder, last="steps.2.steps"),
+        goal=goal,
+    )
+    with contextlib.suppress(InfeasibleError):
+        searches.search(request)
+    first, *others = record_of(request)["trials"]
+    assert 0 < first["doubt"] < 0.5, "missed by little"
+    assert {**ladder[0], "steps.2.steps": 1} not in [trial["point"] for trial in others]
 
 
 class Two(Computed):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from math import inf
 from pathlib import Path
 
 import pytest
 
 import modelcut as package
-from modelcut.errors import UsageError
+from modelcut.data import DataOptions
+from modelcut.errors import InputError, UsageError
+from modelcut.formats.registry import open_model
+from modelcut.job import data_check
+from modelcut.job.targets import Wanted
 from modelcut.metrics.limits import Gates
 from modelcut.recipe.recipe import Head
 from modelcut.recipe.space import Space
@@ -76,3 +82,22 @@ def test_an_engine_tells_the_names_of_outputs(request_for, tmp_path):
     gates = {"max_accuracy_drop": {"digit": 0.01}}
     with pytest.raises(AssertionError, match="an engine is started"):
         samples.of(request_for(TRAINED, gates=gates), tmp_path, lambda _: None)
+
+
+def test_the_test_samples_are_counted(request_for):
+    request = request_for(TRAINED, test=DEMO / "digits_test.csv")
+    with open_model(request.model) as model:
+        assert samples.check(request, model, lambda _: None) == 540
+        assert samples.check(request_for(TRAINED), model, lambda _: None) == inf
+
+
+def test_all_test_samples_are_looked_at_before_the_search(request_for, tmp_path, monkeypatch):
+    head, *rows = lines(DEMO / "digits_test.csv")
+    test = tmp_path / "test.csv"
+    test.write_text("\n".join([head, *rows, *rows, *rows, "1,2,3"]) + "\n", encoding="utf-8")
+    hours = itertools.count(step=3600)
+    monkeypatch.setattr(data_check.time, "monotonic", lambda: next(hours))
+    with open_model(DEMO / "digits.h5") as model:
+        assert data_check.check_data(model, test, DataOptions(scale=1 / 16), Wanted()) is None
+        with pytest.raises(InputError, match=":1622: 3 cells"):
+            samples.check(request_for(TRAINED, test=test), model, lambda _: None)

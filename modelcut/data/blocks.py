@@ -217,17 +217,24 @@ class Blocks:
 
     def _complaint(self, *, cells: bool) -> str:
         """Where and what the first bad row is, or the first bad cell; "" if none is found."""
+        # Cells of rows that the fast reader has parsed are good; if it counts otherwise, once more.
+        found = self._bad(cells=cells, after=self._done)
+        return found or (self._bad(cells=True, after=0) if cells and self._done else "")
+
+    def _bad(self, *, cells: bool, after: int) -> str:
+        """What is bad, where the cells of so many rows of data are not looked at."""
         columns = self._columns
         path, names = columns.path, columns.names
         numeric = set(columns.numeric())
         checked = numeric | set(columns.labels)
         rows = lines(path, columns.dialect.delimiter)
-        for index, (number, row) in enumerate(rows):
-            if columns.header and index == 0:
+        for index, (number, row) in enumerate(rows, start=0 if columns.header else 1):
+            if index == 0:
                 continue
             if len(row) != len(names):
                 return f"{path}:{number}: {len(row)} cells, not {len(names)}"
-            for column in (*columns.order(), *columns.labels) if cells else ():
+            looked = cells and index > after
+            for column in (*columns.order(), *columns.labels) if looked else ():
                 wrong = self._number(row[column], columns.limits[column])[1]
                 missing = wrong == MISSING or row[column] in _NULLS
                 if missing and column in columns.labels:

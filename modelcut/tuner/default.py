@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from modelcut.formats import registry
 from modelcut.job import inspect
 from modelcut.model.model import Layer, Model
 from modelcut.recipe.space import Space
@@ -34,11 +35,10 @@ class Facts:
     """What decides which steps make sense.
 
     Attributes:
-        train: whether there is training data, and steps may train.
-        samples: whether there are calibration samples.
+        train: whether there is training data, and the network can be trained.
+        samples: whether there are calibration samples, and steps may try the network out on them.
         suffix: suffix of the output.
         objective: name of the first objective.
-        fixed: the graph cannot be changed, such as that of a SavedModel or a `.tflite`.
         convolutions: whether there are convolutions beside other layers with kernels.
         depthwise, separable: whether there are depthwise and separable convolutions.
         channels: whether channels can be removed.
@@ -46,13 +46,14 @@ class Facts:
             sensitive ones as a rule; "" where more than a quarter of the weights are in it.
         parameters: number of parameters.
         embeddings: whether there are embeddings, which pruning skips unless they are named.
+        untrainable: why the network cannot be trained, such as the graph of a SavedModel.
+        types: of the conversion into a `.tflite`, the smallest first.
     """
 
     train: bool
     samples: bool
     suffix: str
     objective: str
-    fixed: bool
     convolutions: bool
     depthwise: bool
     separable: bool
@@ -61,6 +62,8 @@ class Facts:
     last: str
     parameters: int
     embeddings: bool = False
+    untrainable: str = ""
+    types: tuple[str, ...] = ("dynamic", "float16")
 
     @property
     def coded(self) -> list[str]:
@@ -85,12 +88,16 @@ class Facts:
         ]
         architecture = model.architecture
         removable = architecture is not None and _removable(model)
+        untrainable, _ = registry.of_model(model).untrainable(model)
+        if architecture is None:
+            untrainable = untrainable or "its layers are not in the file"
+        litert = registry.by_name("litert")
+        int8 = not litert.unconvertible(model, "int8") and not model.origin.configuration
         return cls(
-            train=train and not model.origin.configuration,
-            samples=samples and not model.origin.configuration,
+            train=train and not untrainable,
+            samples=samples and not untrainable,
             suffix=suffix,
             objective=objective,
-            fixed=architecture is None,
             convolutions=0 < len(conv) < len(layers),
             depthwise=any("Depthwise" in layer.class_name for layer in layers),
             separable=any("SeparableConv" in layer.class_name for layer in layers),
@@ -101,6 +108,8 @@ class Facts:
             embeddings=any(
                 tensor.kind == "embedding" and tensor.dtype.kind == "f" for tensor in model.tensors
             ),
+            untrainable=untrainable if train else "",
+            types=(*(["int8"] if samples and int8 else []), *cls.types),
         )
 
 
@@ -121,6 +130,7 @@ def space_of(facts: Facts) -> tuple[Space, First]:
         tuple(point for point in rungs if point is not None),
         untrained=() if known or facts.objective in _FASTER else (_BYTES,),
         last=lengths[-1] if len(lengths) > 1 else "",
+        note=f"no step trains: {facts.untrainable}" if facts.untrainable else "",
     )
 
 
@@ -165,7 +175,7 @@ def _data(facts: Facts, opened: _Open) -> dict[str, Any]:
 def _known(facts: Facts) -> list[dict[str, Any]]:
     """What comes with modelcut and trains nothing: the recipes int8 and int4-no-training."""
     if facts.suffix == ".tflite":
-        return [{"steps": [], "export": {"type": "int8" if facts.samples else "dynamic"}}]
+        return [{"steps": [], "export": {"type": facts.types[0]}}]
     if facts.train or facts.objective in _FASTER:
         return []
     looks = {"rounding": "gptq", "correct": "both"} if facts.samples else {}
@@ -210,8 +220,7 @@ def _for_litert(facts: Facts, opened: _Open) -> list[Any]:
 
 
 def _export(facts: Facts, opened: _Open) -> dict[str, Any]:
-    types = ["int8", "dynamic", "float16"] if facts.samples else ["dynamic", "float16"]
-    return {"type": opened.choose(types, 0.0)}
+    return {"type": opened.choose(list(facts.types), 0.0)}
 
 
 def _channels(facts: Facts, opened: _Open, *, always: bool) -> list[Any]:

@@ -26,6 +26,7 @@ class First:
             where no other trial met the limits, such as when the time was too short to train.
         last: name of the parameter that is the length of the last of several trainings, a choice
             whose values ascend; "": there is none.
+        note: what a user should know of the space.
     """
 
     known: tuple[Mapping[str, Any], ...] = ()
@@ -33,6 +34,7 @@ class First:
     trials: int = 5
     untrained: tuple[Mapping[str, Any], ...] = ()
     last: str = ""
+    note: str = ""
 
 
 class Ladder:

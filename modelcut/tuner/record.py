@@ -121,7 +121,7 @@ def warnings_of(
     request: Request, trials: Sequence[Trial], chosen: Trial, *, sure: bool
 ) -> list[str]:
     """What a user should know of the choice."""
-    found = []
+    found = [request.first.note] if request.first.note else []
     samples = samples_of(trials)
     drop = request.goal.gates.max_accuracy_drop
     if isinstance(drop, float) and samples and drop * samples < 1:

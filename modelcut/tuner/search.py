@@ -59,6 +59,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     """
     check(request)
     with reading(request.model), registry.open_model(request.model) as model:
+        registry.for_output(request.output, model)
         check_runnable(model, request.trust)
         tested = samples.check(request, model, say)
     request = replace(request, goal=replace(request.goal, tested=tested))

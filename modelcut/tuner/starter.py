@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Literal
 
+from modelcut.errors import InputError
+from modelcut.formats import registry
 from modelcut.graph.keras.channel_values import activation
 from modelcut.model.model import Model
 from modelcut.tuner.default import Facts
@@ -23,12 +25,17 @@ def recipe_for(model: Model, goal: Goal) -> str:
     Args:
         model: the model.
         goal: what is to be achieved.
+
+    Raises:
+        InputError: the file cannot be edited, such as a `.tflite`.
     """
+    if final := registry.of_model(model).final:
+        raise InputError(f"{model.origin.path}: {final}")
     facts = Facts.of(model, train=True, samples=True, suffix=_SUFFIX[goal], objective="bytes")
     name = model.origin.path.name
     made = {"size": _size, "speed": _speed, "microcontroller": _microcontroller}[goal](facts)
-    flags = "--train train.csv --test test.csv"
-    if goal != "size" and not facts.fixed:
+    flags = "--train train.csv --test test.csv" if facts.train else "--test test.csv"
+    if goal != "size" and facts.types[0] == "int8":
         flags += " --calibrate train.csv"
     head = [
         f"# {_TITLE[goal]} of {_plain(name)}: {facts.parameters:,} parameters.",
@@ -68,7 +75,15 @@ def _decides(model: Model) -> bool:
 
 
 def _size(facts: Facts) -> list[str]:
-    """Prune while fine-tuning, cluster, fine-tune again (Han et al. 2016)."""
+    """Prune while fine-tuning, cluster, fine-tune again (Han et al. 2016); else 8 bits."""
+    if not facts.train:
+        return [
+            "steps:",
+            f"  # No step trains: {facts.untrainable}.",
+            "  - quantize: linear    # entropy-coded in a .mcut",
+            "    bits: 8",
+            "    range: mse",
+        ]
     sparsity = 0.6 if facts.parameters < _SMALL else 0.85
     included = [f"include: {json.dumps(facts.weights)}"] if facts.embeddings else []
     overrides = [
@@ -109,29 +124,35 @@ def _size(facts: Facts) -> list[str]:
 
 def _speed(facts: Facts) -> list[str]:
     """Fewer channels, fine-tuning, int8."""
-    return [
-        "export:",
-        "  type: int8            # weights and activations; needs --calibrate",
-        "",
-        *_channels(facts, 0.5),
-    ]
+    return ["export:", *_type(facts), "", *_channels(facts, 0.5)]
 
 
 def _microcontroller(facts: Facts) -> list[str]:
+    own = ["  io: int8              # no float arithmetic on the device"]
     return [
         "export:",
-        "  type: int8            # weights and activations; needs --calibrate",
-        "  io: int8              # no float arithmetic on the device",
+        *_type(facts),
+        *(own if facts.types[0] == "int8" else []),
         "  c_array: true         # also a C array, with the measured size of the arena",
         "",
         *_channels(facts, 0.6),
     ]
 
 
+def _type(facts: Facts) -> list[str]:
+    """The type of the conversion, whose field stands under `export`."""
+    if facts.types[0] == "int8":
+        return ["  type: int8            # weights and activations; needs --calibrate"]
+    return ["  type: dynamic         # int8 weights; layers of this network have no int8 form"]
+
+
 def _channels(facts: Facts, macs: float) -> list[str]:
-    """Removes channels and fine-tunes, where the file has channels to remove."""
-    if facts.fixed:
-        return ["steps: []               # the graph of this file cannot be changed"]
+    """Removes channels, where there are some, and fine-tunes, where the network can be trained."""
+    if not facts.train:
+        return [
+            f"# No step trains: {facts.untrainable}.",
+            "steps: []",
+        ]
     found = ["steps:"]
     if facts.channels:
         found += [

@@ -262,7 +262,8 @@ def of_lenet(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     row = lenet.ROWS[name]
     (train, validate), (_, test) = lenet.tables(row.data, choose=True), lenet.tables(row.data)
     flags = ("--label", "label", "--scale", "1/255")
-    net = Network(lenet.dense(row, 0, choose=True), train, test, flags, validate=validate)
+    model = lenet.dense(row, asked.original, choose=True)
+    net = Network(model, train, test, flags, validate=validate)
     kept = lenet.kept()[name]["seeds"]["0"]
     # The limit is on the drop: as much as today's recipe lost.
     drop = max(0.0, round(kept["error"] - kept["dense"], 2)) / 100
@@ -272,7 +273,8 @@ def of_lenet(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     if found["chosen"] is not None:
         parameters = kept["bytes"] * kept["ratio"]
         found["ratio"] = round(parameters / found["bytes"], 1)
-    return {**found, "limit": round(drop, 5), "by_hand": kept["ratio"]}
+    origin = {"original": asked.original} if asked.original else {}
+    return {**found, "limit": round(drop, 5), "by_hand": kept["ratio"], **origin}
 
 
 def budget(
@@ -490,6 +492,7 @@ def main() -> None:
     parser.add_argument("--time", default="", metavar="T", help="such as 30m")
     parser.add_argument("--drop", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--original", type=int, default=0, help="seed of the network of `lenet`")
     parser.add_argument("--confidence", type=float, default=0.9, help="that the limit holds")
     parser.add_argument("--keep", action="store_true", help=f"the result in {KEPT.name}")
     parser.add_argument("--recipes", nargs="+", help="of by-hand: only these")

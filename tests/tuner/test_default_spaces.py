@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toys import dense, toy_model
 
+from modelcut.errors import InputError
 from modelcut.formats import registry
 from modelcut.recipe import recipe as recipes
 from modelcut.recipe.yaml_text import loads
@@ -17,6 +18,7 @@ from modelcut.tuner.starter import recipe_for
 
 DEMO = Path(__file__).parents[2] / "modelcut" / "demo" / "digits.h5"
 MODELS = Path(__file__).parents[1] / "data" / "models"
+GRAPHS = Path(__file__).parents[1] / "data" / "saved_models"
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,41 @@ def test_the_small_kernels_of_separable_convolutions_are_pruned_less(name):
     overrides = space.at(first.ladder[11]).to_dict()["steps"][0]["prune"]["overrides"]
     assert overrides["role:depthwise_kernel?"] < overrides["class:*Conv*?"]
     assert list(overrides).index("role:depthwise_kernel?") > list(overrides).index("class:*Conv*?")
+
+
+@pytest.mark.parametrize("name", ["keras3.zip", "tf_keras.zip", "module.zip", "v1.zip"])
+@pytest.mark.parametrize("suffix", [".mcut", ".tflite"])
+def test_no_step_trains_the_graph_of_a_saved_model(name, suffix):
+    with registry.open_model(GRAPHS / name) as model:
+        facts = Facts.of(model, train=True, samples=True, suffix=suffix, objective="bytes")
+        made = {goal: recipe_for(model, goal) for goal in ("size", "speed")}
+    space, first = space_of(facts)
+    assert "finetune" not in str(space.document.data)
+    assert "gptq" not in str(space.document.data), "nothing can be tried out either"
+    assert first.note.startswith("no step trains: a SavedModel runs as a finished graph")
+    if suffix == ".tflite":
+        assert space.at(first.known[0]).to_dict()["export"]["type"] == "int8"
+    for text in made.values():
+        assert "finetune" not in text
+        assert "--train" not in text
+        recipes.parse(loads(text, "new.yaml"))
+    assert "--calibrate" in made["speed"]
+    assert "--calibrate" not in made["size"]
+
+
+def test_a_network_of_loops_is_not_converted_to_int8():
+    with registry.open_model(MODELS / "keras3_text.keras") as model:
+        facts = Facts.of(model, train=True, samples=True, suffix=".tflite", objective="latency_ms")
+        text = recipe_for(model, "microcontroller")
+    space, first = space_of(facts)
+    assert space.at(first.known[0]).to_dict()["export"]["type"] == "dynamic"
+    assert "int8" not in str(space.document.data)
+    made = recipes.parse(loads(text, "new.yaml"))
+    assert made.head.export.type == "dynamic"
+    assert "--calibrate" not in text
+
+
+def test_there_is_no_recipe_for_what_cannot_be_edited(demo, monkeypatch):
+    monkeypatch.setattr(type(registry.of_model(demo)), "final", "it cannot be edited")
+    with pytest.raises(InputError, match="cannot be edited"):
+        recipe_for(demo, "size")

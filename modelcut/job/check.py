@@ -118,6 +118,17 @@ def check_needs(
         raise UsageError(f"the gate {names} needs test data", "add --test FILE.csv")
 
 
+def check_installed(output: Path, writer: base.Format) -> None:
+    """Refuses an output whose format needs packages that are not there.
+
+    Raises:
+        UsageError: with what to install.
+    """
+    if lacking := writer.missing():
+        what, _, hint = lacking.partition(": ")
+        raise UsageError(f"{output}: what makes it is not installed ({what})", hint)
+
+
 def check_options(job: Job, model: Model, writer: base.Format) -> None:
     """Refuses steps and options that the output's format has no use for.
 
@@ -125,9 +136,7 @@ def check_options(job: Job, model: Model, writer: base.Format) -> None:
         UsageError: with what to leave out, or to add.
     """
     engine = writer.needs_engine(model)
-    if lacking := writer.missing():
-        what, _, hint = lacking.partition(": ")
-        raise UsageError(f"{job.output}: what makes it is not installed ({what})", hint)
+    check_installed(job.output, writer)
     fixed = writer.fixed_graph(model)
     for index, step in enumerate(job.recipe.steps if fixed else ()):
         if "graph" in step.needs and model.architecture is not None:

@@ -17,7 +17,7 @@ from modelcut.arrays import digest as digests
 from modelcut.errors import InfeasibleError, Stopped
 from modelcut.formats import registry
 from modelcut.job import pipeline, provenance, start
-from modelcut.job.check import check_runnable
+from modelcut.job.check import check_installed, check_runnable
 from modelcut.job.digest import Digest, size
 from modelcut.job.outputs import Outputs
 from modelcut.job.request import Job
@@ -59,7 +59,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
     """
     check(request)
     with reading(request.model), registry.open_model(request.model) as model:
-        registry.for_output(request.output, model)
+        check_installed(request.output, registry.for_output(request.output, model))
         check_runnable(model, request.trust)
         tested = samples.check(request, model, say)
     request = replace(request, goal=replace(request.goal, tested=tested))

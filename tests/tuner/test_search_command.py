@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,27 @@ def test_samples_that_do_not_fit_are_refused_before_any_work(modelcut, tmp_path,
     assert f"{other}: has 1 feature columns" in said.err
     assert len(said.err.splitlines()) == 1  # no trial was begun
     assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("best.txt", "unknown output format"),
+        pytest.param(
+            "best.onnx",
+            "what makes it is not installed",
+            marks=pytest.mark.skipif(find_spec("tf2onnx") is not None, reason="it is installed"),
+        ),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    modelcut, tmp_path, name, words
+):
+    said = modelcut("search", MODEL, "--train", TRAIN, *SCALE, *LIMIT, "-o", tmp_path / name)
+    assert said.code == 2, said
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_an_interrupted_search_left_is_discarded(modelcut, tmp_path):

@@ -105,3 +105,12 @@ def test_an_embedding_is_rounded_once(network, tmp_path, modelcut):
         found.append(table.get_weights())
     for once, after in zip(*found, strict=True):
         np.testing.assert_array_equal(once, after)
+
+
+def test_an_embedding_that_is_rounded_twice_is_told(network, tmp_path):
+    steps = [{"quantize": "linear", "bits": 4}, {"quantize": "keras_int", "bits": 4}]
+    report = modelcut.run({"steps": steps}, network, tmp_path / "twice.keras", dry_run=True)
+    assert [text for text in report.warnings if "table" in text and "rounded twice" in text]
+    steps[0]["exclude"] = ["role:embedding?"]
+    report = modelcut.run({"steps": steps}, network, tmp_path / "once.keras", dry_run=True)
+    assert not [text for text in report.warnings if "rounded twice" in text]

@@ -150,5 +150,20 @@ class KerasInt(TensorStep):
 
         return plan
 
+    def warnings(self, chosen: list[Tensor]) -> tuple[str, ...]:
+        twice = [
+            tensor.name
+            for tensor in chosen
+            if tensor.kind == "embedding" and "affine" in tensor.kinds
+        ]
+        return (
+            *super().warnings(chosen),
+            *(
+                f"{name}: is rounded twice, to scales of columns and of rows; give the step before "
+                "an exclude: [role:embedding?]"
+                for name in twice
+            ),
+        )
+
     def kinds_after(self, tensor: Tensor) -> tuple[str, ...]:
         return ("sparse", "keras_int") if "sparse" in tensor.kinds else ("keras_int",)

@@ -107,10 +107,19 @@ class Goal:
             return self._lowest(verdict, int(evaluation.after["rows"]))
         if not verdict["name"].endswith("accuracy_drop"):
             return verdict
-        rows = int(evaluation.after["rows"])
-        z = NormalDist().inv_cdf(self.told(verdict["limit"], rows)) * self._widened(rows)
-        value = _highest(verdict["value"], report, z)
+        z = self.errors(verdict["limit"], int(evaluation.after["rows"]))
+        value = highest_drop(verdict["value"], report, z)
         return {**verdict, "value": value, "held": value <= verdict["limit"] + 1e-9}
+
+    def errors(self, limit: float, rows: int, part: float = 1.0) -> float:
+        """How many standard errors of the validation samples a drop must be below its limit.
+
+        Args:
+            limit: the limit on the drop.
+            rows: number of validation samples.
+            part: of their variance, what is left where the drop is known better than by them.
+        """
+        return NormalDist().inv_cdf(self.told(limit, rows)) * self._widened(rows, part)
 
     def _lowest(self, verdict: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
         """A verdict on accuracy at the lower end of its interval.
@@ -132,14 +141,14 @@ class Goal:
         most = NormalDist().cdf(limit * (rows + 2) / sqrt(3) / self._widened(rows))
         return max(0.5, min(self.confidence, most))
 
-    def _widened(self, rows: int) -> float:
+    def _widened(self, rows: int, part: float = 1.0) -> float:
         """By what a standard error grows for the test samples are drawn by chance, too.
 
         A difference of two samples has the sum of their variances, as in the prediction interval of
         a proportion (Krishnamoorthy and Peng 2011, section 2). Test samples that are fewer than
         those for validation count as equally many: of few, no choice makes a limit likely to hold.
         """
-        return sqrt(1 + min(1.0, rows / max(1.0, self.tested)))
+        return sqrt(part + min(1.0, rows / max(1.0, self.tested)))
 
     @property
     def bold(self) -> bool:
@@ -181,7 +190,7 @@ def _excess(verdict: Mapping[str, Any]) -> float:
     return max(abs(verdict["value"] - verdict["limit"]) / max(abs(verdict["limit"]), 1e-3), 1e-9)
 
 
-def _highest(drop: float, report: Report, z: float) -> float:
+def highest_drop(drop: float, report: Report, z: float) -> float:
     """How large a drop of accuracy may be that was measured as `drop`, `z` standard errors up.
 
     It changes only by samples on which one of the two models alone is right. Where the report does

@@ -12,12 +12,13 @@ from typing import Any
 from modelcut.errors import InputError, RecipeError
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.yaml_text import Document
+from modelcut.tuner.choice import choose
 from modelcut.tuner.goal import dominates
 from modelcut.tuner.journal import Journal
 from modelcut.tuner.ladder import Ladder, trials_for
 from modelcut.tuner.near import longer, near
 from modelcut.tuner.pace import Pace
-from modelcut.tuner.record import Trial, choose
+from modelcut.tuner.record import Trial
 from modelcut.tuner.request import Request
 from modelcut.tuner.sampler import Asked, Sampler
 from modelcut.tuner.trial import Result, fractions, scaled
@@ -30,7 +31,7 @@ _LARGER = 1.05
 _SMALLER, _LITTLE = 0.95, 0.5
 """A trial is trained longer that is so much smaller than the best one, and misses the limits by no
 more than this part of them."""
-_NEAR = 20
+_NEAR = 40
 """So many trials are done before a sampler chooses; there is little to learn from before."""
 _TURNS = 20
 """Points that are drawn until one is new."""

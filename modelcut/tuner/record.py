@@ -1,4 +1,4 @@
-"""What was tried: a trial, which of them is chosen, the front, and what is to be said of them."""
+"""What was tried: a trial, and what is to be said of all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelcut.tuner.goal import Goal, dominates
 from modelcut.tuner.request import Request
 from modelcut.tuner.trial import Result
 
@@ -71,37 +70,6 @@ def _form() -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Trial)
-
-
-def choose(trials: Sequence[Trial], goal: Goal) -> tuple[Trial | None, bool]:
-    """The trial that is chosen, and whether its limits hold with the goal's confidence.
-
-    Among those whose limits hold with that confidence, or else among those whose limits hold at
-    all, the one with the least cost; the earliest of equals.
-    """
-    for sure in (True, False):
-        fit = [
-            trial
-            for trial in trials
-            if trial.result.feasible and not trial.pruned and (trial.result.sure or not sure)
-        ]
-        if fit:
-            costs = {trial.number: goal.costs(trial.result.values) for trial in fit}
-            return min(fit, key=lambda trial: (costs[trial.number], trial.number)), sure
-    return None, False
-
-
-def front_of(trials: Sequence[Trial], goal: Goal) -> list[Trial]:
-    """The trials that no other one is better than in every objective; the limits hold for all."""
-    fit = [trial for trial in trials if trial.result.feasible and not trial.pruned]
-    costs = {trial.number: goal.costs(trial.result.values) for trial in fit}
-    front = [
-        trial
-        for trial in fit
-        if not any(dominates(costs[other.number], costs[trial.number]) for other in fit)
-    ]
-    distinct = {costs[trial.number]: trial for trial in reversed(front)}
-    return sorted(distinct.values(), key=lambda trial: costs[trial.number])
 
 
 def samples_of(trials: Sequence[Trial]) -> int:

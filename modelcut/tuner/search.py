@@ -27,12 +27,11 @@ from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
 from modelcut.tuner import samples
+from modelcut.tuner.choice import choose, front_of
 from modelcut.tuner.journal import STATES, Journal
 from modelcut.tuner.loop import Loop, Say
 from modelcut.tuner.record import (
     Trial,
-    choose,
-    front_of,
     none_meets,
     original_accuracy,
     samples_of,

@@ -15,7 +15,7 @@ from modelcut.job.session import Session
 from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
-from modelcut.tuner.goal import Goal
+from modelcut.tuner.goal import Goal, highest_drop
 
 FRACTIONS = (1 / 9, 1 / 3)
 """Fractions of the epochs of the first tries of a recipe that trains (Li et al. 2017, eta = 3)."""
@@ -215,6 +215,7 @@ def measured(report: Report) -> dict[str, Any]:
         drop = (report.evaluation.change or {}).get("accuracy_drop")
         if drop is not None:
             found["accuracy_drop"] = drop
+            found["drop_error"] = highest_drop(drop, report, 1.0) - drop
         found["samples"] = report.evaluation.after["rows"]
     return found
 

@@ -24,9 +24,10 @@ from modelcut.recipe.space import Space
 from modelcut.recipe.yaml_text import loads
 from modelcut.tuner import journal, loop, sampler
 from modelcut.tuner import search as searches
+from modelcut.tuner.choice import front_of
 from modelcut.tuner.goal import Goal, Objective
 from modelcut.tuner.ladder import First
-from modelcut.tuner.record import Trial, front_of
+from modelcut.tuner.record import Trial
 from modelcut.tuner.request import Request, goal_of
 from modelcut.tuner.trial import Result, fractions, scaled
 from modelcut.tuner.workers import Here
@@ -469,15 +470,15 @@ def test_points_after_the_ladder_are_near_the_best(request_for, runner):
 def test_what_is_near_the_best_is_trained_at_once(request_for, runner):
     computed = runner(Computed())
     request = request_for(
-        TRAINED, train=DEMO / "digits_train.csv", first=First((), LADDER), trials=24
+        TRAINED, train=DEMO / "digits_train.csv", first=First((), LADDER), trials=44
     )
     searches.search(request)
     trials = record_of(request)["trials"]
-    beside = [t["number"] for t in trials[:20] if t["rung"] is None and not t["error"]]
+    beside = [t["number"] for t in trials[:40] if t["rung"] is None and not t["error"]]
     assert len(beside) > 10
     fractions_ = {n: [part for number, part in computed.calls if number == n] for n in beside}
     assert all(parts in ([1.0], []) for parts in fractions_.values())
-    later = [part for number, part in computed.calls if number >= 20]
+    later = [part for number, part in computed.calls if number >= 40]
     assert 1 / 9 in later, "the sampler's may be larger"
 
 

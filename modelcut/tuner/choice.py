@@ -14,7 +14,7 @@ import numpy as np
 from modelcut.tuner.goal import Goal, dominates
 from modelcut.tuner.record import Trial
 
-_LEAST = 5
+_LEAST = 4
 """Fewer candidates give no line."""
 _NEAREST = 6
 
@@ -47,9 +47,9 @@ def _lasts(trial: Trial, trials: Sequence[Trial], goal: Goal) -> bool:
 def expected_drop(trial: Trial, trials: Sequence[Trial]) -> tuple[float, float]:
     """The drop of accuracy that a candidate is expected to have on other samples.
 
-    The drops of the other candidates whose log losses are nearest are fitted by a line. Of the distance
-    from it, only that part is the candidate's own by which distances are larger than those that
-    drawing samples makes (empirical Bayes; Efron and Morris 1975, section 2).
+    The drops of the other candidates whose log losses are nearest are fitted by a line. Of the
+    distance from it, only that part is the candidate's own by which distances are larger than those
+    that drawing samples makes (empirical Bayes; Efron and Morris 1975, section 2).
 
     Args:
         trial: the candidate, whose drop was measured.

@@ -6,8 +6,8 @@ The search's own code chooses the points, in the default space of LeNet-5; only 
 simulated. In a world, each group of layers loses accuracy by a power of the fraction of weights
 that is kept, from a place of its own near one rung of the ladder; fewer centroids, shorter
 trainings and other learning rates than the world's lose more. Two trainings of a recipe differ by
-0.08 points (standard deviation). A drop is measured 0.12 points off by the candidate's chance, and 0.12 by the
-original's, which all candidates of a world share; the log loss tells a drop within 0.05 points.
+0.08 points (standard deviation). A drop is measured 0.12 points off by the candidate's chance, and
+0.12 by the original's, which all candidates of a world share; the log loss tells it within 0.05.
 
 For each number of trials it prints the geometric mean of the bytes of the chosen candidates, the
 mean of their drops on all samples, and how many of these exceed the limit of 0.3 points, of which a

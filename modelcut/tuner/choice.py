@@ -8,6 +8,7 @@ log loss, which hardly depends on the side of a decision on which a few samples 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite, nan
 
 import numpy as np
 
@@ -59,18 +60,12 @@ def expected_drop(trial: Trial, trials: Sequence[Trial]) -> tuple[float, float]:
         The drop as measured, or a higher one; and what part of the variance of the measured one it
         has.
     """
-    measured = trial.result.measured
-    drop, loss = measured["accuracy_drop"], measured.get("log_loss")
-    points = [
-        (each.result.measured["log_loss"], each.result.measured["accuracy_drop"])
-        for each in trials
-        if each.number != trial.number
-        and not each.pruned
-        and {"log_loss", "accuracy_drop"} <= each.result.measured.keys()
-    ]
-    if loss is None or len(points) < _LEAST:
-        return float(drop), 1.0
-    x, y = np.array(points).T
+    drop, loss = _told(trial)
+    others = [_told(each) for each in trials if each.number != trial.number and not each.pruned]
+    points = [pair for pair in others if isfinite(sum(pair))]
+    if not isfinite(loss) or len(points) < _LEAST:
+        return drop, 1.0
+    y, x = np.array(points).T
     x = x - loss
     near = np.argsort(np.abs(x), kind="stable")[: max(_NEAREST, len(points) // 2)]
     x, y = x[near], y[near]
@@ -78,9 +73,15 @@ def expected_drop(trial: Trial, trials: Sequence[Trial]) -> tuple[float, float]:
     line = np.linalg.lstsq(terms, y, rcond=None)[0]
     spread = float(((y - terms @ line) ** 2).sum()) / (len(x) - 2)
     # What the original has by chance is in all drops alike: about half of their variance.
-    chance = measured["drop_error"] ** 2 / 2
+    chance = trial.result.measured["drop_error"] ** 2 / 2
     own = max(0.0, 1 - chance / spread) if spread > 0 else 0.0
-    return max(float(drop), float(line[0] + own * (drop - line[0]))), (1 + own) / 2
+    return max(drop, float(line[0] + own * (drop - line[0]))), (1 + own) / 2
+
+
+def _told(trial: Trial) -> tuple[float, float]:
+    """The drop of accuracy and the log loss; not a number where they were not measured."""
+    drop, loss = (trial.result.measured.get(name) for name in ("accuracy_drop", "log_loss"))
+    return nan if drop is None else float(drop), nan if loss is None else float(loss)
 
 
 def front_of(trials: Sequence[Trial], goal: Goal) -> list[Trial]:

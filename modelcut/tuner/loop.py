@@ -166,8 +166,8 @@ class Loop:
     def _missed(self, best: Trial | None) -> list[Mapping[str, Any]]:
         """Points whose files are smaller than the best one, and which missed the limits by little.
 
-        What missed them by the least comes first. What missed one that no training changes, such
-        as on the multiply-accumulates, is left out.
+        What missed them by the least comes first, and before it what was passed over as lucky. What
+        missed one that no training changes, such as on the multiply-accumulates, is left out.
         """
         goal = self._request.goal
         if not goal.by_size:
@@ -177,7 +177,7 @@ class Loop:
         found = [
             trial
             for trial in self._trials
-            if 0 < trial.result.doubt <= _LITTLE
+            if trial.result.doubt <= _LITTLE
             and not trial.pruned
             and trial.result.values[0] < _SMALLER * least
             and all(gate["held"] or gate["name"] not in fixed for gate in trial.result.gates)

@@ -83,3 +83,12 @@ def test_the_expected_drop_is_nearer_to_what_other_samples_give():
         off["expected"].append(expected_drop(trials[luckiest], trials)[0] - real[luckiest])
     assert statistics.mean(off["measured"]) < -0.001
     assert abs(statistics.mean(off["expected"])) < 0.0004
+
+
+def test_a_network_that_diverged_tells_nothing_of_the_others():
+    lucky = trial(6, 9, 0.2555, 0.0005)
+    broken = trial(7, 9, float("inf"), 0.8)
+    assert expected_drop(lucky, [*on_a_line(), lucky, broken]) == expected_drop(
+        lucky, [*on_a_line(), lucky]
+    )
+    assert choose([*on_a_line(), lucky, broken], goal())[0].result.values == (15,)

@@ -524,6 +524,23 @@ def test_what_misses_the_limit_by_little_is_trained_longer(request_for, runner):
     assert record["trials"][record["chosen"]]["values"][0] <= 1520
 
 
+def test_what_was_passed_over_is_trained_longer(request_for, runner, monkeypatch):
+    runner(Longer())
+    # The second, smaller one holds by its measured drop, and is taken for lucky.
+    monkeypatch.setattr(
+        loop, "choose", lambda trials, _: (trials[0], True) if trials else (None, False)
+    )
+    ladder = tuple(
+        {"steps.0.sparsity": sparsity, "steps.1.bits": 1, "steps.2.steps": 0}
+        for sparsity in (0.1, 0.3, 0.5, 0.55, 0.88)
+    )
+    first = First((), ladder, last="steps.2.steps")
+    request = request_for(TRAINED_TWICE, train=DEMO / "digits_train.csv", trials=6, first=first)
+    searches.search(request)
+    points = [trial["point"] for trial in record_of(request)["trials"]]
+    assert points.index({**ladder[3], "steps.2.steps": 1}) > points.index(ladder[3])
+
+
 class Heavy(Longer):
     """Has too many multiply-accumulates where little is pruned."""
 

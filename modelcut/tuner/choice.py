@@ -2,7 +2,7 @@
 
 Of many candidates that are measured on the same samples, one that is chosen for a low drop of
 accuracy owes a part of it to these samples, and loses more on others (regression to the mean). Its
-log loss, which hardly depends on the side of a decision on which a few samples are, tells how much.
+log loss tells how much: it hardly changes when a few samples cross the boundary of a class.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Goal:
         return max(0.5, min(self.confidence, most))
 
     def _widened(self, rows: int, part: float = 1.0) -> float:
-        """By what a standard error grows for the test samples are drawn by chance, too.
+        """By what a standard error grows, since the test samples are drawn by chance, too.
 
         A difference of two samples has the sum of their variances, as in the prediction interval of
         a proportion (Krishnamoorthy and Peng 2011, section 2). Test samples that are fewer than

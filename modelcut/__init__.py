@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modelcut.report.schema import Comparison, Report
     from modelcut.steps.base import Step
 
-__version__ = "0.8.3"
+__version__ = "0.8.4"
 
 __all__ = [
     "compare",

@@ -365,8 +365,18 @@ def _search(report: Report) -> Iterator[Chart]:
     found = report.search
     tried = (found or {}).get("tried") or ()
     metric = _metric(tried[0] if tried else {})
+    lucky = {
+        each["number"]: f"passed over: a drop of {each['expected_drop']:.2g} is expected"
+        for each in (found or {}).get("passed_over") or ()
+        if is_number(each.get("number")) and is_number(each.get("expected_drop"))
+    }
     trials = [
-        (trial["bytes"], trial[metric], bool(trial.get("held")), trial)
+        (
+            trial["bytes"],
+            trial[metric],
+            bool(trial.get("held")),
+            {**trial, "note": lucky.get(trial.get("number"), "")},
+        )
         for trial in tried
         if metric and is_number(trial.get(metric)) and is_number(trial.get("bytes"))
     ]
@@ -400,9 +410,9 @@ def _trials(
             f"{value:.4f}",
             "yes" if held else "no",
             "front" if (weight, value) in front else "",
-            "chosen" if (weight, value) == chosen else "",
+            "chosen" if (weight, value) == chosen else trial.get("note", ""),
         )
-        for weight, value, held, _ in sorted(trials, key=lambda t: t[:2])[:_MOST_POINTS]
+        for weight, value, held, trial in sorted(trials, key=lambda t: t[:2])[:_MOST_POINTS]
     ]
     columns = (axis, metric, "within limits", "Pareto front", "")
     points = Points([t[:3] for t in trials[:5000]], front, chosen, axis, metric)

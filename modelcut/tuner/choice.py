@@ -35,6 +35,23 @@ def choose(trials: Sequence[Trial], goal: Goal) -> tuple[Trial | None, bool]:
     return found or (fit[0] if fit else None), found is not None
 
 
+def passed_over(
+    trials: Sequence[Trial], chosen: Trial, goal: Goal
+) -> list[dict[str, int | float]]:
+    """Candidates that cost less than the chosen one, and whose limits seem to hold as surely.
+
+    Returns:
+        Of each, as plain JSON data, its number and the drop of accuracy that is expected by its
+        log loss.
+    """
+    least = goal.costs(chosen.result.values)
+    return [
+        {"number": trial.number, "expected_drop": expected_drop(trial, trials)[0]}
+        for trial in sorted(trials, key=lambda each: each.number)
+        if trial.result.sure and not trial.pruned and goal.costs(trial.result.values) < least
+    ]
+
+
 def _lasts(trial: Trial, trials: Sequence[Trial], goal: Goal) -> bool:
     """Whether the limit on the drop of accuracy would hold with the drop that is expected."""
     limit, measured = goal.gates.max_accuracy_drop, trial.result.measured

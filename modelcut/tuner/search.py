@@ -27,7 +27,7 @@ from modelcut.recipe.recipe import Recipe, parse
 from modelcut.recipe.yaml_text import Document
 from modelcut.report.schema import Report
 from modelcut.tuner import samples
-from modelcut.tuner.choice import choose, front_of
+from modelcut.tuner.choice import choose, front_of, passed_over
 from modelcut.tuner.journal import STATES, Journal
 from modelcut.tuner.loop import Loop, Say
 from modelcut.tuner.record import (
@@ -79,6 +79,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
         interrupted = _interrupted(request, setting, sampler, journal, trials, say, ending)
         chosen, sure = choose(trials, request.goal)
         front = front_of(trials, request.goal)
+        lucky = [] if chosen is None else passed_over(trials, chosen, request.goal)
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "modelcut": __version__,
@@ -108,6 +109,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
             },
             "chosen": None if chosen is None else chosen.number,
             "sure": sure,
+            "passed_over": lucky,
             "front": [trial.number for trial in front],
             "tested": [],
             "trials": [trial.to_dict() for trial in sorted(trials, key=lambda each: each.number)],
@@ -133,6 +135,7 @@ def search(request: Request, say: Say = lambda _: None) -> Report:
                 "original_accuracy": original_accuracy(chosen),
             },
             "warnings": warnings_of(request, trials, chosen, sure=sure),
+            "passed_over": lucky,
             "front": [trial.number for trial in front],
             "tried": [
                 {"number": trial.number, "held": trial.result.excess == 0, **trial.result.measured}

@@ -72,7 +72,12 @@ def full(made):
         made,
         steps=(step,),
         histograms=(HistogramRow("one/kernel", -1.0, 1.0, (1, 5, 1), (0, 3, 1), 10),),
-        search={"trials": 6, "chosen": 3, "tried": tried},
+        search={
+            "trials": 6,
+            "chosen": 3,
+            "tried": tried,
+            "passed_over": [{"number": 2, "expected_drop": 0.0123}, {"number": "2"}],
+        },
         evaluation=evaluation,
     )
 
@@ -111,6 +116,9 @@ def test_charts_say_what_the_report_says(made):
     trials = found["Trials of the search"]
     assert trials.chosen == (300, pytest.approx(0.9 - 1 / 6))
     assert [x for x, _ in trials.front] == [0, 100, 200, 300, 400, 500]
+    rows = next(each for each in charts(full(made)) if each.title == "Trials of the search").table
+    notes = [row[-1] for row in rows.rows]
+    assert notes == ["", "", "passed over: a drop of 0.012 is expected", "chosen", "", ""]
 
 
 def test_the_front_is_of_those_that_no_other_beats():

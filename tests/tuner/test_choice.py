@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modelcut.metrics.limits import Gates
-from modelcut.tuner.choice import choose, expected_drop
+from modelcut.tuner.choice import choose, expected_drop, passed_over
 from modelcut.tuner.record import Trial
 from modelcut.tuner.request import goal_of
 from modelcut.tuner.trial import Result
@@ -40,9 +40,12 @@ def test_a_lucky_one_is_passed_over():
     lucky = trial(6, 9, 0.2555, 0.0005)
     chosen, sure = choose([*on_a_line(), lucky], goal())
     assert (chosen.result.values, sure) == ((15,), True)
+    found = passed_over([*on_a_line(), lucky], chosen, goal())
+    assert found == [{"number": 6, "expected_drop": pytest.approx(0.0055)}]
     # Its log loss in keeping with its drop, it is the best.
     earned = trial(6, 9, 0.2505, 0.0005)
     assert choose([*on_a_line(), earned], goal())[0] is earned
+    assert passed_over([*on_a_line(), earned], earned, goal()) == []
 
 
 def test_at_a_confidence_of_a_half_the_samples_decide():

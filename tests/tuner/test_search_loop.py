@@ -541,6 +541,29 @@ def test_what_was_passed_over_is_trained_longer(request_for, runner, monkeypatch
     assert points.index({**ladder[3], "steps.2.steps": 1}) > points.index(ladder[3])
 
 
+class Lucky(Computed):
+    """The 21st trial is the smallest, and its log loss is that of one which loses 0.05."""
+
+    def run(self, recipe, number, fraction=1.0, worker=""):
+        found = super().run(recipe, number, fraction, worker)
+        drop = found.measured["accuracy_drop"]
+        more = {"log_loss": 0.3 + drop, "drop_error": 0.001}
+        if number != 20:
+            return replace(found, measured={**found.measured, **more})
+        more = {"log_loss": 0.35, "drop_error": 0.001, "accuracy_drop": 0.0}
+        return replace(found, values=(1,), excess=0, doubt=0, measured={**found.measured, **more})
+
+
+def test_what_was_passed_over_is_told(request_for, runner):
+    runner(Lucky())
+    _, _, _, facts, _ = searches.search(request_for())
+    record = record_of(request_for())
+    assert record["chosen"] != 20
+    assert record["trials"][20]["sure"]
+    assert record["passed_over"] == [{"number": 20, "expected_drop": pytest.approx(0.05, abs=0.01)}]
+    assert facts["passed_over"] == record["passed_over"]
+
+
 class Heavy(Longer):
     """Has too many multiply-accumulates where little is pruned."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -77,7 +78,8 @@ class Loop:
         self._untrained = False
         self._rung_of: dict[int, int] = {}
         self._beside: set[int] = set()
-        self._pace = Pace(request.seconds, open_=bool(first.ladder))
+        each = math.ceil(request.trials / workers.count)
+        self._pace = Pace(request.seconds, open_=bool(first.ladder), trials=each)
         self._ahead: dict[int, list[float]] = {}
         self._stages: dict[int, list[tuple[float, ...]]] = {}
         for trial in sorted(trials, key=lambda each: each.number):

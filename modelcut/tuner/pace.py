@@ -12,30 +12,35 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
+_ENOUGH = 10
+"""Trials of a worker beyond which longer trainings are worth more than further ones."""
 _MUCH = 1.2
-_LEAST, _MOST = 1 / 30, 1.0
+_LEAST, _MOST = 1 / 30, 4.0
 _CORRECTED = 4.0
 """Most by which the first trial lengthens the others: part of its training may have been kept."""
 
 
 class Pace:
-    """Shortens all trainings by one factor, so that `_TRIALS` of them take all of the time.
+    """Multiplies the lengths of all trainings by one factor, so that a search fills its time.
 
-    Where there is time for more, further trials are worth more than longer trainings.
+    Trainings are shortened where fewer than `_TRIALS` trials would fit into it, and lengthened
+    where more than `_ENOUGH` would, or more than were asked for.
 
     Attributes:
         factor: what the lengths of trainings are multiplied by; None as long as it is not known.
     """
 
-    def __init__(self, seconds: float | None, *, open_: bool) -> None:
+    def __init__(self, seconds: float | None, *, open_: bool, trials: int = _ENOUGH) -> None:
         """Nothing is measured yet.
 
         Args:
             seconds: wall time of the search; None: no limit.
+            trials: most that a worker is to do.
             open_: whether the lengths of trainings are the search's own choice: what a user wrote
                 is left as it is.
         """
         self._seconds = seconds
+        self._few, self._enough = (max(1, min(count, trials)) for count in (_TRIALS, _ENOUGH))
         self.factor = None if seconds is not None and open_ else 1.0
         self._probed: dict[int, float] = {}
         self._around = 0.0
@@ -70,8 +75,7 @@ class Pace:
             few, many = PROBES[-2:]
             rate = max(1e-6, (seconds - self._probed.get(few, 0.0)) / (many - few))
             self._around = max(0.0, seconds - rate * many)
-            left = self._seconds / _TRIALS - self._around
-            self.factor = _bounded(left / (rate * batches))
+            self.factor = self._fitting(self._seconds, 0, rate * batches)
             # As long as a probe: its training is kept, and how long it takes is known.
             self._rough = round(self.factor * batches) not in self._probed
         return True
@@ -86,9 +90,23 @@ class Pace:
         self._whole.append(seconds)
         if self._rough and self._seconds is not None and self.factor is not None:
             self._rough = False
-            left = (self._seconds - elapsed) / (_TRIALS - 1) - self._around
-            correction = left / max(1e-6, seconds - self._around)
-            self.factor = _bounded(self.factor * min(_CORRECTED, correction))
+            whole = max(1e-6, seconds - self._around) / self.factor
+            found = self._fitting(self._seconds - elapsed, 1, whole)
+            self.factor = min(found, _bounded(_CORRECTED * self.factor))
+
+    def _fitting(self, seconds: float, done: int, training: float) -> float:
+        """The factor with which trials fill the time.
+
+        Args:
+            seconds: that are left.
+            done: number of trials before.
+            training: seconds that the trainings of a trial take as they are.
+        """
+        shortened, lengthened = (
+            (seconds / max(1, count - done) - self._around) / training
+            for count in (self._few, self._enough)
+        )
+        return _bounded(max(min(shortened, 1.0), lengthened))
 
     def longer(self, factor: float) -> bool:
         """Whether trainings are much longer by now than those of this factor."""

@@ -13,9 +13,9 @@ RECIPE = {
 }
 
 
-def learned(seconds, start, each):
+def learned(seconds, start, each, **fields):
     """The pace where a run takes `start` seconds, and each batch `each`."""
-    pace = Pace(seconds, open_=True)
+    pace = Pace(seconds, open_=True, **fields)
     for fraction in pace.probes(RECIPE):
         pace.learn(RECIPE, fraction, start + each * fraction * 2700 + (fraction == 1 / 2700) * 9)
     return pace
@@ -27,9 +27,24 @@ def test_six_trials_fit_into_the_time():
     assert pace.probes(RECIPE) == ()
 
 
-@pytest.mark.parametrize(("seconds", "factor"), [(60_000, 1.0), (30, 1 / 30)])
+@pytest.mark.parametrize(("seconds", "factor"), [(60_000, 4.0), (30, 1 / 30)])
 def test_no_training_is_very_long_or_very_short(seconds, factor):
     assert learned(seconds, 10, 0.1).factor == pytest.approx(factor, rel=0.01)
+
+
+@pytest.mark.parametrize("trials", [6, 8, 10])
+def test_between_six_and_ten_trials_are_as_long_as_they_are(trials):
+    assert learned(280 * trials, 10, 0.1).factor == 1
+
+
+def test_trainings_are_lengthened_where_there_is_time_for_many():
+    pace = learned(280 * 20, 10, 0.1)
+    assert 10 * (10 + 270 * pace.factor) == pytest.approx(280 * 20, rel=0.01)
+
+
+@pytest.mark.parametrize(("trials", "factor"), [(3, 2.04), (1, 4.0), (40, 1.0)])
+def test_no_more_time_is_left_than_the_trials_take_that_were_asked_for(trials, factor):
+    assert learned(280 * 6, 10, 0.1, trials=trials).factor == pytest.approx(factor, rel=0.01)
 
 
 def test_nothing_is_changed_that_need_not_be():
@@ -45,7 +60,7 @@ def test_a_probe_that_was_slow_does_no_harm():
     seconds = iter([30.0, 25.0, 20.0])
     told = [pace.learn(RECIPE, each, next(seconds)) for each in pace.probes(RECIPE)]
     assert told == [False, False, True]
-    assert 0 < pace.factor <= 1
+    assert 0 < pace.factor <= 4
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,7 @@ def choose(trials: Sequence[Trial], goal: Goal) -> tuple[Trial | None, bool]:
     return found or (fit[0] if fit else None), found is not None
 
 
-def passed_over(
-    trials: Sequence[Trial], chosen: Trial, goal: Goal
-) -> list[dict[str, int | float]]:
+def passed_over(trials: Sequence[Trial], chosen: Trial, goal: Goal) -> list[dict[str, int | float]]:
     """Candidates that cost less than the chosen one, and whose limits seem to hold as surely.
 
     Returns:

@@ -79,7 +79,7 @@ class Loop:
         self._rung_of: dict[int, int] = {}
         self._beside: set[int] = set()
         each = math.ceil(request.trials / workers.count)
-        self._pace = Pace(request.seconds, open_=bool(first.ladder), trials=each)
+        self._pace = Pace(request.seconds, each, open_=bool(first.ladder))
         self._ahead: dict[int, list[float]] = {}
         self._stages: dict[int, list[tuple[float, ...]]] = {}
         for trial in sorted(trials, key=lambda each: each.number):

@@ -12,8 +12,6 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
-_ENOUGH = 10
-"""Trials of a worker beyond which longer trainings are worth more than further ones."""
 _MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 4.0
 _CORRECTED = 4.0
@@ -24,13 +22,14 @@ class Pace:
     """Multiplies the lengths of all trainings by one factor, so that a search fills its time.
 
     Trainings are shortened where fewer than `_TRIALS` trials would fit into it, and lengthened
-    where more than `_ENOUGH` would, or more than were asked for.
+    where more would than were asked for. In between, further trials are worth as much as longer
+    trainings.
 
     Attributes:
         factor: what the lengths of trainings are multiplied by; None as long as it is not known.
     """
 
-    def __init__(self, seconds: float | None, *, open_: bool, trials: int = _ENOUGH) -> None:
+    def __init__(self, seconds: float | None, trials: int, *, open_: bool) -> None:
         """Nothing is measured yet.
 
         Args:
@@ -40,7 +39,7 @@ class Pace:
                 is left as it is.
         """
         self._seconds = seconds
-        self._few, self._enough = (max(1, min(count, trials)) for count in (_TRIALS, _ENOUGH))
+        self._few, self._most = min(_TRIALS, trials), trials
         self.factor = None if seconds is not None and open_ else 1.0
         self._probed: dict[int, float] = {}
         self._around = 0.0
@@ -104,7 +103,7 @@ class Pace:
         """
         shortened, lengthened = (
             (seconds / max(1, count - done) - self._around) / training
-            for count in (self._few, self._enough)
+            for count in (self._few, self._most)
         )
         return _bounded(max(min(shortened, 1.0), lengthened))
 

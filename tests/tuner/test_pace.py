@@ -13,9 +13,9 @@ RECIPE = {
 }
 
 
-def learned(seconds, start, each, **fields):
+def learned(seconds, start, each, trials=40):
     """The pace where a run takes `start` seconds, and each batch `each`."""
-    pace = Pace(seconds, open_=True, **fields)
+    pace = Pace(seconds, trials, open_=True)
     for fraction in pace.probes(RECIPE):
         pace.learn(RECIPE, fraction, start + each * fraction * 2700 + (fraction == 1 / 2700) * 9)
     return pace
@@ -32,31 +32,31 @@ def test_no_training_is_very_long_or_very_short(seconds, factor):
     assert learned(seconds, 10, 0.1).factor == pytest.approx(factor, rel=0.01)
 
 
-@pytest.mark.parametrize("trials", [6, 8, 10])
-def test_between_six_and_ten_trials_are_as_long_as_they_are(trials):
+@pytest.mark.parametrize("trials", [6, 20, 40])
+def test_where_six_trials_fit_and_no_more_than_were_asked_for_nothing_changes(trials):
     assert learned(280 * trials, 10, 0.1).factor == 1
 
 
-def test_trainings_are_lengthened_where_there_is_time_for_many():
-    pace = learned(280 * 20, 10, 0.1)
-    assert 10 * (10 + 270 * pace.factor) == pytest.approx(280 * 20, rel=0.01)
+@pytest.mark.parametrize("trials", [1, 3, 20])
+def test_trainings_are_lengthened_where_the_trials_asked_for_leave_time(trials):
+    pace = learned(280 * 2.5 * trials, 10, 0.1, trials)
+    assert trials * (10 + 270 * pace.factor) == pytest.approx(280 * 2.5 * trials, rel=0.01)
 
 
-@pytest.mark.parametrize(("trials", "factor"), [(3, 2.04), (1, 4.0), (40, 1.0)])
-def test_no_more_time_is_left_than_the_trials_take_that_were_asked_for(trials, factor):
-    assert learned(280 * 6, 10, 0.1, trials=trials).factor == pytest.approx(factor, rel=0.01)
+def test_trainings_are_shortened_for_no_more_trials_than_were_asked_for():
+    assert 3 * (10 + 270 * learned(600, 10, 0.1, 3).factor) == pytest.approx(600, rel=0.01)
 
 
 def test_nothing_is_changed_that_need_not_be():
-    assert Pace(None, open_=True).factor == 1
-    assert Pace(600, open_=False).factor == 1
-    assert Pace(600, open_=False).probes(RECIPE) == ()
+    assert Pace(None, 40, open_=True).factor == 1
+    assert Pace(600, 40, open_=False).factor == 1
+    assert Pace(600, 40, open_=False).probes(RECIPE) == ()
     trainless = {"steps": [{"prune": "magnitude"}]}
-    assert Pace(600, open_=True).probes(trainless) == ()
+    assert Pace(600, 40, open_=True).probes(trainless) == ()
 
 
 def test_a_probe_that_was_slow_does_no_harm():
-    pace = Pace(60, open_=True)
+    pace = Pace(60, 40, open_=True)
     seconds = iter([30.0, 25.0, 20.0])
     told = [pace.learn(RECIPE, each, next(seconds)) for each in pace.probes(RECIPE)]
     assert told == [False, False, True]
@@ -81,7 +81,7 @@ def test_the_first_whole_trial_corrects_the_factor_once(took, elapsed, left):
 def test_a_trial_as_long_as_a_probe_corrects_nothing():
     """What the probe has trained is kept, so that the trial takes no time."""
     recipe = {"steps": [{"finetune": "straight_through", "steps": 5400}]}
-    pace = Pace(480, open_=True)
+    pace = Pace(480, 40, open_=True)
     for fraction in pace.probes(recipe):
         pace.learn(recipe, fraction, 20 + 0.4 * fraction * 5400)
     assert pace.factor == pytest.approx(1 / 30, rel=0.01)
@@ -97,7 +97,7 @@ def test_trainings_are_made_four_times_as_long_at_most():
 
 
 def test_no_trial_is_begun_of_which_less_than_half_is_left():
-    pace = Pace(100, open_=False)
+    pace = Pace(100, 40, open_=False)
     assert not pace.late(99, found=True)
     assert pace.late(100, found=True)
     for seconds in (10, 30, 32):
@@ -106,4 +106,4 @@ def test_no_trial_is_begun_of_which_less_than_half_is_left():
     assert pace.late(86, found=True)
     assert not pace.late(86, found=False), "one that meets the limits is worth the time"
     assert pace.late(100, found=False)
-    assert not Pace(None, open_=True).late(1e9, found=True)
+    assert not Pace(None, 40, open_=True).late(1e9, found=True)

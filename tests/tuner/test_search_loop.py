@@ -541,6 +541,16 @@ def test_what_was_passed_over_is_trained_longer(request_for, runner, monkeypatch
     assert points.index({**ladder[3], "steps.2.steps": 1}) > points.index(ladder[3])
 
 
+def test_a_few_trials_in_much_time_are_long(request_for, runner):
+    runner(Computed())
+    fixed = TRAINED_TWICE.replace("{choose: [60, 200, 600]}", "600")
+    ladder = tuple({"steps.0.sparsity": each, "steps.1.bits": 1} for each in (0.1, 0.3, 0.5, 0.7))
+    fields = {"train": DEMO / "digits_train.csv", "first": First((), ladder), "trials": 3}
+    searches.search(request_for(fixed, seconds=1000.0, **fields))
+    steps = [trial["recipe"]["steps"][2]["steps"] for trial in record_of(request_for())["trials"]]
+    assert steps == [2400] * 3
+
+
 class Lucky(Computed):
     """The 21st trial is the smallest, and its log loss is that of one which loses 0.05."""
 

@@ -12,6 +12,8 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
+_ENOUGH = 12
+"""Trials of a worker beyond which longer trainings are worth more than further ones."""
 _MUCH = 1.2
 _LEAST, _MOST = 1 / 30, 4.0
 _CORRECTED = 4.0
@@ -22,8 +24,7 @@ class Pace:
     """Multiplies the lengths of all trainings by one factor, so that a search fills its time.
 
     Trainings are shortened where fewer than `_TRIALS` trials would fit into it, and lengthened
-    where more would than were asked for. In between, further trials are worth as much as longer
-    trainings.
+    where more than `_ENOUGH` would, or more than were asked for.
 
     Attributes:
         factor: what the lengths of trainings are multiplied by; None as long as it is not known.
@@ -39,7 +40,7 @@ class Pace:
                 is left as it is.
         """
         self._seconds = seconds
-        self._few, self._most = min(_TRIALS, trials), trials
+        self._few, self._most = min(_TRIALS, trials), min(_ENOUGH, trials)
         self.factor = None if seconds is not None and open_ else 1.0
         self._probed: dict[int, float] = {}
         self._around = 0.0

@@ -32,15 +32,16 @@ def test_no_training_is_very_long_or_very_short(seconds, factor):
     assert learned(seconds, 10, 0.1).factor == pytest.approx(factor, rel=0.01)
 
 
-@pytest.mark.parametrize("trials", [6, 20, 40])
-def test_where_six_trials_fit_and_no_more_than_were_asked_for_nothing_changes(trials):
+@pytest.mark.parametrize("trials", [6, 9, 12])
+def test_where_six_to_twelve_trials_fit_nothing_changes(trials):
     assert learned(280 * trials, 10, 0.1).factor == 1
 
 
-@pytest.mark.parametrize("trials", [1, 3, 20])
-def test_trainings_are_lengthened_where_the_trials_asked_for_leave_time(trials):
-    pace = learned(280 * 2.5 * trials, 10, 0.1, trials)
-    assert trials * (10 + 270 * pace.factor) == pytest.approx(280 * 2.5 * trials, rel=0.01)
+@pytest.mark.parametrize(("trials", "done"), [(1, 1), (3, 3), (40, 12)])
+def test_trainings_are_lengthened_where_there_is_time_for_many(trials, done):
+    seconds = 280 * 2.5 * done
+    pace = learned(seconds, 10, 0.1, trials)
+    assert done * (10 + 270 * pace.factor) == pytest.approx(seconds, rel=0.01)
 
 
 def test_trainings_are_shortened_for_no_more_trials_than_were_asked_for():

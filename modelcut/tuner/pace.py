@@ -12,10 +12,10 @@ PROBES = (1, 60, 180)
 """Batches of the first training that are run to learn how long one takes; the first starts all."""
 _TRIALS = 6
 """Trials that a worker should be able to do in the time: the ladder's, and some more."""
-_ENOUGH = 12
+_ENOUGH = 16
 """Trials of a worker beyond which longer trainings are worth more than further ones."""
 _MUCH = 1.2
-_LEAST, _MOST = 1 / 30, 4.0
+_LEAST, _MOST = 1 / 30, 3.0
 _CORRECTED = 4.0
 """Most by which the first trial lengthens the others: part of its training may have been kept."""
 

@@ -548,7 +548,7 @@ def test_a_few_trials_in_much_time_are_long(request_for, runner):
     fields = {"train": DEMO / "digits_train.csv", "first": First((), ladder), "trials": 3}
     searches.search(request_for(fixed, seconds=1000.0, **fields))
     steps = [trial["recipe"]["steps"][2]["steps"] for trial in record_of(request_for())["trials"]]
-    assert steps == [2400] * 3
+    assert steps == [1800] * 3
 
 
 class Lucky(Computed):

@@ -32,6 +32,8 @@ _LARGER = 1.05
 _SMALLER, _LITTLE = 0.95, 0.5
 """A trial is trained longer that is so much smaller than the best one, and misses the limits by no
 more than this part of them."""
+_LONG = 2.0
+"""Trainings that are so many times as long are long: a still longer last one overfits."""
 _NEAR = 40
 """So many trials are done before a sampler chooses; there is little to learn from before."""
 _TURNS = 20
@@ -152,9 +154,10 @@ class Loop:
         tried = [trial.point for trial in self._trials]
         tried += [asked.point for asked in self._asked.values()]
         parameters = self._request.space.parameters
-        again = longer(self._missed(best), tried, self._request.first.last, parameters)
-        if again is not None:
-            return again
+        if (self._pace.factor or 1.0) < _LONG:
+            again = longer(self._missed(best), tried, self._request.first.last, parameters)
+            if again is not None:
+                return again
         beyond = self._ladder.beyond(best.point) if best is not None and best.point else None
         if best is None or beyond is None:
             return None

@@ -541,6 +541,31 @@ def test_what_was_passed_over_is_trained_longer(request_for, runner, monkeypatch
     assert points.index({**ladder[3], "steps.2.steps": 1}) > points.index(ladder[3])
 
 
+class LongerYet(Longer):
+    """Counts batches by tens, and by thirties where all trainings are three times as long."""
+
+    def run(self, recipe, number, fraction=1.0, worker=""):
+        prune, quantize, last = recipe["steps"]
+        batches = last["steps"] // (30 if last["steps"] in (1800, 18000) else 10)
+        return super().run(
+            {"steps": [prune, quantize, {**last, "steps": batches}]}, number, fraction, worker
+        )
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(None, True), (1e6, False)])
+def test_what_is_trained_long_is_not_trained_longer_yet(seconds, again, request_for, runner):
+    runner(LongerYet())
+    text = TRAINED_TWICE.replace("[60, 200, 600]", "[600, 2000, 6000]")
+    ladder = ({"steps.0.sparsity": 0.62, "steps.1.bits": 1, "steps.2.steps": 0},)
+    fields = {"train": DEMO / "digits_train.csv", "trials": 2, "seconds": seconds}
+    request = request_for(text, first=First((), ladder, last="steps.2.steps"), **fields)
+    with contextlib.suppress(InfeasibleError):
+        searches.search(request)
+    first, second = record_of(request)["trials"]
+    assert first["factor"] == (1 if seconds is None else 3)
+    assert (second["point"] == {**ladder[0], "steps.2.steps": 1}) == again
+
+
 def test_a_few_trials_in_much_time_are_long(request_for, runner):
     runner(Computed())
     fixed = TRAINED_TWICE.replace("{choose: [60, 200, 600]}", "600")

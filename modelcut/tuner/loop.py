@@ -270,6 +270,7 @@ class Loop:
         if self._pace.learn(task.recipe, task.fraction, result.seconds):
             self._factors[task.number] = self._pace.factor or 1.0
             self._recipes[task.number] = scaled(task.recipe, self._factors[task.number])
+            self._ahead[task.number][:] = [1.0]
         return False
 
     def _hopeless(self, task: Task, result: Result) -> bool:

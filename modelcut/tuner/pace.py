@@ -63,18 +63,23 @@ class Pace:
             seconds: of the whole run.
 
         Returns:
-            Whether it was the last one: the factor is known.
+            Whether the factor is known: it was the last one, or that would take longer than a
+            trial should.
         """
         batches = batches_of(recipe)
         done = round(fraction * batches)
         self._probed[done] = seconds
-        if done != PROBES[-1]:
+        start, few, many = PROBES
+        if done == start:
+            return False
+        before = few if done == many else start
+        rate = max(1e-6, (seconds - self._probed.get(before, 0.0)) / (done - before))
+        around = max(0.0, seconds - rate * done)
+        assert self._seconds is not None
+        if done != many and around + rate * many <= self._seconds / self._few:
             return False
         if self.factor is None:
-            assert self._seconds is not None
-            few, many = PROBES[-2:]
-            rate = max(1e-6, (seconds - self._probed.get(few, 0.0)) / (many - few))
-            self._around = max(0.0, seconds - rate * many)
+            self._around = around
             self.factor = self._fitting(self._seconds, 0, rate * batches)
             # As long as a probe: its training is kept, and how long it takes is known.
             self._rough = round(self.factor * batches) not in self._probed

@@ -17,7 +17,9 @@ def learned(seconds, start, each, trials=40):
     """The pace where a run takes `start` seconds, and each batch `each`."""
     pace = Pace(seconds, trials, open_=True)
     for fraction in pace.probes(RECIPE):
-        pace.learn(RECIPE, fraction, start + each * fraction * 2700 + (fraction == 1 / 2700) * 9)
+        seconds = start + each * fraction * 2700 + (fraction == 1 / 2700) * 9
+        if pace.learn(RECIPE, fraction, seconds):
+            break
     return pace
 
 
@@ -60,7 +62,7 @@ def test_a_probe_that_was_slow_does_no_harm():
     pace = Pace(60, 40, open_=True)
     seconds = iter([30.0, 25.0, 20.0])
     told = [pace.learn(RECIPE, each, next(seconds)) for each in pace.probes(RECIPE)]
-    assert told == [False, False, True]
+    assert told == [False, True, True], "the second took longer than a trial should"
     assert 0 < pace.factor <= 3
 
 
@@ -79,12 +81,24 @@ def test_the_first_whole_trial_corrects_the_factor_once(took, elapsed, left):
     assert pace.factor == found
 
 
+@pytest.mark.parametrize(("each", "known"), [(0.3, False), (0.4, True)])
+def test_no_probe_is_run_that_would_take_longer_than_a_trial(each, known):
+    pace = Pace(480, 40, open_=True)
+    first, second, last = pace.probes(RECIPE)
+    pace.learn(RECIPE, first, 20 + each)
+    assert pace.learn(RECIPE, second, 20 + 60 * each) == known  # the last: 74 or 92 s, of 80
+    assert (pace.factor is not None) == known
+    if not known:
+        pace.learn(RECIPE, last, 20 + 180 * each)
+    assert 20 + 2700 * pace.factor * each == pytest.approx(80, rel=0.01)
+
+
 def test_a_trial_as_long_as_a_probe_corrects_nothing():
     """What the probe has trained is kept, so that the trial takes no time."""
-    recipe = {"steps": [{"finetune": "straight_through", "steps": 5400}]}
+    recipe = {"steps": [{"finetune": "straight_through", "steps": 1800}]}
     pace = Pace(480, 40, open_=True)
-    for fraction in pace.probes(recipe):
-        pace.learn(recipe, fraction, 20 + 0.4 * fraction * 5400)
+    told = [pace.learn(recipe, part, 20 + 2 * part * 1800) for part in pace.probes(recipe)[:2]]
+    assert told == [False, True]
     assert pace.factor == pytest.approx(1 / 30, rel=0.01)
     pace.took(3, 190)
     assert pace.factor == pytest.approx(1 / 30, rel=0.01)

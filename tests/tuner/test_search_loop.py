@@ -686,6 +686,16 @@ def test_trainings_are_shortened_where_time_is_short(request_for, runner):
     assert trials[0]["recipe"]["steps"][2]["steps"] == pytest.approx(900, rel=0.01)
 
 
+def test_a_probe_that_would_take_longer_than_a_trial_is_left_out(request_for, runner):
+    text = TEXT + "  - {finetune: straight_through, steps: 2700}\n"
+    computed = runner(Slow())
+    fields = {"train": DEMO / "digits_train.csv", "seconds": 120, "first": First((), LADDER)}
+    searches.search(request_for(text, trials=6, **fields))
+    # A sixth of the time is 20 s, 180 batches would take 28 s.
+    assert computed.calls[:3] == [(0, 1 / 2700), (0, 60 / 2700), (0, 1.0)]
+    assert record_of(request_for())["trials"][0]["factor"] == pytest.approx(100 / 2700, rel=0.01)
+
+
 def test_a_recipe_that_failed_with_a_short_training_is_tried_again(request_for, runner):
     class Learns(Slow):
         """Loses nothing after 1,000 batches, and takes less time than its probes say."""

@@ -6,6 +6,7 @@ import base64
 import json
 import marshal
 import shutil
+import zlib
 
 import h5py
 import numpy as np
@@ -271,9 +272,9 @@ def _bomb(file, root):
     root.create_dataset(
         "d1/d1/kernel:0", (1 << 9, 1 << 20), "f4", chunks=(1 << 4, 1 << 20), compression="gzip"
     )
-    data = np.zeros((1 << 4, 1 << 20), "f4")
+    chunk = zlib.compress(bytes(1 << 26))
     for start in range(0, 1 << 9, 1 << 4):
-        root["d1/d1/kernel:0"][start : start + (1 << 4)] = data
+        root["d1/d1/kernel:0"].id.write_direct_chunk((start, 0), chunk)
 
 
 CHANGES = {

@@ -366,7 +366,7 @@ def _search(report: Report) -> Iterator[Chart]:
     tried = (found or {}).get("tried") or ()
     metric = _metric(tried[0] if tried else {})
     lucky = {
-        each["number"]: f"passed over: a drop of {each['expected_drop']:.2g} is expected"
+        str(each["number"]): f"passed over: a drop of {each['expected_drop']:.2g} is expected"
         for each in (found or {}).get("passed_over") or ()
         if is_number(each.get("number")) and is_number(each.get("expected_drop"))
     }
@@ -375,7 +375,7 @@ def _search(report: Report) -> Iterator[Chart]:
             trial["bytes"],
             trial[metric],
             bool(trial.get("held")),
-            {**trial, "note": lucky.get(trial.get("number"), "")},
+            {**trial, "note": lucky.get(str(trial.get("number")), "")},
         )
         for trial in tried
         if metric and is_number(trial.get(metric)) and is_number(trial.get("bytes"))
